@@ -1,0 +1,24 @@
+"""Counter-based randomness: every draw is keyed by what it is for, so no draw depends on the order of events."""
+
+import zlib
+from functools import lru_cache
+
+import numpy as np
+
+_WORD = 2**64 - 1
+
+
+@lru_cache(maxsize=None)
+def _purpose_key(purpose: str) -> int:
+    return zlib.crc32(purpose.encode())
+
+
+def stream(seed: int, purpose: str, client: int = 0, round_: int = 0) -> np.random.Generator:
+    """Return the generator of one draw: the same four keys give the same numbers in every process.
+
+    Philox is counter-based: seed and purpose form its key, client and round the upper words of its counter, and the two lower
+    words run, so that no two streams overlap within 2**128 numbers.
+    """
+    key = np.array([seed & _WORD, _purpose_key(purpose)], dtype=np.uint64)
+    counter = np.array([0, 0, client, round_], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(counter=counter, key=key))
