@@ -3,7 +3,8 @@
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from pydantic import ConfigDict, ValidationError, create_model
@@ -17,6 +18,12 @@ def did_you_mean(word: str, known: list[str]) -> str:
     """Return a hint such as " Did you mean 'krum'?", or the list of what is known where nothing is close."""
     close = difflib.get_close_matches(word, known, n=1)
     return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(sorted(known))}."
+
+
+def import_all(package: str, path: Iterable[str]) -> None:
+    """Import every module of a package, so that a new file's decorators are seen without being listed anywhere."""
+    for module in pkgutil.iter_modules(path):
+        importlib.import_module(f"{package}.{module.name}")
 
 
 class Registry(Generic[T]):
@@ -75,7 +82,7 @@ class Registry(Generic[T]):
         entry = self.get(name, key)
         fields = {
             p.name: (Any if p.annotation is p.empty else p.annotation, ... if p.default is p.empty else p.default)
-            for p in inspect.signature(entry).parameters.values()
+            for p in inspect.signature(entry, eval_str=True).parameters.values()
             if p.kind is p.KEYWORD_ONLY
         }
         model = create_model("Parameters", __config__=_STRICT, **fields)  # type: ignore[call-overload]
