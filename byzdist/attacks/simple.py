@@ -1,0 +1,53 @@
+"""Attacks that need to know nothing but the client's own message."""
+
+from typing import Annotated
+
+import torch
+from annotated_types import Gt
+from torch import Tensor
+
+from byzdist.attacks.base import ATTACKS, Situation, on_labels
+
+
+@ATTACKS.register("none")
+def none(now: Situation) -> Tensor:
+    """Byzantine clients behave honestly."""
+    return now.honest
+
+
+@ATTACKS.register("bit_flip")
+def bit_flip(now: Situation) -> Tensor:
+    """Send -h (sign flip)."""
+    return now.honest.neg_()
+
+
+@ATTACKS.register("label_flip")
+@on_labels
+def label_flip(now: Situation) -> Tensor:
+    """Send what an honest client sends whose labels are flipped, y -> L-1-y."""
+    return now.honest
+
+
+@ATTACKS.register("gaussian")
+def gaussian(now: Situation, *, sigma: Annotated[float, Gt(0)] = 1.0) -> Tensor:
+    """Send noise σ·N(0, I)."""
+    noise = now.stream().standard_normal(len(now.honest))
+    return now.honest.copy_(torch.from_numpy(noise)).mul_(sigma)
+
+
+@ATTACKS.register("zero")
+def zero(now: Situation) -> Tensor:
+    """Send zeros."""
+    return now.honest.zero_()
+
+
+@ATTACKS.register("inf")
+def inf(now: Situation) -> Tensor:
+    """Send infinities."""
+    return now.honest.fill_(torch.inf)
+
+
+@ATTACKS.register("nan")
+def nan(now: Situation) -> Tensor:
+    """Send NaNs."""
+    return now.honest.fill_(torch.nan)

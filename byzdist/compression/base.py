@@ -1,0 +1,44 @@
+"""What a compressor is: values in, bytes out, and the constants that the theory asks for."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from byzdist.registry import Registry
+
+COMPRESSORS: Registry[Callable[..., "Compressor"]] = Registry("compressor")
+
+
+class Compressor(ABC):
+    """An unbiased map Q: E Q(v) = v, E‖Q(v) - v‖² <= ω‖v‖², ‖Q(v)‖ <= D_Q‖v‖ [BRPP Def. 2.2].
+
+    Whatever is random in Q is keyed by (seed, round, client), so the server knows it without being told.
+    """
+
+    in_place = False  # whether a payload is simply the vector's values, so that neither end needs a copy
+
+    @abstractmethod
+    def omega(self, dimension: int) -> float:
+        """Return ω for vectors of d values."""
+
+    @abstractmethod
+    def bound(self, dimension: int) -> float:
+        """Return D_Q for vectors of d values."""
+
+    @abstractmethod
+    def nonzeros(self, dimension: int) -> float:
+        """Return ζ_Q, the expected number of non-zeros of Q(v)."""
+
+    @abstractmethod
+    def length(self, dimension: int, dtype: torch.dtype) -> int:
+        """Return the bytes of a payload."""
+
+    @abstractmethod
+    def encode(self, vector: Tensor, payload: Tensor, seed: int, round_: int, client: int) -> None:
+        """Write Q(vector) into ``payload``, ``length`` bytes."""
+
+    @abstractmethod
+    def decode(self, payload: Tensor, vector: Tensor, seed: int, round_: int, client: int) -> None:
+        """Write the d values that ``payload`` stands for into ``vector``."""

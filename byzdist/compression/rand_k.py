@@ -1,0 +1,78 @@
+"""Random sparsification: only values travel, for the server itself assigned the coordinates."""
+
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from annotated_types import Gt, Le
+from torch import Tensor
+
+from byzdist.compression.base import COMPRESSORS, Compressor
+from byzdist.randomness import stream
+
+
+def draw_mask(generator: np.random.Generator, dimension: int, count: int) -> Tensor:
+    """Draw a uniformly random set of ``count`` of ``dimension`` coordinates, in ascending order (int64).
+
+    Coordinates are drawn with replacement until enough differ, which gives a uniform set at the cost of one byte a coordinate;
+    for more than half of them, those left out are drawn instead.
+    """
+    few = min(count, dimension - count)
+    chosen = np.zeros(dimension, dtype=bool)
+    missing = few
+    while missing:
+        chosen[generator.integers(0, dimension, size=missing)] = True
+        missing = few - int(np.count_nonzero(chosen))
+    return torch.from_numpy(np.flatnonzero(chosen if few == count else ~chosen))
+
+
+@COMPRESSORS.register("rand_k")
+class RandK(Compressor):
+    """Keep K = ceil(ratio·d) uniform coordinates, scaled by d/K: ω = d/K - 1, D_Q = d/K.
+
+    ``support: shared`` gives one mask a round to the whole cohort. It is outside the theorems, which want independence, but
+    median-type rules need it: most entries of a coordinate of independently sparsified vectors are zero.
+    """
+
+    def __init__(
+        self, *, ratio: Annotated[float, Gt(0), Le(1)], support: Literal["independent", "shared"] = "independent"
+    ) -> None:
+        self._ratio, self._shared = ratio, support == "shared"
+
+    def _count(self, dimension: int) -> int:
+        return int(np.ceil(self._ratio * dimension))
+
+    def omega(self, dimension: int) -> float:
+        """Return d/K - 1."""
+        return dimension / self._count(dimension) - 1
+
+    def bound(self, dimension: int) -> float:
+        """Return d/K."""
+        return dimension / self._count(dimension)
+
+    def nonzeros(self, dimension: int) -> float:
+        """Return K."""
+        return float(self._count(dimension))
+
+    def length(self, dimension: int, dtype: torch.dtype) -> int:
+        """Return the size of K values."""
+        return self._count(dimension) * dtype.itemsize
+
+    def _mask(self, dimension: int, seed: int, round_: int, client: int) -> Tensor:
+        if self._shared:
+            generator = stream(seed, "shared mask", 0, round_)
+        else:
+            generator = stream(seed, "mask", client, round_)
+        return draw_mask(generator, dimension, self._count(dimension))
+
+    def encode(self, vector: Tensor, payload: Tensor, seed: int, round_: int, client: int) -> None:
+        """Gather the chosen values, scaled by d/K."""
+        mask = self._mask(len(vector), seed, round_, client).to(vector.device)
+        kept = payload.view(vector.dtype)
+        torch.index_select(vector, 0, mask, out=kept)
+        kept.mul_(len(vector) / len(mask))
+
+    def decode(self, payload: Tensor, vector: Tensor, seed: int, round_: int, client: int) -> None:
+        """Put the values back at their coordinates, zeros elsewhere."""
+        mask = self._mask(len(vector), seed, round_, client).to(vector.device)
+        vector.zero_().index_copy_(0, mask, payload.view(vector.dtype))

@@ -1,0 +1,192 @@
+"""One experiment, one file: strict, typed, and every error names the key, the value and what is allowed."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from byzdist.errors import ConfigError
+from byzdist.registry import did_you_mean, explain
+
+Spec = dict[str, Any]  # {name: a registered name, then its parameters}
+
+
+class Section(BaseModel):
+    """A part of the configuration that takes no unknown keys and no values of another type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+
+
+def _spec(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Clients(Section):
+    """Who takes part; the last ``byzantine`` of the ``count`` clients are Byzantine."""
+
+    count: Annotated[int, Field(ge=1)]
+    byzantine: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def good(self) -> range:
+        """The ids of the good clients."""
+        return range(self.count - self.byzantine)
+
+    @property
+    def bad(self) -> range:
+        """The ids of the Byzantine clients."""
+        return range(self.count - self.byzantine, self.count)
+
+
+class Aggregation(Section):
+    """The robust rule, what is done to the vectors before it, and how many Byzantine clients the operator declares."""
+
+    rule: Spec
+    pre: list[Spec] = []
+    declared_byzantine: Annotated[int, Field(ge=0)] | None = None
+
+    _names = field_validator("rule", mode="before")(_spec)
+
+    @field_validator("pre", mode="before")
+    @classmethod
+    def _steps(cls, value: object) -> object:
+        return [_spec(step) for step in value] if isinstance(value, list) else value
+
+
+class Transport(Section):
+    """How server and workers talk; ``deadline`` is the longest wait for a round's replies, in seconds."""
+
+    name: Literal["collective"] = "collective"
+    deadline: Annotated[float, Field(gt=0)] = 30.0
+
+
+class Evaluate(Section):
+    """Every how many rounds the server evaluates the model."""
+
+    every: Annotated[int, Field(ge=1)] = 50
+
+
+class Config(Section):
+    """An experiment; the sections that name a registered piece are checked against that piece's own parameters."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    rounds: Annotated[int, Field(ge=1)]
+    clients: Clients
+    data: Spec
+    model: Spec
+    method: Spec
+    compression: Spec = {"name": "identity"}
+    aggregation: Aggregation
+    attack: Spec = {"name": "none"}
+    transport: Transport = Transport()
+    evaluate: Evaluate = Evaluate()
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    dtype: Literal["float32", "float64"] = "float32"
+    threads: Annotated[int, Field(ge=1)] = 1
+
+    _names = field_validator("data", "model", "method", "compression", "attack", mode="before")(_spec)
+
+    @property
+    def declared_byzantine(self) -> int:
+        """B, as declared by the operator; the configured number where nothing is declared."""
+        declared = self.aggregation.declared_byzantine
+        return self.clients.byzantine if declared is None else declared
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without two traps: ``1e-3`` is a number, and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:float",
+    yaml.resolver.re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """Parse YAML text; ``where`` names it in the error."""
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def override(tree: dict[str, Any], assignment: str) -> None:
+    """Apply a command-line override such as ``method.clip=none`` in place."""
+    path, equals, text = assignment.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"{assignment!r}: an override has the form key=value, for example method.clip=none.")
+    *parents, last = path.split(".")
+    node = tree
+    for parent in parents:
+        below = node.get(parent)
+        if isinstance(below, str):  # the short form "rule: krum" of {name: krum}
+            below = {"name": below}
+        node[parent] = below = {} if below is None else below
+        if not isinstance(below, dict):
+            raise ConfigError(f"{path}: {parent!r} holds {below!r}, which has no keys below it.")
+        node = below
+    node[last] = read_yaml(text, path)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration file, apply the overrides, and check everything that can be checked without data.
+
+    Raises:
+        ConfigError: for a missing file, a wrong key or value, or a combination that cannot work.
+    """
+    try:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{path}: cannot read the configuration: {reason}.") from None
+    tree = read_yaml(text, str(path))
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: a configuration is a mapping of keys such as name, rounds, clients.")
+    for assignment in overrides:
+        override(tree, assignment)
+    return parse(tree)
+
+
+def parse(tree: Mapping[str, Any]) -> Config:
+    """Check a configuration given as a mapping; see `load`."""
+    try:
+        config = Config(**tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(explain(error, "", _keys_at(first["loc"][:-1]))) from None
+    except TypeError:
+        raise ConfigError("every key of the configuration is a word.") from None
+    from byzdist.checks import check  # registers every piece, which a reader of the schema alone does not need
+
+    check(config)
+    return config
+
+
+def _keys_at(location: Sequence[int | str]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in location:
+        annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+def dump(config: Config) -> str:
+    """Return the configuration as YAML that `load` reads back to the same run."""
+    return yaml.safe_dump(config.model_dump(exclude_none=True), sort_keys=False)
+
+
+__all__ = ["Config", "Spec", "did_you_mean", "dump", "load", "override", "parse", "read_yaml"]

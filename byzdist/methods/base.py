@@ -1,0 +1,100 @@
+"""What a method is: what a sampled client sends, and what the server makes of it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt, Le
+from torch import Tensor
+
+from byzdist.oracle import Oracle
+from byzdist.randomness import stream
+from byzdist.registry import Registry
+
+METHODS: Registry[Callable[..., "Method"]] = Registry("method")
+
+Full = Literal["all"]
+ClipFactor = Annotated[float, Gt(0)] | Literal["none"]
+Probability = Annotated[float, Gt(0), Le(1)]
+Aggregate = Callable[[Tensor, float | None], Tensor]  # (rows, clipping level) -> the rule's vector
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one client is asked for in one round.
+
+    Attributes:
+        x: x^k, the model at which gradients are wanted, d values.
+        previous: x^{k-1}, or None in full rounds.
+    """
+
+    round: int
+    full: bool
+    client: int
+    seed: int
+    x: Tensor
+    previous: Tensor | None
+
+    def batch(self, samples: int, size: int) -> np.ndarray:
+        """Draw ``size`` of ``samples`` positions without replacement, keyed by client and round."""
+        return stream(self.seed, "batch", self.client, self.round).choice(samples, size, replace=False)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The numbers of a run on which a method's defaults depend: n, the mean m, d, and ζ_Q (non-zeros that Q sends)."""
+
+    clients: int
+    samples: float
+    dimension: int
+    nonzeros: float
+
+
+@dataclass(kw_only=True)
+class Method(ABC):
+    """The parameters that every method has, its client half (`message`) and its server half (`update`)."""
+
+    step_size: Annotated[float, Gt(0)]
+    cohort: Annotated[int, Ge(1)]
+    full_cohort: Annotated[int, Ge(1)] | None = None
+    batch_size: Annotated[int, Ge(1)] = 32
+    clip: ClipFactor = 1.0
+    clip_reference: Literal["step", "gradient"] = "step"
+
+    sends_differences = False  # whether a sampled client needs x^{k-1} and sends a gradient difference
+    plain_mean = False  # whether sampled rounds use the mean in place of the robust rule
+
+    def resolved(self, sizes: Sizes) -> "Method":
+        """Return the method with the defaults that depend on the run filled in."""
+        return replace(self, full_cohort=self.full_cohort or sizes.clients)
+
+    def is_full(self, seed: int, round_: int) -> bool:
+        """Return c_k: whether round k is a full-gradient round."""
+        return False
+
+    @property
+    def starts_full(self) -> bool:
+        """Whether round 0 asks for g^0; otherwise g^0 = 0."""
+        return True
+
+    def clip_level(self, g: Tensor) -> float | None:
+        """Return λ = α‖x^k - x^{k-1}‖ = αγ‖g^{k-1}‖ [BRPP Alg. 1], or α‖g^{k-1}‖ as in the authors' code; None: no clipping."""
+        if self.clip == "none":
+            return None
+        scale = self.step_size if self.clip_reference == "step" else 1.0
+        return self.clip * scale * float(torch.linalg.vector_norm(g, dtype=torch.float64))
+
+    @abstractmethod
+    def message(self, oracle: Oracle, task: Task, out: Tensor) -> None:
+        """Write into ``out`` what an honest client sends, before compression. The client half."""
+
+    @abstractmethod
+    def update(self, g: Tensor, received: Tensor, aggregate: Aggregate) -> None:
+        """Turn g^{k-1} into g^k in place from a sampled round's vectors (rows of ``received``, which may be overwritten)."""
+
+    def client_state(self) -> dict[int, Tensor]:
+        """Return what the clients of this process remember from round to round, by client."""
+        return {}

@@ -1,0 +1,76 @@
+"""Byz-VR-MARINA-PP and its relatives (Malinovsky, Richtárik, Horváth, Gorbunov, NeurIPS 2024) [BRPP]."""
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+from annotated_types import Ge
+from torch import Tensor
+
+from byzdist.methods.base import METHODS, Aggregate, ClipFactor, Full, Method, Probability, Sizes, Task
+from byzdist.oracle import Oracle
+from byzdist.randomness import stream
+
+
+@METHODS.register("byz_vr_marina_pp")
+@dataclass(kw_only=True)
+class ByzVRMarinaPP(Method):
+    """Byz-VR-MARINA-PP [BRPP Alg. 1]: clipped, compressed gradient differences from a cohort, now and then full gradients.
+
+    ``full_batch: <b'>`` gives Algorithm 4, in which full rounds use b' samples a client.
+    """
+
+    p: Probability | None = None
+    g0: Literal["full", "zero"] = "full"
+    full_batch: Full | Annotated[int, Ge(1)] = "all"
+
+    sends_differences = True
+
+    def resolved(self, sizes: Sizes) -> "ByzVRMarinaPP":
+        """Fill in Ĉ = n and p = min(C/n, b/m, ζ_Q/d)."""
+        p = min(self.cohort / sizes.clients, self.batch_size / sizes.samples, sizes.nonzeros / sizes.dimension, 1.0)
+        return replace(self, full_cohort=self.full_cohort or sizes.clients, p=self.p or p)
+
+    def is_full(self, seed: int, round_: int) -> bool:
+        """Draw c_k ~ Bernoulli(p)."""
+        assert self.p is not None
+        return bool(stream(seed, "coin", 0, round_).random() < self.p)
+
+    @property
+    def starts_full(self) -> bool:
+        """Whether g^0 comes from a full round; g^0 = 0 otherwise."""
+        return self.g0 == "full"
+
+    def message(self, oracle: Oracle, task: Task, out: Tensor) -> None:
+        """Client: ∇f_i(x^k) in full rounds, else the difference of gradients at x^k and x^{k-1} on one mini-batch."""
+        samples = oracle.samples(task.client)
+        if task.previous is not None:
+            oracle.difference(task.x, task.previous, task.client, task.batch(samples, self.batch_size), out)
+        else:
+            batch = None if self.full_batch == "all" else task.batch(samples, self.full_batch)
+            oracle.gradient(task.x, task.client, batch, out)
+
+    def update(self, g: Tensor, received: Tensor, aggregate: Aggregate) -> None:
+        """Server: g^k = g^{k-1} + ARAgg(clip_λ(received))."""
+        g.add_(aggregate(received, self.clip_level(g)))
+
+
+@METHODS.register("byz_vr_marina_pp_plus")
+@dataclass(kw_only=True)
+class ByzVRMarinaPPPlus(ByzVRMarinaPP):
+    """Byz-VR-MARINA-PP+ [BRPP Alg. 3; Alg. 5 with ``full_batch``]: sampled rounds take the mean of the clipped vectors."""
+
+    plain_mean = True
+
+
+@METHODS.register("byz_vr_marina")
+@dataclass(kw_only=True)
+class ByzVRMarina(ByzVRMarinaPP):
+    """Byz-VR-MARINA (Gorbunov et al., ICLR 2023): the special case of all clients in every round, without clipping."""
+
+    cohort: Annotated[int, Ge(1)] | None = None  # type: ignore[assignment]
+    clip: ClipFactor = "none"
+
+    def resolved(self, sizes: Sizes) -> "ByzVRMarinaPP":
+        """Fill in C = Ĉ = n and the default p."""
+        everyone = replace(self, cohort=sizes.clients, full_cohort=sizes.clients)
+        return ByzVRMarinaPP.resolved(everyone, sizes)

@@ -1,0 +1,62 @@
+"""Methods in which clients send full gradient estimates, under the clipping heuristic [BRPP eq. 10]."""
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from annotated_types import Ge, Lt
+from torch import Tensor
+
+from byzdist.methods.base import METHODS, Aggregate, Method, Task
+from byzdist.oracle import Oracle
+
+
+class ClippedEstimates(Method):
+    """The server half of eq. 10: g^k = g^{k-1} + Agg(clip_λ(g_i^k - g^{k-1})), for whatever estimate g_i^k clients send.
+
+    With ``clip: none`` it is the method under plain partial participation, g^k = Agg(g_i^k). Round 0 takes ARAgg of Ĉ clients.
+    """
+
+    def update(self, g: Tensor, received: Tensor, aggregate: Aggregate) -> None:
+        """Server: move the estimate by the aggregated clipped deviations from it."""
+        level = self.clip_level(g)
+        if level is None:
+            g.copy_(aggregate(received, None))
+        else:
+            g.add_(aggregate(received.sub_(g), level))
+
+
+@METHODS.register("sgd")
+@dataclass(kw_only=True)
+class SGD(ClippedEstimates):
+    """SGD with partial participation under the clipping heuristic [BRPP eq. 10]: clients send mini-batch gradients."""
+
+    def message(self, oracle: Oracle, task: Task, out: Tensor) -> None:
+        """Client: the gradient at x^k on a mini-batch."""
+        oracle.gradient(task.x, task.client, task.batch(oracle.samples(task.client), self.batch_size), out)
+
+
+@METHODS.register("momentum_sgd")
+@dataclass(kw_only=True)
+class MomentumSGD(SGD):
+    """Client momentum SGD (Karimireddy et al., ICML 2021) under the clipping heuristic [BRPP eq. 10].
+
+    A client sends m_i = β m_i + (1-β)·gradient; its first m_i is its first gradient, and it changes only in rounds in which the
+    client takes part.
+    """
+
+    momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
+
+    memory: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def message(self, oracle: Oracle, task: Task, out: Tensor) -> None:
+        """Client: its momentum after a step with the gradient at x^k on a mini-batch."""
+        super().message(oracle, task, out)
+        held = self.memory.get(task.client)
+        if held is None:
+            self.memory[task.client] = out.clone()
+        else:
+            out.copy_(held.mul_(self.momentum).add_(out, alpha=1 - self.momentum))
+
+    def client_state(self) -> dict[int, Tensor]:
+        """Return each client's momentum."""
+        return self.memory

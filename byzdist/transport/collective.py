@@ -1,0 +1,219 @@
+"""The collective transport: one default process group, for networks and workers that are trusted to stay.
+
+Full rounds use broadcast and gather; sampled rounds use point-to-point calls with the workers that host the cohort. With
+"cpu:gloo,cuda:nccl" headers and ids travel by gloo and models and payloads by nccl. A rank that dies, or stays silent
+beyond the deadline, ends the job.
+"""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from byzdist.errors import RunError
+from byzdist.transport.base import Missing, Received, ReplyRow, Request, ServerEnd, Shape, WorkerEnd
+from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, Header, Kind, WireError, check_reply
+
+SERVER = 0
+_PATIENCE = timedelta(days=7)  # workers wait as long as the server lives; its deadline is the one that counts
+
+
+def open_group(store: dist.Store, rank: int, world_size: int, device: torch.device) -> None:
+    """Open the default process group on ``store``."""
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_PATIENCE)
+
+
+class CollectiveServer(ServerEnd):
+    """The server's end, rank 0 of the default group."""
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
+        self.frame = shape.frame()
+        self.bytes_down = self.bytes_up = 0
+        self._rows = [ReplyRow(shape.longest, shape.device) for _ in range(shape.most_cohort)]
+        self._filler: ReplyRow | None = None  # what ranks without a client in a gather send, and the server itself
+        self._model_round = dict.fromkeys(range(1, shape.workers + 1), -1)
+        self._request: Request
+        self._sends: list[dist.Work] = []
+        self._receives: list[list[dist.Work]] = []
+
+    def send(self, request: Request) -> None:
+        """Send point-to-point to the cohort's workers, or start a full round's broadcast and gathers."""
+        self._request = request
+        self.bytes_down = self.bytes_up = 0
+        hosted: dict[int, list[int]] = {}
+        for position, client in enumerate(request.cohort):
+            hosted.setdefault(self._shape.rank(int(client)), []).append(position)
+        self._receives = [[] for _ in request.cohort]
+        if request.full:
+            self._send_full(request, hosted)
+        else:
+            self._send_sampled(request, hosted)
+
+    def _post(self, parts: list[Tensor], rank: int) -> None:
+        for part in parts:
+            self._sends.append(dist.isend(part, rank))
+            self.bytes_down += part.nbytes
+
+    def _pack(self, request: Request, flags: int) -> list[Tensor]:
+        kind = Kind.FULL if request.full else Kind.SAMPLED
+        everyone = len(request.cohort) == self._shape.clients
+        return self.frame.pack(kind, request.round, request.cohort, everyone=everyone, flags=flags)
+
+    def _send_sampled(self, request: Request, hosted: dict[int, list[int]]) -> None:
+        lacking = {rank for rank in hosted if request.needs_previous and self._model_round[rank] != request.round - 1}
+        for group, flags in ((lacking, HAS_MODEL | HAS_PREVIOUS), (hosted.keys() - lacking, HAS_MODEL)):
+            if group:
+                self._flush()  # the two messages share one header
+                parts = self._pack(request, flags)
+                for rank in sorted(group):
+                    self._post(parts, rank)
+                    self._model_round[rank] = request.round
+        for rank, positions in hosted.items():
+            for position in positions:
+                parts = self._rows[position].parts(request.length)
+                self._receives[position] = [dist.irecv(part, rank) for part in parts]
+                self.bytes_up += sum(part.nbytes for part in parts)
+
+    def _send_full(self, request: Request, hosted: dict[int, list[int]]) -> None:
+        workers = range(1, self._shape.workers + 1)
+        parts = self._pack(request, 0)
+        for rank in workers:
+            self._post(parts, rank)
+            self._model_round[rank] = request.round
+        self._sends.append(dist.broadcast(self.frame.current, SERVER, async_op=True))
+        self.bytes_down += self.frame.current.nbytes * len(workers)
+        filler = self._filler = self._filler or ReplyRow(self._shape.longest, self._shape.device)
+        for turn in range(max(map(len, hosted.values()))):
+            positions = {rank: mine[turn] for rank, mine in hosted.items() if turn < len(mine)}
+            rows = [self._rows[positions[rank]] if rank in positions else filler for rank in (SERVER, *workers)]
+            works = []
+            for gathered in zip(*(row.parts(request.length) for row in rows), strict=True):
+                works.append(dist.gather(gathered[0], list(gathered), SERVER, async_op=True))
+                self.bytes_up += gathered[0].nbytes * len(workers)
+            for position in positions.values():
+                self._receives[position] = works
+
+    def collect(self, deadline: float) -> dict[int, Tensor | Missing]:
+        """Wait for the replies; see `ServerEnd.collect`.
+
+        Raises:
+            RunError: if a worker is gone or silent, for then the group cannot be used any more.
+        """
+        patience = timedelta(seconds=deadline)
+        replies: dict[int, Tensor | Missing] = {}
+        for position, client in enumerate(self._request.cohort):
+            replies[int(client)] = self._one_reply(position, int(client), patience)
+        self._flush(patience)
+        return replies
+
+    def _one_reply(self, position: int, client: int, patience: timedelta) -> Tensor | Missing:
+        row, request = self._rows[position], self._request
+        try:
+            for work in self._receives[position]:
+                work.wait(patience)
+        except RuntimeError as error:
+            raise RunError(
+                f"round {request.round}: worker rank {self._shape.rank(client)} (client {client}) is gone or silent beyond the "
+                f"deadline, which ends a run on the collective transport: {str(error).splitlines()[0]}"
+            ) from None
+        try:
+            check_reply(row.message, row.checksum(request.length), request.round, client, request.length)
+        except WireError as error:
+            return Missing(str(error))
+        return row.payload[: request.length]
+
+    def _flush(self, patience: timedelta = _PATIENCE) -> None:
+        for work in self._sends:
+            work.wait(patience)
+        self._sends.clear()
+
+    def stop(self) -> None:
+        """Send every worker the end of the run."""
+        for part in self.frame.pack(Kind.STOP, 0, self._request.cohort[:0], everyone=True, flags=0):
+            for rank in range(1, self._shape.workers + 1):
+                dist.send(part, rank)
+        dist.destroy_process_group()
+
+
+class CollectiveWorker(WorkerEnd):
+    """A worker's end, any other rank of the default group."""
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
+        self._rank = dist.get_rank()
+        # x^{k-1} stays in one frame while x^k arrives in the other.
+        self._frame, self._before = shape.frame(), shape.frame()
+        self._model_round = -1
+        self._rows = [ReplyRow(shape.longest, shape.device) for _ in range(2)]
+        self._sending: list[list[dist.Work]] = [[], []]
+        self._full = False
+        self._turns = 0  # gathers of this full round that this rank has still to take part in
+        self._full_length = shape.dimension * shape.dtype.itemsize
+
+    def receive(self) -> Received | None:
+        """Wait for the next request; see `WorkerEnd.receive`."""
+        self._finish_full_round()
+        self._frame, self._before = self._before, self._frame
+        frame = self._frame
+        self._recv(frame.buffer)
+        header = Header.read(frame.buffer)
+        if header.kind is Kind.STOP:
+            self._drain()
+            dist.destroy_process_group()
+            return None
+        for part in frame.parts_apart(header.flags):
+            self._recv(part)
+        cohort = frame.cohort(header, self._shape.clients)
+        self._full = header.kind is Kind.FULL
+        if self._full:
+            dist.broadcast(frame.current, SERVER)
+            hosts = 1 + cohort % self._shape.workers
+            self._turns = max(int((hosts == rank).sum()) for rank in set(hosts.tolist()))
+        has_previous = header.flags & HAS_PREVIOUS or self._model_round == header.round - 1
+        previous = frame.previous if header.flags & HAS_PREVIOUS else self._before.current
+        self._model_round = header.round
+        return Received(header.round, self._full, cohort, frame.current, previous if has_previous else None)
+
+    def _recv(self, part: Tensor) -> None:
+        try:
+            dist.recv(part, SERVER)
+        except RuntimeError as error:
+            raise RunError(f"the server is gone: {str(error).splitlines()[0]}") from None
+
+    def reply(self, round_: int, client: int, length: int, fill: Callable[[Tensor], None]) -> None:
+        """Send a client's reply while the next one is computed; see `WorkerEnd.reply`."""
+        self._rows.reverse()
+        self._sending.reverse()
+        row = self._rows[0]
+        self._settle(self._sending[0])
+        fill(row.payload[:length])
+        Header(Kind.REPLY, round_, client, 0, length, row.checksum(length)).write(row.message)
+        self._ship(row, length)
+
+    def _ship(self, row: ReplyRow, length: int) -> None:
+        for part in row.parts(length):
+            if self._full:
+                work = dist.gather(part, None, SERVER, async_op=True)
+            else:
+                work = dist.isend(part, SERVER)
+            self._sending[0].append(work)
+        self._turns -= self._full
+
+    def _finish_full_round(self) -> None:
+        """Take part in the gathers of a full round in which other workers host more of the cohort."""
+        while self._full and self._turns:
+            self._settle(self._sending[0])
+            self._ship(self._rows[0], self._full_length)
+
+    def _settle(self, works: list[dist.Work]) -> None:
+        for work in works:
+            work.wait()
+        works.clear()
+
+    def _drain(self) -> None:
+        for works in self._sending:
+            self._settle(works)

@@ -1,0 +1,158 @@
+"""Message layout: a fixed header, then the payload; nothing is ever unpickled.
+
+A request is ``header | cohort ids | x^k | x^{k-1}``; the last part, or all of the model, is left out where the worker needs
+none of it. The room for the ids is fixed for a run, so that the model always starts at the same byte and both ends hold
+lasting views of it. A reply is ``header | payload``, one per client.
+"""
+
+import struct
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+HEADER_BYTES = 64
+_MAGIC = b"BZ"
+_VERSION = 1
+_LAYOUT = struct.Struct(
+    "<2sBBIIIQQ"
+)  # magic, version, kind, round, client or cohort size, flags, payload bytes, checksum
+
+
+class Kind(IntEnum):
+    """What a message is about."""
+
+    SAMPLED = 1
+    FULL = 2
+    STOP = 3
+    REPLY = 4
+
+
+class WireError(ValueError):
+    """A message that is not what it should be; the text becomes the reason in the metrics."""
+
+
+class Header(NamedTuple):
+    """The first 64 bytes of a message; ``count`` is the cohort's size in a request and the client's id in a reply."""
+
+    kind: Kind
+    round: int
+    count: int
+    flags: int = 0
+    length: int = 0
+    checksum: int = 0
+
+    def write(self, message: Tensor) -> None:
+        """Write the header over the first bytes of ``message`` (uint8, on the CPU)."""
+        _LAYOUT.pack_into(
+            message.numpy(),
+            0,
+            _MAGIC,
+            _VERSION,
+            self.kind,
+            self.round,
+            self.count,
+            self.flags,
+            self.length,
+            self.checksum,
+        )
+
+    @classmethod
+    def read(cls, message: Tensor) -> "Header":
+        """Read the header of ``message``.
+
+        Raises:
+            WireError: if the bytes are no header of this version.
+        """
+        magic, version, kind, round_, count, flags, length, checksum = _LAYOUT.unpack_from(message.numpy())
+        if magic != _MAGIC or version != _VERSION:
+            raise WireError("no byzdist message")
+        if kind not in _KINDS:
+            raise WireError(f"unknown message kind {kind}")
+        return cls(Kind(kind), round_, count, flags, length, checksum)
+
+
+_KINDS = frozenset(Kind)
+HAS_MODEL, HAS_PREVIOUS = 1, 2  # request flags
+
+
+def checksum(payload: Tensor) -> int:
+    """Return the sum of the payload's 64-bit words modulo 2**64, which any single flipped bit changes.
+
+    It guards against accidents at the speed of memory; a hostile sender can always make it fit.
+    """
+    raw = payload.numpy()
+    whole = raw.size // 8 * 8
+    total = int(raw[:whole].view(np.uint64).sum(dtype=np.uint64))
+    return (total + int.from_bytes(raw[whole:].tobytes(), "little")) % 2**64
+
+
+def _round_up(size: int, unit: int) -> int:
+    return -(-size // unit) * unit
+
+
+class RequestFrame:
+    """Room for one request, with lasting views of its parts.
+
+    On the CPU header, ids and models are one buffer and so one message; on a GPU the models are apart and travel by nccl.
+
+    Attributes:
+        current: x^k, d values of the run's dtype.
+        previous: x^{k-1}, likewise; it follows ``current`` without a gap.
+    """
+
+    def __init__(self, dimension: int, most_ids: int, dtype: torch.dtype, device: torch.device) -> None:
+        self._apart = device.type == "cuda"
+        self._model_at = HEADER_BYTES + _round_up(4 * most_ids, HEADER_BYTES)
+        self._model_bytes = dimension * dtype.itemsize
+        self.buffer = torch.zeros(self._model_at + 2 * self._model_bytes * (not self._apart), dtype=torch.uint8)
+        if self._apart:
+            self._models = torch.zeros(2 * dimension, dtype=dtype, device=device)
+        else:
+            self._models = self.buffer[self._model_at :].view(dtype)
+        self.current, self.previous = self._models[:dimension], self._models[dimension:]
+        self._ids = self.buffer[HEADER_BYTES : self._model_at].numpy().view(np.uint32)
+
+    def pack(self, kind: Kind, round_: int, cohort: np.ndarray, *, everyone: bool, flags: int) -> list[Tensor]:
+        """Write header and cohort and return the tensors to send; ``everyone`` spares the ids of a cohort of all clients."""
+        if not everyone:
+            self._ids[: len(cohort)] = cohort
+        models = (flags & HAS_MODEL > 0) + (flags & HAS_PREVIOUS > 0)
+        end = self._model_at + models * self._model_bytes
+        if self._apart or not models:
+            end = HEADER_BYTES if everyone else HEADER_BYTES + 4 * len(cohort)
+        Header(kind, round_, len(cohort), flags, end - HEADER_BYTES).write(self.buffer)
+        return [self.buffer[:end], *self.parts_apart(flags)]
+
+    def parts_apart(self, flags: int) -> list[Tensor]:
+        """Return what follows the first message of a request with these flags: the models, where they are apart."""
+        if not self._apart or not flags & HAS_MODEL:
+            return []
+        return [self._models if flags & HAS_PREVIOUS else self.current]
+
+    def cohort(self, header: Header, clients: int) -> np.ndarray:
+        """Return the ids of the received cohort."""
+        if header.count == clients:
+            return np.arange(clients)
+        return self._ids[: header.count].astype(np.int64)
+
+
+def check_reply(message: Tensor, total: int, round_: int, client: int, length: int) -> None:
+    """Check a received reply, whose payload has the checksum ``total``, against what was asked for.
+
+    Raises:
+        WireError: with the reason.
+    """
+    header = Header.read(message)
+    if header.kind is not Kind.REPLY:
+        raise WireError(f"a {header.kind.name.lower()} message instead of a reply")
+    if header.round != round_:
+        raise WireError(f"reply to round {header.round}")
+    if header.count != client:
+        raise WireError(f"reply of client {header.count}")
+    if header.length != length:
+        raise WireError(f"wrong length: {header.length} bytes instead of {length}")
+    if header.checksum != total:
+        raise WireError("wrong checksum")

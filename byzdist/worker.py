@@ -1,0 +1,91 @@
+"""The worker's loop: request in, reply out, for every client that lives here."""
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from byzdist.attacks import ATTACKS, Situation
+from byzdist.attacks.collusion import Collusion
+from byzdist.compression import Compressor
+from byzdist.config import Config
+from byzdist.methods import Method, Task
+from byzdist.oracle import Oracle
+from byzdist.transport.base import Received, WorkerEnd
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """One worker process; it hosts the clients i with 1 + i mod workers = rank."""
+
+    def __init__(
+        self,
+        config: Config,
+        rank: int,
+        workers: int,
+        oracle: Oracle,
+        method: Method,
+        compressors: dict[bool, Compressor],
+        collusion: Collusion | None,
+    ) -> None:
+        self._config, self._rank, self._workers = config, rank, workers
+        self._oracle, self._method, self._compressors = oracle, method, compressors
+        self._collusion = collusion
+        self._bad = frozenset(config.clients.bad)
+        self._attack_parameters = {k: v for k, v in config.attack.items() if k != "name"}
+        self._attack = ATTACKS.get(config.attack["name"])
+        self._start = oracle.initial()
+        self._dense = torch.zeros_like(self._start)
+
+    def run(self, transport: WorkerEnd) -> None:
+        """Serve requests until the server ends the run."""
+        while (received := transport.receive()) is not None:
+            self._serve(received, transport)
+
+    def _serve(self, received: Received, transport: WorkerEnd) -> None:
+        compressor = self._compressors[received.full]
+        length = compressor.length(self._oracle.dimension, received.x.dtype)
+        for client in received.cohort[(received.cohort % self._workers) + 1 == self._rank].tolist():
+            transport.reply(received.round, client, length, self._filler(received, client, compressor))
+
+    def _filler(self, received: Received, client: int, compressor: Compressor) -> Callable[[Tensor], None]:
+        """Return the function that writes a client's encoded message into an outgoing payload."""
+
+        def fill(payload: Tensor) -> None:
+            dense = payload.view(self._dense.dtype) if compressor.in_place else self._dense
+            message = self._message(received, client, dense)
+            compressor.encode(message, payload, self._config.seed, received.round, client)
+
+        return fill
+
+    def _message(self, received: Received, client: int, out: Tensor) -> Tensor:
+        previous = None if received.full else received.previous
+        task = Task(received.round, received.full, client, self._config.seed, received.x, previous)
+        self._method.message(self._oracle, task, out)
+        if client not in self._bad:
+            if self._collusion and not self._bad.isdisjoint(received.cohort.tolist()):
+                self._collusion.publish(received.round, client, out)
+            return out
+        return self._attack(self._situation(received, client, out), **self._attack_parameters)
+
+    def _situation(self, received: Received, client: int, honest: Tensor) -> Situation:
+        colluders = None
+        if self._collusion:
+            good = [c for c in received.cohort.tolist() if c not in self._bad]
+            colluders = self._collusion.gather(received.round, good)
+        return Situation(
+            round=received.round,
+            client=client,
+            seed=self._config.seed,
+            honest=honest,
+            difference=self._method.sends_differences and not received.full,
+            x=received.x,
+            start=self._start,
+            previous=received.previous,
+            step_size=self._method.step_size,
+            cohort=received.cohort,
+            byzantine=self._bad,
+            colluders=colluders,
+        )
