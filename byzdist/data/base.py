@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,8 @@ class RawData:
 class Dataset:
     """A prepared data set; its arrays are mapped from files, so that the processes of a host share one copy.
 
-    features and test_features are [N, ...] in float32 or float64, labels and test_labels int64 [N] in 0..classes-1. ``key``
-    names the content: equal keys, equal numbers.
+    features and test_features are [N, ...] in float32 or float64, labels and test_labels int64 [N] in 0..classes-1.
+    ``key`` names the content: equal keys, equal numbers.
     """
 
     key: str
@@ -51,13 +51,13 @@ READ_ERRORS = (OSError, EOFError, zlib.error)
 DATASETS: Registry[Callable[..., RawData]] = Registry("data set")
 
 
-def open_binary(path: Path) -> IO[bytes]:
+def open_binary(path: Path) -> BinaryIO:
     """Open a file for reading, through gzip where its first two bytes say so."""
     with path.open("rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rb") if compressed else path.open("rb")
+    return cast(BinaryIO, gzip.open(path, "rb")) if compressed else path.open("rb")
 
 
 def refuse(problem: str) -> PydanticCustomError:
-    """Return the error by which a validator of a parameter refuses its value (the registry makes a ConfigError of it)."""
-    return PydanticCustomError("data", problem.replace("{", "{{").replace("}", "}}"))  # type: ignore[arg-type]
+    """Return the error by which a validator refuses a parameter's value; the registry makes a ConfigError of it."""
+    return PydanticCustomError("data", problem.replace("{", "{{").replace("}", "}}"))

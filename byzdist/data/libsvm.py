@@ -51,7 +51,7 @@ def libsvm(
 
 
 def _read(key: str, path: str, features: int | None) -> tuple[NDArray[Any], NDArray[Any]]:
-    from sklearn.datasets import load_svmlight_file  # slow to import, and needed by the one process that prepares the data
+    from sklearn.datasets import load_svmlight_file  # slow to import: only the process that prepares the data needs it
 
     try:
         with open_binary(Path(path)) as file:

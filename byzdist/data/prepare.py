@@ -1,7 +1,8 @@
 """From a configuration's data section to arrays that all processes of a host share.
 
-The first process to come prepares plain .npy files in the cache folder; it and all others map them into memory. So only one
-process parses, nobody imports a parser when the cache is warm, and a data set is in memory once however many clients there are.
+The first process to come prepares plain .npy files in the cache folder; it and all others map them into memory. So
+only one process parses, nobody imports a parser when the cache is warm, and a data set is in memory once however many
+clients there are.
 """
 
 import hashlib
@@ -89,7 +90,8 @@ def fingerprint(*parts: Any, entry: Callable[..., Any]) -> str:
 
 
 def _open(folder: Path, key: str) -> Dataset | None:
-    # Mode "c" maps private pages: shared with all processes as long as nobody writes, and torch takes them without a warning.
+    # Mode "c" maps private pages: shared with all processes as long as nobody writes, and torch takes them without a
+    # warning.
     def array(name: str) -> NDArray[Any]:
         mapped: NDArray[Any] = np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False)
         return mapped
@@ -134,11 +136,15 @@ def _validate(raw: RawData, name: str) -> None:
             raise ConfigError(f"data.name: {name!r} gives {part}features without labels, or labels without features.")
         if labels.ndim != 1 or features.ndim < 2 or len(features) != len(labels) or not len(labels):
             shapes = f"{features.shape} and {labels.shape}"
-            raise ConfigError(f"data.name: {name!r} gives {part}features and labels of shapes {shapes}; want [N, ...], [N].")
+            raise ConfigError(
+                f"data.name: {name!r} gives {part}features and labels of shapes {shapes}; want [N, ...], [N]."
+            )
         if features.shape[1:] != raw.features.shape[1:]:
             raise ConfigError(f"data.name: {name!r} gives test features of another shape than its training features.")
         if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() > raw.labels.max():
-            raise ConfigError(f"data.name: {name!r} gives {part}labels that are not the integers 0, 1, ... of its classes.")
+            raise ConfigError(
+                f"data.name: {name!r} gives {part}labels that are not the integers 0, 1, ... of its classes."
+            )
         if not np.isfinite(features).all():
             raise ConfigError(f"data.name: {name!r} has {part}features that are NaN or infinite. Clean the data first.")
     if raw.labels.max() < 1:

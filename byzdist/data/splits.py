@@ -37,8 +37,8 @@ def iid(labels: NDArray[np.int64], count: int, generator: np.random.Generator) -
 def by_label(labels: NDArray[np.int64], count: int, generator: np.random.Generator) -> Owners:
     """Samples sorted by label and cut into shards of equal size, so that a client sees one label or two.
 
-    Shards are dealt out so that clients with consecutive ids hold different labels: the Byzantine clients are the last ones, and
-    the good ones shall see every label where their number allows it.
+    Shards are dealt out so that clients with consecutive ids hold different labels: the Byzantine clients are the
+    last ones, and the good ones shall see every label where their number allows it.
     """
     shuffled = generator.permutation(len(labels))
     ordered = shuffled[np.argsort(labels[shuffled], kind="stable")]
@@ -54,10 +54,10 @@ def by_label(labels: NDArray[np.int64], count: int, generator: np.random.Generat
 def dirichlet(
     labels: NDArray[np.int64], count: int, generator: np.random.Generator, *, alpha: Annotated[float, Gt(0)]
 ) -> Owners:
-    """Each label is shared out in proportions drawn from a Dirichlet(alpha) law: the smaller alpha, the less alike the clients.
+    """Each label is shared out in proportions from a Dirichlet(alpha) law: a small alpha makes clients unlike.
 
-    (Hsu, Qi, Brown, "Measuring the effects of non-identical data distribution", 2019.) A client left empty gets a sample of the
-    client that then has most.
+    (Hsu, Qi, Brown, "Measuring the effects of non-identical data distribution", 2019.) A client left empty gets a
+    sample of the client that then has most.
     """
     owners = np.empty(len(labels), np.int64)
     for label in range(int(labels.max()) + 1):
@@ -88,7 +88,7 @@ def _feed_the_empty(owners: Owners, count: int) -> None:
 
 
 class Split:
-    """The samples of each client: one array of positions in the data set, cut by offsets, so that any shard is found at once."""
+    """The samples of each client: one array of positions in the data set, cut by offsets; a shard is found at once."""
 
     def __init__(self, samples: int, count: int, owners: Owners | None) -> None:
         self.samples = samples
@@ -130,7 +130,7 @@ def check_split(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def split(spec: Mapping[str, Any], labels: NDArray[np.int64], count: int, seed: int) -> Split:
-    """Share a data set with these labels out among ``count`` clients; the same arguments give the same split everywhere.
+    """Share a data set with these labels out among ``count`` clients; the same arguments give the same split anywhere.
 
     Raises:
         ConfigError: a wrong section, or fewer samples than clients where each is to have its own.
@@ -139,7 +139,7 @@ def split(spec: Mapping[str, Any], labels: NDArray[np.int64], count: int, seed: 
     entry = SPLITS.get(parameters.pop("name"), "data.split")
     if entry is not shared and count > len(labels):
         raise ConfigError(
-            f"data.split: {spec['name']!r} cannot give each of {count} clients a sample: the data set has {len(labels)}."
+            f"data.split: {spec['name']!r} cannot give each of {count} clients a sample of the {len(labels)}."
             " Use fewer clients or the split 'shared'."
         )
     owners = entry(labels, count, stream(seed, "split"), **parameters)

@@ -20,7 +20,8 @@ def synthetic(
 ) -> RawData:
     """Gaussian blobs, one for each class, of unit variance around centres about ``separation`` apart.
 
-    Centres are drawn from N(0, separation²/(2·features)·I), hence two of them are ``separation`` apart in the root mean square.
+    Centres are drawn from N(0, separation²/(2·features)·I), hence two of them are ``separation`` apart in the root
+    mean square.
     """
     generator = stream(seed, "synthetic data")
     centres = generator.standard_normal((classes, features)) * separation / (2 * features) ** 0.5

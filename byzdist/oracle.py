@@ -1,0 +1,203 @@
+"""Gradients of a torch module as flat vectors, at one point or two, over a mini-batch or all samples of a client."""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from math import prod
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from byzdist.data import Dataset, Split
+from byzdist.errors import ConfigError
+from byzdist.models import Array, cross_entropy
+
+Positions = NDArray[np.int64]
+
+
+class Oracle:
+    """The loss f_i of each client, a function of one flat vector x [d], and its gradients.
+
+    The parameters of the module become views of the x in use, and their gradients views of the vector to fill,
+    wherever those two lie (in a message, say): nothing is flattened or copied. Gradients depend on x and the samples
+    only, bit for bit for a given number of threads.
+
+    Args:
+        model: see :mod:`byzdist.models`. The oracle takes it over.
+        dataset: the data, shared by all clients.
+        split: which samples are whose.
+        device: where to compute; the data set is moved there as a whole.
+        dtype: of x and of the gradients.
+        flipped: clients that see label L-1-y in place of y (the label flipping attack).
+
+    Raises:
+        ConfigError: a module with buffers or with dropout, whose gradient is no function of x and the samples.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: Dataset,
+        split: Split,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float64,
+        flipped: Collection[int] = (),
+    ) -> None:
+        _check(model)
+        self.model = model.to(device=device, dtype=dtype).eval()
+        self.device = torch.device(device)
+        self.split = split
+        self.classes = dataset.classes
+        self.flipped = frozenset(flipped)
+        self.features = torch.from_numpy(np.asarray(dataset.features)).to(device=device, dtype=dtype)
+        self.labels = torch.from_numpy(np.asarray(dataset.labels)).to(device)
+        self.l2 = float(getattr(model, "l2", 0.0))
+        self.loss = getattr(model, "loss", cross_entropy)
+        self._add_gradient = getattr(model, "add_gradient", self._backward)
+        self._add_difference = getattr(model, "add_difference", self._backward_twice)
+        self._parameters = list(model.parameters())
+        self._layout = _layout(self._parameters)
+        self._initial = torch.cat([parameter.detach().flatten() for parameter in self._parameters])
+        self._bind(self._initial)
+        closed_form, columns = hasattr(model, "add_gradient"), prod(dataset.feature_shape)
+        self.chunk = _chunk(self.device, closed_form, columns)
+        self._few = 0
+        if closed_form and self.device.type == "cpu":
+            # Batches so small that calls cost more than arithmetic go to numpy: its calls are twice as fast as torch's.
+            # The bound is below the size from which numpy's BLAS would start threads of its own.
+            self._few = 2**13 // columns
+            self._arrays = self.features.numpy(), self.labels.numpy()
+
+    @property
+    def dimension(self) -> int:
+        """The number d of parameters."""
+        return self._initial.numel()
+
+    def initial(self) -> Tensor:
+        """Return x^0, as the module was made: a fresh vector [d]."""
+        return self._initial.clone()
+
+    def samples(self, client: int) -> int:
+        """Return how many samples a client holds."""
+        return self.split.size(client)
+
+    def gradient(self, x: Tensor, client: int, batch: Positions | None, out: Tensor) -> None:
+        """Write into out [d] the gradient at x of the client's loss, or of its mean over a mini-batch.
+
+        Args:
+            x: the point [d].
+            client: whose loss.
+            batch: positions 0..m-1 among the client's samples, or None for all of them.
+            out: is overwritten; must not overlap with x.
+        """
+        torch.mul(x, 2 * self.l2, out=out)
+        (x_, out_), blocks, scale = self._work(client, batch, x, out)
+        for features, labels in blocks:
+            self._add_gradient(x_, features, labels, scale, out_)
+
+    def difference(self, x_new: Tensor, x_old: Tensor, client: int, batch: Positions | None, out: Tensor) -> None:
+        """Write into out [d] the gradient at x_new minus the gradient at x_old, both on the same samples.
+
+        Arguments as for :meth:`gradient`; out must overlap with neither point.
+        """
+        torch.sub(x_new, x_old, out=out).mul_(2 * self.l2)
+        (new, old, out_), blocks, scale = self._work(client, batch, x_new, x_old, out)
+        for features, labels in blocks:
+            self._add_difference(new, old, features, labels, scale, out_)
+
+    def add_gradient(self, x: Tensor, features: Tensor, labels: Tensor, scale: float, out: Tensor) -> Tensor:
+        """Add to out scale times the sum of the samples' gradients at x, without the regularizer; return the logits."""
+        logits: Tensor = self._add_gradient(x, features, labels, scale, out)
+        return logits
+
+    def logits(self, x: Tensor, features: Tensor) -> Tensor:
+        """Return the module's logits at x."""
+        self._bind(x)
+        with torch.no_grad():
+            logits: Tensor = self.model(features)
+        return logits
+
+    def blocks(self, indices: Positions | None, flip: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the features and labels at these positions of the data set (None: all) in blocks of a fixed size."""
+        total = len(self.labels) if indices is None else len(indices)
+        for start in range(0, total, self.chunk):
+            end = min(start + self.chunk, total)
+            if indices is None:
+                features, labels = self.features[start:end], self.labels[start:end]
+            else:
+                features, labels = self._gather(indices[start:end])
+            yield features, (self.classes - 1 - labels if flip else labels)
+
+    def _work(
+        self, client: int, batch: Positions | None, *vectors: Tensor
+    ) -> tuple[Sequence[Array], Iterable[tuple[Array, Array]], float]:
+        """Return the vectors and the blocks of samples to compute with, and the weight of one sample."""
+        indices, flip = self.split.indices(client), client in self.flipped
+        if batch is not None:
+            indices = batch if indices is None else indices[batch]
+        if indices is None:
+            return vectors, self.blocks(None, flip), 1.0 / len(self.labels)
+        if len(indices) > self._few:
+            return vectors, self.blocks(indices, flip), 1.0 / len(indices)
+        features, labels = self._arrays[0].take(indices, axis=0), self._arrays[1].take(indices)
+        block = (features, self.classes - 1 - labels if flip else labels)
+        return [vector.numpy() for vector in vectors], [block], 1.0 / len(indices)
+
+    def _gather(self, indices: Positions) -> tuple[Tensor, Tensor]:
+        there = torch.from_numpy(indices).to(self.device)
+        return self.features.index_select(0, there), self.labels.index_select(0, there)
+
+    def _bind(self, x: Tensor) -> None:
+        for parameter, (shape, stride, offset) in zip(self._parameters, self._layout, strict=True):
+            parameter.data = x.as_strided(shape, stride, x.storage_offset() + offset)
+
+    def _backward(self, x: Tensor, features: Tensor, labels: Tensor, scale: float, out: Tensor) -> Tensor:
+        self._bind(x)
+        for parameter, (shape, stride, offset) in zip(self._parameters, self._layout, strict=True):
+            parameter.grad = out.as_strided(shape, stride, out.storage_offset() + offset)
+        logits: Tensor = self.model(features)
+        loss: Tensor = self.loss(logits, labels)
+        # Adds to the gradients in place, that is to out.
+        torch.autograd.backward(loss, loss.new_tensor(scale * len(labels)))
+        return logits.detach()
+
+    def _backward_twice(
+        self, x_new: Tensor, x_old: Tensor, features: Tensor, labels: Tensor, scale: float, out: Tensor
+    ) -> None:
+        self._backward(x_new, features, labels, scale, out)
+        self._backward(x_old, features, labels, -scale, out)
+
+
+def _check(model: nn.Module) -> None:
+    """Refuse what makes the gradient depend on more than x and the samples."""
+    for name, _ in model.named_buffers():
+        raise ConfigError(
+            f"model.name: the module has a buffer, {name!r}. Its state (running statistics, say) is no part of x, and"
+            " clients cannot share it. Use layer or group norm, or register the buffer as a plain attribute."
+        )
+    for name, module in model.named_modules():
+        if isinstance(module, _DropoutNd) and module.p > 0:
+            raise ConfigError(
+                f"model.name: the module has dropout, {name!r}. Remove it: two gradients must see the same network."
+            )
+    if not any(True for _ in model.parameters()):
+        raise ConfigError("model.name: the module has no parameters to train.")
+
+
+def _layout(parameters: list[nn.Parameter]) -> list[tuple[torch.Size, tuple[int, ...], int]]:
+    """Return shape, stride and offset of each parameter in the flat vector."""
+    layout, offset = [], 0
+    for parameter in parameters:
+        layout.append((parameter.shape, torch.empty(parameter.shape, device="meta").stride(), offset))
+        offset += parameter.numel()
+    return layout
+
+
+def _chunk(device: torch.device, closed_form: bool, columns: int) -> int:
+    """Return how many samples to take at once: what a CPU's cache holds, or what keeps a GPU busy."""
+    small = device.type == "cpu"
+    if closed_form:
+        return max(1, (2**19 if small else 2**24) // columns)
+    return 256 if small else 2048
