@@ -1,14 +1,14 @@
 """The two ends of a transport, and what passes between them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from byzdist.transport.wire import HEADER_BYTES, RequestFrame, checksum
+from byzdist.transport.wire import HEADER_BYTES, RequestFrame, checksum, round_up
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,8 @@ class WorkerEnd(ABC):
 class ReplyRow:
     """Room for one reply: header and payload in one buffer, or on a GPU the payload apart."""
 
-    def __init__(self, longest: int, device: torch.device) -> None:
-        apart = device.type == "cuda"
-        self.message = torch.zeros(HEADER_BYTES + (0 if apart else longest), dtype=torch.uint8)
-        self.payload = torch.zeros(longest, dtype=torch.uint8, device=device) if apart else self.message[HEADER_BYTES:]
-        self._apart = apart
+    def __init__(self, message: Tensor, payload: Tensor, apart: bool) -> None:
+        self.message, self.payload, self._apart = message, payload, apart
 
     def parts(self, length: int) -> list[Tensor]:
         """Return the tensors to send or receive, in order, for a payload of ``length`` bytes."""
@@ -125,5 +122,32 @@ class ReplyRow:
         return [self.message[: HEADER_BYTES + length]]
 
     def checksum(self, length: int) -> int:
-        """Return the checksum of the payload; on a GPU it would cost a copy, and the data never crosses a hostile network."""
+        """Return the checksum of the payload; on a GPU it would cost a copy, and nccl's network is a trusted one."""
         return 0 if self._apart else checksum(self.payload[:length])
+
+
+def reply_rows(count: int, longest: int, device: torch.device) -> list[ReplyRow]:
+    """Return rows at equal distances in memory, so that the payloads of a round form a matrix without a copy."""
+    stride = round_up(longest, HEADER_BYTES)
+    if device.type == "cuda":
+        messages = torch.zeros(count, HEADER_BYTES, dtype=torch.uint8)
+        payloads = torch.zeros(count, stride, dtype=torch.uint8, device=device)
+        return [ReplyRow(message, payload, True) for message, payload in zip(messages, payloads, strict=True)]
+    rows = torch.zeros(count, HEADER_BYTES + stride, dtype=torch.uint8)
+    return [ReplyRow(row, row[HEADER_BYTES:], False) for row in rows]
+
+
+def as_matrix(payloads: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """Return equally long payloads as the rows of a matrix: a view where they lie at equal distances, else a copy."""
+    rows = [payload.view(dtype) for payload in payloads]
+    first = rows[0]
+    stride = rows[1].data_ptr() - first.data_ptr() if len(rows) > 1 else 0
+    size = len(first)
+    base = first.untyped_storage().data_ptr()
+    regular = all(
+        row.data_ptr() == first.data_ptr() + i * stride and row.untyped_storage().data_ptr() == base
+        for i, row in enumerate(rows)
+    )
+    if not regular or stride < 0 or stride % dtype.itemsize:
+        return torch.stack(rows)
+    return first.as_strided((len(rows), size), (stride // dtype.itemsize, 1))

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from byzdist.errors import RunError
-from byzdist.transport.base import Missing, Received, ReplyRow, Request, ServerEnd, Shape, WorkerEnd
+from byzdist.transport.base import Missing, Received, ReplyRow, Request, ServerEnd, Shape, WorkerEnd, reply_rows
 from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, Header, Kind, WireError, check_reply
 
 SERVER = 0
@@ -33,7 +33,7 @@ class CollectiveServer(ServerEnd):
         self._shape = shape
         self.frame = shape.frame()
         self.bytes_down = self.bytes_up = 0
-        self._rows = [ReplyRow(shape.longest, shape.device) for _ in range(shape.most_cohort)]
+        self._rows = reply_rows(shape.most_cohort, shape.longest, shape.device)
         self._filler: ReplyRow | None = None  # what ranks without a client in a gather send, and the server itself
         self._model_round = dict.fromkeys(range(1, shape.workers + 1), -1)
         self._request: Request
@@ -86,7 +86,7 @@ class CollectiveServer(ServerEnd):
             self._model_round[rank] = request.round
         self._sends.append(dist.broadcast(self.frame.current, SERVER, async_op=True))
         self.bytes_down += self.frame.current.nbytes * len(workers)
-        filler = self._filler = self._filler or ReplyRow(self._shape.longest, self._shape.device)
+        filler = self._filler = self._filler or reply_rows(1, self._shape.longest, self._shape.device)[0]
         for turn in range(max(map(len, hosted.values()))):
             positions = {rank: mine[turn] for rank, mine in hosted.items() if turn < len(mine)}
             rows = [self._rows[positions[rank]] if rank in positions else filler for rank in (SERVER, *workers)]
@@ -148,7 +148,7 @@ class CollectiveWorker(WorkerEnd):
         # x^{k-1} stays in one frame while x^k arrives in the other.
         self._frame, self._before = shape.frame(), shape.frame()
         self._model_round = -1
-        self._rows = [ReplyRow(shape.longest, shape.device) for _ in range(2)]
+        self._rows = reply_rows(2, shape.longest, shape.device)
         self._sending: list[list[dist.Work]] = [[], []]
         self._full = False
         self._turns = 0  # gathers of this full round that this rank has still to take part in

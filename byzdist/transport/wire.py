@@ -89,7 +89,8 @@ def checksum(payload: Tensor) -> int:
     return (total + int.from_bytes(raw[whole:].tobytes(), "little")) % 2**64
 
 
-def _round_up(size: int, unit: int) -> int:
+def round_up(size: int, unit: int) -> int:
+    """Return the least multiple of ``unit`` that is at least ``size``."""
     return -(-size // unit) * unit
 
 
@@ -105,7 +106,7 @@ class RequestFrame:
 
     def __init__(self, dimension: int, most_ids: int, dtype: torch.dtype, device: torch.device) -> None:
         self._apart = device.type == "cuda"
-        self._model_at = HEADER_BYTES + _round_up(4 * most_ids, HEADER_BYTES)
+        self._model_at = HEADER_BYTES + round_up(4 * most_ids, HEADER_BYTES)
         self._model_bytes = dimension * dtype.itemsize
         self.buffer = torch.zeros(self._model_at + 2 * self._model_bytes * (not self._apart), dtype=torch.uint8)
         if self._apart:

@@ -1,0 +1,112 @@
+"""The checks of a configuration that need its registered pieces, or several keys at once, but no data."""
+
+import logging
+
+import torch
+
+from byzdist.aggregation import PRE, RULES
+from byzdist.attacks import ATTACKS
+from byzdist.compression import COMPRESSORS
+from byzdist.config import Config, Spec
+from byzdist.data import check as check_data
+from byzdist.data import check_split
+from byzdist.errors import ConfigError
+from byzdist.methods import METHODS
+from byzdist.models import MODELS
+from byzdist.registry import Registry
+
+log = logging.getLogger(__name__)
+
+
+def check(config: Config) -> None:
+    """Check a configuration and complete its specs with their defaults, in place.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    _clients(config)
+    for key, registry in (
+        ("model", MODELS),
+        ("method", METHODS),
+        ("compression", COMPRESSORS),
+        ("attack", ATTACKS),
+    ):
+        setattr(config, key, _complete(registry, getattr(config, key), key))
+    config.aggregation.rule = _complete(RULES, config.aggregation.rule, "aggregation.rule")
+    config.aggregation.pre = [
+        _complete(PRE, step, f"aggregation.pre.{i}") for i, step in enumerate(config.aggregation.pre)
+    ]
+    _data(config)
+    _method(config)
+    _device(config)
+
+
+def _complete(registry: Registry, spec: Spec, key: str) -> Spec:  # type: ignore[type-arg]
+    if not isinstance(spec.get("name"), str):
+        raise ConfigError(f"{key}.name: this key is required. Known: {', '.join(registry)}.")
+    given = {k: v for k, v in spec.items() if k != "name"}
+    return {"name": spec["name"], **registry.check(spec["name"], given, key)}
+
+
+def _clients(config: Config) -> None:
+    count = config.clients.count
+    for key, number in (
+        ("clients.byzantine", config.clients.byzantine),
+        ("aggregation.declared_byzantine", config.declared_byzantine),
+    ):
+        if 2 * number >= count:
+            raise ConfigError(f"{key}: {number} of {count} clients are not a minority; at most {(count - 1) // 2} can be.")
+    if config.declared_byzantine < config.clients.byzantine:
+        log.warning(
+            "aggregation.declared_byzantine (%d) is below clients.byzantine (%d): outside the theory.",
+            config.declared_byzantine,
+            config.clients.byzantine,
+        )
+
+
+def _data(config: Config) -> None:
+    if not isinstance(config.data.get("name"), str):
+        raise ConfigError("data.name: this key is required.")
+    split = config.data.get("split", "shared")
+    split = {"name": split} if isinstance(split, str) else split
+    if not isinstance(split, dict) or not isinstance(split.get("name"), str):
+        raise ConfigError(f"data.split: a split is a name or a mapping with a name (it is {split!r}).")
+    data = check_data({k: v for k, v in config.data.items() if k != "split"})
+    config.data = {**data, "split": check_split(split)}
+
+
+def _method(config: Config) -> None:
+    count = config.clients.count
+    for key in ("cohort", "full_cohort"):
+        size = config.method.get(key)
+        if size is not None and size > count:
+            raise ConfigError(f"method.{key}: {size} of {count} clients cannot be sampled; it is at most clients.count.")
+    cohort, full = config.method.get("cohort"), config.method.get("full_cohort")
+    if config.method["name"] == "byz_vr_marina":
+        for key, allowed in (("cohort", (None, count)), ("full_cohort", (None, count)), ("clip", ("none",))):
+            if config.method[key] not in allowed:
+                raise ConfigError(
+                    f"method.{key}: byz_vr_marina is the case of all clients and no clipping; leave the key out "
+                    "or use byz_vr_marina_pp."
+                )
+    if config.clients.byzantine and full is not None and full * config.declared_byzantine < config.clients.byzantine:
+        log.warning("method.full_cohort: %d is below δ_real·n/δ, which the theory needs.", full)
+    _rule(config, cohort or count, full or count)
+    target = config.attack.get("target")
+    if config.attack["name"] == "mimic" and target is not None and target not in config.clients.good:
+        raise ConfigError(f"attack.target: client {target} is not one of the good clients 0..{len(config.clients.good) - 1}.")
+
+
+def _rule(config: Config, cohort: int, full_cohort: int) -> None:
+    """Refuse a rule that has a largest number of vectors which a round exceeds."""
+    most = getattr(RULES.get(config.aggregation.rule["name"]), "max_vectors", None)
+    if most is not None and max(cohort, full_cohort) > most:
+        raise ConfigError(
+            f"aggregation.rule: {config.aggregation.rule['name']!r} serves at most {most} vectors, and rounds have up to "
+            f"{max(cohort, full_cohort)}. Use smaller cohorts (method.cohort, method.full_cohort) or another rule."
+        )
+
+
+def _device(config: Config) -> None:
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device: {config.device!r} is wanted, but torch sees no GPU. Use auto or cpu.")

@@ -1,0 +1,80 @@
+"""The command line. Heavy modules are imported by the command that needs them, so that a mistake is reported at once."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from byzdist import __version__
+from byzdist.errors import ConfigError, RunError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="byzdist", description="Byzantine-robust distributed training.")
+    parser.add_argument("--version", action="version", version=f"byzdist {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="train; starts one server and N worker processes, or is one of them under torchrun")
+    run.add_argument("config", metavar="CONFIG", help="a YAML file")
+    run.add_argument("overrides", metavar="key=value", nargs="*", help="for example method.clip=none")
+    run.add_argument("--workers", type=_positive, metavar="N", help="worker processes on this machine (default: 4, or one a client)")
+    run.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/NAME-DATE-TIME)")
+    run.set_defaults(action=_run)
+
+    names = commands.add_parser("list", help="show every name that a configuration can use")
+    names.set_defaults(action=_list)
+
+    plot = commands.add_parser("plot", help="draw the metrics of runs into one picture")
+    plot.add_argument("runs", metavar="DIR", nargs="+", type=Path)
+    plot.add_argument("-o", "--output", metavar="FILE.png", type=Path, required=True)
+    plot.set_defaults(action=_plot)
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if "RANK" in os.environ:
+        from byzdist.rank import run_rank
+
+        return run_rank(arguments.config, arguments.overrides, arguments.out)
+    from byzdist.launcher import launch
+
+    return launch(arguments.config, arguments.overrides, arguments.workers, arguments.out)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from byzdist.catalogue import catalogue
+
+    print(catalogue())
+    return 0
+
+
+def _plot(arguments: argparse.Namespace) -> int:
+    from byzdist.plotting import plot
+
+    plot(arguments.runs, arguments.output)
+    print(f"wrote {arguments.output}")
+    return 0
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code: 0 finished, 1 failed, 2 a mistake of the user's before anything was started."""
+    arguments = _parser().parse_args(words)
+    try:
+        code: int = arguments.action(arguments)
+        return code
+    except ConfigError as error:
+        print(f"byzdist: {error}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"byzdist: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 1

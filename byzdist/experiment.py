@@ -1,0 +1,99 @@
+"""From a configuration to the pieces of a run, the same in every process."""
+
+from dataclasses import dataclass
+
+import torch
+
+from byzdist import data, models
+from byzdist.attacks import ATTACKS
+from byzdist.compression import COMPRESSORS, Compressor
+from byzdist.compression.identity import Identity
+from byzdist.config import Config, Spec
+from byzdist.data import Dataset, Split
+from byzdist.errors import ConfigError
+from byzdist.methods import METHODS, Method, Sizes
+from byzdist.oracle import Oracle
+from byzdist.registry import Registry
+from byzdist.transport.base import Shape
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The pieces of a run.
+
+    Attributes:
+        compressors: what a reply goes through in full rounds (True: nothing) and in sampled rounds (False).
+    """
+
+    config: Config
+    dataset: Dataset
+    split: Split
+    oracle: Oracle
+    method: Method
+    compressors: dict[bool, Compressor]
+    dtype: torch.dtype
+    device: torch.device
+
+    def shape(self, workers: int) -> Shape:
+        """Return the sizes of the messages for so many worker ranks."""
+        method, clients, d = self.method, self.config.clients.count, self.oracle.dimension
+        assert method.full_cohort is not None
+        cohorts = (method.cohort, method.full_cohort)
+        return Shape(
+            clients=clients,
+            workers=workers,
+            dimension=d,
+            most_cohort=max(cohorts),
+            most_ids=max((cohort for cohort in cohorts if cohort < clients), default=0),
+            longest=max(compressor.length(d, self.dtype) for compressor in self.compressors.values()),
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+
+def make(registry: Registry, spec: Spec) -> object:  # type: ignore[type-arg]
+    """Return what a complete spec describes."""
+    return registry.get(spec["name"])(**{k: v for k, v in spec.items() if k != "name"})
+
+
+def prepare(config: Config, device: torch.device) -> Experiment:
+    """Load the data and build the pieces of a run.
+
+    Raises:
+        ConfigError: where data and configuration do not fit.
+    """
+    dtype: torch.dtype = getattr(torch, config.dtype)
+    source = {k: v for k, v in config.data.items() if k != "split"}
+    dataset = data.load(source, dtype=config.dtype)
+    clients = config.clients
+    split = data.split(config.data["split"], dataset.labels, clients.count, config.seed)
+    model = models.build(config.model, dataset.feature_shape, dataset.classes, config.seed)
+    flips = getattr(ATTACKS.get(config.attack["name"]), "on_labels", False)
+    oracle = Oracle(model, dataset, split, device=device, dtype=dtype, flipped=clients.bad if flips else ())
+    compressor = make(COMPRESSORS, config.compression)
+    assert isinstance(compressor, Compressor)
+    method = make(METHODS, config.method)
+    assert isinstance(method, Method)
+    samples = [split.size(client) for client in range(clients.count)]
+    _check_batches(method, min(samples))
+    d = oracle.dimension
+    method = method.resolved(Sizes(clients.count, sum(samples) / clients.count, d, compressor.nonzeros(d)))
+    return Experiment(
+        config, dataset, split, oracle, method, {True: Identity(), False: compressor}, dtype, torch.device(device)
+    )
+
+
+def _check_batches(method: Method, fewest: int) -> None:
+    for key in ("batch_size", "full_batch"):
+        size = getattr(method, key, None)
+        if isinstance(size, int) and size > fewest:
+            raise ConfigError(f"method.{key}: a batch of {size} does not fit the smallest client, which has {fewest} samples.")
+
+
+def choose_device(config: Config, local_rank: int) -> torch.device:
+    """Return the device of a process: one GPU a rank where GPUs are wanted and there, ranks beyond their number wrap around."""
+    if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if config.device in ("auto", "cuda"):
+        return torch.device("cuda", local_rank % torch.cuda.device_count())
+    return torch.device(config.device)

@@ -1,0 +1,90 @@
+"""Starts a run on this machine: checks the configuration, then becomes torchrun's agent for one server and N workers."""
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from byzdist.config import Config, load
+from byzdist.errors import ConfigError, RunError
+from byzdist.experiment import prepare
+
+_DEFAULT_WORKERS = 4
+
+
+def launch(path: str, overrides: Sequence[str], workers: int | None, out: Path | None) -> int:
+    """Run the experiment with 1 + ``workers`` processes; return the exit code.
+
+    Raises:
+        ConfigError: before anything is started.
+        RunError: if the run failed, with the first failure's reason.
+    """
+    config = load(path, overrides)
+    prepare(config, torch.device("cpu"))  # also warms the data cache for the processes to come
+    workers = min(_DEFAULT_WORKERS, config.clients.count) if workers is None else workers
+    if workers > config.clients.count:
+        raise ConfigError(f"--workers: {workers} processes for {config.clients.count} clients; at most one a client.")
+    folder = new_folder(config, out)
+    code = _start(["-m", "byzdist", "run", path, *overrides, "--out", str(folder)], workers)
+    if code == 0 and not (folder / "summary.json").exists():
+        raise RunError("the run was interrupted before its first round.")
+    return code
+
+
+def new_folder(config: Config, out: Path | None) -> Path:
+    """Return the run's folder, which must not hold anything yet.
+
+    Raises:
+        ConfigError: if it does, or cannot be made.
+    """
+    folder = out or Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise ConfigError(f"--out: {str(folder)!r} is not empty; name a new folder.")
+        (folder / "metrics.jsonl").touch()
+        (folder / "metrics.jsonl").unlink()
+    except OSError as error:
+        raise ConfigError(f"--out: cannot write to {str(folder)!r}: {error.strerror}.") from None
+    return folder
+
+
+def _start(command: Sequence[str], workers: int) -> int:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does for several processes
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we report failures ourselves
+    agent = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=1 + workers,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(agent, sys.executable)(*command)
+    except ChildFailedError as error:
+        _, failure = error.get_first_failure()
+        raise RunError(f"rank {failure.global_rank} failed: {failure.message}") from None
+    except SignalException as interruption:
+        return 0 if interruption.sigval in (signal.SIGINT, signal.SIGTERM) else 1
+    return 0
+
+
+def report_failure(reason: str) -> None:
+    """Leave the reason of a rank's failure where the agent that started it looks."""
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file:
+        Path(file).write_text(json.dumps({"message": reason, "timestamp": str(int(time.time()))}))

@@ -1,0 +1,134 @@
+"""One process of a run: rank 0 is the parameter server, every other rank a worker."""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import signal
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+
+from byzdist import __version__
+from byzdist.attacks import ATTACKS
+from byzdist.attacks.collusion import Collusion
+from byzdist.config import Config, dump, load
+from byzdist.data import write_table
+from byzdist.errors import ConfigError, RunError
+from byzdist.evaluation import Evaluator
+from byzdist.experiment import Experiment, choose_device, prepare
+from byzdist.launcher import new_folder, report_failure
+from byzdist.metrics import Metrics
+from byzdist.progress import Progress
+from byzdist.server import Server
+from byzdist.transport.collective import CollectiveServer, CollectiveWorker, open_group
+from byzdist.worker import Worker
+
+log = logging.getLogger("byzdist")
+_JOIN_PATIENCE = timedelta(minutes=5)
+
+
+def run_rank(path: str, overrides: Sequence[str], out: Path | None) -> int:
+    """Run this process's part, as the environment (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) says; return the exit code."""
+    rank = int(os.environ["RANK"])
+    _configure_logging("server" if rank == 0 else f"w{rank}")
+    try:
+        config = load(path, overrides)
+        torch.set_num_threads(config.threads)
+        device = choose_device(config, int(os.environ.get("LOCAL_RANK", "0")))
+        experiment = prepare(config, device)
+        store, _, world_size = next(iter(dist.rendezvous("env://", timeout=_JOIN_PATIENCE)))
+        _agree(store, rank, config)
+        open_group(dist.PrefixStore("group", store), rank, world_size, device)
+        if rank == 0:
+            _serve(experiment, world_size - 1, out)
+        else:
+            _work(experiment, rank, world_size - 1, store)
+    except (ConfigError, RunError) as error:
+        report_failure(str(error))
+        raise
+    return 0
+
+
+def _configure_logging(who: str) -> None:
+    level = os.environ.get("BYZDIST_LOG", "WARNING").upper()
+    logging.basicConfig(stream=sys.stderr, format=f"[{who}] %(levelname)s %(message)s", force=True)
+    log.setLevel(level if level in logging.getLevelNamesMapping() else "WARNING")
+
+
+def _agree(store: dist.Store, rank: int, config: Config) -> None:
+    """Make sure that every rank runs the same experiment."""
+    mine = hashlib.sha256(dump(config).encode()).hexdigest()
+    if rank == 0:
+        store.set("configuration", mine)
+    elif store.get("configuration").decode() != mine:
+        raise ConfigError(f"the configuration of rank {rank} is not the server's; give every rank the same file and overrides.")
+
+
+def _serve(experiment: Experiment, workers: int, out: Path | None) -> None:
+    config = experiment.config
+    folder = out or new_folder(config, None)
+    folder.mkdir(parents=True, exist_ok=True)
+    _describe(experiment, workers, folder)
+    evaluator = Evaluator(experiment.oracle, experiment.dataset, config.clients.good)
+    transport = CollectiveServer(experiment.shape(workers))
+    metrics = Metrics(folder)
+    with Progress(config, folder) as progress:
+        server = Server(experiment, transport, metrics, evaluator.evaluate, progress.show)
+        _stop_on_signals(server)
+        status = "failed"
+        try:
+            status = server.run()
+        finally:
+            summary = metrics.close(status)
+        transport.stop()
+        progress.finish(summary)
+
+
+def _stop_on_signals(server: Server) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
+        server.stop()
+        signal.signal(number, signal.SIG_DFL)  # the second one ends the process at once
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+
+
+def _work(experiment: Experiment, rank: int, workers: int, store: dist.Store) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the server ends the run
+    config, shape = experiment.config, experiment.shape(workers)
+    collusion = None
+    if getattr(ATTACKS.get(config.attack["name"]), "omniscient", False):
+        collusion = Collusion(
+            dist.PrefixStore("collusion", store), shape.dimension, shape.dtype, config.transport.deadline
+        )
+    worker = Worker(config, rank, workers, experiment.oracle, experiment.method, experiment.compressors, collusion)
+    worker.run(CollectiveWorker(shape))
+
+
+def _describe(experiment: Experiment, workers: int, folder: Path) -> None:
+    """Write what the run is: config.yaml, run.json and clients.csv."""
+    config = experiment.config
+    facts = {
+        "byzdist": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "seed": config.seed,
+        "workers": workers,
+        "parameters": experiment.oracle.dimension,
+        "method": {key: value for key, value in vars(experiment.method).items() if key != "memory"},
+        "device": str(experiment.device),
+        "threads": config.threads,
+        "host": {"name": platform.node(), "machine": platform.machine(), "cpus": os.cpu_count(), "system": platform.platform()},
+    }
+    (folder / "config.yaml").write_text(dump(config))
+    (folder / "run.json").write_text(json.dumps(facts, indent=2) + "\n")
+    labels, classes = experiment.dataset.labels, experiment.dataset.classes
+    write_table(experiment.split.table(labels, classes), folder / "clients.csv")

@@ -1,0 +1,181 @@
+"""The parameter server's loop: Algorithm 1 as it is written, over whatever method and transport the configuration names."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from byzdist.aggregation import Aggregator
+from byzdist.experiment import Experiment
+from byzdist.metrics import Line, Metrics
+from byzdist.randomness import stream
+from byzdist.sampling import draw_cohort
+from byzdist.transport.base import Missing, Request, ServerEnd, as_matrix
+
+log = logging.getLogger(__name__)
+
+
+class Server:
+    """The state of the parameter server: the model x^k (in the transport's frame) and the estimate g^k.
+
+    Args:
+        evaluate: maps x to loss, gap, grad_norm and accuracy, as far as they are defined.
+        show: is told each round's line and which evaluation was the last.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        transport: ServerEnd,
+        metrics: Metrics,
+        evaluate: Callable[[Tensor], dict[str, float]],
+        show: Callable[[Line, Metrics], None],
+    ) -> None:
+        config = experiment.config
+        self._config, self._method = config, experiment.method
+        self._compressors = experiment.compressors
+        self._transport, self._metrics = transport, metrics
+        self._evaluate, self._show = evaluate, show
+        self._robust = Aggregator(config.aggregation.rule, config.aggregation.pre)
+        self._sampled = Aggregator("mean") if self._method.plain_mean else self._robust
+        self.x = transport.frame.current
+        self.x.copy_(experiment.oracle.initial())
+        self.g = torch.zeros_like(self.x)
+        self._dense: Tensor | None = None  # decoded vectors, where the payloads themselves are not the values
+        self._bad = frozenset(config.clients.bad)
+        self._stop = False
+        self._sparsity = _Sparsity()
+
+    def stop(self) -> None:
+        """End the run after the round in progress."""
+        self._stop = True
+
+    def run(self) -> str:
+        """Train; return "finished" or "stopped"."""
+        if self._method.starts_full:
+            self._round(0, full=True)
+        for round_ in range(1, self._config.rounds + 1):
+            if self._stop:
+                return "stopped"
+            self._step()
+            self._round(round_, full=self._method.is_full(self._config.seed, round_))
+        return "finished"
+
+    def _step(self) -> None:
+        """Set x^k = x^{k-1} - γ g^{k-1}."""
+        frame = self._transport.frame
+        frame.previous.copy_(frame.current)
+        frame.current.add_(self.g, alpha=-self._method.step_size)
+
+    def _round(self, round_: int, full: bool) -> None:
+        seed = self._config.seed
+        times = [time.perf_counter()]
+        size = self._method.full_cohort if full else self._method.cohort
+        assert size is not None
+        cohort = draw_cohort(seed, round_, self._config.clients.count, size)
+        compressor = self._compressors[full]
+        length = compressor.length(len(self.x), self.x.dtype)
+        needs_previous = self._method.sends_differences and not full
+        self._transport.send(Request(round_, full, cohort, length, needs_previous))
+        times.append(time.perf_counter())
+        self._metrics.flush()
+        replies = self._transport.collect(self._config.transport.deadline)
+        times.append(time.perf_counter())
+        received, missing = self._decode(replies, round_, full)
+        line = self._update(received, round_, full)
+        times.append(time.perf_counter())
+        self._record(line, round_, full, cohort, missing, times)
+
+    def _decode(
+        self, replies: dict[int, Tensor | Missing], round_: int, full: bool
+    ) -> tuple[Tensor | None, dict[int, str]]:
+        """Return the vectors of the usable replies as rows by ascending client id, and why the others are missing."""
+        missing = {client: reply.reason for client, reply in replies.items() if isinstance(reply, Missing)}
+        present = {client: reply for client, reply in replies.items() if isinstance(reply, Tensor)}
+        if not present:
+            return None, missing
+        compressor = self._compressors[full]
+        if compressor.in_place:
+            vectors = as_matrix(list(present.values()), self.x.dtype)
+        else:
+            if self._dense is None:
+                self._dense = self.x.new_empty(self._method.cohort, len(self.x))
+            vectors = self._dense[: len(present)]
+            for row, (client, payload) in zip(vectors, present.items(), strict=True):
+                compressor.decode(payload, row, self._config.seed, round_, client)
+        low, high = torch.aminmax(vectors, dim=1)
+        finite = (low.isfinite() & high.isfinite()).tolist()
+        if not all(finite):
+            missing |= {client: "not finite" for client, good in zip(present, finite, strict=True) if not good}
+            rows = [i for i, good in enumerate(finite) if good]
+            return (vectors[rows] if rows else None), missing
+        return vectors, missing
+
+    def _update(self, received: Tensor | None, round_: int, full: bool) -> Line:
+        """Turn g^{k-1} into g^k; return what the metrics say of the aggregation."""
+        line: Line = {"clipped": 0, "clip_level": None}
+        if received is None:
+            return line
+
+        def aggregate(vectors: Tensor, level: float | None) -> Tensor:
+            aggregator = self._robust if full else self._sampled
+            declared = self._config.declared_byzantine * len(vectors) // self._config.clients.count
+            generator = stream(self._config.seed, "aggregation", 0, round_)
+            result = aggregator(vectors, f=declared, clip=level, generator=generator)
+            line.update(clipped=result.clipped, clip_level=level, f=result.f)
+            self._sparsity.watch(vectors, result.vector)
+            return result.vector
+
+        if full or round_ == 0:
+            self.g.copy_(aggregate(received, None))
+        else:
+            self._method.update(self.g, received, aggregate)
+        return line
+
+    def _record(
+        self, line: Line, round_: int, full: bool, cohort: np.ndarray, missing: dict[int, str], times: list[float]
+    ) -> None:
+        ids = cohort.tolist()
+        record: dict[str, Any] = {
+            "round": round_,
+            "kind": "full" if full else "sampled",
+            "cohort": ids,
+            "replies": len(ids) - len(missing),
+            "missing": missing,
+            "byzantine": sum(client in self._bad for client in ids),
+            **line,
+            "bytes_up": self._transport.bytes_up,
+            "bytes_down": self._transport.bytes_down,
+        }
+        if round_ % self._config.evaluate.every == 0 or round_ == self._config.rounds:
+            record |= self._evaluate(self.x)
+        request, wait, aggregate = (after - before for before, after in zip(times, times[1:], strict=False))
+        total = time.perf_counter() - times[0]
+        record["seconds"] = {"request": request, "wait": wait, "aggregate": aggregate, "total": total}
+        self._metrics.add(record)
+        self._show(record, self._metrics)
+
+
+class _Sparsity:
+    """Warns, once, when a rule's results are far sparser than the vectors it gets (SPEC: the trap of medians and rand_k)."""
+
+    _ROUNDS = 20
+
+    def __init__(self) -> None:
+        self._seen, self._vectors, self._results = 0, 0.0, 0.0
+
+    def watch(self, vectors: Tensor, result: Tensor) -> None:
+        if self._seen >= self._ROUNDS:
+            return
+        self._seen += 1
+        self._vectors += float(torch.count_nonzero(vectors)) / len(vectors)
+        self._results += float(torch.count_nonzero(result))
+        if self._seen == self._ROUNDS and self._results < self._vectors / 2:
+            log.warning(
+                "the aggregation rule returns mostly zeros: coordinate-wise medians of independently sparsified vectors do. "
+                "Use compression.support=shared, bucketing, or a rule that is not coordinate-wise."
+            )

@@ -1,0 +1,149 @@
+"""Algorithm 1 of the paper and its relatives in one process, written for the tests alone: numpy loops, no shared code.
+
+Only what defines a run is taken from byzdist: the keys of the random draws (`stream`, `draw_mask`). Binary logistic regression
+with l2·‖x‖² is the loss, coordinate-wise median with bucketing the rule. Sums run in another order than in byzdist, so results
+agree to rounding, not bit for bit.
+"""
+
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from byzdist.compression.rand_k import draw_mask
+from byzdist.randomness import stream
+
+
+class Reference:
+    """Runs a configuration (a plain mapping, as in the YAML file) on features [N, d] and labels {0, 1} [N]."""
+
+    def __init__(self, config: dict[str, Any], features: np.ndarray, labels: np.ndarray) -> None:
+        self.config, self.method, self.attack = config, config["method"], config.get("attack", {"name": "none"})
+        self.seed = config["seed"]
+        self.n, self.bad_count = config["clients"]["count"], config["clients"].get("byzantine", 0)
+        self.bad = set(range(self.n - self.bad_count, self.n))
+        self.features, self.signs = features, 2.0 * labels - 1
+        self.eta = config["model"]["l2"]
+        self.start = np.zeros(features.shape[1])
+        self.momentum: dict[int, np.ndarray] = {}
+
+    def gradient(self, x: np.ndarray, client: int, batch: np.ndarray | None) -> np.ndarray:
+        rows = slice(None) if batch is None else batch
+        signs = self.signs[rows] * (-1 if self.attack["name"] == "label_flip" and client in self.bad else 1)
+        features = self.features[rows]
+        weights = -signs / (1 + np.exp(signs * (features @ x)))
+        return features.T @ weights / len(signs) + 2 * self.eta * x
+
+    def batch(self, client: int, round_: int, size: int) -> np.ndarray:
+        return stream(self.seed, "batch", client, round_).choice(len(self.signs), size, replace=False)
+
+    def honest(self, client: int, round_: int, full: bool, x: np.ndarray, x_old: np.ndarray) -> np.ndarray:
+        name, size = self.method["name"], self.method["batch_size"]
+        if name in ("sgd", "momentum_sgd"):
+            gradient = self.gradient(x, client, self.batch(client, round_, size))
+            if name == "sgd":
+                return gradient
+            beta = self.method["momentum"]
+            held = self.momentum.get(client)
+            self.momentum[client] = gradient if held is None else beta * held + (1 - beta) * gradient
+            return self.momentum[client]
+        if full:
+            b = self.method.get("full_batch", "all")
+            return self.gradient(x, client, None if b == "all" else self.batch(client, round_, b))
+        batch = self.batch(client, round_, size)
+        return self.gradient(x, client, batch) - self.gradient(x_old, client, batch)
+
+    def attacked(
+        self, client: int, round_: int, own: np.ndarray, good: dict[int, np.ndarray], cohort: list[int], shift: np.ndarray
+    ) -> np.ndarray:
+        name = self.attack["name"]
+        byzantine = len(self.bad & set(cohort))
+        if name in ("none", "label_flip"):
+            return own
+        if name == "bit_flip":
+            return -own
+        if name == "gaussian":
+            noise = stream(self.seed, "attack", client, round_).standard_normal(len(own))
+            return self.attack.get("sigma", 1.0) * noise
+        if name == "zero":
+            return np.zeros_like(own)
+        if name in ("inf", "nan"):
+            return np.full_like(own, float(name))
+        if name == "shift_back":
+            return shift if 2 * byzantine > len(cohort) else own
+        vectors = list(good.values()) or [own]
+        if name == "ipm":
+            return -self.attack.get("epsilon", 0.1) * np.mean(vectors, axis=0)
+        if name == "alie":
+            n_c = len(cohort)
+            share = (n_c - (n_c // 2 + 1)) / (n_c - byzantine) if n_c > byzantine else 0.0
+            z = NormalDist().inv_cdf(share) if 0 < share < 1 else 0.0
+            return np.mean(vectors, axis=0) - z * (np.std(vectors, axis=0) if good else 0.0)
+        assert name == "mimic"
+        target = self.attack.get("target", 0)
+        for candidate in [*range(target, self.n), *range(target)]:
+            if candidate in good:
+                return good[candidate]
+        return own
+
+    def compressed(self, vector: np.ndarray, client: int, round_: int) -> np.ndarray:
+        spec = self.config.get("compression", {"name": "identity"})
+        if spec["name"] == "identity":
+            return vector
+        k = int(np.ceil(spec["ratio"] * len(vector)))
+        shared = spec.get("support") == "shared"
+        keys = ("shared mask", 0) if shared else ("mask", client)
+        mask = draw_mask(stream(self.seed, *keys, round_), len(vector), k).numpy()
+        kept = np.zeros_like(vector)
+        kept[mask] = vector[mask] * len(vector) / k
+        return kept
+
+    def rule(self, vectors: list[np.ndarray], round_: int) -> np.ndarray:
+        """Coordinate-wise median after bucketing, as configured."""
+        steps = self.config["aggregation"].get("pre", [])
+        if steps:
+            size = steps[0]["size"]
+            order = stream(self.seed, "aggregation", 0, round_).permutation(len(vectors))
+            groups = [order[i : i + size] for i in range(0, len(order), size)]
+            vectors = [np.mean([vectors[j] for j in group], axis=0) for group in groups]
+        return np.median(vectors, axis=0)
+
+    def run(self) -> np.ndarray:
+        method = self.method
+        marina = method["name"].startswith("byz_vr_marina")
+        gamma, alpha = method["step_size"], method.get("clip", "none" if method["name"] == "byz_vr_marina" else 1.0)
+        c, c_full = method.get("cohort") or self.n, method.get("full_cohort") or self.n
+        x, g = self.start.copy(), np.zeros_like(self.start)
+        x_old = x
+        for round_ in range(self.config["rounds"] + 1):
+            if round_ == 0 and method.get("g0", "full") == "zero":
+                continue
+            full = round_ == 0 or (marina and stream(self.seed, "coin", 0, round_).random() < method["p"])
+            size = c_full if full else c
+            cohort = list(range(self.n))
+            if size < self.n:
+                cohort = sorted(stream(self.seed, "cohort", 0, round_).choice(self.n, size, replace=False).tolist())
+            if round_ > 0:
+                x_old, x = x, x - gamma * g
+            sent = {i: self.honest(i, round_, full, x, x_old) for i in cohort}
+            good = {i: v for i, v in sent.items() if i not in self.bad}
+            shift = self.attack.get("scale", 1.0) * (x - self.start) - (g if marina and not full else 0)
+            for i in set(cohort) & self.bad:
+                sent[i] = self.attacked(i, round_, sent[i], good, cohort, shift)
+            if not full:
+                sent = {i: self.compressed(v, i, round_) for i, v in sent.items()}
+            vectors = [v for _, v in sorted(sent.items()) if np.isfinite(v).all()]
+            if not vectors:
+                continue
+            if full:
+                g = self.rule(vectors, round_)
+                continue
+            level = np.inf
+            if alpha != "none":
+                level = alpha * np.linalg.norm(g) * (1 if method.get("clip_reference") == "gradient" else gamma)
+            base = np.zeros_like(g) if marina or alpha == "none" else g
+            deviations = [v - base for v in vectors]
+            clipped = [v * min(1.0, level / np.linalg.norm(v)) if v.any() else v for v in deviations]
+            step = np.mean(clipped, axis=0) if method["name"].endswith("plus") else self.rule(clipped, round_)
+            g = g + step if marina else base + step
+        return x
