@@ -1,0 +1,20 @@
+"""Robust aggregation of the rows of a matrix: `aggregate` for one call, `Aggregator` for many."""
+
+from byzdist.aggregation import coordinate, mixing, span
+from byzdist.aggregation.engine import Aggregated, Aggregator, aggregate
+from byzdist.aggregation.rules import PRE, RULES, Facts, column_rule, pre_step, span_rule
+
+__all__ = [
+    "PRE",
+    "RULES",
+    "Aggregated",
+    "Aggregator",
+    "Facts",
+    "aggregate",
+    "column_rule",
+    "coordinate",
+    "mixing",
+    "pre_step",
+    "span",
+    "span_rule",
+]

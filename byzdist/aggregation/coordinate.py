@@ -1,0 +1,121 @@
+"""Column rules: each coordinate of the result depends on that coordinate of the vectors alone."""
+
+import math
+
+from byzdist.aggregation.columns import Columns, Row
+from byzdist.aggregation.networks import HIGH, LOW
+from byzdist.aggregation.points import Points
+from byzdist.aggregation.rules import Facts, Floats, column_rule, minority
+from byzdist.aggregation.span import krum_scores
+
+
+def _middle(n: int) -> range:
+    return range((n - 1) // 2, n // 2 + 1)
+
+
+@column_rule(
+    "coordinate_median",
+    Facts(
+        max_f=minority,
+        breakdown="1/2",
+        robustness="(f, kappa): kappa = 4 (1 + f/(n-2f))^2 [Allouah et al. 2023]; (delta, c) after bucketing, c = O(d)",
+        norm_bound=lambda n, f: math.sqrt(n / math.ceil(n / 2)),
+        paper_norm_bound=lambda n, f, d: math.sqrt(d),
+        cost="O(n log^2 n) comparisons a coordinate",
+    ),
+)
+def coordinate_median(columns: Columns, f: int) -> Row:
+    """Take the median of each coordinate; of an even number of vectors, the mean of the two in the middle.
+
+    Yin et al., "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates", ICML 2018. f does not enter.
+    """
+    n, wanted = columns.size, _middle(columns.size)
+    labels = tuple(LOW if k < wanted[0] else HIGH if k > wanted[-1] else 0 for k in range(n))
+    rows = columns.ranks(labels)
+    return columns.mean([rows[k] for k in wanted])
+
+
+@column_rule(
+    "trimmed_mean",
+    Facts(
+        max_f=minority,
+        breakdown="f/n < 1/2, for the declared f",
+        robustness="(f, kappa): kappa = 6f/(n-2f) (1 + f/(n-2f)) [Allouah et al. 2023]",
+        norm_bound=lambda n, f: math.sqrt(n / (n - 2 * f)),
+        cost="O(n log^2 n) comparisons a coordinate",
+    ),
+)
+def trimmed_mean(columns: Columns, f: int) -> Row:
+    """Take the mean of each coordinate without its f largest and f smallest values.
+
+    Yin et al., ICML 2018.
+    """
+    n = columns.size
+    rows = columns.ranks((LOW,) * f + (0,) * (n - 2 * f) + (HIGH,) * f)
+    return columns.mean(rows[f : n - f])
+
+
+def closest_mean(columns: Columns, count: int) -> Row:
+    """Return, in each coordinate, the mean of the ``count`` values closest to the median.
+
+    In ascending order those values are neighbours, and of ``count`` neighbours exactly one has each remainder of its rank modulo
+    ``count``. So the best of each remainder is chosen alone, without a search for where the run begins.
+    """
+    n = columns.size
+    if count == n:
+        return columns.mean(columns.ranks((0,) * n))
+    wanted = _middle(n)
+    alone = range(n - count, count)  # ranks whose remainder no other rank shares: always chosen, so their order is free
+    labels = [k + n if k not in alone else 0 if k < wanted[0] else 2 if k > wanted[-1] else 1 for k in range(n)]
+    rows = columns.ranks(tuple(labels))
+    centre = columns.mean([rows[k] for k in wanted])
+    return columns.mean([columns.nearest(rows[k::count], centre) for k in range(count)])
+
+
+@column_rule(
+    "meamed",
+    Facts(
+        max_f=minority,
+        breakdown="f/n < 1/2, for the declared f",
+        norm_bound=lambda n, f: math.sqrt(n / (n - f)),
+        robustness="",
+        cost="O(n log^2 n) comparisons a coordinate",
+    ),
+)
+def meamed(columns: Columns, f: int) -> Row:
+    """Take, in each coordinate, the mean of the n - f values closest to the median.
+
+    Xie, Koyejo, Gupta, "Generalized Byzantine-tolerant SGD", 2018 (mean around median).
+    """
+    return closest_mean(columns, columns.size - f)
+
+
+def _krum_repeatedly(points: Points, f: int) -> Floats:
+    """Return the matrix that picks n - 2f points, each the Krum choice among those not yet picked."""
+    n = points.size
+    left, chosen = list(range(n)), []
+    squared = points.squared_distances()
+    while len(chosen) < max(1, n - 2 * f):
+        scores = krum_scores(squared[left][:, left], f, 2)
+        chosen.append(left.pop(int(scores.argmin())))
+    pick = points.identity()
+    return pick[chosen]
+
+
+@column_rule(
+    "bulyan",
+    Facts(
+        max_f=lambda n: max(0, (n - 3) // 4),
+        breakdown="n >= 4f + 3",
+        robustness="",
+        norm_bound=lambda n, f: math.sqrt((n - 2 * f) / (n - 4 * f)),
+        cost="O(n^2 d) for the inner products, O(n log^2 n) comparisons a coordinate",
+    ),
+    select=_krum_repeatedly,
+)
+def bulyan(columns: Columns, f: int) -> Row:
+    """Pick n - 2f vectors by repeated Krum; in each coordinate, take the mean of the n - 4f values closest to their median.
+
+    El Mhamdi, Guerraoui, Rouault, "The Hidden Vulnerability of Distributed Learning in Byzantium", ICML 2018.
+    """
+    return closest_mean(columns, columns.size - 2 * f)

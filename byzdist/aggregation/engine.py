@@ -1,0 +1,186 @@
+"""The aggregator: pre-aggregation steps, then the rule, over the data at most twice."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from byzdist.aggregation.columns import LARGEST_NETWORK, Columns
+from byzdist.aggregation.mixing import Generator, clip_factors
+from byzdist.aggregation.points import Points
+from byzdist.aggregation.rules import PRE, RULES, PreStep, Rule
+from byzdist.aggregation.vectors import Vectors, Workspace
+from byzdist.errors import ConfigError
+from byzdist.registry import Registry
+
+Named: TypeAlias = str | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Aggregated:
+    """What an aggregator made of the rows.
+
+    Attributes:
+        vector: the result, d entries.
+        clipped: how many rows the server's clipping shortened.
+        f: the number of Byzantine rows that the rule worked with.
+        dropped: the rows left out because they were not finite.
+    """
+
+    vector: Tensor
+    clipped: int
+    f: int
+    dropped: tuple[int, ...] = ()
+
+
+def _resolve(registry: Registry[Any], named: Named, key: str) -> tuple[Any, dict[str, Any]]:
+    """Return what a name or {name: ..., parameters} stands for, and its checked parameters."""
+    if isinstance(named, str):
+        named = {"name": named}
+    if "name" not in named:
+        raise ConfigError(f"{key}: give the name of a {registry.kind}, as in {{name: {next(iter(registry))}}}.")
+    parameters = {k: v for k, v in named.items() if k != "name"}
+    return registry.get(named["name"], f"{key}.name"), registry.check(named["name"], parameters, key)
+
+
+class Aggregator:
+    """One rule with its pre-aggregation steps, made once and called every round; it keeps its workspaces.
+
+    Args:
+        rule: a registered name, or {name: ..., parameters}.
+        pre: steps in the order in which they are applied, each given likewise.
+        key: where the configuration names all this, for errors.
+    """
+
+    def __init__(self, rule: Named, pre: Sequence[Named] = (), *, key: str = "aggregation") -> None:
+        self.rule: Rule
+        self.rule, self._parameters = _resolve(RULES, rule, f"{key}.rule")
+        self.pre: list[tuple[PreStep, dict[str, Any]]] = [
+            _resolve(PRE, step, f"{key}.pre[{i}]") for i, step in enumerate(pre)
+        ]
+        self._workspace = Workspace()
+
+    def max_f(self, n: int) -> int:
+        """Return the largest number of Byzantine rows, of n, that steps and rule accept."""
+        most = max(0, n - 1)
+        for step, parameters in self.pre:
+            n = step.size(n, **parameters)
+        return min(most, self.rule.facts.max_f(n)) if n > 1 else 0
+
+    def __call__(
+        self,
+        V: Tensor,
+        *,
+        f: int = 0,
+        clip: float | None = None,
+        generator: Generator = None,
+        out: Tensor | None = None,
+        nonfinite: Literal["error", "drop", "trust"] = "trust",
+    ) -> Aggregated:
+        """Aggregate the rows of V (n x d; any device and floating type; rows may be strided; never written to).
+
+        Args:
+            V: the vectors, n >= 1 rows.
+            f: how many rows may be Byzantine; at most ``max_f(n)`` is used, and returned.
+            clip: the server's threshold, to which each row is shortened before anything else.
+            generator: what bucketing draws its permutation from.
+            out: where the result goes, d entries; a new tensor by default.
+            nonfinite: rows with NaN or infinity are an "error", are left out ("drop", each counted against f), or were removed by the
+                caller ("trust").
+        """
+        assert V.ndim == 2 and V.shape[0] >= 1 and V.is_floating_point(), "V is n x d, n >= 1, floating point"
+        dropped = () if nonfinite == "trust" else _nonfinite_rows(V)
+        if dropped and (nonfinite == "error" or len(dropped) == len(V)):
+            raise ConfigError(f"V: rows {list(dropped)} hold NaN or infinity; remove them, or pass nonfinite='drop'.")
+        rows = [i for i in range(len(V)) if i not in dropped] if dropped else None
+        vectors = Vectors(V, self._workspace, rows)
+        f = min(max(0, f - len(dropped)), self.max_f(vectors.n))
+        points, clipped = Points(vectors), 0
+        if clip is not None:
+            factors = clip_factors(points.norms(), clip)
+            clipped = int((factors < 1.0).sum())
+            points = points.scaled(factors)
+        for step, parameters in self.pre:
+            points = step(points, f, generator, **parameters)
+        if out is None:
+            out = torch.empty(V.shape[1], dtype=V.dtype, device=V.device)
+        return Aggregated(self._apply(points, f, out), clipped, f, dropped)
+
+    def _apply(self, points: Points, f: int, out: Tensor) -> Tensor:
+        if points.size == 1:
+            return _weigh(points, np.ones(1), out)
+        if self.rule.kind == "span":
+            return _weigh(points, self.rule(points, f, **self._parameters), out)
+        if self.rule.select is not None:
+            points = points.mixed(self.rule.select(points, f))
+        return self._columns(points, f, out)
+
+    def _columns(self, points: Points, f: int, out: Tensor) -> Tensor:
+        vectors, m = points.vectors, points.size
+        width = vectors.width(32768) if m <= LARGEST_NETWORK else max(16, min(vectors.d, (1 << 20) // m))
+        cpu = vectors.V.device.type == "cpu"
+        for start, stop, tile in vectors.tiles(width):
+            spare = self._workspace.get("spare", m + 4, stop - start, vectors.V, vectors.dtype)
+            if points.mix is not None:
+                mixed = self._workspace.get("mixed", m, stop - start, vectors.V, vectors.dtype)
+                tile = vectors.mixed(points.mix, tile, mixed)
+            if cpu:
+                columns = Columns(list(tile.numpy()), list(spare.numpy()), writable=points.mix is not None)
+            else:
+                columns = Columns(tile.unbind(), spare.unbind(), writable=points.mix is not None, lib=torch)
+            row = self.rule(columns, f, **self._parameters)
+            row = torch.from_numpy(row) if cpu else row
+            # adding zero turns -0 into 0: which of two zeros a comparison keeps depends on their places
+            if out.dtype == row.dtype:
+                torch.add(row, 0.0, out=out[start:stop])
+            else:
+                out[start:stop] = row + 0.0
+        return out
+
+
+def _weigh(points: Points, weights: np.ndarray[Any, Any], out: Tensor) -> Tensor:
+    mixed = weights if points.mix is None else points.mix.T @ weights
+    return points.vectors.weighted_sum(np.ascontiguousarray(mixed), out)
+
+
+def _nonfinite_rows(V: Tensor) -> tuple[int, ...]:
+    """Return the rows with NaN or infinity: their sums show them, or overflow and are looked at closely."""
+    suspects = (~torch.isfinite(V.sum(dim=1))).nonzero()[:, 0].tolist()
+    return tuple(i for i in suspects if not torch.isfinite(V[i]).all())
+
+
+def aggregate(
+    V: Tensor,
+    rule: Named,
+    *,
+    pre: Sequence[Named] = (),
+    f: int = 0,
+    generator: Generator = None,
+    nonfinite: Literal["error", "drop"] = "error",
+) -> Tensor:
+    """Aggregate the rows of V once: the pre-aggregation steps in order, then the rule.
+
+    Args:
+        V: n x d, any device, floating point; rows may be strided; never written to.
+        rule: a registered name, or {name: ..., parameters}.
+        pre: steps, each given likewise.
+        f: the declared number of Byzantine rows.
+        generator: a torch.Generator or numpy Generator; only bucketing draws.
+        nonfinite: "error", or "drop" to leave rows with NaN or infinity out and count them against f.
+
+    Returns:
+        d entries, of V's dtype and on its device.
+
+    Raises:
+        ConfigError: an unknown name, a wrong parameter, an f larger than the rule's maximum, rows that are not finite.
+    """
+    if V.ndim != 2 or not V.is_floating_point() or V.shape[0] == 0:
+        raise ConfigError(f"V: n x d of a floating type with n >= 1 is needed (it is {tuple(V.shape)}, {V.dtype}).")
+    aggregator = Aggregator(rule, pre, key="")
+    most = aggregator.max_f(V.shape[0])
+    if not 0 <= f <= most:
+        raise ConfigError(f"f: {f} of {V.shape[0]} rows; 0 to {most} are possible with these steps and this rule.")
+    return aggregator(V, f=f, generator=generator, nonfinite=nonfinite).vector

@@ -1,0 +1,158 @@
+"""Inner products of the rows, right where rows nearly agree: tiles in the data's own precision, sums in float64.
+
+A distance computed as K_ii + K_jj - 2 K_ij keeps few digits where it is small beside K_ii. So the rows are seen from a point among
+them, and the pairs that are still too close for the precision at hand are looked at again from a point among themselves.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from byzdist.aggregation.rules import Floats
+
+if TYPE_CHECKING:
+    from byzdist.aggregation.vectors import Vectors
+
+Indices: TypeAlias = NDArray[np.intp]
+
+BLOCK = 1024  # columns that are summed in the data's precision; fixed, so that the bits depend on no tile size
+WIDTH = 32 * BLOCK
+CANCELLED = {
+    torch.float32: 1 / 16,
+    torch.float64: 1e-9,
+}  # squared distances below this share of K_ii + K_jj are looked at again
+SAFE = (1e-24, 1e30)  # sums of squares of float32 within these limits neither overflow nor vanish
+SAMPLE = 64  # rows, and blocks of 16 columns, that the reference is chosen by
+
+
+def geometry(vectors: Vectors) -> tuple[Floats, Floats]:
+    """Return the inner products, (n+1) x (n+1), of the rows and the origin in a frame among the rows, and their squared distances.
+
+    Squared distances are right to about 1e-6 relative, however close two rows are beside their lengths.
+    """
+    n, dtype = vectors.n, vectors.dtype
+    everyone = np.arange(n + 1)
+    reference = n
+    if dtype == torch.float32 and n * vectors.d <= 1 << 16:
+        dtype = torch.float64  # too small for precision to cost anything
+    if dtype == torch.float32:
+        reference = _reference(vectors)
+        inner = _inner_products(vectors, everyone, reference, dtype)
+        lengths = inner.diagonal()
+        if not np.isfinite(lengths).all() or lengths.max() > SAFE[1] or lengths.max() < SAFE[0]:
+            dtype = torch.float64
+    if dtype == torch.float64:
+        inner = _inner_products(vectors, everyone, reference, dtype)
+        if not np.isfinite(inner).all():  # beyond 1e150: far away, in a direction of its own
+            inner = np.where(np.isfinite(inner), inner, np.eye(n + 1) * 1e300)
+    squared = _squared(inner)
+    _look_again(vectors, inner, squared, everyone, CANCELLED[dtype])
+    diagonal = inner.diagonal().copy()
+    inner = (diagonal[:, None] + diagonal - squared) / 2
+    return inner, squared
+
+
+def lengths(vectors: Vectors) -> Floats:
+    """Return the Euclidean length of each row, n values, without their inner products."""
+    if vectors.n * vectors.d <= 1 << 16 or vectors.dtype == torch.float64:
+        parts = [torch.linalg.vector_norm(t, dim=1, dtype=torch.float64) for _, _, t in vectors.tiles(1 << 14)]
+        return np.asarray(torch.stack(parts).norm(dim=0).cpu().numpy() if len(parts) > 1 else parts[0].cpu().numpy())
+    total = np.zeros(vectors.n)
+    for _, _, tile in vectors.tiles(BLOCK):
+        squares = torch.linalg.vector_norm(tile, dim=1).double().square()
+        if not torch.isfinite(squares).all() or squares.max() < SAFE[0]:
+            squares = torch.linalg.vector_norm(tile, dim=1, dtype=torch.float64).square()
+        total += squares.cpu().numpy()
+    return np.sqrt(total)
+
+
+def _squared(inner: Floats) -> Floats:
+    diagonal = inner.diagonal()
+    squared: Floats = np.maximum(diagonal[:, None] + diagonal - 2 * inner, 0.0)
+    np.fill_diagonal(squared, 0.0)
+    return squared
+
+
+def _reference(vectors: Vectors) -> int:
+    """Return the row (n: the origin) to see the others from, judged by a sample of the columns."""
+    n, d = vectors.n, vectors.d
+    rows = np.unique(np.linspace(0, n - 1, min(n, SAMPLE)).astype(int))
+    starts = np.unique(np.linspace(0, max(0, d - 16), SAMPLE).astype(int))
+    sample = (
+        torch.cat([vectors.tile(s, min(s + 16, d))[torch.from_numpy(rows)] for s in starts], 1).double().cpu().numpy()
+    )
+    inner = sample @ sample.T
+    typical = np.median(_squared(inner), axis=1)
+    best = int(typical.argmin())
+    return n if typical[best] >= inner[best, best] / 2 else int(rows[best])
+
+
+def _inner_products(vectors: Vectors, points: Indices, reference: int, dtype: torch.dtype) -> Floats:
+    """Return the inner products of the points (row numbers; n is the origin) seen from the reference, one of them."""
+    n, d = vectors.n, vectors.d
+    shifted, all_rows = reference != n, len(points) == n + 1
+    rows = points[points < n]
+    has_origin = shifted and len(rows) < len(points)
+    block = BLOCK if d > BLOCK else max(16, -(-d // 32) * 16)
+    width = vectors.width(WIDTH, 2 * block)
+    m = len(rows) + has_origin
+    total = np.zeros((m, m))
+    for start in range(0, d, width):
+        stop = min(start + width, d)
+        blocks = max(2, -(-(stop - start) // block))  # two at least: a single product may be split among threads
+        buffer = vectors.workspace.get("gram", m, blocks * block, vectors.V, dtype)
+        view, tile = buffer[:, : stop - start], vectors.tile(start, stop)
+        buffer[:, stop - start :].zero_()
+        _see_from(tile, None if all_rows else rows, reference if shifted else None, view[: len(rows)])
+        if has_origin:
+            torch.neg(tile[reference], out=view[-1]) if dtype == tile.dtype else view[-1].copy_(tile[reference]).neg_()
+        parts = buffer.view(m, blocks, block).transpose(0, 1)
+        sums = torch.bmm(parts, parts.transpose(1, 2)).cpu().numpy()
+        for part in sums:
+            total += part
+    return _with_zeros(total, points, rows, has_origin, n)
+
+
+def _see_from(tile: Tensor, rows: Indices | None, reference: int | None, out: Tensor) -> None:
+    chosen = tile if rows is None else tile[torch.from_numpy(rows)]
+    if reference is None:
+        out.copy_(chosen)
+    elif out.dtype == tile.dtype:
+        torch.sub(chosen, tile[reference], out=out)
+    else:
+        out.copy_(chosen).sub_(tile[reference])
+
+
+def _with_zeros(total: Floats, points: Indices, rows: Indices, has_origin: bool, n: int) -> Floats:
+    """Return the matrix for all points: the origin, where it is the reference itself, has products of zero."""
+    if len(points) == len(rows) or has_origin:
+        return total
+    full = np.zeros((len(points), len(points)))
+    full[:-1, :-1] = total
+    return full
+
+
+def _look_again(vectors: Vectors, inner: Floats, squared: Floats, points: Indices, share: float) -> None:
+    """Replace, in ``squared``, the distances of pairs that cancellation spoiled, group by group, in float64."""
+    diagonal = inner.diagonal()
+    close = squared < share * (diagonal[:, None] + diagonal)
+    np.fill_diagonal(close, False)
+    if not close.any():
+        return
+    _, group_of = connected_components(close, directed=False)
+    for group in np.unique(group_of):
+        members = np.flatnonzero(group_of == group)
+        if len(members) < 2:
+            continue
+        chosen = points[members]
+        centre = int(chosen[-1] if chosen[-1] == vectors.n else chosen[close[np.ix_(members, members)].sum(1).argmax()])
+        again = _inner_products(vectors, chosen, centre, torch.float64)
+        finer = _squared(again)
+        _look_again(vectors, again, finer, chosen, CANCELLED[torch.float64])
+        squared[np.ix_(members, members)] = finer

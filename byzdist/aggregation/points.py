@@ -1,0 +1,93 @@
+"""The vectors that a rule sees, known by their inner products: mixing them again and again never touches the data."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import scipy.sparse
+
+from byzdist.aggregation.rules import Floats
+
+if TYPE_CHECKING:
+    from byzdist.aggregation.vectors import Vectors
+
+Matrix: TypeAlias = Any  # a dense float64 array or, where it would be large and empty, a scipy.sparse array
+
+SPARSE_FROM = 256  # rows
+
+
+class Points:
+    """m vectors, each a weighted sum of the n rows that were received: y = mix @ rows. Rows of ``mix`` sum to at most one.
+
+    What a weighted sum lacks to one is a weight on the origin, so that each y is an affine combination of rows and origin, and
+    its position is known from the inner products of those in any frame of reference.
+    """
+
+    def __init__(self, vectors: Vectors, mix: Matrix | None = None) -> None:
+        self.vectors, self.mix = vectors, mix
+        self.size: int = vectors.n if mix is None else mix.shape[0]
+
+    def mixed(self, matrix: Matrix) -> Points:
+        """Return the points matrix @ these."""
+        return Points(self.vectors, matrix if self.mix is None else matrix @ self.mix)
+
+    def scaled(self, factors: Floats) -> Points:
+        """Return these points, each times its factor (0 to 1)."""
+        if (factors == 1.0).all():
+            return self
+        if self.mix is not None:
+            return Points(self.vectors, factors[:, None] * self.mix)
+        sparse = self.size >= SPARSE_FROM
+        return Points(self.vectors, scipy.sparse.diags_array(factors).tocsr() if sparse else np.diag(factors))
+
+    def identity(self) -> Matrix:
+        """Return the matrix that leaves the points as they are."""
+        return scipy.sparse.eye_array(self.size).tocsr() if self.size >= SPARSE_FROM else np.eye(self.size)
+
+    def norms(self) -> Floats:
+        """Return the length of each point, m values."""
+        if self.mix is None:
+            return self.vectors.norms()
+        gram = self.gram
+        squared = gram.diagonal()[:-1] - 2 * gram[-1, :-1] + gram[-1, -1]
+        return np.sqrt(np.maximum(squared, 0.0))
+
+    @cached_property
+    def gram(self) -> Floats:
+        """Inner products (m+1) x (m+1) of the points and, last, the origin, in a frame near the bulk of the vectors."""
+        if self.mix is None:
+            return self.vectors.gram
+        gram, mix = self.vectors.gram, self.mix
+        lack = 1.0 - np.asarray(mix.sum(axis=1)).ravel()
+        lack[np.abs(lack) < 1e-12] = 0.0  # rounding; a far origin would blow it up
+        half = mix @ gram[:-1] + lack[:, None] * gram[-1]
+        result = np.empty((self.size + 1, self.size + 1))
+        result[:-1, :-1] = (mix @ half[:, :-1].T).T + half[:, -1:] * lack
+        result[:-1, -1] = result[-1, :-1] = half[:, -1]
+        result[-1, -1] = gram[-1, -1]
+        return result
+
+    def squared_distances(self) -> Floats:
+        """Return the squared distance of each pair of points, m x m."""
+        if self.mix is None:
+            return self.vectors.squared_distances[:-1, :-1]
+        return squared_distances(self.gram[:-1, :-1])
+
+    def distances_to(self, weights: Floats) -> Floats:
+        """Return the distance of each point to the weighted sum of the points, m values."""
+        gram = self.gram
+        affine = np.append(weights, 1.0 - weights.sum())
+        inner = gram @ affine
+        return np.sqrt(np.maximum(gram.diagonal() - 2 * inner + affine @ inner, 0.0))[:-1]
+
+
+def squared_distances(gram: Floats) -> Floats:
+    """Return the squared distances that belong to inner products; what rounding alone can explain is zero."""
+    diagonal = gram.diagonal()
+    lengths = diagonal[:, None] + diagonal
+    squared = lengths - 2 * gram
+    squared[squared < 8 * np.finfo(np.float64).eps * lengths] = 0.0
+    np.fill_diagonal(squared, 0.0)
+    return squared

@@ -1,0 +1,106 @@
+"""What a rule and a pre-aggregation step are, what is known about them, and the two registries that hold them."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from byzdist.registry import Registry
+
+if TYPE_CHECKING:
+    from byzdist.aggregation.columns import Columns, Row
+    from byzdist.aggregation.points import Points
+
+Floats: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What theory knows of a rule that sees n vectors, f of which may be anything.
+
+    Attributes:
+        max_f: the largest f that the rule's formula accepts for n vectors.
+        breakdown: the share of hostile vectors that it withstands, in words.
+        robustness: its (delta, c) or (f, kappa) constants where they are known, else "".
+        norm_bound: F(n, f) with ‖rule(v_1..v_n)‖ <= F max ‖v_i‖.
+        paper_norm_bound: F(n, f, d) as [BRPP] takes it, where that differs.
+        cost: arithmetic beyond reading the n x d numbers.
+    """
+
+    max_f: Callable[[int], int]
+    breakdown: str
+    robustness: str
+    norm_bound: Callable[[int, int], float] = lambda n, f: 1.0
+    paper_norm_bound: Callable[[int, int, int], float] | None = None
+    cost: str = "O(n^2 d) for the inner products"
+
+
+def minority(n: int) -> int:
+    """Return the largest f with 2f < n."""
+    return max(0, (n - 1) // 2)
+
+
+class Rule:
+    """A registered aggregation rule: its function, the kind of its input, and the facts about it.
+
+    Kinds: "span" functions take (points, f) and return one weight a point; "columns" functions take (columns, f) and return one
+    row; "wrapper" rules have an inner rule and weigh the points by their distance to its result. A column rule may ``select``
+    points first, by a matrix that mixes them.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        kind: Literal["span", "columns", "wrapper"],
+        facts: Facts,
+        select: "Callable[[Points, int], Floats] | None" = None,
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self.function, self.kind, self.facts, self.select = function, kind, facts, select
+
+    def __call__(self, *args: Any, **parameters: Any) -> Any:
+        """Apply the rule's own function."""
+        return self.function(*args, **parameters)
+
+
+class PreStep:
+    """A registered pre-aggregation step: its function (points, f, generator) -> points, and the size it leaves of n points."""
+
+    def __init__(self, function: "Callable[..., Points]", size: Callable[..., int]) -> None:
+        functools.update_wrapper(self, function)
+        self.function, self.size = function, size
+
+    def __call__(self, *args: Any, **parameters: Any) -> "Points":
+        """Apply the step's own function."""
+        return self.function(*args, **parameters)
+
+
+RULES: Registry[Rule] = Registry("rule")
+PRE: Registry[PreStep] = Registry("pre-aggregation step")
+
+
+def span_rule(name: str, facts: Facts) -> "Callable[[Callable[..., Floats]], Rule]":
+    """Register a function (points, f) -> weights as a rule."""
+    return lambda function: RULES.register(name)(Rule(function, "span", facts))
+
+
+def column_rule(
+    name: str, facts: Facts, select: "Callable[[Points, int], Floats] | None" = None
+) -> "Callable[[Callable[[Columns, int], Row]], Rule]":
+    """Register a function (columns, f) -> row as a rule."""
+    return lambda function: RULES.register(name)(Rule(function, "columns", facts, select))
+
+
+def pre_step(name: str, size: Callable[..., int] = lambda n, **_: n) -> "Callable[[Callable[..., Points]], PreStep]":
+    """Register a function (points, f, generator) -> points as a pre-aggregation step."""
+    return lambda function: PRE.register(name)(PreStep(function, size))
+
+
+def uniform(n: int, chosen: Sequence[int] | NDArray[Any]) -> Floats:
+    """Return the weights of the mean of the chosen ones of n points."""
+    weights = np.zeros(n)
+    weights[chosen] = 1.0 / len(chosen)
+    return weights

@@ -1,0 +1,149 @@
+"""Span rules: the result is a weighted sum of the vectors, and the weights follow from their inner products alone."""
+
+from typing import Annotated, Literal
+
+import numpy as np
+from annotated_types import Ge, Gt
+
+from byzdist.aggregation.points import Points
+from byzdist.aggregation.rules import Facts, Floats, minority, span_rule, uniform
+
+
+def nearest(distances: Floats, count: int) -> Floats:
+    """Return, along the last axis, the indices of the ``count`` smallest; of equal ones the first."""
+    return np.argsort(distances, axis=-1, kind="stable")[..., :count]
+
+
+def krum_scores(squared: Floats, f: int, margin: int) -> Floats:
+    """Return for each vector the sum of its n - f - margin smallest squared distances to others (one of them at least)."""
+    n = len(squared)
+    others = max(1, n - f - margin)
+    return np.sort(squared, axis=1)[:, 1 : others + 1].sum(axis=1)
+
+
+@span_rule(
+    "mean",
+    Facts(max_f=lambda n: max(0, n - 1), breakdown="0: one hostile vector decides", robustness="", cost="none"),
+)
+def mean(points: Points, f: int) -> Floats:
+    """Average all vectors: no robustness, the baseline. f does not enter."""
+    return np.full(points.size, 1.0 / points.size)
+
+
+@span_rule(
+    "krum",
+    Facts(
+        max_f=lambda n: max(0, (n - 3) // 2),
+        breakdown="n >= 2f + 3",
+        robustness="(f, kappa): kappa = 6 (1 + f/(n-2f)) [Allouah et al. 2023, margin 1]; (delta, c) after bucketing, delta < 1/4",
+    ),
+)
+def krum(points: Points, f: int, *, margin: Annotated[int, Ge(1)] = 2) -> Floats:
+    """Take the vector with the smallest sum of squared distances to its n - f - margin nearest others.
+
+    Blanchard et al., "Machine Learning with Adversaries", NeurIPS 2017 (margin 2); Allouah et al., AISTATS 2023, use margin 1.
+    """
+    return uniform(points.size, [int(krum_scores(points.squared_distances(), f, margin).argmin())])
+
+
+@span_rule(
+    "multi_krum",
+    Facts(max_f=lambda n: max(0, (n - 3) // 2), breakdown="n >= 2f + 3", robustness="(f, kappa) as krum"),
+)
+def multi_krum(
+    points: Points, f: int, *, margin: Annotated[int, Ge(1)] = 2, selected: Annotated[int, Ge(1)] | None = None
+) -> Floats:
+    """Average the ``selected`` vectors (n - f by default) with the smallest Krum scores. Blanchard et al., NeurIPS 2017."""
+    count = min(selected or points.size - f, points.size)
+    return uniform(points.size, nearest(krum_scores(points.squared_distances(), f, margin), count))
+
+
+@span_rule(
+    "geometric_median",
+    Facts(
+        max_f=minority,
+        breakdown="1/2",
+        robustness="(f, kappa): kappa = 4 (1 + f/(n-2f))^2 [Allouah et al. 2023]; (delta, c) after bucketing",
+    ),
+)
+def geometric_median(
+    points: Points,
+    f: int,
+    *,
+    smoothing: Annotated[float, Gt(0)] = 1e-6,
+    tolerance: Annotated[float, Gt(0)] = 1e-6,
+    iterations: Annotated[int, Ge(1)] = 200,
+) -> Floats:
+    """Minimise the sum of the distances to the vectors, by smoothed Weiszfeld steps (RFA).
+
+    w_i = 1 / max(‖z - v_i‖, smoothing * scale), z = sum w_i v_i / sum w_i, where scale is the smallest median distance of a vector to the
+    others; until a step is shorter than tolerance * scale. Pillutla, Kakade, Harchaoui, "Robust Aggregation for Federated Learning", IEEE TSP
+    2022. f does not enter.
+    """
+    n, gram = points.size, points.gram[:-1, :-1]
+    distance = np.median(np.sqrt(points.squared_distances()), axis=1)
+    scale = float(distance.min())
+    if scale == 0.0:  # most vectors are one and the same
+        return uniform(n, np.flatnonzero(distance == 0.0))
+    weights = np.zeros(n)
+    for _ in range(iterations + 1):
+        step = 1.0 / np.maximum(distance, smoothing * scale)
+        step /= step.sum()
+        moved = step - weights
+        weights = step
+        if abs(moved.sum()) < 0.5 and moved @ gram @ moved <= (tolerance * scale) ** 2:
+            break
+        distance = points.distances_to(weights)
+    return weights
+
+
+@span_rule(
+    "centered_clip",
+    Facts(
+        max_f=minority,
+        breakdown="f/n < 1/2 with tau fit to the spread; proved for delta <= 0.15",
+        robustness="(delta, c) by itself [Karimireddy et al. 2021]",
+    ),
+)
+def centered_clip(
+    points: Points,
+    f: int,
+    *,
+    tau: Annotated[float, Gt(0)] | None = None,
+    iterations: Annotated[int, Ge(1)] = 5,
+    start: Literal["medoid", "zero"] = "medoid",
+) -> Floats:
+    """Repeat z <- z + mean of clip_tau(v_i - z).
+
+    The start is the vector with the smallest median distance to the others, which a minority cannot move away from the majority, or zero,
+    the natural one for differences clipped to lambda (tau about lambda/2). tau: by default, in each step, the median distance to z.
+    Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization", ICML 2021. f does not enter.
+    """
+    n = points.size
+    weights = np.zeros(n)
+    if start == "medoid":
+        weights[np.median(points.squared_distances(), axis=1).argmin()] = 1.0
+    for _ in range(iterations):
+        distance = points.distances_to(weights)
+        radius = tau if tau is not None else float(np.median(distance))
+        factors = np.minimum(1.0, radius / np.maximum(distance, np.finfo(np.float64).tiny)) / n
+        weights = weights * (1.0 - factors.sum()) + factors
+    return weights
+
+
+@span_rule("monna", Facts(max_f=minority, breakdown="1/2 if the pivot is honest", robustness=""))
+def monna(points: Points, f: int, *, pivot: Annotated[int, Ge(0)] = 0) -> Floats:
+    """Average the n - f vectors nearest to the pivot, a vector the caller trusts (itself included).
+
+    Farhadkhani et al., "Robust Collaborative Learning with Linear Gradient Overhead", ICML 2023.
+    """
+    distances = points.squared_distances()[min(pivot, points.size - 1)]
+    return uniform(points.size, nearest(distances, points.size - f))
+
+
+@span_rule(
+    "cge", Facts(max_f=minority, breakdown="f/n < 1/2, with redundancy among the honest", robustness="", cost="none")
+)
+def cge(points: Points, f: int) -> Floats:
+    """Average the n - f shortest vectors (comparative gradient elimination). Gupta, Liu, Vaidya, 2021."""
+    return uniform(points.size, nearest(points.norms(), points.size - f))
