@@ -1,6 +1,6 @@
 """Robust aggregation of the rows of a matrix: `aggregate` for one call, `Aggregator` for many."""
 
-from byzdist.aggregation import coordinate, mixing, span
+from byzdist.aggregation import coordinate, mixing, span, subsets
 from byzdist.aggregation.engine import Aggregated, Aggregator, aggregate
 from byzdist.aggregation.rules import PRE, RULES, Facts, column_rule, pre_step, span_rule
 
@@ -17,4 +17,5 @@ __all__ = [
     "pre_step",
     "span",
     "span_rule",
+    "subsets",
 ]

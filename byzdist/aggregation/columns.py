@@ -28,7 +28,7 @@ class Columns:
         self._writable = [writable] * len(rows)
 
     def ranks(self, labels: tuple[int, ...]) -> list[Row]:
-        """Return the rows with the ranks that ``labels`` ask for in place (``networks.selection_network``), the others arbitrary."""
+        """Return the rows, those with the ranks that ``labels`` ask for in place (see ``selection_network``)."""
         if self.size > LARGEST_NETWORK:
             return self._sorted(labels)
         rows, writable, spare, lib = self._rows, self._writable, self._spare, self._lib
@@ -55,6 +55,9 @@ class Columns:
         if len(rows) == 1:
             return rows[0]
         total = self._spare.pop()
+        if len(rows) == 2:
+            lib.multiply(rows[0], share, out=total)
+            return lib.add(total, rows[1] * share, out=total)
         lib.add(rows[0], rows[1], out=total)
         for row in rows[2:]:
             lib.add(total, row, out=total)
@@ -66,7 +69,7 @@ class Columns:
         return total
 
     def nearest(self, rows: Sequence[Row], centre: Row) -> Row:
-        """Return, in each column, the row nearest to the centre; the rows ascend, and of two as near the lower one counts."""
+        """Return, in each column, the value nearest to the centre; rows ascend, and of two as near the lower counts."""
         best = rows[0]
         for row in rows[1:]:
             best = self._lib.where(abs(row - centre) < abs(best - centre), row, best)
@@ -104,6 +107,8 @@ class TracedColumns(Columns):
             return rows[0]
         share = 1.0 / len(rows)
         total, scaled = rows[0] + rows[1], rows[0] * share + rows[1] * share
+        if len(rows) == 2:
+            return scaled
         for row in rows[2:]:
             total, scaled = total + row, scaled + row * share
         mean = total * share

@@ -4,8 +4,8 @@ import math
 
 from byzdist.aggregation.columns import Columns, Row
 from byzdist.aggregation.networks import HIGH, LOW
-from byzdist.aggregation.points import Points
-from byzdist.aggregation.rules import Facts, Floats, column_rule, minority
+from byzdist.aggregation.points import Matrix, Points
+from byzdist.aggregation.rules import Facts, column_rule, minority
 from byzdist.aggregation.span import krum_scores
 
 
@@ -30,8 +30,7 @@ def coordinate_median(columns: Columns, f: int) -> Row:
     Yin et al., "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates", ICML 2018. f does not enter.
     """
     n, wanted = columns.size, _middle(columns.size)
-    labels = tuple(LOW if k < wanted[0] else HIGH if k > wanted[-1] else 0 for k in range(n))
-    rows = columns.ranks(labels)
+    rows = columns.ranks((LOW,) * wanted.start + (0,) * len(wanted) + (HIGH,) * (n - wanted.stop))
     return columns.mean([rows[k] for k in wanted])
 
 
@@ -58,8 +57,8 @@ def trimmed_mean(columns: Columns, f: int) -> Row:
 def closest_mean(columns: Columns, count: int) -> Row:
     """Return, in each coordinate, the mean of the ``count`` values closest to the median.
 
-    In ascending order those values are neighbours, and of ``count`` neighbours exactly one has each remainder of its rank modulo
-    ``count``. So the best of each remainder is chosen alone, without a search for where the run begins.
+    In ascending order those values are neighbours, and of ``count`` neighbours exactly one has each remainder of its
+    rank modulo ``count``. So the best of each remainder is chosen alone, without a search for where the run begins.
     """
     n = columns.size
     if count == n:
@@ -90,16 +89,15 @@ def meamed(columns: Columns, f: int) -> Row:
     return closest_mean(columns, columns.size - f)
 
 
-def _krum_repeatedly(points: Points, f: int) -> Floats:
+def _krum_repeatedly(points: Points, f: int) -> Matrix:
     """Return the matrix that picks n - 2f points, each the Krum choice among those not yet picked."""
     n = points.size
-    left, chosen = list(range(n)), []
+    left, chosen = list(range(n)), list[int]()
     squared = points.squared_distances()
     while len(chosen) < max(1, n - 2 * f):
         scores = krum_scores(squared[left][:, left], f, 2)
         chosen.append(left.pop(int(scores.argmin())))
-    pick = points.identity()
-    return pick[chosen]
+    return points.identity()[chosen]
 
 
 @column_rule(
@@ -114,7 +112,7 @@ def _krum_repeatedly(points: Points, f: int) -> Floats:
     select=_krum_repeatedly,
 )
 def bulyan(columns: Columns, f: int) -> Row:
-    """Pick n - 2f vectors by repeated Krum; in each coordinate, take the mean of the n - 4f values closest to their median.
+    """Pick n - 2f vectors by repeated Krum, then average in each coordinate the n - 4f values closest to their median.
 
     El Mhamdi, Guerraoui, Rouault, "The Hidden Vulnerability of Distributed Learning in Byzantium", ICML 2018.
     """

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from byzdist.aggregation.columns import LARGEST_NETWORK, Columns
-from byzdist.aggregation.mixing import Generator, clip_factors
+from byzdist.aggregation.mixing import Generator
 from byzdist.aggregation.points import Points
 from byzdist.aggregation.rules import PRE, RULES, PreStep, Rule
-from byzdist.aggregation.vectors import Vectors, Workspace
+from byzdist.aggregation.span import clip_factors
+from byzdist.aggregation.vectors import Vectors, Workspace, as_array
 from byzdist.errors import ConfigError
 from byzdist.registry import Registry
 
@@ -88,8 +89,8 @@ class Aggregator:
             clip: the server's threshold, to which each row is shortened before anything else.
             generator: what bucketing draws its permutation from.
             out: where the result goes, d entries; a new tensor by default.
-            nonfinite: rows with NaN or infinity are an "error", are left out ("drop", each counted against f), or were removed by the
-                caller ("trust").
+            nonfinite: rows with NaN or infinity are an "error", are left out ("drop", each counted against f), or were
+                removed by the caller ("trust").
         """
         assert V.ndim == 2 and V.shape[0] >= 1 and V.is_floating_point(), "V is n x d, n >= 1, floating point"
         dropped = () if nonfinite == "trust" else _nonfinite_rows(V)
@@ -101,8 +102,9 @@ class Aggregator:
         points, clipped = Points(vectors), 0
         if clip is not None:
             factors = clip_factors(points.norms(), clip)
-            clipped = int((factors < 1.0).sum())
-            points = points.scaled(factors)
+            clipped = int(np.count_nonzero(factors < 1.0))
+            if clipped:
+                points = points.scaled(factors)
         for step, parameters in self.pre:
             points = step(points, f, generator, **parameters)
         if out is None:
@@ -121,23 +123,19 @@ class Aggregator:
     def _columns(self, points: Points, f: int, out: Tensor) -> Tensor:
         vectors, m = points.vectors, points.size
         width = vectors.width(32768) if m <= LARGEST_NETWORK else max(16, min(vectors.d, (1 << 20) // m))
-        cpu = vectors.V.device.type == "cpu"
+        direct = out.dtype == vectors.dtype
+        target = as_array(out) if direct else out
         for start, stop, tile in vectors.tiles(width):
-            spare = self._workspace.get("spare", m + 4, stop - start, vectors.V, vectors.dtype)
             if points.mix is not None:
-                mixed = self._workspace.get("mixed", m, stop - start, vectors.V, vectors.dtype)
-                tile = vectors.mixed(points.mix, tile, mixed)
-            if cpu:
-                columns = Columns(list(tile.numpy()), list(spare.numpy()), writable=points.mix is not None)
-            else:
-                columns = Columns(tile.unbind(), spare.unbind(), writable=points.mix is not None, lib=torch)
+                tile = vectors.mixed(points.mix, tile)
+            spare = vectors.buffer("spare", m + 4, stop - start)
+            columns = Columns(tile, spare, writable=points.mix is not None, lib=vectors.lib)
             row = self.rule(columns, f, **self._parameters)
-            row = torch.from_numpy(row) if cpu else row
             # adding zero turns -0 into 0: which of two zeros a comparison keeps depends on their places
-            if out.dtype == row.dtype:
-                torch.add(row, 0.0, out=out[start:stop])
+            if direct:
+                vectors.lib.add(row, 0.0, out=target[start:stop])
             else:
-                out[start:stop] = row + 0.0
+                out[start:stop] = torch.as_tensor(row + 0.0)
         return out
 
 

@@ -1,7 +1,7 @@
 """Inner products of the rows, right where rows nearly agree: tiles in the data's own precision, sums in float64.
 
-A distance computed as K_ii + K_jj - 2 K_ij keeps few digits where it is small beside K_ii. So the rows are seen from a point among
-them, and the pairs that are still too close for the precision at hand are looked at again from a point among themselves.
+A distance computed as K_ii + K_jj - 2 K_ij keeps few digits where it is small beside K_ii. So the rows are seen from a
+point among them, and pairs still too close for the precision at hand are looked at again from a point among themselves.
 """
 
 from __future__ import annotations
@@ -28,19 +28,21 @@ CANCELLED = {
     torch.float64: 1e-9,
 }  # squared distances below this share of K_ii + K_jj are looked at again
 SAFE = (1e-24, 1e30)  # sums of squares of float32 within these limits neither overflow nor vanish
+SMALL = 1 << 16  # numbers; so few are converted to float64 at no cost
 SAMPLE = 64  # rows, and blocks of 16 columns, that the reference is chosen by
 
 
 def geometry(vectors: Vectors) -> tuple[Floats, Floats]:
-    """Return the inner products, (n+1) x (n+1), of the rows and the origin in a frame among the rows, and their squared distances.
+    """Return inner products and squared distances, both (n+1) x (n+1), of the rows and, last, the origin.
 
-    Squared distances are right to about 1e-6 relative, however close two rows are beside their lengths.
+    The inner products are those in a frame near the bulk of the rows. Squared distances are right to about 1e-6
+    relative, however close two rows are beside their lengths.
     """
     n, dtype = vectors.n, vectors.dtype
     everyone = np.arange(n + 1)
     reference = n
-    if dtype == torch.float32 and n * vectors.d <= 1 << 16:
-        dtype = torch.float64  # too small for precision to cost anything
+    if n * vectors.d <= SMALL:
+        dtype = torch.float64
     if dtype == torch.float32:
         reference = _reference(vectors)
         inner = _inner_products(vectors, everyone, reference, dtype)
@@ -60,15 +62,20 @@ def geometry(vectors: Vectors) -> tuple[Floats, Floats]:
 
 def lengths(vectors: Vectors) -> Floats:
     """Return the Euclidean length of each row, n values, without their inner products."""
-    if vectors.n * vectors.d <= 1 << 16 or vectors.dtype == torch.float64:
-        parts = [torch.linalg.vector_norm(t, dim=1, dtype=torch.float64) for _, _, t in vectors.tiles(1 << 14)]
-        return np.asarray(torch.stack(parts).norm(dim=0).cpu().numpy() if len(parts) > 1 else parts[0].cpu().numpy())
+    if vectors.n * vectors.d <= SMALL and vectors.lib is np:
+        small: Floats = vectors.tile(0, vectors.d).astype(np.float64, copy=False)
+        squared: Floats = np.einsum("ij,ij->i", small, small)
+        return np.sqrt(squared)
     total = np.zeros(vectors.n)
-    for _, _, tile in vectors.tiles(BLOCK):
-        squares = torch.linalg.vector_norm(tile, dim=1).double().square()
-        if not torch.isfinite(squares).all() or squares.max() < SAFE[0]:
-            squares = torch.linalg.vector_norm(tile, dim=1, dtype=torch.float64).square()
-        total += squares.cpu().numpy()
+    for _, _, tile in vectors.tiles(vectors.width(WIDTH, BLOCK)):
+        columns = torch.as_tensor(tile)
+        whole = columns.shape[1] // BLOCK * BLOCK
+        for part in (columns[:, :whole].view(vectors.n, -1, BLOCK), columns[:, None, whole:]):
+            squares = torch.linalg.vector_norm(part, dim=2).double().square()
+            if part.numel() and not (torch.isfinite(squares).all() and squares.amin() >= SAFE[0]):
+                squares = torch.linalg.vector_norm(part, dim=2, dtype=torch.float64).square()
+            for block in squares.T.cpu().numpy():
+                total += block
     return np.sqrt(total)
 
 
@@ -106,8 +113,8 @@ def _inner_products(vectors: Vectors, points: Indices, reference: int, dtype: to
     for start in range(0, d, width):
         stop = min(start + width, d)
         blocks = max(2, -(-(stop - start) // block))  # two at least: a single product may be split among threads
-        buffer = vectors.workspace.get("gram", m, blocks * block, vectors.V, dtype)
-        view, tile = buffer[:, : stop - start], vectors.tile(start, stop)
+        buffer = torch.as_tensor(vectors.buffer("gram", m, blocks * block, dtype))
+        view, tile = buffer[:, : stop - start], torch.as_tensor(vectors.tile(start, stop))
         buffer[:, stop - start :].zero_()
         _see_from(tile, None if all_rows else rows, reference if shifted else None, view[: len(rows)])
         if has_origin:

@@ -1,31 +1,35 @@
 """Pre-aggregation: steps that replace the vectors by weighted sums of them, done on the weights and not on the data."""
 
-from typing import Annotated, TypeAlias
+from functools import lru_cache
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import scipy.sparse
 import torch
 from annotated_types import Ge, Gt
+from numpy.typing import NDArray
 
 from byzdist.aggregation.points import SPARSE_FROM, Points
 from byzdist.aggregation.rules import Floats, pre_step
-from byzdist.aggregation.span import nearest
+from byzdist.aggregation.span import clip_factors, nearest
 from byzdist.errors import ConfigError
 
 Generator: TypeAlias = torch.Generator | np.random.Generator | None
 
 
-def clip_factors(norms: Floats, threshold: float) -> Floats:
-    """Return min(1, threshold / norm) for each norm; 1 for a norm of zero."""
-    return np.minimum(1.0, threshold / np.maximum(norms, np.finfo(np.float64).tiny))
-
-
-def _permutation(n: int, generator: Generator) -> Floats:
+def _permutation(n: int, generator: Generator) -> NDArray[Any]:
     if generator is None:
         raise ConfigError("generator: bucketing draws a permutation; pass a torch.Generator or a numpy Generator.")
     if isinstance(generator, torch.Generator):
-        return torch.randperm(n, generator=generator, device=generator.device).cpu().numpy()
+        return np.asarray(torch.randperm(n, generator=generator, device=generator.device).cpu())
     return generator.permutation(n)
+
+
+@lru_cache(maxsize=64)
+def _groups(n: int, size: int) -> tuple[NDArray[np.intp], Floats]:
+    """Return, for n places in consecutive groups, each one's group and its share in the group's mean."""
+    group = np.arange(n) // size
+    return group, 1.0 / np.bincount(group)[group]
 
 
 @pre_step("clip")
@@ -55,10 +59,13 @@ def bucketing(points: Points, f: int, generator: Generator, *, size: Annotated[i
     if size == 1 or n == 1:
         return points
     members = _permutation(n, generator)
-    group = np.arange(n) // size
-    share = 1.0 / np.bincount(group)[group]
-    matrix = scipy.sparse.csr_array((share, (group, members)), shape=(int(group[-1]) + 1, n))
-    return points.mixed(matrix if n >= SPARSE_FROM else matrix.toarray())
+    group, share = _groups(n, size)
+    shape = (int(group[-1]) + 1, n)
+    if n >= SPARSE_FROM:
+        return points.mixed(scipy.sparse.csr_array((share, (group, members)), shape=shape))
+    matrix = np.zeros(shape)
+    matrix[group, members] = share
+    return points.mixed(matrix)
 
 
 @pre_step("nnm")

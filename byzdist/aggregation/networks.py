@@ -1,6 +1,5 @@
 """Selection networks: which pairs of rows to compare, in which order, so that given ranks come out of n rows."""
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -8,7 +7,7 @@ LOW, HIGH = -1, -2  # wires whose ranks nobody asked for: below, above what is w
 
 
 class Exchange(NamedTuple):
-    """Put the smaller of two wires on ``low`` and the larger on ``high``; a half that nobody reads later is left out."""
+    """Put the smaller of two wires on ``low``, the larger on ``high``; a half that nobody reads later is left out."""
 
     low: int
     high: int
@@ -37,9 +36,9 @@ def sorting_network(n: int) -> tuple[tuple[int, int], ...]:
 def selection_network(labels: tuple[int, ...]) -> tuple[Exchange, ...]:
     """Return what is left of the sorting network when only some of the ranks matter.
 
-    ``labels[k]`` says what rank k is wanted for: LOW or HIGH, not at all; a number >= 0 shared with other ranks, as a member of that
-    set in any order; a number of its own, as exactly that rank. Walking backwards, an exchange between two wires of one label changes
-    nothing that is asked for; before any other, both wires matter.
+    ``labels[k]`` says what rank k is wanted for: LOW or HIGH, not at all; a number >= 0 shared with other ranks, as a
+    member of that set in any order; a number of its own, as exactly that rank. Walking backwards, an exchange between
+    two wires of one label changes nothing that is asked for; before any other, both wires matter.
     """
     wires: list[int | None] = [label if labels.count(label) > 1 or label < 0 else None for label in labels]
     kept = []
@@ -49,9 +48,3 @@ def selection_network(labels: tuple[int, ...]) -> tuple[Exchange, ...]:
         kept.append(Exchange(low, high, wires[low] not in (LOW, HIGH), wires[high] not in (LOW, HIGH)))
         wires[low] = wires[high] = None
     return tuple(reversed(kept))
-
-
-def middle(n: int, width: int, label: Sequence[int]) -> tuple[int, ...]:
-    """Return the labels that ask for ``width`` ranks in the middle of n, labelled in turn, and for nothing else."""
-    low = (n - width) // 2
-    return (LOW,) * low + tuple(label) + (HIGH,) * (n - width - low)

@@ -19,10 +19,10 @@ SPARSE_FROM = 256  # rows
 
 
 class Points:
-    """m vectors, each a weighted sum of the n rows that were received: y = mix @ rows. Rows of ``mix`` sum to at most one.
+    """m vectors, each a weighted sum of the n rows that were received: y = mix @ rows, weights of at most one in sum.
 
-    What a weighted sum lacks to one is a weight on the origin, so that each y is an affine combination of rows and origin, and
-    its position is known from the inner products of those in any frame of reference.
+    What the weights lack to one is a weight on the origin, so that each y is an affine combination of rows and origin,
+    and its position follows from the inner products of those in any frame of reference.
     """
 
     def __init__(self, vectors: Vectors, mix: Matrix | None = None) -> None:
@@ -35,8 +35,6 @@ class Points:
 
     def scaled(self, factors: Floats) -> Points:
         """Return these points, each times its factor (0 to 1)."""
-        if (factors == 1.0).all():
-            return self
         if self.mix is not None:
             return Points(self.vectors, factors[:, None] * self.mix)
         sparse = self.size >= SPARSE_FROM
@@ -49,10 +47,11 @@ class Points:
     def norms(self) -> Floats:
         """Return the length of each point, m values."""
         if self.mix is None:
-            return self.vectors.norms()
+            return self.vectors.lengths
         gram = self.gram
         squared = gram.diagonal()[:-1] - 2 * gram[-1, :-1] + gram[-1, -1]
-        return np.sqrt(np.maximum(squared, 0.0))
+        norms: Floats = np.sqrt(np.maximum(squared, 0.0))
+        return norms
 
     @cached_property
     def gram(self) -> Floats:
@@ -80,7 +79,8 @@ class Points:
         gram = self.gram
         affine = np.append(weights, 1.0 - weights.sum())
         inner = gram @ affine
-        return np.sqrt(np.maximum(gram.diagonal() - 2 * inner + affine @ inner, 0.0))[:-1]
+        distances: Floats = np.sqrt(np.maximum(gram.diagonal() - 2 * inner + affine @ inner, 0.0))[:-1]
+        return distances
 
 
 def squared_distances(gram: Floats) -> Floats:

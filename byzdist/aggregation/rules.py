@@ -46,9 +46,9 @@ def minority(n: int) -> int:
 class Rule:
     """A registered aggregation rule: its function, the kind of its input, and the facts about it.
 
-    Kinds: "span" functions take (points, f) and return one weight a point; "columns" functions take (columns, f) and return one
-    row; "wrapper" rules have an inner rule and weigh the points by their distance to its result. A column rule may ``select``
-    points first, by a matrix that mixes them.
+    Kinds: "span" functions take (points, f) and return one weight a point; "columns" functions take (columns, f) and
+    return one row; "wrapper" rules have an inner rule and weigh the points by their distance to its result. A column
+    rule may ``select`` points first, by a matrix that mixes them.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Rule:
 
 
 class PreStep:
-    """A registered pre-aggregation step: its function (points, f, generator) -> points, and the size it leaves of n points."""
+    """A registered pre-aggregation step: its function (points, f, generator) -> points, and how many it leaves of n."""
 
     def __init__(self, function: "Callable[..., Points]", size: Callable[..., int]) -> None:
         functools.update_wrapper(self, function)

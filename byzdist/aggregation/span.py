@@ -4,21 +4,31 @@ from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt
+from numpy.typing import NDArray
 
 from byzdist.aggregation.points import Points
 from byzdist.aggregation.rules import Facts, Floats, minority, span_rule, uniform
 
+TINY = float(np.finfo(np.float64).tiny)
 
-def nearest(distances: Floats, count: int) -> Floats:
+
+def nearest(distances: Floats, count: int) -> NDArray[np.intp]:
     """Return, along the last axis, the indices of the ``count`` smallest; of equal ones the first."""
     return np.argsort(distances, axis=-1, kind="stable")[..., :count]
 
 
+def clip_factors(norms: Floats, threshold: float) -> Floats:
+    """Return min(1, threshold / norm) for each norm; 1 for a norm of zero."""
+    factors: Floats = np.minimum(1.0, threshold / np.maximum(norms, max(threshold, TINY)))
+    return factors
+
+
 def krum_scores(squared: Floats, f: int, margin: int) -> Floats:
-    """Return for each vector the sum of its n - f - margin smallest squared distances to others (one of them at least)."""
+    """Return for each vector the sum of its n - f - margin (at least one) smallest squared distances to others."""
     n = len(squared)
     others = max(1, n - f - margin)
-    return np.sort(squared, axis=1)[:, 1 : others + 1].sum(axis=1)
+    scores: Floats = np.sort(squared, axis=1)[:, 1 : others + 1].sum(axis=1)
+    return scores
 
 
 @span_rule(
@@ -35,13 +45,13 @@ def mean(points: Points, f: int) -> Floats:
     Facts(
         max_f=lambda n: max(0, (n - 3) // 2),
         breakdown="n >= 2f + 3",
-        robustness="(f, kappa): kappa = 6 (1 + f/(n-2f)) [Allouah et al. 2023, margin 1]; (delta, c) after bucketing, delta < 1/4",
+        robustness="(f, kappa): kappa = 6 (1 + f/(n-2f)) [Allouah et al. 2023, margin 1]; (delta, c) after bucketing",
     ),
 )
 def krum(points: Points, f: int, *, margin: Annotated[int, Ge(1)] = 2) -> Floats:
     """Take the vector with the smallest sum of squared distances to its n - f - margin nearest others.
 
-    Blanchard et al., "Machine Learning with Adversaries", NeurIPS 2017 (margin 2); Allouah et al., AISTATS 2023, use margin 1.
+    Blanchard et al., "Machine Learning with Adversaries", NeurIPS 2017; with margin 1, Allouah et al., AISTATS 2023.
     """
     return uniform(points.size, [int(krum_scores(points.squared_distances(), f, margin).argmin())])
 
@@ -53,7 +63,10 @@ def krum(points: Points, f: int, *, margin: Annotated[int, Ge(1)] = 2) -> Floats
 def multi_krum(
     points: Points, f: int, *, margin: Annotated[int, Ge(1)] = 2, selected: Annotated[int, Ge(1)] | None = None
 ) -> Floats:
-    """Average the ``selected`` vectors (n - f by default) with the smallest Krum scores. Blanchard et al., NeurIPS 2017."""
+    """Average the ``selected`` (by default n - f) vectors with the smallest Krum scores.
+
+    Blanchard et al., NeurIPS 2017.
+    """
     count = min(selected or points.size - f, points.size)
     return uniform(points.size, nearest(krum_scores(points.squared_distances(), f, margin), count))
 
@@ -76,9 +89,9 @@ def geometric_median(
 ) -> Floats:
     """Minimise the sum of the distances to the vectors, by smoothed Weiszfeld steps (RFA).
 
-    w_i = 1 / max(‖z - v_i‖, smoothing * scale), z = sum w_i v_i / sum w_i, where scale is the smallest median distance of a vector to the
-    others; until a step is shorter than tolerance * scale. Pillutla, Kakade, Harchaoui, "Robust Aggregation for Federated Learning", IEEE TSP
-    2022. f does not enter.
+    w_i = 1 / max(‖z - v_i‖, smoothing * scale), z = sum w_i v_i / sum w_i, where scale is the smallest median distance
+    of a vector to the others; until a step is shorter than tolerance * scale. f does not enter.
+    Pillutla, Kakade, Harchaoui, "Robust Aggregation for Federated Learning", IEEE TSP 2022.
     """
     n, gram = points.size, points.gram[:-1, :-1]
     distance = np.median(np.sqrt(points.squared_distances()), axis=1)
@@ -115,9 +128,10 @@ def centered_clip(
 ) -> Floats:
     """Repeat z <- z + mean of clip_tau(v_i - z).
 
-    The start is the vector with the smallest median distance to the others, which a minority cannot move away from the majority, or zero,
-    the natural one for differences clipped to lambda (tau about lambda/2). tau: by default, in each step, the median distance to z.
-    Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization", ICML 2021. f does not enter.
+    The start is the vector with the smallest median distance to the others, which a minority cannot move away from the
+    majority, or zero, the natural one for differences clipped to lambda (tau about lambda/2). tau: by default, in each
+    step, the median distance to z. f does not enter.
+    Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization", ICML 2021.
     """
     n = points.size
     weights = np.zeros(n)
@@ -126,7 +140,7 @@ def centered_clip(
     for _ in range(iterations):
         distance = points.distances_to(weights)
         radius = tau if tau is not None else float(np.median(distance))
-        factors = np.minimum(1.0, radius / np.maximum(distance, np.finfo(np.float64).tiny)) / n
+        factors = clip_factors(distance, radius) / n
         weights = weights * (1.0 - factors.sum()) + factors
     return weights
 

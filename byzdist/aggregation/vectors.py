@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from types import ModuleType
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -13,22 +15,37 @@ from byzdist.aggregation import gram
 from byzdist.aggregation.points import Matrix
 from byzdist.aggregation.rules import Floats
 
+Array: TypeAlias = Any  # a numpy array in the CPU's memory (its calls cost half of torch's), a torch tensor elsewhere
+
 SHARE = 12  # a workspace takes at most one SHARE-th of the columns of the matrix
 NARROWEST = 4096  # columns; below it a call costs more than its arithmetic
+FEW = 1 << 16  # multiplications that plain loops do before a library call has begun
+
+
+def as_array(tensor: Tensor) -> Array:
+    """Return a CPU tensor as the numpy array of the same memory, any other as it is."""
+    return tensor.numpy() if tensor.device.type == "cpu" else tensor
+
+
+def as_tensor(array: Array) -> Tensor:
+    """Return what ``as_array`` was given."""
+    return torch.from_numpy(array) if isinstance(array, np.ndarray) else array
 
 
 class Workspace:
     """Named buffers that grow and are kept: fresh memory costs more than the arithmetic done in it."""
 
     def __init__(self) -> None:
-        self._buffers: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
+        self._buffers: dict[tuple[str, torch.dtype, torch.device], tuple[int, Array]] = {}
 
-    def get(self, name: str, rows: int, columns: int, like: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return a rows x columns tensor on the device of ``like``; what it held is overwritten."""
-        key, size = (name, dtype, like.device), rows * columns
-        if key not in self._buffers or self._buffers[key].numel() < size:
-            self._buffers[key] = torch.empty(size, dtype=dtype, device=like.device)
-        return self._buffers[key][:size].view(rows, columns)
+    def get(self, name: str, rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Array:
+        """Return a rows x columns array; what it held is overwritten."""
+        key, size = (name, dtype, device), rows * columns
+        room, buffer = self._buffers.get(key, (-1, None))
+        if room < size:
+            buffer = as_array(torch.empty(size, dtype=dtype, device=device))  # torch aligns to 64 bytes, numpy does not
+            self._buffers[key] = (size, buffer)
+        return buffer[:size].reshape(rows, columns)
 
 
 class Vectors:
@@ -44,27 +61,32 @@ class Vectors:
         self.V, self.rows, self.workspace = V, rows, workspace
         self.n: int = V.shape[0] if rows is None else len(rows)
         self.d: int = V.shape[1]
+        self.device = V.device
         self.dtype = torch.float64 if V.dtype == torch.float64 else torch.float32
-        self.plain = rows is None and V.dtype == self.dtype and V.stride(1) == 1
+        plain = rows is None and V.dtype == self.dtype and (V.stride(1) == 1 or self.d == 1)
+        self._array: Array | None = as_array(V.detach()) if plain else None
+        self.lib: ModuleType = np if V.device.type == "cpu" else torch
 
     def width(self, largest: int, multiple: int = 16) -> int:
         """Return how many columns a tile has, so that a workspace of n rows of them stays small beside V."""
         return max(NARROWEST, min(largest, self.d // SHARE)) // multiple * multiple
 
-    def tile(self, start: int, stop: int, into: Tensor | None = None) -> Tensor:
+    def tile(self, start: int, stop: int) -> Array:
         """Return columns start..stop of the rows, n x (stop - start), in the dtype of the computation; read-only."""
-        tile = self.V[:, start:stop]
-        if self.rows is not None:
-            tile = tile[self.rows]
-        if into is not None:
-            return into.copy_(tile)
-        return tile if self.plain else tile.to(self.dtype).contiguous()
+        if self._array is not None:
+            return self._array[:, start:stop]
+        tile = self.V[:, start:stop].detach()
+        return as_array((tile if self.rows is None else tile[self.rows]).to(self.dtype).contiguous())
 
-    def tiles(self, width: int) -> Iterator[tuple[int, int, Tensor]]:
+    def tiles(self, width: int) -> Iterator[tuple[int, int, Array]]:
         """Yield (start, stop, tile) from left to right."""
         for start in range(0, self.d, width):
             stop = min(start + width, self.d)
             yield start, stop, self.tile(start, stop)
+
+    def buffer(self, name: str, rows: int, columns: int, dtype: torch.dtype | None = None) -> Array:
+        """Return a rows x columns array of the workspace."""
+        return self.workspace.get(name, rows, columns, dtype or self.dtype, self.device)
 
     @cached_property
     def _geometry(self) -> tuple[Floats, Floats]:
@@ -72,7 +94,7 @@ class Vectors:
 
     @property
     def gram(self) -> Floats:
-        """Inner products (n+1) x (n+1) of the rows and, last, the origin, relative to a point near the bulk of the rows."""
+        """Inner products (n+1) x (n+1) of the rows and, last, the origin, in a frame near the bulk of the rows."""
         return self._geometry[0]
 
     @property
@@ -81,41 +103,45 @@ class Vectors:
         return self._geometry[1]
 
     @cached_property
-    def _lengths(self) -> Floats:
-        if "_geometry" in self.__dict__:
-            return np.sqrt(self.squared_distances[-1, :-1])
+    def lengths(self) -> Floats:
+        """Euclidean length of each row, n values."""
         return gram.lengths(self)
-
-    def norms(self) -> Floats:
-        """Return the Euclidean length of each row, n values."""
-        return self._lengths
 
     def weighted_sum(self, weights: Floats, out: Tensor) -> Tensor:
         """Write the weighted sum of the rows to ``out``, d values, and return it."""
         used = np.flatnonzero(weights)
         if len(used) == 1 and weights[used[0]] == 1.0:
             return out.copy_(self.V[used[0] if self.rows is None else self.rows[used[0]]])
-        factors = torch.from_numpy(weights).to(self.V.device, self.dtype)
-        for start, stop, tile in self.tiles(self.d if self.plain else self.width(65536)):
-            if out.dtype == self.dtype and out.is_contiguous():
-                torch.mv(tile.T, factors, out=out[start:stop])
+        factors = torch.from_numpy(weights).to(self.device, self.dtype)
+        direct = out.dtype == self.dtype and out.is_contiguous()
+        for start, stop, tile in self.tiles(self.d if self._array is not None and direct else self.width(65536)):
+            if direct:
+                torch.mv(as_tensor(tile).T, factors, out=out[start:stop])
             else:
-                out[start:stop] = torch.mv(tile.T, factors)
+                out[start:stop] = torch.mv(as_tensor(tile).T, factors)
         return out
 
-    def mixed(self, mix: Matrix, tile: Tensor, into: Tensor) -> Tensor:
-        """Write mix @ tile to ``into``, m x columns, and return it.
+    def mixed(self, mix: Matrix, tile: Array) -> Array:
+        """Return mix @ tile, m x columns, in the workspace.
 
-        Row by row, because the bits of a matrix product depend on its shape and on the number of threads; those of its rows do not.
+        Row by row, because the bits of a matrix product depend on its shape and on the number of threads, and those
+        of a matrix times a vector do not.
         """
-        mix = mix.toarray() if tile.shape[0] < 2 and hasattr(mix, "toarray") else mix
-        for i in range(mix.shape[0]):
-            row = mix[[i]].toarray()[0] if hasattr(mix, "toarray") else mix[i]
+        m, n = mix.shape
+        if m * n * self.d <= FEW and self.lib is np:
+            return np.einsum("ij,jk->ik", mix.astype(tile.dtype), tile)
+        result = self.buffer("mixed", m + 1, tile.shape[1])
+        for i in range(m):
+            row = mix[i] if isinstance(mix, np.ndarray) else mix[[i]].toarray()[0]
             used = np.flatnonzero(row)
-            if 4 * len(used) <= len(row) or len(used) <= 2:
-                into[i].zero_() if not len(used) else torch.mul(tile[used[0]], row[used[0]], out=into[i])
-                for j in used[1:]:
-                    into[i].add_(tile[j], alpha=float(row[j]))
-            else:
-                torch.mv(tile.T, torch.from_numpy(row).to(tile.device, tile.dtype), out=into[i])
-        return into
+            if len(used) > 2 and 4 * len(used) > n:
+                factors = torch.from_numpy(row).to(self.device, self.dtype)
+                torch.mv(as_tensor(tile).T, factors, out=as_tensor(result[i]))
+                continue
+            result[i] = 0.0
+            for position, j in enumerate(used.tolist()):
+                product = result[m] if position else result[i]
+                self.lib.multiply(tile[j], float(row[j]), out=product)
+                if position:
+                    self.lib.add(result[i], product, out=result[i])
+        return result[:m]

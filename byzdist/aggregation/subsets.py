@@ -1,0 +1,141 @@
+"""Span rules that search for the n - f vectors that agree best, or weigh down those that spread most."""
+
+import math
+from collections.abc import Iterator
+from itertools import combinations, islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from byzdist.aggregation.points import Points
+from byzdist.aggregation.rules import Facts, Floats, minority, span_rule, uniform
+
+MOST_SUBSETS = 200_000  # that smea looks at: a second or two
+
+
+def _cover(edges: NDArray[np.bool_], budget: int) -> list[int] | None:
+    """Return at most ``budget`` vertices that touch every edge of a graph, or None where there are none such.
+
+    A vertex with more edges than the budget must be taken. Else branch on the vertex with the most edges: it, or all
+    its neighbours. Exponential in the budget alone.
+    """
+    degree = edges.sum(axis=1)
+    top = int(degree.argmax())
+    if degree[top] == 0:
+        return []
+    if budget == 0 or degree.sum() > 2 * budget * degree[top]:
+        return None
+    neighbours = np.flatnonzero(edges[top])
+    branches = [np.array([top])] if degree[top] > budget else [np.array([top]), neighbours]
+    for taken in branches:
+        rest = edges.copy()
+        rest[taken] = False
+        rest[:, taken] = False
+        found = _cover(rest, budget - len(taken))
+        if found is not None:
+            return [*taken.tolist(), *found]
+    return None
+
+
+@span_rule(
+    "mda",
+    Facts(
+        max_f=minority,
+        breakdown="f/n < 1/2, for the declared f",
+        robustness="(f, kappa)-robust, kappa = O(f/n) where 2f/n is bounded away from 1",
+        cost="O(n^2 d) for the inner products; the search is exponential in f at worst",
+    ),
+)
+def mda(points: Points, f: int) -> Floats:
+    """Average the n - f vectors of the smallest diameter (largest distance of two of them).
+
+    Found exactly: a diameter t is possible if some f vectors touch all pairs further apart than t (a vertex cover);
+    the smallest such t by bisection. El Mhamdi, Guerraoui, Guirguis, Rouault, "SGD: Decentralized Byzantine
+    Resilience", 2019.
+    """
+    n, squared = points.size, points.squared_distances()
+    candidates = np.unique(squared)
+    low, high = 0, len(candidates) - 1
+    left_out: list[int] = []
+    while low < high:
+        mid = (low + high) // 2
+        cover = _cover(squared > candidates[mid], f)
+        if cover is None:
+            low = mid + 1
+        else:
+            high, left_out = mid, cover
+    kept = [i for i in range(n) if i not in set(_cover(squared > candidates[low], f) or left_out)]
+    spread = squared[np.ix_(kept, kept)].sum(axis=1)
+    return uniform(n, np.array(kept)[np.argsort(spread, kind="stable")[: n - f]])
+
+
+def _chunks(n: int, k: int, size: int) -> Iterator[NDArray[np.intp]]:
+    subsets = combinations(range(n), k)
+    while chunk := list(islice(subsets, size)):
+        yield np.array(chunk)
+
+
+def _searchable(n: int) -> int:
+    return max(f for f in range(minority(n) + 1) if math.comb(n, f) <= MOST_SUBSETS)
+
+
+@span_rule(
+    "smea",
+    Facts(
+        max_f=_searchable,
+        breakdown="f/n < 1/2, for the declared f",
+        robustness="(f, kappa): kappa = 4f/(n-f) (1 + f/(n-2f))^2 against the largest eigenvalue [Allouah et al. 2023b]",
+        cost="C(n, f) eigenvalue problems of n - f rows",
+    ),
+)
+def smea(points: Points, f: int) -> Floats:
+    """Average the n - f vectors whose covariance has the smallest largest eigenvalue.
+
+    Every subset is looked at, by the exact eigenvalue of its centred inner products. Allouah, Guerraoui, Gupta, Pinot,
+    Rizk, Voitovych, "On the Privacy-Robustness-Utility Trilemma in Distributed Learning", ICML 2023.
+    """
+    n, gram = points.size, points.gram[:-1, :-1]
+    best, chosen = math.inf, np.arange(n)
+    for subsets in _chunks(n, n - f, 4096):
+        inner = gram[subsets[:, :, None], subsets[:, None, :]]
+        inner = inner - inner.mean(axis=1, keepdims=True)
+        inner = inner - inner.mean(axis=2, keepdims=True)
+        largest = np.linalg.eigvalsh(inner)[:, -1]
+        first = int(largest.argmin())
+        if largest[first] < best:
+            best, chosen = largest[first], subsets[first]
+    return uniform(n, chosen)
+
+
+@span_rule(
+    "caf",
+    Facts(
+        max_f=minority,
+        breakdown="f/n < 1/2, for the declared f",
+        robustness="(f, kappa) against the largest eigenvalue of the covariance [Allouah et al. 2025]",
+        cost="O(n^2 d) for the inner products, at most 2f eigenvalue problems of n rows",
+    ),
+)
+def caf(points: Points, f: int) -> Floats:
+    """Weigh vectors down by their share in the direction of largest covariance; keep the mean seen with the least of it.
+
+    Weights c start at one. While sum c > n - 2f: mu = weighted mean; (lambda, v) = top eigenpair of the weighted
+    covariance; tau_i = ((x_i - mu) v)^2; c_i <- c_i (1 - tau_i / max tau). The result is the mu of the smallest lambda.
+    Allouah, Guerraoui, Stephan, "Towards Trustworthy Federated Learning with Untrusted Participants", ICML 2025.
+    """
+    n, gram = points.size, points.gram[:-1, :-1]
+    weights = np.ones(n)
+    best, result = math.inf, weights / n
+    while weights.sum() > max(n - 2 * f, 0) + 1e-9:
+        share = weights / weights.sum()
+        inner = gram @ share
+        centred = gram - inner[:, None] - inner + share @ inner
+        root = np.sqrt(share)
+        values, vectors = np.linalg.eigh(root[:, None] * centred * root)
+        if values[-1] < best:
+            best, result = float(values[-1]), share
+        tau = (centred @ (root * vectors[:, -1])) ** 2 * (weights > 0)
+        if tau.max() <= 0.0 or values[-1] <= 0.0:  # all alike
+            break
+        weights = weights * (1.0 - tau / tau.max())
+    return result
