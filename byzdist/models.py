@@ -123,8 +123,8 @@ class LogisticRegression(nn.Module):
         for i in range(self.rows):
             for j in range(i + 1):
                 curvature = probabilities[:, i] * (float(i == j) - probabilities[:, j])
-                blocks[i, :, j] = (features * curvature[:, None]).T @ features
-                blocks[j, :, i] = blocks[i, :, j].T
+                block = (features * curvature[:, None]).T @ features
+                blocks[i, :, j], blocks[j, :, i] = block, block.T
         # From (row, column) with the bias as the last column to the flat order: all weights, then the biases.
         order = torch.arange(self.rows * width, device=x.device).view(self.rows, width)
         order = torch.cat([order[:, : self.columns].flatten(), order[:, self.columns :].flatten()])

@@ -96,9 +96,14 @@ class Split:
         self._positions: NDArray[np.int64] | None = None
         if owners is not None:
             sizes = np.bincount(owners, minlength=count)
-            assert len(sizes) == count and sizes.min() > 0, "a split must give every client at least one sample"
+            assert len(sizes) == count and sizes.min() > 0, "an empty client"
             self._positions = np.argsort(owners, kind="stable")
             self._offsets = np.concatenate([[0], np.cumsum(sizes)])
+
+    @property
+    def shared(self) -> bool:
+        """Whether every client holds the whole data set."""
+        return self._positions is None
 
     def indices(self, client: int) -> NDArray[np.int64] | None:
         """Return the positions of a client's samples in the data set, ascending, as a view; None: all of them."""
@@ -143,8 +148,10 @@ def split(spec: Mapping[str, Any], labels: NDArray[np.int64], count: int, seed: 
             " Use fewer clients or the split 'shared'."
         )
     owners = entry(labels, count, stream(seed, "split"), **parameters)
-    if owners is not None and len(missing := np.setdiff1d(np.arange(count), owners)):
-        raise ConfigError(f"data.split: {spec['name']!r} leaves client {missing[0]} without a sample.")
+    if owners is not None and (len(owners) != len(labels) or not np.array_equal(np.unique(owners), np.arange(count))):
+        raise ConfigError(
+            f"data.split: {spec['name']!r} must give each sample to one of {count} clients, and each of them one."
+        )
     return Split(len(labels), count, owners)
 
 
