@@ -76,8 +76,8 @@ def _start(command: Sequence[str], workers: int) -> int:
     try:
         elastic_launch(agent, sys.executable)(*command)
     except ChildFailedError as error:
-        _, failure = error.get_first_failure()
-        raise RunError(f"rank {failure.global_rank} failed: {failure.message}") from None
+        rank, failure = error.get_first_failure()
+        raise RunError(f"rank {rank} failed: {failure.message}") from None
     except SignalException as interruption:
         return 0 if interruption.sigval in (signal.SIGINT, signal.SIGTERM) else 1
     return 0

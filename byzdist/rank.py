@@ -19,12 +19,15 @@ from byzdist import __version__
 from byzdist.attacks import ATTACKS
 from byzdist.attacks.collusion import Collusion
 from byzdist.config import Config, dump, load
+from byzdist.data import load as load_data
 from byzdist.data import write_table
 from byzdist.errors import ConfigError, RunError
 from byzdist.evaluation import Evaluator
+from byzdist.export import save_model
 from byzdist.experiment import Experiment, choose_device, prepare
 from byzdist.launcher import new_folder, report_failure
 from byzdist.metrics import Metrics
+from byzdist.optimum import find
 from byzdist.progress import Progress
 from byzdist.server import Server
 from byzdist.transport.collective import CollectiveServer, CollectiveWorker, open_group
@@ -50,8 +53,8 @@ def run_rank(path: str, overrides: Sequence[str], out: Path | None) -> int:
             _serve(experiment, world_size - 1, out)
         else:
             _work(experiment, rank, world_size - 1, store)
-    except (ConfigError, RunError) as error:
-        report_failure(str(error))
+    except Exception as error:
+        report_failure(str(error) if isinstance(error, ConfigError | RunError) else f"{type(error).__name__}: {error}")
         raise
     return 0
 
@@ -76,7 +79,7 @@ def _serve(experiment: Experiment, workers: int, out: Path | None) -> None:
     folder = out or new_folder(config, None)
     folder.mkdir(parents=True, exist_ok=True)
     _describe(experiment, workers, folder)
-    evaluator = Evaluator(experiment.oracle, experiment.dataset, config.clients.good)
+    evaluator = Evaluator(experiment.oracle, experiment.dataset, config.clients.good, optimum=_optimum(experiment))
     transport = CollectiveServer(experiment.shape(workers))
     metrics = Metrics(folder)
     with Progress(config, folder) as progress:
@@ -85,10 +88,19 @@ def _serve(experiment: Experiment, workers: int, out: Path | None) -> None:
         status = "failed"
         try:
             status = server.run()
+            transport.stop()
+            save_model(experiment.oracle.model, server.x, folder)
         finally:
             summary = metrics.close(status)
-        transport.stop()
         progress.finish(summary)
+
+
+def _optimum(experiment: Experiment) -> float | None:
+    """Return f(x*), found in float64 whatever the dtype of the run; None where the model is not convex."""
+    config, dataset = experiment.config, experiment.dataset
+    if config.dtype != "float64":
+        dataset = load_data({key: value for key, value in config.data.items() if key != "split"}, dtype="float64")
+    return find(config.model, dataset, experiment.split, config.clients.good)
 
 
 def _stop_on_signals(server: Server) -> None:

@@ -45,6 +45,7 @@ class Worker:
             self._serve(received, transport)
 
     def _serve(self, received: Received, transport: WorkerEnd) -> None:
+        self._oracle.move()
         compressor = self._compressors[received.full]
         length = compressor.length(self._oracle.dimension, received.x.dtype)
         for client in received.cohort[(received.cohort % self._workers) + 1 == self._rank].tolist():

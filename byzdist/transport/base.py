@@ -62,13 +62,24 @@ class ServerEnd(ABC):
     """The parameter server's end.
 
     Attributes:
-        frame: holds x^k (``frame.current``) and x^{k-1} (``frame.previous``); the server updates them in place.
+        frame: holds x^k (``frame.current``) and x^{k-1} (``frame.previous``); the server updates them in place, between `collect`
+            and the next `send`.
         bytes_down, bytes_up: what the round in progress has really sent and received.
+        news: what has happened to the workers since the list was last emptied, such as "worker 3 joined".
     """
 
     frame: RequestFrame
     bytes_down: int
     bytes_up: int
+    news: list[str]
+
+    @abstractmethod
+    def available(self) -> np.ndarray:
+        """Return the ids of the clients that a request can reach now, ascending; wait where they are too few to go on.
+
+        Raises:
+            RunError: if they stay too few.
+        """
 
     @abstractmethod
     def send(self, request: Request) -> None:
@@ -81,9 +92,16 @@ class ServerEnd(ABC):
         A payload's memory is the transport's and lasts until the next `send`.
         """
 
+    def blame(self, client: int, reason: str) -> None:
+        """Take note that a client's reply, though well-formed, was no reply, such as one that is not finite."""
+        return None
+
     @abstractmethod
     def stop(self) -> None:
         """Tell every worker that the run is over, and close the links."""
+
+
+Forge = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -105,8 +123,13 @@ class WorkerEnd(ABC):
         """Wait for the next request; None when the run is over."""
 
     @abstractmethod
-    def reply(self, round_: int, client: int, length: int, fill: Callable[[Tensor], None]) -> None:
-        """Send a client's reply: ``fill`` writes its payload (uint8, ``length`` bytes) into the outgoing buffer."""
+    def reply(
+        self, round_: int, client: int, length: int, fill: Callable[[Tensor], None], forge: Forge | None = None
+    ) -> None:
+        """Send a client's reply: ``fill`` writes its payload (uint8, ``length`` bytes) into the outgoing buffer.
+
+        ``forge`` is a fault's: it maps the finished message, header and all, to what is really sent.
+        """
 
 
 class ReplyRow:

@@ -8,12 +8,13 @@ beyond the deadline, ends the job.
 from collections.abc import Callable
 from datetime import timedelta
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from byzdist.errors import RunError
-from byzdist.transport.base import Missing, Received, ReplyRow, Request, ServerEnd, Shape, WorkerEnd, reply_rows
+from byzdist.transport.base import Forge, Missing, Received, ReplyRow, Request, ServerEnd, Shape, WorkerEnd, reply_rows
 from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, Header, Kind, WireError, check_reply
 
 SERVER = 0
@@ -33,12 +34,17 @@ class CollectiveServer(ServerEnd):
         self._shape = shape
         self.frame = shape.frame()
         self.bytes_down = self.bytes_up = 0
+        self.news = []
         self._rows = reply_rows(shape.most_cohort, shape.longest, shape.device)
         self._filler: ReplyRow | None = None  # what ranks without a client in a gather send, and the server itself
         self._model_round = dict.fromkeys(range(1, shape.workers + 1), -1)
         self._request: Request
         self._sends: list[dist.Work] = []
         self._receives: list[list[dist.Work]] = []
+
+    def available(self) -> np.ndarray:
+        """Everyone: a worker that is gone ends the run."""
+        return np.arange(self._shape.clients)
 
     def send(self, request: Request) -> None:
         """Send point-to-point to the cohort's workers, or start a full round's broadcast and gathers."""
@@ -64,6 +70,12 @@ class CollectiveServer(ServerEnd):
         return self.frame.pack(kind, request.round, request.cohort, everyone=everyone, flags=flags)
 
     def _send_sampled(self, request: Request, hosted: dict[int, list[int]]) -> None:
+        # Receives are posted first: gloo then sends each reply at once instead of asking whether it is expected.
+        for rank, positions in hosted.items():
+            for position in positions:
+                parts = self._rows[position].parts(request.length)
+                self._receives[position] = [dist.irecv(part, rank) for part in parts]
+                self.bytes_up += sum(part.nbytes for part in parts)
         lacking = {rank for rank in hosted if request.needs_previous and self._model_round[rank] != request.round - 1}
         for group, flags in ((lacking, HAS_MODEL | HAS_PREVIOUS), (hosted.keys() - lacking, HAS_MODEL)):
             if group:
@@ -72,11 +84,6 @@ class CollectiveServer(ServerEnd):
                 for rank in sorted(group):
                     self._post(parts, rank)
                     self._model_round[rank] = request.round
-        for rank, positions in hosted.items():
-            for position in positions:
-                parts = self._rows[position].parts(request.length)
-                self._receives[position] = [dist.irecv(part, rank) for part in parts]
-                self.bytes_up += sum(part.nbytes for part in parts)
 
     def _send_full(self, request: Request, hosted: dict[int, list[int]]) -> None:
         workers = range(1, self._shape.workers + 1)
@@ -151,47 +158,63 @@ class CollectiveWorker(WorkerEnd):
         self._rows = reply_rows(2, shape.longest, shape.device)
         self._sending: list[list[dist.Work]] = [[], []]
         self._full = False
-        self._turns = 0  # gathers of this full round that this rank has still to take part in
+        self._turns = 0  # replies, or gathers of a full round, that this rank has still to take part in
+        self._next: dist.Work | None = None
         self._full_length = shape.dimension * shape.dtype.itemsize
 
     def receive(self) -> Received | None:
         """Wait for the next request; see `WorkerEnd.receive`."""
-        self._finish_full_round()
+        while self._turns:  # gathers of a full round in which other workers host more of the cohort
+            self._settle(self._sending[0])
+            self._ship(self._rows[0], self._full_length)
+        if self._next is None:
+            self._expect()
+        self._await(self._next)
+        self._next = None
         self._frame, self._before = self._before, self._frame
         frame = self._frame
-        self._recv(frame.buffer)
         header = Header.read(frame.buffer)
         if header.kind is Kind.STOP:
             self._drain()
             dist.destroy_process_group()
             return None
         for part in frame.parts_apart(header.flags):
-            self._recv(part)
+            self._await(dist.irecv(part, SERVER))
         cohort = frame.cohort(header, self._shape.clients)
         self._full = header.kind is Kind.FULL
+        self._turns = int(np.count_nonzero(1 + cohort % self._shape.workers == self._rank))
         if self._full:
             dist.broadcast(frame.current, SERVER)
-            hosts = 1 + cohort % self._shape.workers
-            self._turns = max(int((hosts == rank).sum()) for rank in set(hosts.tolist()))
+            self._turns = int(np.bincount(cohort % self._shape.workers).max())
         has_previous = header.flags & HAS_PREVIOUS or self._model_round == header.round - 1
         previous = frame.previous if header.flags & HAS_PREVIOUS else self._before.current
         self._model_round = header.round
         return Received(header.round, self._full, cohort, frame.current, previous if has_previous else None)
 
-    def _recv(self, part: Tensor) -> None:
+    def _expect(self) -> None:
+        """Post the receive of the next request, so that gloo sends it at once."""
+        self._next = dist.irecv(self._before.buffer, SERVER)
+
+    def _await(self, work: dist.Work | None) -> None:
+        assert work is not None
         try:
-            dist.recv(part, SERVER)
+            work.wait()
         except RuntimeError as error:
             raise RunError(f"the server is gone: {str(error).splitlines()[0]}") from None
 
-    def reply(self, round_: int, client: int, length: int, fill: Callable[[Tensor], None]) -> None:
+    def reply(
+        self, round_: int, client: int, length: int, fill: Callable[[Tensor], None], forge: Forge | None = None
+    ) -> None:
         """Send a client's reply while the next one is computed; see `WorkerEnd.reply`."""
+        assert forge is None, "faults on the wire are the star's"
         self._rows.reverse()
         self._sending.reverse()
         row = self._rows[0]
         self._settle(self._sending[0])
         fill(row.payload[:length])
         Header(Kind.REPLY, round_, client, 0, length, row.checksum(length)).write(row.message)
+        if self._turns == 1 and not self._full:
+            self._expect()  # x^{k-1} has served its purpose
         self._ship(row, length)
 
     def _ship(self, row: ReplyRow, length: int) -> None:
@@ -201,13 +224,7 @@ class CollectiveWorker(WorkerEnd):
             else:
                 work = dist.isend(part, SERVER)
             self._sending[0].append(work)
-        self._turns -= self._full
-
-    def _finish_full_round(self) -> None:
-        """Take part in the gathers of a full round in which other workers host more of the cohort."""
-        while self._full and self._turns:
-            self._settle(self._sending[0])
-            self._ship(self._rows[0], self._full_length)
+        self._turns -= 1
 
     def _settle(self, works: list[dist.Work]) -> None:
         for work in works:

@@ -97,19 +97,29 @@ def round_up(size: int, unit: int) -> int:
 class RequestFrame:
     """Room for one request, with lasting views of its parts.
 
-    On the CPU header, ids and models are one buffer and so one message; on a GPU the models are apart and travel by nccl.
+    On the CPU header, ids and models are one buffer and so one message; on a GPU, or where the caller gives room for ``models``
+    (2 d values), they are apart and travel as a message of their own.
 
     Attributes:
         current: x^k, d values of the run's dtype.
         previous: x^{k-1}, likewise; it follows ``current`` without a gap.
     """
 
-    def __init__(self, dimension: int, most_ids: int, dtype: torch.dtype, device: torch.device) -> None:
-        self._apart = device.type == "cuda"
+    def __init__(
+        self,
+        dimension: int,
+        most_ids: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        models: Tensor | None = None,
+    ) -> None:
+        self._apart = device.type == "cuda" or models is not None
         self._model_at = HEADER_BYTES + round_up(4 * most_ids, HEADER_BYTES)
         self._model_bytes = dimension * dtype.itemsize
         self.buffer = torch.zeros(self._model_at + 2 * self._model_bytes * (not self._apart), dtype=torch.uint8)
-        if self._apart:
+        if models is not None:
+            self._models = models
+        elif self._apart:
             self._models = torch.zeros(2 * dimension, dtype=dtype, device=device)
         else:
             self._models = self.buffer[self._model_at :].view(dtype)
