@@ -79,7 +79,7 @@ class Evaluator:
         if samples is not None:
             groups = [(1 / samples, _draw(groups, len(oracle.labels), samples, seed))]
         self._objective = Objective(oracle, groups)
-        self._gradient = torch.empty_like(oracle.initial())
+        self._gradient = oracle.features.new_empty(oracle.dimension)
         self._test: tuple[Tensor, Tensor] | None = None
         if dataset.test_features is not None and dataset.test_labels is not None:
             features, labels = np.asarray(dataset.test_features), np.asarray(dataset.test_labels)

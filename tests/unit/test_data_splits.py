@@ -4,7 +4,7 @@ import csv
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from byzdist import data
@@ -21,6 +21,7 @@ LABELS = np.random.default_rng(0).integers(10, size=1000)
 
 
 @pytest.mark.parametrize("spec", PARTITIONS, ids=str)
+@settings(max_examples=30, deadline=None)
 @given(samples=st.integers(1, 300), classes=st.integers(1, 12), data_=st.data())
 def test_every_sample_has_one_owner_and_no_client_is_empty(spec, samples, classes, data_):
     count = data_.draw(st.integers(1, samples))
