@@ -1,0 +1,275 @@
+"""Gateways: one small process a worker, so that nothing a worker sends can hurt the server.
+
+The server forks a keeper before it starts any thread, and the keeper forks the gateways, again whenever one has ended. A gateway
+lives as long as one link: it lets its worker in, passes requests on, checks the replies, and leaves them in shared memory. It may
+be aborted by gloo (a message longer than its buffer) or block for as long as its worker likes; only that worker's link is lost.
+
+Two pipes connect it with the server, both with records of a fixed size that are written whole: its own, with what to send, and
+one that all gateways share, with what happened. The keeper dies with the server, and the gateways die with the keeper.
+"""
+
+import ctypes
+import gc
+import os
+import resource
+import signal
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import IntEnum
+from typing import NoReturn
+
+import numpy as np
+import torch.distributed as dist
+from torch import Tensor
+
+from byzdist.transport.base import Shape
+from byzdist.transport.link import Link, LinkLost, accept
+from byzdist.transport.shared import OVER, Shared, link_frame
+from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, HEADER_BYTES, Kind, RequestFrame, WireError, check_reply
+
+_DISMISSED, _LOST = 0, 1  # exit codes of a gateway
+_PR_SET_PDEATHSIG = 1
+
+
+class What(IntEnum):
+    """What a gateway tells the server."""
+
+    JOINED = 1
+    REPLY = 2
+    OFFENCE = 3  # a reply that is not what it should be; it takes the reply's place
+    IDLE = 4  # the round was over before the request could be passed on
+    LOST = 5
+    ABORTED = 6  # the gateway itself was aborted by what it received
+
+
+@dataclass(frozen=True)
+class Event:
+    """One record of the shared pipe; ``generation`` counts a worker's gateways, so that the past is not taken for the present."""
+
+    what: What
+    rank: int
+    generation: int
+    client: int = 0
+    text: str = ""
+
+    _LAYOUT = struct.Struct("<IIII112s")
+    SIZE = _LAYOUT.size
+
+    def pack(self) -> bytes:
+        """Return the record."""
+        text = self.text.encode()[:112].decode(errors="ignore").encode()
+        return self._LAYOUT.pack(self.what, self.rank, self.generation, self.client, text)
+
+    @classmethod
+    def unpack(cls, record: bytes) -> "Event":
+        """Read a record."""
+        what, rank, generation, client, text = cls._LAYOUT.unpack(record)
+        return cls(What(what), rank, generation, client, text.rstrip(b"\0").decode())
+
+
+@dataclass(frozen=True)
+class Errand:
+    """What the server wants of one gateway: to pass on the round in progress, or to end (``cohort`` 0)."""
+
+    generation: int
+    round: int
+    length: int
+    cohort: int
+    full: bool
+    needs_previous: bool
+
+    _LAYOUT = struct.Struct("<IIQI??")
+    SIZE = _LAYOUT.size
+
+    @classmethod
+    def end(cls, generation: int) -> "Errand":
+        """Return the last errand."""
+        return cls(generation, 0, 0, 0, False, False)
+
+    def pack(self) -> bytes:
+        """Return the record."""
+        return self._LAYOUT.pack(self.generation, self.round, self.length, self.cohort, self.full, self.needs_previous)
+
+    @classmethod
+    def unpack(cls, record: bytes) -> "Errand":
+        """Read a record."""
+        return cls(*cls._LAYOUT.unpack(record))
+
+
+@dataclass(frozen=True)
+class Post:
+    """What gateways are started with.
+
+    Attributes:
+        keys: each worker's key, by rank.
+        errands: the reading end of each gateway's own pipe, by rank.
+        events: the writing end of the shared pipe.
+        connect: opens a process's own connection to the job's store.
+        patience: how long a link may keep a gateway waiting before it is closed.
+    """
+
+    shape: Shape
+    shared: Shared
+    keys: dict[int, bytes]
+    errands: dict[int, int]
+    events: int
+    connect: Callable[[], dist.Store]
+    patience: timedelta
+
+    def tell(self, event: Event) -> None:
+        """Write an event."""
+        os.write(self.events, event.pack())
+
+
+def start_keeper(post: Post) -> int:
+    """Fork the keeper, which forks the gateways; return its process id. No thread may run yet."""
+    parent = os.getpid()
+    if pid := os.fork():
+        return pid
+    try:
+        _die_with(parent)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # a terminal's Ctrl-C is the server's to handle
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(quiet, 2)  # an abort's stack trace would let any worker fill the server's log
+        gc.freeze()  # the collector would copy the pages that are shared with the server
+        _keep(post)
+    finally:
+        os._exit(1)
+
+
+def _die_with(parent: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it was gone before the line above
+        os._exit(1)
+
+
+def _keep(post: Post) -> NoReturn:
+    """Fork a gateway for each worker, and anew whenever one has ended, until the server dismissed them all."""
+    keeper = os.getpid()
+    generations = dict.fromkeys(post.errands, 0)
+    living: dict[int, int] = {}
+    waiting = list(post.errands)
+    while waiting or living:
+        for rank in waiting:
+            generations[rank] += 1
+            if pid := os.fork():
+                living[pid] = rank
+            else:
+                _die_with(keeper)
+                _Gateway(post, rank, generations[rank]).run()
+        pid, status = os.wait()
+        rank = living.pop(pid)
+        if os.WIFSIGNALED(status):
+            name = signal.Signals(os.WTERMSIG(status)).name
+            what = What.ABORTED if name == "SIGABRT" else What.LOST
+            post.tell(Event(what, rank, generations[rank], text=f"its gateway was ended by {name}"))
+        waiting = [] if post.shared.dismissed[rank] else [rank]
+    os._exit(0)
+
+
+class _Gateway:
+    """One gateway process."""
+
+    def __init__(self, post: Post, rank: int, generation: int) -> None:
+        self._post, self._rank, self._generation = post, rank, generation
+        self._errands = post.errands[rank]
+        self._model_round = -1  # the round whose model the worker holds for sure
+        self._frame: RequestFrame
+        self._link: Link
+
+    def run(self) -> NoReturn:
+        """Serve one link to its end."""
+        gc.disable()
+        try:
+            self._frame = link_frame(self._post.shape, self._post.shared.models)
+            link = accept(self._post.connect(), self._rank, self._post.keys[self._rank], self._is_dismissed)
+            if link is not None:
+                self._link = link
+                threading.Thread(target=self._watch, daemon=True).start()
+                self._tell(What.JOINED)
+                while self._serve():
+                    pass
+            os._exit(_DISMISSED)
+        except LinkLost as lost:
+            self._leave(str(lost))
+        except BaseException as error:  # whatever it is, it must not reach the server's code above the fork
+            self._leave(f"{type(error).__name__}: {error}")
+
+    def _is_dismissed(self) -> int:
+        return int(self._post.shared.dismissed[self._rank])
+
+    def _tell(self, what: What, client: int = 0, text: str = "") -> None:
+        self._post.tell(Event(what, self._rank, self._generation, client, text))
+
+    def _leave(self, reason: str) -> NoReturn:
+        self._tell(What.LOST, text=reason)
+        os._exit(_LOST)
+
+    def _watch(self) -> None:
+        self._leave(self._link.watch())
+
+    def _serve(self) -> bool:
+        """Run one errand; False ends the link."""
+        errand = Errand.unpack(os.read(self._errands, Errand.SIZE))
+        if errand.generation != self._generation:  # meant for a link that is gone
+            return True
+        if errand.cohort:
+            self._exchange(errand)
+            return True
+        if self._is_dismissed() == OVER:
+            nobody = self._post.shared.cohort(0)
+            self._link.send(self._frame.pack(Kind.STOP, 0, nobody, everyone=True, flags=0)[0])
+        return False
+
+    def _exchange(self, errand: Errand) -> None:
+        """Pass a request on, and the replies back."""
+        shared, shape, link, patience = self._post.shared, self._post.shape, self._link, self._post.patience
+        cohort = shared.cohort(errand.cohort)
+        request = self._compose(errand, cohort)
+        if not shared.is_current(errand.round):  # this process was held up beyond the round: what it read may be torn
+            self._tell(What.IDLE)
+            return
+        clients = [client for client in cohort.tolist() if shape.rank(client) == self._rank]
+        rows = [shared.rows[client] for client in clients]
+        for row in rows:
+            row.message[:HEADER_BYTES] = (
+                0  # gloo takes a message of no bytes for one; the last header must not stand for it
+            )
+        receiving = [
+            link.post_receive(row.message) for row in rows
+        ]  # before the request, so that replies need not wait
+        for work in [link.post_send(part) for part in request]:
+            link.finish(work, patience)
+        whole = len(request) == 1 or shared.is_current(errand.round)
+        self._model_round = errand.round if whole else -1
+        shared.traffic[self._rank, 0] += sum(part.nbytes for part in request)
+        for client, row, work in zip(clients, rows, receiving, strict=True):
+            link.finish(work, patience)
+            try:
+                check_reply(row.message, row.checksum(errand.length), errand.round, client, errand.length)
+            except WireError as error:
+                self._tell(What.OFFENCE, client, str(error))
+            else:
+                shared.traffic[self._rank, 1] += HEADER_BYTES + errand.length
+                self._tell(What.REPLY, client)
+
+    def _compose(self, errand: Errand, cohort: np.ndarray) -> list[Tensor]:
+        """Return the messages of a request."""
+        models, frame = self._post.shared.frame, self._frame
+        flags = HAS_MODEL
+        if errand.needs_previous and self._model_round != errand.round - 1:
+            flags |= HAS_PREVIOUS
+        if not frame.parts_apart(flags):
+            frame.current.numpy()[:] = (
+                models.current.numpy()
+            )  # numpy: torch's copy would start threads in a forked process
+            if flags & HAS_PREVIOUS:
+                frame.previous.numpy()[:] = models.previous.numpy()
+        kind = Kind.FULL if errand.full else Kind.SAMPLED
+        everyone = errand.cohort == self._post.shape.clients
+        return frame.pack(kind, errand.round, cohort, everyone=everyone, flags=flags)

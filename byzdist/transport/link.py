@@ -1,0 +1,227 @@
+"""A link: the two-rank process group of the server and one worker, and how its two ends find and recognise each other.
+
+They meet at the job's store, under keys of the worker's rank, and prove to each other who they are before either opens a port.
+The group then meets under a prefix that only the two of them can compute, and its first messages repeat the proof, so that
+whoever gets in between them at the open port is found out. A server's note under ``closed`` tells a worker that it need not try.
+"""
+
+import contextlib
+import encodings.idna  # noqa: F401 - name resolution imports it: once here, instead of in the private memory of every gateway
+import ipaddress
+import os
+import socket
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from byzdist.errors import RunError
+from byzdist.transport.identity import (
+    IdentityError,
+    ServerSide,
+    WorkerSide,
+    confirmation,
+    seal,
+    unseal,
+)
+
+FOREVER = timedelta(days=7)
+OVER = "the run is over"
+_MESSAGES, _LIFE = 0, 1  # tags: requests and replies; nothing ever, see `Link.watch`
+_MEETING = timedelta(seconds=20)  # for the steps of a meeting once both ends are known to be there
+_GLANCE, _REPEAT = 0.02, 1.0  # seconds between two looks at the store, and between two hellos
+
+
+def connect(*, host: bool, patience: float) -> dist.Store:
+    """Return a connection of this process's own to the job's store; ``host`` starts the store where no agent has.
+
+    Raises:
+        RunError: if there is no store at MASTER_ADDR:MASTER_PORT.
+    """
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    host = host and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    if not host:
+        _await_port(address, port, patience)
+    try:
+        store = dist.TCPStore(address, port, None, host, timedelta(seconds=patience), wait_for_workers=False)
+    except (dist.DistError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(
+            f"no store at MASTER_ADDR:MASTER_PORT = {address}:{port} after {patience:g} s: {reason}"
+        ) from None
+    return dist.PrefixStore(f"byzdist/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def _await_port(address: str, port: int, patience: float) -> None:
+    """Wait until somebody listens. The store's own retries are seconds apart, and it logs each with a stack trace."""
+    until = time.monotonic() + patience
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=patience):
+            return
+        time.sleep(_GLANCE)
+
+
+class LinkLost(Exception):
+    """The other end is gone, or silent beyond all patience."""
+
+
+class Link:
+    """One end of an open link."""
+
+    def __init__(self, group: dist.ProcessGroupGloo, peer: int) -> None:
+        self._group, self._peer = group, peer
+
+    def post_send(self, message: Tensor) -> dist.Work:
+        """Start to send; the work must be waited for with `finish`, for gloo may never deliver a message whose work is dropped."""
+        return self._guard(lambda: self._group.send([message], self._peer, _MESSAGES))
+
+    def post_receive(self, buffer: Tensor) -> dist.Work:
+        """Start to receive a message of at most the buffer's size; a longer one aborts this process."""
+        return self._guard(lambda: self._group.recv([buffer], self._peer, _MESSAGES))
+
+    def finish(self, work: dist.Work, patience: timedelta = FOREVER) -> None:
+        """Wait for a work.
+
+        Raises:
+            LinkLost: if the link broke; it does where ``patience`` ends.
+        """
+        self._guard(lambda: work.wait(patience))
+
+    def send(self, message: Tensor) -> None:
+        """Send and wait."""
+        self.finish(self.post_send(message))
+
+    def receive(self, buffer: Tensor) -> None:
+        """Receive and wait."""
+        self.finish(self.post_receive(buffer))
+
+    def watch(self) -> str:
+        """Block until the link breaks, and say why; for a thread that does nothing else."""
+        try:
+            self._group.recv([torch.zeros(1, dtype=torch.uint8)], self._peer, _LIFE).wait(FOREVER)
+        except RuntimeError as error:
+            return _reason(error)
+        return "a message that nobody asked for"
+
+    def _guard(self, action: Callable[[], object]) -> dist.Work:
+        try:
+            return action()  # type: ignore[return-value]
+        except RuntimeError as error:
+            raise LinkLost(_reason(error)) from None
+
+
+def _reason(error: RuntimeError) -> str:
+    text = str(error).splitlines()[0]
+    for sign, reason in (("Timed out", "silent"), ("timeout", "silent"), ("onnect", "connection closed")):
+        if sign in text:
+            return reason
+    return text
+
+
+def _devices() -> list[object]:
+    """Return gloo's devices: of GLOO_SOCKET_IFNAME, else loopback for a run on one machine, else of the host's own address."""
+    make = dist.ProcessGroupGloo.create_device
+    if names := os.environ.get("GLOO_SOCKET_IFNAME"):
+        return [make(interface=name) for name in names.split(",")]
+    address = socket.getaddrinfo(os.environ["MASTER_ADDR"], None)[0][4][0]
+    if ipaddress.ip_address(address).is_loopback:
+        return [make(hostname="127.0.0.1")]
+    return [dist.ProcessGroupGloo.create_default_device()]
+
+
+def _open(store: dist.Store, session: bytes, me: int) -> Link:
+    """Open the group and exchange the first messages; ``me`` is 0 for the server and 1 for the worker."""
+    options = dist.ProcessGroupGloo._Options()
+    options._devices, options._threads, options._timeout = _devices(), 1, _MEETING
+    try:
+        link = Link(dist.ProcessGroupGloo(dist.PrefixStore(session.hex(), store), me, 2, options), 1 - me)
+    except RuntimeError as error:
+        raise LinkLost(f"no connection: {_reason(error)}") from None
+    roles = "server", "worker"
+    theirs = torch.zeros(len(session), dtype=torch.uint8)
+    receiving = link.post_receive(theirs)
+    link.finish(link.post_send(_bytes(confirmation(session, roles[me]))), _MEETING)
+    link.finish(receiving, _MEETING)
+    if theirs.numpy().tobytes() != confirmation(session, roles[1 - me]):
+        raise IdentityError("the link leads to somebody else")
+    return link
+
+
+def _bytes(text: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(text), dtype=torch.uint8)
+
+
+def _wait(store: dist.Store, key: str, patience: float) -> bytes | None:
+    """Return a key's value, or None if it is not there in time. The store's own wait would log every timeout."""
+    until = time.monotonic() + patience
+    while not store.check([key]):
+        if time.monotonic() > until:
+            return None
+        time.sleep(_GLANCE)
+    return store.get(key)
+
+
+def accept(store: dist.Store, rank: int, key: bytes, dismissed: Callable[[], int]) -> Link | None:
+    """The server's side: wait until worker ``rank`` has joined; None once ``dismissed`` says that nobody waits any more."""
+    while not dismissed():
+        if (hello := _wait(store, f"{rank}/hello", _REPEAT)) is None:
+            continue
+        store.delete_key(f"{rank}/hello")
+        with contextlib.suppress(IdentityError, LinkLost):
+            side = ServerSide(key, hello)
+            store.set(f"{side.name}/answer", side.answer)
+            proof = _wait(store, f"{side.name}/proof", _MEETING.total_seconds())
+            for step in ("answer", "proof"):
+                store.delete_key(f"{side.name}/{step}")
+            if proof is None:
+                continue
+            link = _open(store, side.accept(proof), 0)
+            store.delete_key(f"{rank}/hello")  # said once more while the answer was on its way
+            return link
+    return None
+
+
+def join(store: dist.Store, rank: int, key: bytes, patience: float) -> Link | None:
+    """The worker's side: join as ``rank``; None if the run is over.
+
+    Raises:
+        RunError: if nobody who knows the run's secret answers within ``patience`` seconds, or the server will not have this worker.
+    """
+    until = time.monotonic() + patience
+    side = WorkerSide(key)
+    try:
+        while time.monotonic() < until:
+            note = _note(store, rank, key)
+            if note == OVER:
+                return None
+            if note:
+                raise RunError(f"the server will not have worker rank {rank}: {note}.")
+            store.set(f"{rank}/hello", side.hello)  # again and again, for others can overwrite it
+            if (answer := _wait(store, f"{side.name}/answer", _REPEAT)) is None:
+                continue
+            with contextlib.suppress(IdentityError, LinkLost):
+                proof, session = side.prove(answer)
+                store.set(f"{side.name}/proof", proof)
+                return _open(store, session, 1)
+            side = WorkerSide(key)
+    except dist.DistError as error:
+        raise RunError(f"the server is gone: {str(error).splitlines()[0]}") from None
+    raise RunError(
+        f"no server let worker rank {rank} in within {patience:g} s: it is gone, holds a live link to another process of this rank, "
+        "or has another run secret."
+    )
+
+
+def leave_note(store: dist.Store, rank: int, key: bytes, text: str) -> None:
+    """Tell a worker, now or whenever it comes, that it need not join: `OVER`, or why the server will not have it."""
+    store.set(f"{rank}/closed", seal(key, text))
+
+
+def _note(store: dist.Store, rank: int, key: bytes) -> str | None:
+    if store.check([f"{rank}/closed"]):
+        with contextlib.suppress(IdentityError):  # anybody can write into the store
+            return unseal(key, store.get(f"{rank}/closed"))
+    return None

@@ -1,0 +1,72 @@
+"""What the server shares with its gateways: memory without a name, so that nothing is left of it when the processes are gone."""
+
+import mmap
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from byzdist.transport.base import ReplyRow, Request, Shape
+from byzdist.transport.wire import HEADER_BYTES, RequestFrame, round_up
+
+_LARGE = 256 * 1024  # bytes of a model above which it is sent from shared memory, as a message of its own
+OVER, QUARANTINED = 1, 2
+
+
+def _memory(size: int) -> Tensor:
+    """Return ``size`` zero bytes that stay shared across forks; pages take no room until they are written."""
+    return torch.frombuffer(mmap.mmap(-1, max(size, 1)), dtype=torch.uint8)[:size]
+
+
+class Shared:
+    """The request in progress, a reply row for each client, and the counts of bytes.
+
+    Attributes:
+        frame, models: the server's models; gateways only read them.
+        rows: by client; only the gateway of the client's worker writes there.
+        traffic: bytes down and up by rank, from the start of the run.
+        dismissed: by rank, whether the server will not have that worker any more: `OVER`, `QUARANTINED`, or 0.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        assert shape.device.type == "cpu", "the star's links are gloo's, which sends from the CPU's memory"
+        self._shape = shape
+        self.models = _memory(2 * shape.dimension * shape.dtype.itemsize).view(shape.dtype)
+        self.frame = RequestFrame(shape.dimension, shape.most_ids, shape.dtype, shape.device, self.models)
+        room = HEADER_BYTES + round_up(shape.longest, HEADER_BYTES)
+        rows = _memory(shape.clients * room).view(shape.clients, room)
+        self.rows = [ReplyRow(row, row[HEADER_BYTES:], False) for row in rows]
+        self.traffic = _memory(16 * (shape.workers + 1)).view(torch.int64).view(-1, 2).numpy()
+        self.dismissed = _memory(shape.workers + 1).numpy()
+        self._round = _memory(8).view(torch.int64).numpy()
+        self._ids = _memory(4 * shape.clients).numpy().view(np.uint32)
+
+    def publish(self, request: Request) -> None:
+        """Make a request's cohort and round known to the gateways."""
+        self._ids[: len(request.cohort)] = request.cohort
+        self._round[0] = request.round
+
+    def retire(self) -> None:
+        """Say that the models are about to change: whatever is still being sent is torn from now on."""
+        self._round[0] = -1
+
+    def is_current(self, round_: int) -> bool:
+        """Return whether models and cohort are still those of a round."""
+        return bool(self._round[0] == round_)
+
+    def cohort(self, size: int) -> np.ndarray:
+        """Return the ids of the current cohort."""
+        return self._ids[:size].astype(np.int64)
+
+
+def link_frame(shape: Shape, models: Tensor | None = None) -> RequestFrame:
+    """Return a frame in which requests leave a gateway and reach a worker.
+
+    A small model travels in one message with its header, which a gateway copies together; a large one goes straight from
+    ``models``, the shared memory, and reaches room of its own.
+    """
+    if shape.dimension * shape.dtype.itemsize <= _LARGE:
+        models = None
+    elif models is None:
+        models = torch.zeros(2 * shape.dimension, dtype=shape.dtype)
+    return RequestFrame(shape.dimension, shape.most_ids, shape.dtype, shape.device, models)

@@ -1,0 +1,270 @@
+"""The star transport: for clients that hang, die, lie on the wire and come back.
+
+The server talks to each worker over a link of its own through that worker's gateway (see gateway.py), and waits for all of them at
+one pipe, with a deadline. The times nest: ``deadline`` bounds a round's wait for replies; a link that kept its gateway waiting for
+``deadline + join_timeout`` is closed, and its worker may join again; without ``min_replies`` reachable clients for
+``join_timeout`` seconds the run ends.
+"""
+
+import logging
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import numpy as np
+import torch.distributed as dist
+from torch import Tensor
+
+from byzdist.errors import RunError
+from byzdist.transport import link
+from byzdist.transport.base import Missing, Request, ServerEnd, Shape
+from byzdist.transport.gateway import Errand, Event, Post, What, start_keeper
+from byzdist.transport.shared import OVER, QUARANTINED, Shared
+
+log = logging.getLogger(__name__)
+_END_PATIENCE = 5.0
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On what terms workers take part: seconds, the fewest reachable clients, and how many offences lead to quarantine."""
+
+    deadline: float
+    join_timeout: float
+    min_replies: int
+    offences: int
+
+
+@dataclass
+class _Worker:
+    """What the server knows of one worker."""
+
+    errands: int
+    generation: int = 0
+    state: str = "has not joined yet"  # "" where the link is open
+    round: int = -1  # of the request that the worker has still to answer
+    pending: set[int] = field(default_factory=set)  # the clients that it has still to answer for
+    offences: int = 0
+
+    @property
+    def is_free(self) -> bool:
+        return not self.state and not self.pending
+
+
+class StarServer(ServerEnd):
+    """The parameter server's end. Make it before the process starts any thread, for it forks.
+
+    Args:
+        keys: each worker's key, by rank.
+        connect: opens a connection to the job's store; it is called in every gateway, and here once they are all forked.
+    """
+
+    def __init__(self, shape: Shape, terms: Terms, keys: dict[int, bytes], connect: Callable[[], dist.Store]) -> None:
+        self._shape, self._terms, self._keys = shape, terms, keys
+        self._shared = Shared(shape)
+        self.frame = self._shared.frame
+        self.bytes_down = self.bytes_up = 0
+        self.news = []
+        errands = {rank: os.pipe() for rank in range(1, shape.workers + 1)}
+        self._events, events = os.pipe()
+        readers = {rank: ends[0] for rank, ends in errands.items()}
+        patience = timedelta(seconds=terms.deadline + terms.join_timeout)
+        self._keeper = start_keeper(Post(shape, self._shared, keys, readers, events, connect, patience))
+        for end in (*readers.values(), events):
+            os.close(end)
+        self._workers = {rank: _Worker(ends[1]) for rank, ends in errands.items()}
+        self._poll = select.poll()
+        self._poll.register(self._events, select.POLLIN)
+        self._store = connect()
+        self._request: Request
+        self._replies: dict[int, Tensor | Missing] = {}
+        self._awaited = 0
+        self._collecting = False
+        self._sent_at = 0.0
+
+    def open(self) -> None:
+        """Wait until every worker has joined, or until ``join_timeout`` is over and at least ``min_replies`` clients are there.
+
+        Raises:
+            RunError: if they are fewer.
+        """
+        until = time.monotonic() + self._terms.join_timeout
+        while any(worker.state for worker in self._workers.values()) and self._listen(until - time.monotonic()):
+            pass
+        self.available()
+
+    def available(self) -> np.ndarray:
+        """Return the clients of the workers that are linked and owe no reply; wait for ``min_replies`` of them."""
+        until = time.monotonic() + self._terms.join_timeout
+        self._listen(0)
+        while len(clients := self._free_clients()) < self._terms.min_replies:
+            if not self._listen(until - time.monotonic()):
+                states = {rank: worker.state or "busy" for rank, worker in self._workers.items() if not worker.is_free}
+                raise RunError(
+                    f"only {len(clients)} of {self._shape.clients} clients could be reached for {self._terms.join_timeout:g} s "
+                    f"(transport.join_timeout), and transport.min_replies is {self._terms.min_replies}; by worker: {states}"
+                )
+        return clients
+
+    def _free_clients(self) -> np.ndarray:
+        free = np.array([False, *(worker.is_free for worker in self._workers.values())])
+        clients = np.arange(self._shape.clients)
+        return clients[free[1 + clients % self._shape.workers]]
+
+    def send(self, request: Request) -> None:
+        """Ring at the gateways of the cohort's workers; clients that cannot be reached are missing at once."""
+        self._request = request
+        self._sent_at = time.monotonic()
+        self._replies.clear()
+        self.bytes_down = self.bytes_up = 0
+        self._traffic = self._shared.traffic.sum(axis=0)
+        self._listen(0)
+        hosted: dict[int, set[int]] = {}
+        for client in request.cohort.tolist():
+            worker = self._workers[self._shape.rank(client)]
+            if worker.is_free:
+                hosted.setdefault(self._shape.rank(client), set()).add(client)
+            else:
+                self._replies[client] = Missing(worker.state or f"busy since round {worker.round}")
+        self._shared.publish(request)
+        self._awaited, self._collecting = 0, True
+        for rank, clients in hosted.items():
+            worker = self._workers[rank]
+            worker.round, worker.pending = request.round, clients
+            self._awaited += len(clients)
+            errand = Errand(
+                worker.generation,
+                request.round,
+                request.length,
+                len(request.cohort),
+                request.full,
+                request.needs_previous,
+            )
+            self._give(worker, errand)
+
+    def _give(self, worker: _Worker, errand: Errand) -> None:
+        with suppress(BrokenPipeError):  # no keeper any more, as `_listen` will find
+            os.write(worker.errands, errand.pack())
+
+    def collect(self, deadline: float) -> dict[int, Tensor | Missing]:
+        """Wait for the replies; see `ServerEnd.collect`. Whoever has not answered by then is busy until it does."""
+        until = self._sent_at + deadline
+        while self._awaited and self._listen(until - time.monotonic()):
+            pass
+        self._collecting = False
+        self._shared.retire()
+        down, up = self._shared.traffic.sum(axis=0) - self._traffic
+        self.bytes_down, self.bytes_up = int(down), int(up)
+        late = Missing("no reply by the deadline")
+        return {client: self._replies.get(client, late) for client in self._request.cohort.tolist()}
+
+    def _listen(self, seconds: float) -> bool:
+        """Take in what gateways have to say, waiting at most so long for the first word; return whether there was any.
+
+        Raises:
+            RunError: if the gateways are gone.
+        """
+        if not self._poll.poll(max(0.0, seconds) * 1000):
+            return False
+        records = os.read(self._events, 64 * Event.SIZE)
+        if not records:
+            raise RunError("the process that keeps the gateways was ended from outside.")
+        for start in range(0, len(records), Event.SIZE):
+            self._hear(Event.unpack(records[start : start + Event.SIZE]))
+        return True
+
+    def _hear(self, event: Event) -> None:
+        worker = self._workers[event.rank]
+        if event.what is What.JOINED:
+            self._welcome(event, worker)
+        elif event.generation != worker.generation or worker.state:
+            log.debug("%s", event)  # the last words of a link that was given up, or never was
+        elif event.what is What.REPLY:
+            self._settle(worker, event.client, self._shared.rows[event.client].payload)
+        elif event.what is What.OFFENCE:
+            self._settle(worker, event.client, Missing(event.text))
+            self._charge(event.rank, event.text)
+        elif event.what is What.IDLE:
+            worker.pending.clear()
+        else:
+            self._lose(event, worker)
+
+    def _welcome(self, event: Event, worker: _Worker) -> None:
+        worker.generation = event.generation
+        if self._shared.dismissed[event.rank]:
+            self._give(worker, Errand.end(worker.generation))
+            return
+        worker.state = ""
+        self._tell(f"worker {event.rank} joined")
+
+    def _settle(self, worker: _Worker, client: int, reply: Tensor | Missing) -> None:
+        """Take a client's reply, or drop it where its round is over."""
+        if client not in worker.pending:
+            return
+        worker.pending.remove(client)
+        if self._collecting and worker.round == self._request.round:
+            self._replies[client] = reply if isinstance(reply, Missing) else reply[: self._request.length]
+            self._awaited -= 1
+        else:
+            self._tell(f"client {client} answered round {worker.round} too late")
+
+    def _lose(self, event: Event, worker: _Worker) -> None:
+        """Note that a link is gone."""
+        reason = "sent more than it was asked for" if event.what is What.ABORTED else event.text
+        for client in list(worker.pending):
+            self._settle(worker, client, Missing(f"left: {reason}"))
+        worker.state = f"left: {reason}"
+        self._tell(f"worker {event.rank} {worker.state}")
+        if event.what is What.ABORTED:
+            self._charge(event.rank, reason)
+
+    def _charge(self, rank: int, reason: str) -> None:
+        """Count an offence, and have no more to do with a worker that has committed too many."""
+        worker = self._workers[rank]
+        worker.offences += 1
+        if worker.offences < self._terms.offences or self._shared.dismissed[rank]:
+            return
+        self._shared.dismissed[rank] = QUARANTINED
+        with suppress(dist.DistError):
+            link.leave_note(self._store, rank, self._keys[rank], f"it is in quarantine, the last reason: {reason}")
+        self._give(worker, Errand.end(worker.generation))
+        for client in list(worker.pending):
+            self._settle(worker, client, Missing(f"quarantined: {reason}"))
+        worker.state = f"quarantined: {reason}"
+        self._tell(f"worker {rank} is in quarantine after {worker.offences} offences, the last: {reason}")
+
+    def blame(self, client: int, reason: str) -> None:
+        """Count what a client's reply turned out to be against its worker; see `ServerEnd.blame`."""
+        rank = self._shape.rank(client)
+        self._charge(rank, reason)
+
+    def _tell(self, text: str) -> None:
+        log.info(text)
+        self.news.append(text)
+
+    def stop(self) -> None:
+        """Tell every worker that the run is over; those that are away learn it when they come back, from a note in the store."""
+        for rank, worker in self._workers.items():
+            if self._shared.dismissed[rank] != QUARANTINED:
+                self._shared.dismissed[rank] = OVER
+                with suppress(dist.DistError):
+                    link.leave_note(self._store, rank, self._keys[rank], link.OVER)
+            self._give(worker, Errand.end(worker.generation))
+        self._end_keeper(_END_PATIENCE if all(worker.is_free for worker in self._workers.values()) else 1.0)
+
+    def _end_keeper(self, patience: float) -> None:
+        until = time.monotonic() + patience
+        while os.waitpid(self._keeper, os.WNOHANG) == (0, 0):
+            if time.monotonic() > until:
+                os.kill(self._keeper, signal.SIGKILL)  # its gateways go with it
+                os.waitpid(self._keeper, 0)
+                break
+            time.sleep(0.01)
+        os.close(self._events)
+        for worker in self._workers.values():
+            os.close(worker.errands)

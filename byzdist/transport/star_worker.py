@@ -1,0 +1,102 @@
+"""A worker's end of the star: one link, opened again whenever it breaks."""
+
+import logging
+from collections.abc import Callable
+
+import torch.distributed as dist
+from torch import Tensor
+
+from byzdist.transport.base import Forge, Received, Shape, WorkerEnd, reply_rows
+from byzdist.transport.link import Link, LinkLost, join
+from byzdist.transport.shared import link_frame
+from byzdist.transport.wire import HAS_PREVIOUS, Header, Kind
+
+log = logging.getLogger(__name__)
+
+
+class StarWorker(WorkerEnd):
+    """The end of worker ``rank``; ``join_timeout`` is how long it tries to join, or to join again, before it gives up."""
+
+    def __init__(self, shape: Shape, rank: int, key: bytes, store: dist.Store, join_timeout: float) -> None:
+        self._shape, self._rank, self._key = shape, rank, key
+        self._store, self._join_timeout = store, join_timeout
+        # x^{k-1} stays in one frame while x^k arrives in the other.
+        self._frame, self._before = link_frame(shape), link_frame(shape)
+        self._rows = reply_rows(2, shape.longest, shape.device)
+        self._link: Link | None = None
+        self._sending: dist.Work | None = None
+        self._expected: dist.Work | None = None  # the receive of the next request's first message
+        self._model_round = -1
+        self._turns = 0  # replies that this request still asks for
+
+    def receive(self) -> Received | None:
+        """Wait for the next request, joining first where there is no link; see `WorkerEnd.receive`.
+
+        Raises:
+            RunError: if the server is gone or will not have this worker.
+        """
+        while True:
+            if self._link is None:
+                self._link = join(self._store, self._rank, self._key, self._join_timeout)
+                self._model_round = -1
+                if self._link is None:
+                    return None
+                log.info("joined")
+            try:
+                return self._next(self._link)
+            except LinkLost as lost:
+                self._drop(lost)
+
+    def _next(self, link: Link) -> Received | None:
+        expected = self._expected or self._expect(link)
+        link.finish(expected)
+        self._expected = None
+        self._frame, self._before = self._before, self._frame
+        frame = self._frame
+        header = Header.read(frame.buffer)
+        if header.kind is Kind.STOP:
+            return None
+        for part in frame.parts_apart(header.flags):
+            link.receive(part)
+        has_previous = header.flags & HAS_PREVIOUS
+        previous = frame.previous if has_previous else self._before.current
+        holds_previous = has_previous or self._model_round == header.round - 1
+        self._model_round = header.round
+        cohort = frame.cohort(header, self._shape.clients)
+        self._turns = int((cohort % self._shape.workers + 1 == self._rank).sum())
+        return Received(
+            header.round, header.kind is Kind.FULL, cohort, frame.current, previous if holds_previous else None
+        )
+
+    def reply(
+        self, round_: int, client: int, length: int, fill: Callable[[Tensor], None], forge: Forge | None = None
+    ) -> None:
+        """Send a client's reply while the next one is computed; on a broken link nothing happens. See `WorkerEnd.reply`."""
+        self._rows.reverse()
+        row = self._rows[0]
+        fill(row.payload[:length])
+        Header(Kind.REPLY, round_, client, 0, length, row.checksum(length)).write(row.message)
+        message = row.parts(length)[0]
+        self._turns -= 1
+        if self._link is None:
+            return
+        try:
+            self._settle(self._link)
+            if not self._turns:
+                self._expected = self._expect(self._link)  # x^{k-1} has served its purpose
+            self._sending = self._link.post_send(forge(message) if forge else message)
+        except LinkLost as lost:
+            self._drop(lost)
+
+    def _expect(self, link: Link) -> dist.Work:
+        return link.post_receive(self._before.buffer)
+
+    def _settle(self, link: Link) -> None:
+        """Wait until the reply before this one has left."""
+        if self._sending is not None:
+            sending, self._sending = self._sending, None
+            link.finish(sending)
+
+    def _drop(self, lost: LinkLost) -> None:
+        log.info("lost the link to the server: %s", lost)
+        self._link = self._sending = self._expected = None
