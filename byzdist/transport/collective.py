@@ -5,6 +5,7 @@ Full rounds use broadcast and gather; sampled rounds use point-to-point calls wi
 beyond the deadline, ends the job.
 """
 
+import re
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -25,6 +26,11 @@ def open_group(store: dist.Store, rank: int, world_size: int, device: torch.devi
     """Open the default process group on ``store``."""
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_PATIENCE)
+
+
+def cause(error: RuntimeError) -> str:
+    """Return what gloo says of a failure, without its source positions and advice."""
+    return re.sub(r"\[\S*/\S+:\d+\] ?", "", str(error).splitlines()[0]).split(". This is")[0]
 
 
 class CollectiveServer(ServerEnd):
@@ -125,7 +131,7 @@ class CollectiveServer(ServerEnd):
         except RuntimeError as error:
             raise RunError(
                 f"round {request.round}: worker rank {self._shape.rank(client)} (client {client}) is gone or silent beyond the "
-                f"deadline, which ends a run on the collective transport: {str(error).splitlines()[0]}"
+                f"deadline, which ends a run on the collective transport: {cause(error)}"
             ) from None
         try:
             check_reply(row.message, row.checksum(request.length), request.round, client, request.length)
@@ -200,7 +206,7 @@ class CollectiveWorker(WorkerEnd):
         try:
             work.wait()
         except RuntimeError as error:
-            raise RunError(f"the server is gone: {str(error).splitlines()[0]}") from None
+            raise RunError(f"the server is gone: {cause(error)}") from None
 
     def reply(
         self, round_: int, client: int, length: int, fill: Callable[[Tensor], None], forge: Forge | None = None
