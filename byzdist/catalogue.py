@@ -6,6 +6,7 @@ from byzdist.compression import COMPRESSORS
 from byzdist.data import DATASETS, SPLITS
 from byzdist.methods import METHODS
 from byzdist.models import MODELS
+from byzdist.sampling import AVAILABILITY
 
 SECTIONS = {
     "methods (method.name)": METHODS,
@@ -16,6 +17,7 @@ SECTIONS = {
     "data sets (data.name)": DATASETS,
     "splits (data.split)": SPLITS,
     "models (model.name)": MODELS,
+    "availability models (clients.availability.name)": AVAILABILITY,
 }
 
 

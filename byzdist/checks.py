@@ -14,6 +14,7 @@ from byzdist.errors import ConfigError
 from byzdist.methods import METHODS
 from byzdist.models import MODELS
 from byzdist.registry import Registry
+from byzdist.sampling import AVAILABILITY, read_trace
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +33,14 @@ def check(config: Config) -> None:
         ("attack", ATTACKS),
     ):
         setattr(config, key, _complete(registry, getattr(config, key), key))
+    config.clients.availability = _complete(AVAILABILITY, config.clients.availability, "clients.availability")
     config.aggregation.rule = _complete(RULES, config.aggregation.rule, "aggregation.rule")
     config.aggregation.pre = [
         _complete(PRE, step, f"aggregation.pre.{i}") for i, step in enumerate(config.aggregation.pre)
     ]
     _data(config)
     _method(config)
+    _transport(config)
     _device(config)
 
 
@@ -104,6 +107,16 @@ def _rule(config: Config, cohort: int, full_cohort: int) -> None:
         raise ConfigError(
             f"aggregation.rule: {config.aggregation.rule['name']!r} serves at most {most} vectors, and rounds have up to "
             f"{max(cohort, full_cohort)}. Use smaller cohorts (method.cohort, method.full_cohort) or another rule."
+        )
+
+
+def _transport(config: Config) -> None:
+    availability, cohort = config.clients.availability, config.method.get("cohort") or config.clients.count
+    if availability["name"] == "trace":
+        read_trace(availability["path"], config.clients.count)
+    if config.transport.min_replies > cohort:
+        raise ConfigError(
+            f"transport.min_replies: {config.transport.min_replies} replies can never come from a cohort of {cohort} (method.cohort)."
         )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from byzdist.errors import ConfigError
 from byzdist.registry import did_you_mean, explain
@@ -24,10 +24,13 @@ def _spec(value: object) -> object:
 
 
 class Clients(Section):
-    """Who takes part; the last ``byzantine`` of the ``count`` clients are Byzantine."""
+    """Who takes part; the last ``byzantine`` of the ``count`` clients are Byzantine. ``availability`` says who can, in which round."""
 
     count: Annotated[int, Field(ge=1)]
     byzantine: Annotated[int, Field(ge=0)] = 0
+    availability: Spec = {"name": "always"}
+
+    _names = field_validator("availability", mode="before")(_spec)
 
     @property
     def good(self) -> range:
@@ -56,10 +59,36 @@ class Aggregation(Section):
 
 
 class Transport(Section):
-    """How server and workers talk; ``deadline`` is the longest wait for a round's replies, in seconds."""
+    """How server and workers talk, and how long they wait for each other.
 
-    name: Literal["collective"] = "collective"
+    The keys below ``deadline`` are the star's. The times nest: a round waits at most ``deadline`` for its replies; a worker that keeps
+    its link waiting for ``deadline + join_timeout`` loses it, and may join again; a run that cannot reach the clients of
+    ``min_replies`` for ``join_timeout`` ends.
+
+    Attributes:
+        deadline: the longest wait for a round's replies, in seconds.
+        join_timeout: the longest wait for workers to join, or to join again, in seconds.
+        min_replies: with fewer replies than this, a round leaves the estimate as it is.
+        offences: how many malformed replies of a worker lead to its quarantine.
+        draw: whether cohorts come from the clients within reach, or from all, those out of reach counting as missing.
+        restarts: how often a worker process that is killed is started again.
+    """
+
+    name: Literal["star", "collective"] = "star"
     deadline: Annotated[float, Field(gt=0)] = 30.0
+    join_timeout: Annotated[float, Field(gt=0)] = 60.0
+    min_replies: Annotated[int, Field(ge=1)] = 1
+    offences: Annotated[int, Field(ge=1)] = 3
+    draw: Literal["available", "all"] = "available"
+    restarts: Annotated[int, Field(ge=0)] = 3
+
+    @model_validator(mode="after")
+    def _order(self) -> "Transport":
+        if self.name == "star" and self.join_timeout < self.deadline:
+            raise ValueError(
+                f"transport.join_timeout ({self.join_timeout:g} s) must be at least transport.deadline ({self.deadline:g} s)"
+            )
+        return self
 
 
 class Evaluate(Section):

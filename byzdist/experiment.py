@@ -34,6 +34,11 @@ class Experiment:
     dtype: torch.dtype
     device: torch.device
 
+    @property
+    def _can_shrink(self) -> bool:
+        """Whether a cohort can be smaller than the method asks for, because clients are away."""
+        return self.config.transport.name == "star" or self.config.clients.availability["name"] != "always"
+
     def shape(self, workers: int) -> Shape:
         """Return the sizes of the messages for so many worker ranks."""
         method, clients, d = self.method, self.config.clients.count, self.oracle.dimension
@@ -44,7 +49,7 @@ class Experiment:
             workers=workers,
             dimension=d,
             most_cohort=max(cohorts),
-            most_ids=max((cohort for cohort in cohorts if cohort < clients), default=0),
+            most_ids=clients if self._can_shrink else max((cohort for cohort in cohorts if cohort < clients), default=0),
             longest=max(compressor.length(d, self.dtype) for compressor in self.compressors.values()),
             dtype=self.dtype,
             device=self.device,

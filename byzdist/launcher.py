@@ -18,6 +18,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from byzdist.config import Config, load
 from byzdist.errors import ConfigError, RunError
 from byzdist.experiment import prepare
+from byzdist.transport.identity import FILE_VARIABLE, VARIABLE, new_secret
 
 _DEFAULT_WORKERS = 4
 
@@ -62,6 +63,8 @@ def new_folder(config: Config, out: Path | None) -> Path:
 def _start(command: Sequence[str], workers: int) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does for several processes
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if FILE_VARIABLE not in os.environ:
+        os.environ.setdefault(VARIABLE, new_secret())
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we report failures ourselves
     agent = LaunchConfig(
         min_nodes=1,

@@ -8,7 +8,7 @@ import platform
 import signal
 import sys
 from collections.abc import Sequence
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -23,18 +23,17 @@ from byzdist.data import load as load_data
 from byzdist.data import write_table
 from byzdist.errors import ConfigError, RunError
 from byzdist.evaluation import Evaluator
-from byzdist.export import save_model
 from byzdist.experiment import Experiment, choose_device, prepare
+from byzdist.export import save_model
 from byzdist.launcher import new_folder, report_failure
 from byzdist.metrics import Metrics
 from byzdist.optimum import find
 from byzdist.progress import Progress
 from byzdist.server import Server
-from byzdist.transport.collective import CollectiveServer, CollectiveWorker, open_group
+from byzdist.transport.opening import Agree, open_server, open_worker
 from byzdist.worker import Worker
 
 log = logging.getLogger("byzdist")
-_JOIN_PATIENCE = timedelta(minutes=5)
 
 
 def run_rank(path: str, overrides: Sequence[str], out: Path | None) -> int:
@@ -46,13 +45,12 @@ def run_rank(path: str, overrides: Sequence[str], out: Path | None) -> int:
         torch.set_num_threads(config.threads)
         device = choose_device(config, int(os.environ.get("LOCAL_RANK", "0")))
         experiment = prepare(config, device)
-        store, _, world_size = next(iter(dist.rendezvous("env://", timeout=_JOIN_PATIENCE)))
-        _agree(store, rank, config)
-        open_group(dist.PrefixStore("group", store), rank, world_size, device)
+        workers = int(os.environ["WORLD_SIZE"]) - 1
+        agree = partial(_agree, rank=rank, config=config)
         if rank == 0:
-            _serve(experiment, world_size - 1, out)
+            _serve(experiment, workers, agree, out)
         else:
-            _work(experiment, rank, world_size - 1, store)
+            _work(experiment, rank, workers, agree)
     except Exception as error:
         report_failure(str(error) if isinstance(error, ConfigError | RunError) else f"{type(error).__name__}: {error}")
         raise
@@ -74,19 +72,20 @@ def _agree(store: dist.Store, rank: int, config: Config) -> None:
         raise ConfigError(f"the configuration of rank {rank} is not the server's; give every rank the same file and overrides.")
 
 
-def _serve(experiment: Experiment, workers: int, out: Path | None) -> None:
+def _serve(experiment: Experiment, workers: int, agree: Agree, out: Path | None) -> None:
     config = experiment.config
+    transport = open_server(config.transport, experiment.shape(workers), agree)  # first, for it may fork
     folder = out or new_folder(config, None)
     folder.mkdir(parents=True, exist_ok=True)
     _describe(experiment, workers, folder)
     evaluator = Evaluator(experiment.oracle, experiment.dataset, config.clients.good, optimum=_optimum(experiment))
-    transport = CollectiveServer(experiment.shape(workers))
     metrics = Metrics(folder)
     with Progress(config, folder) as progress:
         server = Server(experiment, transport, metrics, evaluator.evaluate, progress.show)
         _stop_on_signals(server)
         status = "failed"
         try:
+            transport.open()
             status = server.run()
             transport.stop()
             save_model(experiment.oracle.model, server.x, folder)
@@ -112,17 +111,18 @@ def _stop_on_signals(server: Server) -> None:
         signal.signal(number, stop)
 
 
-def _work(experiment: Experiment, rank: int, workers: int, store: dist.Store) -> None:
+def _work(experiment: Experiment, rank: int, workers: int, agree: Agree) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the server ends the run
     config, shape = experiment.config, experiment.shape(workers)
+    transport, store = open_worker(config.transport, shape, rank, agree)
     collusion = None
     if getattr(ATTACKS.get(config.attack["name"]), "omniscient", False):
         collusion = Collusion(
             dist.PrefixStore("collusion", store), shape.dimension, shape.dtype, config.transport.deadline
         )
     worker = Worker(config, rank, workers, experiment.oracle, experiment.method, experiment.compressors, collusion)
-    worker.run(CollectiveWorker(shape))
+    worker.run(transport)
 
 
 def _describe(experiment: Experiment, workers: int, folder: Path) -> None:

@@ -1,12 +1,69 @@
 """Who takes part in a round."""
 
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated
+
 import numpy as np
+from annotated_types import Gt, Le
 
+from byzdist.errors import ConfigError
 from byzdist.randomness import stream
+from byzdist.registry import Registry
+
+AVAILABILITY: Registry[Callable[..., np.ndarray]] = Registry("availability model")
 
 
-def draw_cohort(seed: int, round_: int, clients: int, size: int) -> np.ndarray:
-    """Draw ``size`` of the client ids 0..n-1 uniformly without replacement, ascending [BRPP Alg. 1, line 4]."""
-    if size == clients:
-        return np.arange(clients)
-    return np.sort(stream(seed, "cohort", 0, round_).choice(clients, size, replace=False))
+def draw_cohort(seed: int, round_: int, clients: int, size: int, among: np.ndarray | None = None) -> np.ndarray:
+    """Draw ``size`` of the client ids 0..n-1 uniformly without replacement, ascending [BRPP Alg. 1, line 4].
+
+    ``among`` narrows the choice to some of the ids, ascending; where they are fewer than ``size``, all of them are drawn.
+    """
+    if among is None:
+        among = np.arange(clients)
+    if size >= len(among):
+        return among
+    return among[np.sort(stream(seed, "cohort", 0, round_).choice(len(among), size, replace=False))]
+
+
+@AVAILABILITY.register("always")
+def always(seed: int, round_: int, clients: int) -> np.ndarray:
+    """Every client can be drawn in every round."""
+    return np.arange(clients)
+
+
+@AVAILABILITY.register("bernoulli")
+def bernoulli(seed: int, round_: int, clients: int, *, q: Annotated[float, Gt(0), Le(1)]) -> np.ndarray:
+    """Each client can be drawn in each round with probability q, independently of everything else."""
+    return np.flatnonzero(stream(seed, "availability", 0, round_).random(clients) < q)
+
+
+@AVAILABILITY.register("trace")
+def trace(seed: int, round_: int, clients: int, *, path: str) -> np.ndarray:
+    """A file says who can be drawn: one line a round, the client ids separated by blanks; after the last line it starts over."""
+    lines = read_trace(path, clients)
+    return lines[round_ % len(lines)]
+
+
+@lru_cache(maxsize=1)
+def read_trace(path: str, clients: int) -> list[np.ndarray]:
+    """Return the clients of each line of a trace file, ascending.
+
+    Raises:
+        ConfigError: if the file cannot be read, is empty, or names something that is no client.
+    """
+    key = "clients.availability.path"
+    try:
+        lines = Path(path).read_text().splitlines()
+        rounds = [np.unique(np.array(line.split(), dtype=np.int64)) for line in lines]
+    except OSError as error:
+        raise ConfigError(f"{key}: cannot read {path!r}: {error.strerror}.") from None
+    except ValueError as error:
+        raise ConfigError(f"{key}: {path!r} holds more than client ids and blanks: {error}.") from None
+    if not rounds:
+        raise ConfigError(f"{key}: {path!r} is empty; give at least one line of client ids.")
+    for number, ids in enumerate(rounds, 1):
+        if len(ids) and not 0 <= ids[0] <= ids[-1] < clients:
+            raise ConfigError(f"{key}: line {number} of {path!r} names clients other than 0..{clients - 1}.")
+    return rounds

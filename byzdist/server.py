@@ -13,7 +13,7 @@ from byzdist.aggregation import Aggregator
 from byzdist.experiment import Experiment
 from byzdist.metrics import Line, Metrics
 from byzdist.randomness import stream
-from byzdist.sampling import draw_cohort
+from byzdist.sampling import AVAILABILITY, draw_cohort
 from byzdist.transport.base import Missing, Request, ServerEnd, as_matrix
 
 log = logging.getLogger(__name__)
@@ -72,11 +72,10 @@ class Server:
         frame.current.add_(self.g, alpha=-self._method.step_size)
 
     def _round(self, round_: int, full: bool) -> None:
-        seed = self._config.seed
         times = [time.perf_counter()]
         size = self._method.full_cohort if full else self._method.cohort
         assert size is not None
-        cohort = draw_cohort(seed, round_, self._config.clients.count, size)
+        cohort = self._draw(round_, size)
         compressor = self._compressors[full]
         length = compressor.length(len(self.x), self.x.dtype)
         needs_previous = self._method.sends_differences and not full
@@ -89,6 +88,17 @@ class Server:
         line = self._update(received, round_, full)
         times.append(time.perf_counter())
         self._record(line, round_, full, cohort, missing, times)
+
+    def _draw(self, round_: int, size: int) -> np.ndarray:
+        """Draw the cohort: from the clients that the availability model lets take part and, unless told otherwise, can be reached."""
+        config = self._config
+        model, parameters = AVAILABILITY.get(config.clients.availability["name"]), dict(config.clients.availability)
+        del parameters["name"]
+        reachable = self._transport.available()
+        present = model(config.seed, round_, config.clients.count, **parameters)
+        if config.transport.draw == "available":
+            present = np.intersect1d(present, reachable, assume_unique=True)
+        return draw_cohort(config.seed, round_, config.clients.count, size, present)
 
     def _decode(
         self, replies: dict[int, Tensor | Missing], round_: int, full: bool
@@ -110,7 +120,10 @@ class Server:
         low, high = torch.aminmax(vectors, dim=1)
         finite = (low.isfinite() & high.isfinite()).tolist()
         if not all(finite):
-            missing |= {client: "not finite" for client, good in zip(present, finite, strict=True) if not good}
+            for client, good in zip(present, finite, strict=True):
+                if not good:
+                    missing[client] = "not finite"
+                    self._transport.blame(client, "not finite")
             rows = [i for i, good in enumerate(finite) if good]
             return (vectors[rows] if rows else None), missing
         return vectors, missing
@@ -118,7 +131,7 @@ class Server:
     def _update(self, received: Tensor | None, round_: int, full: bool) -> Line:
         """Turn g^{k-1} into g^k; return what the metrics say of the aggregation."""
         line: Line = {"clipped": 0, "clip_level": None}
-        if received is None:
+        if received is None or len(received) < self._config.transport.min_replies:
             return line
 
         def aggregate(vectors: Tensor, level: float | None) -> Tensor:
@@ -151,6 +164,9 @@ class Server:
             "bytes_up": self._transport.bytes_up,
             "bytes_down": self._transport.bytes_down,
         }
+        if self._transport.news:
+            record["news"] = self._transport.news.copy()
+            self._transport.news.clear()
         if round_ % self._config.evaluate.every == 0 or round_ == self._config.rounds:
             record |= self._evaluate(self.x)
         request, wait, aggregate = (after - before for before, after in zip(times, times[1:], strict=False))

@@ -73,6 +73,14 @@ class ServerEnd(ABC):
     bytes_up: int
     news: list[str]
 
+    def open(self) -> None:
+        """Wait for the workers.
+
+        Raises:
+            RunError: if too few come.
+        """
+        return None
+
     @abstractmethod
     def available(self) -> np.ndarray:
         """Return the ids of the clients that a request can reach now, ascending; wait where they are too few to go on.

@@ -15,18 +15,17 @@ import resource
 import signal
 import struct
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import IntEnum
 from typing import NoReturn
 
 import numpy as np
-import torch.distributed as dist
+import torch
 from torch import Tensor
 
 from byzdist.transport.base import Shape
-from byzdist.transport.link import Link, LinkLost, accept
+from byzdist.transport.link import Connect, Link, LinkLost, accept
 from byzdist.transport.shared import OVER, Shared, link_frame
 from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, HEADER_BYTES, Kind, RequestFrame, WireError, check_reply
 
@@ -116,7 +115,7 @@ class Post:
     keys: dict[int, bytes]
     errands: dict[int, int]
     events: int
-    connect: Callable[[], dist.Store]
+    connect: Connect
     patience: timedelta
 
     def tell(self, event: Event) -> None:
@@ -136,6 +135,7 @@ def start_keeper(post: Post) -> int:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 2)  # an abort's stack trace would let any worker fill the server's log
+        torch.set_num_threads(1)  # what threads the server's torch had are not there after a fork
         gc.freeze()  # the collector would copy the pages that are shared with the server
         _keep(post)
     finally:
@@ -187,7 +187,7 @@ class _Gateway:
         gc.disable()
         try:
             self._frame = link_frame(self._post.shape, self._post.shared.models)
-            link = accept(self._post.connect(), self._rank, self._post.keys[self._rank], self._is_dismissed)
+            link = accept(self._post.connect(host=False), self._rank, self._post.keys[self._rank], self._is_dismissed)
             if link is not None:
                 self._link = link
                 threading.Thread(target=self._watch, daemon=True).start()

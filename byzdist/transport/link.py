@@ -13,10 +13,12 @@ import socket
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, ProcessGroupGloo, Store, TCPStore, Work
+from torch.distributed import DistError
 
 from byzdist.errors import RunError
 from byzdist.transport.identity import (
@@ -29,13 +31,13 @@ from byzdist.transport.identity import (
 )
 
 FOREVER = timedelta(days=7)
-OVER = "the run is over"
+END = "the run is over"
 _MESSAGES, _LIFE = 0, 1  # tags: requests and replies; nothing ever, see `Link.watch`
 _MEETING = timedelta(seconds=20)  # for the steps of a meeting once both ends are known to be there
 _GLANCE, _REPEAT = 0.02, 1.0  # seconds between two looks at the store, and between two hellos
 
 
-def connect(*, host: bool, patience: float) -> dist.Store:
+def connect(*, host: bool, patience: float) -> Store:
     """Return a connection of this process's own to the job's store; ``host`` starts the store where no agent has.
 
     Raises:
@@ -46,13 +48,13 @@ def connect(*, host: bool, patience: float) -> dist.Store:
     if not host:
         _await_port(address, port, patience)
     try:
-        store = dist.TCPStore(address, port, None, host, timedelta(seconds=patience), wait_for_workers=False)
-    except (dist.DistError, RuntimeError) as error:
+        store = TCPStore(address, port, None, host, timedelta(seconds=patience), wait_for_workers=False)
+    except (DistError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(
             f"no store at MASTER_ADDR:MASTER_PORT = {address}:{port} after {patience:g} s: {reason}"
         ) from None
-    return dist.PrefixStore(f"byzdist/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    return PrefixStore(f"byzdist/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def _await_port(address: str, port: int, patience: float) -> None:
@@ -64,6 +66,12 @@ def _await_port(address: str, port: int, patience: float) -> None:
         time.sleep(_GLANCE)
 
 
+class Connect(Protocol):
+    """Opens a connection of the calling process's own to the job's store, or hosts it."""
+
+    def __call__(self, *, host: bool) -> Store: ...
+
+
 class LinkLost(Exception):
     """The other end is gone, or silent beyond all patience."""
 
@@ -71,18 +79,18 @@ class LinkLost(Exception):
 class Link:
     """One end of an open link."""
 
-    def __init__(self, group: dist.ProcessGroupGloo, peer: int) -> None:
+    def __init__(self, group: Any, peer: int) -> None:  # a ProcessGroupGloo; its stub lacks send and recv
         self._group, self._peer = group, peer
 
-    def post_send(self, message: Tensor) -> dist.Work:
+    def post_send(self, message: Tensor) -> Work:
         """Start to send; the work must be waited for with `finish`, for gloo may never deliver a message whose work is dropped."""
         return self._guard(lambda: self._group.send([message], self._peer, _MESSAGES))
 
-    def post_receive(self, buffer: Tensor) -> dist.Work:
+    def post_receive(self, buffer: Tensor) -> Work:
         """Start to receive a message of at most the buffer's size; a longer one aborts this process."""
         return self._guard(lambda: self._group.recv([buffer], self._peer, _MESSAGES))
 
-    def finish(self, work: dist.Work, patience: timedelta = FOREVER) -> None:
+    def finish(self, work: Work, patience: timedelta = FOREVER) -> None:
         """Wait for a work.
 
         Raises:
@@ -106,7 +114,7 @@ class Link:
             return _reason(error)
         return "a message that nobody asked for"
 
-    def _guard(self, action: Callable[[], object]) -> dist.Work:
+    def _guard(self, action: Callable[[], object]) -> Work:
         try:
             return action()  # type: ignore[return-value]
         except RuntimeError as error:
@@ -123,21 +131,21 @@ def _reason(error: RuntimeError) -> str:
 
 def _devices() -> list[object]:
     """Return gloo's devices: of GLOO_SOCKET_IFNAME, else loopback for a run on one machine, else of the host's own address."""
-    make = dist.ProcessGroupGloo.create_device
+    make = ProcessGroupGloo.create_device
     if names := os.environ.get("GLOO_SOCKET_IFNAME"):
         return [make(interface=name) for name in names.split(",")]
     address = socket.getaddrinfo(os.environ["MASTER_ADDR"], None)[0][4][0]
     if ipaddress.ip_address(address).is_loopback:
         return [make(hostname="127.0.0.1")]
-    return [dist.ProcessGroupGloo.create_default_device()]
+    return [ProcessGroupGloo.create_default_device()]
 
 
-def _open(store: dist.Store, session: bytes, me: int) -> Link:
+def _open(store: Store, session: bytes, me: int) -> Link:
     """Open the group and exchange the first messages; ``me`` is 0 for the server and 1 for the worker."""
-    options = dist.ProcessGroupGloo._Options()
+    options: Any = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
     options._devices, options._threads, options._timeout = _devices(), 1, _MEETING
     try:
-        link = Link(dist.ProcessGroupGloo(dist.PrefixStore(session.hex(), store), me, 2, options), 1 - me)
+        link = Link(ProcessGroupGloo(PrefixStore(session.hex(), store), me, 2, options), 1 - me)
     except RuntimeError as error:
         raise LinkLost(f"no connection: {_reason(error)}") from None
     roles = "server", "worker"
@@ -154,7 +162,11 @@ def _bytes(text: bytes) -> Tensor:
     return torch.frombuffer(bytearray(text), dtype=torch.uint8)
 
 
-def _wait(store: dist.Store, key: str, patience: float) -> bytes | None:
+def _put(store: Store, key: str, value: bytes) -> None:
+    store.set(key, value)  # type: ignore[arg-type]  # the stub knows only of strings
+
+
+def _wait(store: Store, key: str, patience: float) -> bytes | None:
     """Return a key's value, or None if it is not there in time. The store's own wait would log every timeout."""
     until = time.monotonic() + patience
     while not store.check([key]):
@@ -164,7 +176,7 @@ def _wait(store: dist.Store, key: str, patience: float) -> bytes | None:
     return store.get(key)
 
 
-def accept(store: dist.Store, rank: int, key: bytes, dismissed: Callable[[], int]) -> Link | None:
+def accept(store: Store, rank: int, key: bytes, dismissed: Callable[[], int]) -> Link | None:
     """The server's side: wait until worker ``rank`` has joined; None once ``dismissed`` says that nobody waits any more."""
     while not dismissed():
         if (hello := _wait(store, f"{rank}/hello", _REPEAT)) is None:
@@ -172,7 +184,7 @@ def accept(store: dist.Store, rank: int, key: bytes, dismissed: Callable[[], int
         store.delete_key(f"{rank}/hello")
         with contextlib.suppress(IdentityError, LinkLost):
             side = ServerSide(key, hello)
-            store.set(f"{side.name}/answer", side.answer)
+            _put(store, f"{side.name}/answer", side.answer)
             proof = _wait(store, f"{side.name}/proof", _MEETING.total_seconds())
             for step in ("answer", "proof"):
                 store.delete_key(f"{side.name}/{step}")
@@ -184,7 +196,7 @@ def accept(store: dist.Store, rank: int, key: bytes, dismissed: Callable[[], int
     return None
 
 
-def join(store: dist.Store, rank: int, key: bytes, patience: float) -> Link | None:
+def join(store: Store, rank: int, key: bytes, patience: float) -> Link | None:
     """The worker's side: join as ``rank``; None if the run is over.
 
     Raises:
@@ -195,19 +207,19 @@ def join(store: dist.Store, rank: int, key: bytes, patience: float) -> Link | No
     try:
         while time.monotonic() < until:
             note = _note(store, rank, key)
-            if note == OVER:
+            if note == END:
                 return None
             if note:
                 raise RunError(f"the server will not have worker rank {rank}: {note}.")
-            store.set(f"{rank}/hello", side.hello)  # again and again, for others can overwrite it
+            _put(store, f"{rank}/hello", side.hello)  # again and again, for others can overwrite it
             if (answer := _wait(store, f"{side.name}/answer", _REPEAT)) is None:
                 continue
             with contextlib.suppress(IdentityError, LinkLost):
                 proof, session = side.prove(answer)
-                store.set(f"{side.name}/proof", proof)
+                _put(store, f"{side.name}/proof", proof)
                 return _open(store, session, 1)
             side = WorkerSide(key)
-    except dist.DistError as error:
+    except DistError as error:
         raise RunError(f"the server is gone: {str(error).splitlines()[0]}") from None
     raise RunError(
         f"no server let worker rank {rank} in within {patience:g} s: it is gone, holds a live link to another process of this rank, "
@@ -215,12 +227,12 @@ def join(store: dist.Store, rank: int, key: bytes, patience: float) -> Link | No
     )
 
 
-def leave_note(store: dist.Store, rank: int, key: bytes, text: str) -> None:
-    """Tell a worker, now or whenever it comes, that it need not join: `OVER`, or why the server will not have it."""
-    store.set(f"{rank}/closed", seal(key, text))
+def leave_note(store: Store, rank: int, key: bytes, text: str) -> None:
+    """Tell a worker, now or whenever it comes, that it need not join: `END`, or why the server will not have it."""
+    _put(store, f"{rank}/closed", seal(key, text))
 
 
-def _note(store: dist.Store, rank: int, key: bytes) -> str | None:
+def _note(store: Store, rank: int, key: bytes) -> str | None:
     if store.check([f"{rank}/closed"]):
         with contextlib.suppress(IdentityError):  # anybody can write into the store
             return unseal(key, store.get(f"{rank}/closed"))

@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 import numpy as np
-import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import Store
+from torch.distributed import DistError
 
 from byzdist.errors import RunError
-from byzdist.transport import link
 from byzdist.transport.base import Missing, Request, ServerEnd, Shape
 from byzdist.transport.gateway import Errand, Event, Post, What, start_keeper
+from byzdist.transport.link import END, Connect, leave_note
 from byzdist.transport.shared import OVER, QUARANTINED, Shared
 
 log = logging.getLogger(__name__)
@@ -61,10 +62,13 @@ class StarServer(ServerEnd):
 
     Args:
         keys: each worker's key, by rank.
-        connect: opens a connection to the job's store; it is called in every gateway, and here once they are all forked.
+        connect: opens a connection to the job's store, or hosts it (``host=True``).
+        agree: is called with the store before any worker is let in.
     """
 
-    def __init__(self, shape: Shape, terms: Terms, keys: dict[int, bytes], connect: Callable[[], dist.Store]) -> None:
+    def __init__(
+        self, shape: Shape, terms: Terms, keys: dict[int, bytes], connect: Connect, agree: Callable[[Store], None]
+    ) -> None:
         self._shape, self._terms, self._keys = shape, terms, keys
         self._shared = Shared(shape)
         self.frame = self._shared.frame
@@ -80,7 +84,8 @@ class StarServer(ServerEnd):
         self._workers = {rank: _Worker(ends[1]) for rank, ends in errands.items()}
         self._poll = select.poll()
         self._poll.register(self._events, select.POLLIN)
-        self._store = connect()
+        self._store = connect(host=True)
+        agree(self._store)
         self._request: Request
         self._replies: dict[int, Tensor | Missing] = {}
         self._awaited = 0
@@ -113,8 +118,8 @@ class StarServer(ServerEnd):
 
     def _free_clients(self) -> np.ndarray:
         free = np.array([False, *(worker.is_free for worker in self._workers.values())])
-        clients = np.arange(self._shape.clients)
-        return clients[free[1 + clients % self._shape.workers]]
+        hosts = 1 + np.arange(self._shape.clients) % self._shape.workers
+        return np.flatnonzero(free[hosts])
 
     def send(self, request: Request) -> None:
         """Ring at the gateways of the cohort's workers; clients that cannot be reached are missing at once."""
@@ -230,8 +235,8 @@ class StarServer(ServerEnd):
         if worker.offences < self._terms.offences or self._shared.dismissed[rank]:
             return
         self._shared.dismissed[rank] = QUARANTINED
-        with suppress(dist.DistError):
-            link.leave_note(self._store, rank, self._keys[rank], f"it is in quarantine, the last reason: {reason}")
+        with suppress(DistError):
+            leave_note(self._store, rank, self._keys[rank], f"it is in quarantine, the last reason: {reason}")
         self._give(worker, Errand.end(worker.generation))
         for client in list(worker.pending):
             self._settle(worker, client, Missing(f"quarantined: {reason}"))
@@ -252,8 +257,8 @@ class StarServer(ServerEnd):
         for rank, worker in self._workers.items():
             if self._shared.dismissed[rank] != QUARANTINED:
                 self._shared.dismissed[rank] = OVER
-                with suppress(dist.DistError):
-                    link.leave_note(self._store, rank, self._keys[rank], link.OVER)
+                with suppress(DistError):
+                    leave_note(self._store, rank, self._keys[rank], END)
             self._give(worker, Errand.end(worker.generation))
         self._end_keeper(_END_PATIENCE if all(worker.is_free for worker in self._workers.values()) else 1.0)
 

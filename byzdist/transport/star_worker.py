@@ -3,8 +3,8 @@
 import logging
 from collections.abc import Callable
 
-import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import Store, Work
 
 from byzdist.transport.base import Forge, Received, Shape, WorkerEnd, reply_rows
 from byzdist.transport.link import Link, LinkLost, join
@@ -17,15 +17,15 @@ log = logging.getLogger(__name__)
 class StarWorker(WorkerEnd):
     """The end of worker ``rank``; ``join_timeout`` is how long it tries to join, or to join again, before it gives up."""
 
-    def __init__(self, shape: Shape, rank: int, key: bytes, store: dist.Store, join_timeout: float) -> None:
+    def __init__(self, shape: Shape, rank: int, key: bytes, store: Store, join_timeout: float) -> None:
         self._shape, self._rank, self._key = shape, rank, key
         self._store, self._join_timeout = store, join_timeout
         # x^{k-1} stays in one frame while x^k arrives in the other.
         self._frame, self._before = link_frame(shape), link_frame(shape)
         self._rows = reply_rows(2, shape.longest, shape.device)
         self._link: Link | None = None
-        self._sending: dist.Work | None = None
-        self._expected: dist.Work | None = None  # the receive of the next request's first message
+        self._sending: Work | None = None
+        self._expected: Work | None = None  # the receive of the next request's first message
         self._model_round = -1
         self._turns = 0  # replies that this request still asks for
 
@@ -88,7 +88,7 @@ class StarWorker(WorkerEnd):
         except LinkLost as lost:
             self._drop(lost)
 
-    def _expect(self, link: Link) -> dist.Work:
+    def _expect(self, link: Link) -> Work:
         return link.post_receive(self._before.buffer)
 
     def _settle(self, link: Link) -> None:
