@@ -29,7 +29,7 @@ class Dataset:
     """A prepared data set; its arrays are mapped from files, so that the processes of a host share one copy.
 
     features and test_features are [N, ...] in float32 or float64, labels and test_labels int64 [N] in 0..classes-1.
-    ``key`` names the content: equal keys, equal numbers.
+    ``key`` names the content in the cache of this host: equal keys, equal numbers.
     """
 
     key: str

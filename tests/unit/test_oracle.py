@@ -164,6 +164,12 @@ def test_clients_with_the_same_samples_share_a_full_gradient_until_the_point_mov
     assert len(computed) == 2 * 2 * 2  # moves, points, honest and flipped labels
 
 
+def test_the_data_set_is_not_copied():
+    dataset = make_dataset(20, (7,), 2)
+    oracle = Oracle(models.build({"name": "mlp"}, (7,), 2, 0), dataset, Split(20, 2, None))
+    assert oracle.features.data_ptr() == dataset.features.ctypes.data
+
+
 def test_float32_gradients_are_float32():
     oracle = make_oracle(*SPECS["multinomial"], dtype=torch.float32)
     x, out = oracle.initial(), torch.empty(oracle.dimension)
