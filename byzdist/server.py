@@ -48,6 +48,7 @@ class Server:
         self._dense: Tensor | None = None  # decoded vectors, where the payloads themselves are not the values
         self._bad = frozenset(config.clients.bad)
         self._stop = False
+        self._clock = time.perf_counter()  # when the round before ended
         self._sparsity = _Sparsity()
 
     def stop(self) -> None:
@@ -72,7 +73,7 @@ class Server:
         frame.current.add_(self.g, alpha=-self._method.step_size)
 
     def _round(self, round_: int, full: bool) -> None:
-        times = [time.perf_counter()]
+        times = [self._clock]
         size = self._method.full_cohort if full else self._method.cohort
         assert size is not None
         cohort = self._draw(round_, size)
@@ -167,13 +168,15 @@ class Server:
         if self._transport.news:
             record["news"] = self._transport.news.copy()
             self._transport.news.clear()
+        request, wait, aggregate = (after - before for before, after in zip(times, times[1:], strict=False))
+        record["seconds"] = seconds = {"request": request, "wait": wait, "aggregate": aggregate}
         if round_ % self._config.evaluate.every == 0 or round_ == self._config.rounds:
             record |= self._evaluate(self.x)
-        request, wait, aggregate = (after - before for before, after in zip(times, times[1:], strict=False))
-        total = time.perf_counter() - times[0]
-        record["seconds"] = {"request": request, "wait": wait, "aggregate": aggregate, "total": total}
-        self._metrics.add(record)
+            seconds["evaluate"] = time.perf_counter() - times[-1]
         self._show(record, self._metrics)
+        before, self._clock = self._clock, time.perf_counter()
+        seconds["total"] = self._clock - before
+        self._metrics.add(record)
 
 
 class _Sparsity:
