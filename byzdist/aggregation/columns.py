@@ -82,34 +82,3 @@ class Columns:
         cuts = [k for k in range(1, self.size) if labels[k] != labels[k - 1]]
         ordered = np.partition(block, cuts, axis=1) if len(cuts) <= 3 else np.sort(block, axis=1)
         return list(np.ascontiguousarray(ordered.T))
-
-
-class TracedColumns(Columns):
-    """The same operations without workspace, as torch.compile wants them: it fuses them all into one loop."""
-
-    def __init__(self, rows: Sequence[torch.Tensor]) -> None:
-        super().__init__(rows, (), writable=False, lib=torch)
-
-    def ranks(self, labels: tuple[int, ...]) -> list[Row]:
-        """Return the rows with the ranks that ``labels`` ask for in place."""
-        rows = list(self._rows)
-        for low, high, keep_low, keep_high in selection_network(labels):
-            a, b = rows[low], rows[high]
-            if keep_low:
-                rows[low] = torch.minimum(a, b)
-            if keep_high:
-                rows[high] = torch.maximum(a, b)
-        return rows
-
-    def mean(self, rows: Sequence[Row]) -> Row:
-        """Return the mean of the rows, added in the order given; finite wherever they are."""
-        if len(rows) == 1:
-            return rows[0]
-        share = 1.0 / len(rows)
-        total, scaled = rows[0] + rows[1], rows[0] * share + rows[1] * share
-        if len(rows) == 2:
-            return scaled
-        for row in rows[2:]:
-            total, scaled = total + row, scaled + row * share
-        mean = total * share
-        return torch.where(torch.isfinite(mean), mean, scaled)

@@ -8,16 +8,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from byzdist.aggregation import gram
 from byzdist.aggregation.columns import LARGEST_NETWORK, Columns
+from byzdist.aggregation.compiled import Compiler
 from byzdist.aggregation.mixing import Generator
 from byzdist.aggregation.points import Points
-from byzdist.aggregation.rules import PRE, RULES, PreStep, Rule
+from byzdist.aggregation.rules import PRE, RULES, Facts, Floats, PreStep, Rule, minority
 from byzdist.aggregation.span import clip_factors
-from byzdist.aggregation.vectors import Vectors, Workspace, as_array
+from byzdist.aggregation.vectors import Vectors, Workspace, as_array, as_tensor
 from byzdist.errors import ConfigError
 from byzdist.registry import Registry
 
 Named: TypeAlias = str | Mapping[str, Any]
+
+_OWN = Facts(
+    max_f=minority, breakdown="unknown: a user's own", robustness="", norm_bound=lambda n, f: float("nan")
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ def _resolve(registry: Registry[Any], named: Named, key: str) -> tuple[Any, dict
     """Return what a name or {name: ..., parameters} stands for, and its checked parameters."""
     if isinstance(named, str):
         named = {"name": named}
-    if "name" not in named:
+    if not isinstance(named.get("name"), str):
         raise ConfigError(f"{key}: give the name of a {registry.kind}, as in {{name: {next(iter(registry))}}}.")
     parameters = {k: v for k, v in named.items() if k != "name"}
     return registry.get(named["name"], f"{key}.name"), registry.check(named["name"], parameters, key)
@@ -53,23 +59,32 @@ class Aggregator:
     Args:
         rule: a registered name, or {name: ..., parameters}.
         pre: steps in the order in which they are applied, each given likewise.
+        compile: fuse column rules by torch.compile. The first call for a number of rows takes some ten seconds, later
+            ones several times less than without: worth it for long runs of large models. Needs a C++ compiler.
         key: where the configuration names all this, for errors.
     """
 
-    def __init__(self, rule: Named, pre: Sequence[Named] = (), *, key: str = "aggregation") -> None:
-        self.rule: Rule
-        self.rule, self._parameters = _resolve(RULES, rule, f"{key}.rule")
-        self.pre: list[tuple[PreStep, dict[str, Any]]] = [
-            _resolve(PRE, step, f"{key}.pre[{i}]") for i, step in enumerate(pre)
-        ]
+    def __init__(
+        self, rule: Named, pre: Sequence[Named] = (), *, compile: bool = False, key: str = "aggregation"
+    ) -> None:
+        found, self._parameters = _resolve(RULES, rule, f"{key}.rule")
+        self.rule = found if isinstance(found, Rule) else Rule(found, "plain", _OWN)
+        self.pre: list[tuple[PreStep, dict[str, Any]]] = []
+        for i, named in enumerate(pre):
+            step, parameters = _resolve(PRE, named, f"{key}.pre[{i}]")
+            self.pre.append((step if isinstance(step, PreStep) else PreStep(step, lambda n, **_: n), parameters))
+        inner = self._parameters.get("rule") if self.rule.kind == "wrapper" else None
+        self._inner = Aggregator(inner, compile=compile, key=f"{key}.rule") if inner is not None else None
         self._workspace = Workspace()
+        self._compiler = Compiler() if compile else None
 
     def max_f(self, n: int) -> int:
         """Return the largest number of Byzantine rows, of n, that steps and rule accept."""
         most = max(0, n - 1)
         for step, parameters in self.pre:
             n = step.size(n, **parameters)
-        return min(most, self.rule.facts.max_f(n)) if n > 1 else 0
+        most = min(most, self.rule.facts.max_f(n)) if n > 1 else 0
+        return most if self._inner is None else min(most, self._inner.max_f(n))
 
     def __call__(
         self,
@@ -112,22 +127,45 @@ class Aggregator:
         return Aggregated(self._apply(points, f, out), clipped, f, dropped)
 
     def _apply(self, points: Points, f: int, out: Tensor) -> Tensor:
+        """Write the rule's result for the points to ``out`` and return it."""
+        rule = self.rule
         if points.size == 1:
             return _weigh(points, np.ones(1), out)
-        if self.rule.kind == "span":
-            return _weigh(points, self.rule(points, f, **self._parameters), out)
-        if self.rule.select is not None:
-            points = points.mixed(self.rule.select(points, f))
+        if rule.kind == "span":
+            return _weigh(points, rule(points, f, **self._parameters), out)
+        if rule.kind == "wrapper":
+            assert self._inner is not None
+            distances = self._inner._distances(points, f, out)
+            return _weigh(points, rule(distances, f, **self._parameters), out)
+        if rule.kind == "plain":
+            whole = points.vectors.tile(0, points.vectors.d)
+            matrix = as_tensor(whole if points.mix is None else points.vectors.mixed(points.mix, whole))
+            return out.copy_(rule(matrix, f, **self._parameters))
+        if rule.select is not None:
+            points = points.mixed(rule.select(points, f))
         return self._columns(points, f, out)
+
+    def _distances(self, points: Points, f: int, scratch: Tensor) -> Floats:
+        """Return the distance of each point to the rule's result; ``scratch`` takes a result that has to be written."""
+        if self.rule.kind == "span":
+            return points.distances_to(self.rule(points, f, **self._parameters))
+        return gram.distances_to(points.vectors, points.mix, self._apply(points, f, scratch))
 
     def _columns(self, points: Points, f: int, out: Tensor) -> Tensor:
         vectors, m = points.vectors, points.size
-        width = vectors.width(32768) if m <= LARGEST_NETWORK else max(16, min(vectors.d, (1 << 20) // m))
-        direct = out.dtype == vectors.dtype
+        direct = out.dtype == vectors.dtype and out.is_contiguous()
         target = as_array(out) if direct else out
+        width = vectors.width(32768) if m <= LARGEST_NETWORK else max(16, min(vectors.d, (1 << 20) // m))
+        compiler = self._compiler if m <= LARGEST_NETWORK else None
+        if compiler is not None:
+            width = vectors.width(1 << 20)
         for start, stop, tile in vectors.tiles(width):
             if points.mix is not None:
                 tile = vectors.mixed(points.mix, tile)
+            fused = compiler.run(self.rule.function, as_tensor(tile), f, self._parameters) if compiler else None
+            if fused is not None:
+                out[start:stop] = fused
+                continue
             spare = vectors.buffer("spare", m + 4, stop - start)
             columns = Columns(tile, spare, writable=points.mix is not None, lib=vectors.lib)
             row = self.rule(columns, f, **self._parameters)
@@ -135,11 +173,11 @@ class Aggregator:
             if direct:
                 vectors.lib.add(row, 0.0, out=target[start:stop])
             else:
-                out[start:stop] = torch.as_tensor(row + 0.0)
+                out[start:stop] = as_tensor(row + 0.0)
         return out
 
 
-def _weigh(points: Points, weights: np.ndarray[Any, Any], out: Tensor) -> Tensor:
+def _weigh(points: Points, weights: Floats, out: Tensor) -> Tensor:
     mixed = weights if points.mix is None else points.mix.T @ weights
     return points.vectors.weighted_sum(np.ascontiguousarray(mixed), out)
 
@@ -177,7 +215,7 @@ def aggregate(
     """
     if V.ndim != 2 or not V.is_floating_point() or V.shape[0] == 0:
         raise ConfigError(f"V: n x d of a floating type with n >= 1 is needed (it is {tuple(V.shape)}, {V.dtype}).")
-    aggregator = Aggregator(rule, pre, key="")
+    aggregator = Aggregator(rule, pre, key="aggregate")
     most = aggregator.max_f(V.shape[0])
     if not 0 <= f <= most:
         raise ConfigError(f"f: {f} of {V.shape[0]} rows; 0 to {most} are possible with these steps and this rule.")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from byzdist.aggregation.points import Matrix
 from byzdist.aggregation.rules import Floats
 
 if TYPE_CHECKING:
@@ -68,15 +69,30 @@ def lengths(vectors: Vectors) -> Floats:
         return np.sqrt(squared)
     total = np.zeros(vectors.n)
     for _, _, tile in vectors.tiles(vectors.width(WIDTH, BLOCK)):
-        columns = torch.as_tensor(tile)
-        whole = columns.shape[1] // BLOCK * BLOCK
-        for part in (columns[:, :whole].view(vectors.n, -1, BLOCK), columns[:, None, whole:]):
-            squares = torch.linalg.vector_norm(part, dim=2).double().square()
-            if part.numel() and not (torch.isfinite(squares).all() and squares.amin() >= SAFE[0]):
-                squares = torch.linalg.vector_norm(part, dim=2, dtype=torch.float64).square()
-            for block in squares.T.cpu().numpy():
-                total += block
+        _add_squares(torch.as_tensor(tile), total)
     return np.sqrt(total)
+
+
+def distances_to(vectors: Vectors, mix: Matrix | None, centre: Tensor) -> Floats:
+    """Return the distance of each row of mix @ rows to the vector ``centre``, d entries."""
+    m = vectors.n if mix is None else mix.shape[0]
+    total = np.zeros(m)
+    for start, stop, tile in vectors.tiles(vectors.width(WIDTH, BLOCK)):
+        rows = torch.as_tensor(tile if mix is None else vectors.mixed(mix, tile))
+        away = torch.as_tensor(vectors.buffer("away", m, stop - start, torch.float64))
+        _add_squares(away.copy_(rows).sub_(centre[start:stop]), total)
+    return np.sqrt(total)
+
+
+def _add_squares(tile: Tensor, total: Floats) -> None:
+    """Add each row's sum of squares to ``total``, block by block, so that the bits depend on no tile size."""
+    whole = tile.shape[1] // BLOCK * BLOCK
+    for part in (tile[:, :whole].view(len(tile), -1, BLOCK), tile[:, None, whole:]):
+        squares = torch.linalg.vector_norm(part, dim=2).double().square()
+        if part.numel() and not (torch.isfinite(squares).all() and squares.amin() >= SAFE[0]):
+            squares = torch.linalg.vector_norm(part, dim=2, dtype=torch.float64).square()
+        for block in squares.T.cpu().numpy():
+            total += block
 
 
 def _squared(inner: Floats) -> Floats:
@@ -123,7 +139,8 @@ def _inner_products(vectors: Vectors, points: Indices, reference: int, dtype: to
         sums = torch.bmm(parts, parts.transpose(1, 2)).cpu().numpy()
         for part in sums:
             total += part
-    return _with_zeros(total, points, rows, has_origin, n)
+    # the two halves of a product may differ in their last bits, and two rows nearest to each other must tie
+    return _with_zeros((total + total.T) / 2, points, rows, has_origin, n)
 
 
 def _see_from(tile: Tensor, rows: Indices | None, reference: int | None, out: Tensor) -> None:

@@ -15,21 +15,33 @@ class Exchange(NamedTuple):
     keep_high: bool
 
 
+def _merge(a: list[int], b: list[int], pairs: list[tuple[int, int]]) -> list[int]:
+    """Append the exchanges that merge two sorted lists of wires; return the wires in their final order."""
+    if not a or not b:
+        return a + b
+    if len(a) == len(b) == 1:
+        pairs.append((a[0], b[0]))
+        return a + b
+    even, odd = _merge(a[0::2], b[0::2], pairs), _merge(a[1::2], b[1::2], pairs)
+    crossing = list(zip(odd, even[1:], strict=False))
+    pairs += crossing
+    return [even[0], *(wire for pair in crossing for wire in pair), *odd[len(crossing) :], *even[len(crossing) + 1 :]]
+
+
 @lru_cache(maxsize=256)
 def sorting_network(n: int) -> tuple[tuple[int, int], ...]:
-    """Return Batcher's merge exchange for n wires: about n log2(n)^2 / 4 pairs (Knuth, vol. 3, 5.2.2, Algorithm M)."""
-    pairs = []
-    half = 1 << max(0, (n - 1).bit_length() - 1) if n > 1 else 0
-    p = half
-    while p:
-        q, r, distance = half, 0, p
-        while True:
-            pairs += [(i, i + distance) for i in range(n - distance) if i & p == r]
-            if q == p:
-                break
-            distance, q, r = q - p, q // 2, p
-        p //= 2
-    return tuple(pairs)
+    """Return Batcher's odd-even merge sort of n wires, about n log2(n)^2 / 4 pairs (Knuth, vol. 3, 5.3.4).
+
+    One half is sorted before the other is begun, so that the rows at work are few and stay in the cache.
+    """
+    pairs: list[tuple[int, int]] = []
+
+    def sort(wires: list[int]) -> list[int]:
+        half = len(wires) // 2
+        return _merge(sort(wires[:half]), sort(wires[half:]), pairs) if half else wires
+
+    place = {wire: rank for rank, wire in enumerate(sort(list(range(n))))}
+    return tuple((place[low], place[high]) for low, high in pairs)
 
 
 @lru_cache(maxsize=256)

@@ -47,14 +47,15 @@ class Rule:
     """A registered aggregation rule: its function, the kind of its input, and the facts about it.
 
     Kinds: "span" functions take (points, f) and return one weight a point; "columns" functions take (columns, f) and
-    return one row; "wrapper" rules have an inner rule and weigh the points by their distance to its result. A column
-    rule may ``select`` points first, by a matrix that mixes them.
+    return one row, and may ``select`` points first, by a matrix that mixes them; "wrapper" functions take (each point's
+    distance to an inner rule's result, f) and return weights; "plain" ones, a user's own, take (matrix, f) and return a
+    vector.
     """
 
     def __init__(
         self,
         function: Callable[..., Any],
-        kind: Literal["span", "columns", "wrapper"],
+        kind: Literal["span", "columns", "wrapper", "plain"],
         facts: Facts,
         select: "Callable[[Points, int], Floats] | None" = None,
     ) -> None:
@@ -92,6 +93,11 @@ def column_rule(
 ) -> "Callable[[Callable[[Columns, int], Row]], Rule]":
     """Register a function (columns, f) -> row as a rule."""
     return lambda function: RULES.register(name)(Rule(function, "columns", facts, select))
+
+
+def wrapper_rule(name: str, facts: Facts) -> "Callable[[Callable[..., Floats]], Rule]":
+    """Register a function (distances, f, *, rule) -> weights as a rule around another one."""
+    return lambda function: RULES.register(name)(Rule(function, "wrapper", facts))
 
 
 def pre_step(name: str, size: Callable[..., int] = lambda n, **_: n) -> "Callable[[Callable[..., Points]], PreStep]":

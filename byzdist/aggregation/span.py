@@ -1,13 +1,13 @@
 """Span rules: the result is a weighted sum of the vectors, and the weights follow from their inner products alone."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt
 from numpy.typing import NDArray
 
 from byzdist.aggregation.points import Points
-from byzdist.aggregation.rules import Facts, Floats, minority, span_rule, uniform
+from byzdist.aggregation.rules import Facts, Floats, minority, span_rule, uniform, wrapper_rule
 
 TINY = float(np.finfo(np.float64).tiny)
 
@@ -161,3 +161,21 @@ def monna(points: Points, f: int, *, pivot: Annotated[int, Ge(0)] = 0) -> Floats
 def cge(points: Points, f: int) -> Floats:
     """Average the n - f shortest vectors (comparative gradient elimination). Gupta, Liu, Vaidya, 2021."""
     return uniform(points.size, nearest(points.norms(), points.size - f))
+
+
+@wrapper_rule(
+    "ctma",
+    Facts(
+        max_f=minority,
+        breakdown="that of the inner rule",
+        robustness="(delta, c) with c improved to O(delta) [Dahan, Levy 2024]",
+        cost="that of the inner rule and O(n d)",
+    ),
+)
+def ctma(distances: Floats, f: int, *, rule: str | dict[str, Any]) -> Floats:
+    """Average the n - f vectors nearest to the result of another rule (centred trimmed meta-aggregator).
+
+    Dahan, Levy, "Fault Tolerant ML: Efficient Meta-Aggregation and Synchronous Training", ICML 2024.
+    """
+    n = len(distances)
+    return uniform(n, nearest(distances, n - f))

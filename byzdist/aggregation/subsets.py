@@ -55,8 +55,7 @@ def mda(points: Points, f: int) -> Floats:
     """
     n, squared = points.size, points.squared_distances()
     candidates = np.unique(squared)
-    low, high = 0, len(candidates) - 1
-    left_out: list[int] = []
+    low, high, left_out = 0, len(candidates) - 1, list[int]()  # the largest distance asks nobody to leave
     while low < high:
         mid = (low + high) // 2
         cover = _cover(squared > candidates[mid], f)
@@ -64,7 +63,7 @@ def mda(points: Points, f: int) -> Floats:
             low = mid + 1
         else:
             high, left_out = mid, cover
-    kept = [i for i in range(n) if i not in set(_cover(squared > candidates[low], f) or left_out)]
+    kept = [i for i in range(n) if i not in left_out]
     spread = squared[np.ix_(kept, kept)].sum(axis=1)
     return uniform(n, np.array(kept)[np.argsort(spread, kind="stable")[: n - f]])
 
@@ -84,7 +83,7 @@ def _searchable(n: int) -> int:
     Facts(
         max_f=_searchable,
         breakdown="f/n < 1/2, for the declared f",
-        robustness="(f, kappa): kappa = 4f/(n-f) (1 + f/(n-2f))^2 against the largest eigenvalue [Allouah et al. 2023b]",
+        robustness="(f, kappa): kappa = 4f/(n-f) (1 + f/(n-2f))^2 against the top eigenvalue [Allouah et al. 2023b]",
         cost="C(n, f) eigenvalue problems of n - f rows",
     ),
 )
@@ -117,7 +116,7 @@ def smea(points: Points, f: int) -> Floats:
     ),
 )
 def caf(points: Points, f: int) -> Floats:
-    """Weigh vectors down by their share in the direction of largest covariance; keep the mean seen with the least of it.
+    """Weigh vectors down by their share in the direction of largest covariance; keep the mean with the least of it.
 
     Weights c start at one. While sum c > n - 2f: mu = weighted mean; (lambda, v) = top eigenpair of the weighted
     covariance; tau_i = ((x_i - mu) v)^2; c_i <- c_i (1 - tau_i / max tau). The result is the mu of the smallest lambda.
