@@ -173,10 +173,10 @@ class Server:
         if round_ % self._config.evaluate.every == 0 or round_ == self._config.rounds:
             record |= self._evaluate(self.x)
             seconds["evaluate"] = time.perf_counter() - times[-1]
-        self._show(record, self._metrics)
         before, self._clock = self._clock, time.perf_counter()
         seconds["total"] = self._clock - before
         self._metrics.add(record)
+        self._show(record, self._metrics)
 
 
 class _Sparsity:
