@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = 4
 CASES = {
-    "a9a logistic regression": ("configs/paper/fig1_clip_0.1.yaml", "a9a.gz", 2000),
+    "a9a logistic regression": ("configs/paper/fig1_clip_1.yaml", "a9a.gz", 2000),
     "MNIST cnn": ("configs/paper/mnist_cnn_clip.yaml", "mnist", 60),
 }
 
