@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from byzdist import __version__
+from byzdist import __version__, supervisor
 from byzdist.errors import ConfigError, RunError
 
 
@@ -40,6 +40,8 @@ def _positive(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if supervisor.is_wanted():
+        return supervisor.supervise([sys.executable, "-m", "byzdist", *sys.argv[1:]])
     if "RANK" in os.environ:
         from byzdist.rank import run_rank
 

@@ -30,6 +30,7 @@ from byzdist.metrics import Metrics
 from byzdist.optimum import find
 from byzdist.progress import Progress
 from byzdist.server import Server
+from byzdist.supervisor import grant
 from byzdist.transport.opening import Agree, open_server, open_worker
 from byzdist.worker import Worker
 
@@ -42,6 +43,8 @@ def run_rank(path: str, overrides: Sequence[str], out: Path | None) -> int:
     _configure_logging("server" if rank == 0 else f"w{rank}")
     try:
         config = load(path, overrides)
+        if config.transport.name == "star":
+            grant(config.transport.restarts)
         torch.set_num_threads(config.threads)
         device = choose_device(config, int(os.environ.get("LOCAL_RANK", "0")))
         experiment = prepare(config, device)
@@ -112,10 +115,10 @@ def _stop_on_signals(server: Server) -> None:
 
 
 def _work(experiment: Experiment, rank: int, workers: int, agree: Agree) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the server ends the run
     config, shape = experiment.config, experiment.shape(workers)
     transport, store = open_worker(config.transport, shape, rank, agree)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: transport.let_go())  # it is for the server to end the run
     collusion = None
     if getattr(ATTACKS.get(config.attack["name"]), "omniscient", False):
         collusion = Collusion(

@@ -70,7 +70,7 @@ class Job:
         return found
 
     def rank(self, rank: int, timeout: float = 60) -> psutil.Process:
-        """Return the process of a rank: the innermost one, where a parent watches over it."""
+        """Return the process of a rank: for a worker the innermost one, for a parent watches over it; the server has children."""
         until = time.monotonic() + timeout
         while time.monotonic() < until:
             mine = []
@@ -79,7 +79,7 @@ class Job:
                     if process.environ().get("RANK") == str(rank):
                         mine.append(process)
             if mine:
-                return max(mine, key=lambda process: process.create_time())
+                return (max if rank else min)(mine, key=lambda process: process.create_time())
             time.sleep(0.05)
         raise AssertionError(f"rank {rank} never appeared")
 

@@ -139,6 +139,10 @@ class WorkerEnd(ABC):
         ``forge`` is a fault's: it maps the finished message, header and all, to what is really sent.
         """
 
+    def let_go(self) -> None:
+        """From now on a broken link is the end of this worker's run; safe to call from a signal handler."""
+        return None
+
 
 class ReplyRow:
     """Room for one reply: header and payload in one buffer, or on a GPU the payload apart."""

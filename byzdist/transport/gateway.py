@@ -8,7 +8,6 @@ Two pipes connect it with the server, both with records of a fixed size that are
 one that all gateways share, with what happened. The keeper dies with the server, and the gateways die with the keeper.
 """
 
-import ctypes
 import gc
 import os
 import resource
@@ -24,13 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from byzdist.supervisor import die_with_parent
 from byzdist.transport.base import Shape
 from byzdist.transport.link import Connect, Link, LinkLost, accept
 from byzdist.transport.shared import OVER, Shared, link_frame
 from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, HEADER_BYTES, Kind, RequestFrame, WireError, check_reply
 
 _DISMISSED, _LOST = 0, 1  # exit codes of a gateway
-_PR_SET_PDEATHSIG = 1
 
 
 class What(IntEnum):
@@ -129,7 +128,7 @@ def start_keeper(post: Post) -> int:
     if pid := os.fork():
         return pid
     try:
-        _die_with(parent)
+        die_with_parent(parent)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # a terminal's Ctrl-C is the server's to handle
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -139,12 +138,6 @@ def start_keeper(post: Post) -> int:
         gc.freeze()  # the collector would copy the pages that are shared with the server
         _keep(post)
     finally:
-        os._exit(1)
-
-
-def _die_with(parent: int) -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it was gone before the line above
         os._exit(1)
 
 
@@ -160,7 +153,7 @@ def _keep(post: Post) -> NoReturn:
             if pid := os.fork():
                 living[pid] = rank
             else:
-                _die_with(keeper)
+                die_with_parent(keeper)
                 _Gateway(post, rank, generations[rank]).run()
         pid, status = os.wait()
         rank = living.pop(pid)

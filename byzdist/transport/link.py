@@ -196,8 +196,8 @@ def accept(store: Store, rank: int, key: bytes, dismissed: Callable[[], int]) ->
     return None
 
 
-def join(store: Store, rank: int, key: bytes, patience: float) -> Link | None:
-    """The worker's side: join as ``rank``; None if the run is over.
+def join(store: Store, rank: int, key: bytes, patience: float, stays: Callable[[], bool]) -> Link | None:
+    """The worker's side: join as ``rank``; None if the run is over, or once ``stays`` says so.
 
     Raises:
         RunError: if nobody who knows the run's secret answers within ``patience`` seconds, or the server will not have this worker.
@@ -206,6 +206,8 @@ def join(store: Store, rank: int, key: bytes, patience: float) -> Link | None:
     side = WorkerSide(key)
     try:
         while time.monotonic() < until:
+            if not stays():
+                return None
             note = _note(store, rank, key)
             if note == END:
                 return None

@@ -27,6 +27,7 @@ class StarWorker(WorkerEnd):
         self._sending: Work | None = None
         self._expected: Work | None = None  # the receive of the next request's first message
         self._model_round = -1
+        self._stays = True
         self._turns = 0  # replies that this request still asks for
 
     def receive(self) -> Received | None:
@@ -37,7 +38,7 @@ class StarWorker(WorkerEnd):
         """
         while True:
             if self._link is None:
-                self._link = join(self._store, self._rank, self._key, self._join_timeout)
+                self._link = join(self._store, self._rank, self._key, self._join_timeout, lambda: self._stays)
                 self._model_round = -1
                 if self._link is None:
                     return None
@@ -87,6 +88,10 @@ class StarWorker(WorkerEnd):
             self._sending = self._link.post_send(forge(message) if forge else message)
         except LinkLost as lost:
             self._drop(lost)
+
+    def let_go(self) -> None:
+        """See `WorkerEnd.let_go`."""
+        self._stays = False
 
     def _expect(self, link: Link) -> Work:
         return link.post_receive(self._before.buffer)

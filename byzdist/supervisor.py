@@ -1,0 +1,80 @@
+"""The thin parent of a worker process: it starts a worker that was killed again, and lets torchrun's agent see a clean end.
+
+One agent ends all its ranks when one of them fails. On the star a lost worker is no failure of the run, so the agent gets to see
+this process in its place, which costs a bare interpreter: nothing heavy may be imported here.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+_GRANT = "BYZDIST_GRANT"  # the file descriptor on which the child says how often it may be started again
+_MISTAKE = 2  # the exit code of a wrong configuration
+_PR_SET_PDEATHSIG = 1
+
+
+def is_wanted() -> bool:
+    """Return whether this process is a worker that nobody watches over yet."""
+    return os.environ.get("RANK", "0") != "0" and _GRANT not in os.environ
+
+
+def grant(restarts: int) -> None:
+    """Called by the child once it takes part in a run that goes on without it: it may be started again so many times."""
+    if _GRANT in os.environ:
+        os.write(int(os.environ[_GRANT]), bytes([min(restarts, 255)]))
+
+
+def die_with_parent(parent: int) -> None:
+    """Let the kernel end this process when its parent, process ``parent``, ends in whatever way (Linux)."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it was gone before the line above
+        os._exit(1)
+
+
+def supervise(command: Sequence[str]) -> int:
+    """Run the command until it ends by itself, or was killed more often than it granted; return the exit code for the agent.
+
+    Whatever happens before the child's grant is passed on, and so is a mistake in the configuration; else the end is a clean one.
+    """
+    granted, grants = os.pipe()
+    os.set_blocking(granted, False)
+    me = os.getpid()
+    restarts: int | None = None
+    tries = 0
+    while True:
+        child = subprocess.Popen(
+            command,
+            env={**os.environ, _GRANT: str(grants)},
+            pass_fds=[grants],
+            preexec_fn=lambda: die_with_parent(me),  # noqa: PLW1509 - there are no threads here
+        )
+        _pass_signals_to(child)
+        code = child.wait()
+        with contextlib.suppress(BlockingIOError):
+            restarts = os.read(granted, 256)[0]
+        if restarts is None:
+            return code if code >= 0 else 128 - code
+        if code >= 0:
+            return code if code == _MISTAKE else 0
+        if tries == restarts:
+            _say(f"was ended by {signal.Signals(-code).name}; it is not started again (transport.restarts: {restarts})")
+            return 0
+        tries += 1
+        _say(f"was ended by {signal.Signals(-code).name}; starting it again ({tries} of {restarts})")
+
+
+def _pass_signals_to(child: subprocess.Popen[bytes]) -> None:
+    def forward(number: int, frame: FrameType | None) -> None:
+        child.send_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, forward)
+
+
+def _say(text: str) -> None:
+    print(f"[w{os.environ.get('RANK')}] the worker process {text}.", file=sys.stderr, flush=True)
