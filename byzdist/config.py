@@ -92,9 +92,10 @@ class Transport(Section):
 
 
 class Evaluate(Section):
-    """Every how many rounds the server evaluates the model."""
+    """Every how many rounds the server evaluates the model, and on how many samples drawn once (all of them by default)."""
 
     every: Annotated[int, Field(ge=1)] = 50
+    samples: Annotated[int, Field(ge=1)] | None = None
 
 
 class Config(Section):
