@@ -81,7 +81,14 @@ def _serve(experiment: Experiment, workers: int, agree: Agree, out: Path | None)
     folder = out or new_folder(config, None)
     folder.mkdir(parents=True, exist_ok=True)
     _describe(experiment, workers, folder)
-    evaluator = Evaluator(experiment.oracle, experiment.dataset, config.clients.good, optimum=_optimum(experiment))
+    evaluator = Evaluator(
+        experiment.oracle,
+        experiment.dataset,
+        config.clients.good,
+        optimum=None if config.evaluate.samples else _optimum(experiment),  # an estimate of f has no gap to speak of
+        samples=config.evaluate.samples,
+        seed=config.seed,
+    )
     metrics = Metrics(folder)
     with Progress(config, folder) as progress:
         server = Server(experiment, transport, metrics, evaluator.evaluate, progress.show)
