@@ -141,7 +141,8 @@ class Server:
             generator = stream(self._config.seed, "aggregation", 0, round_)
             result = aggregator(vectors, f=declared, clip=level, generator=generator)
             line.update(clipped=result.clipped, clip_level=level, f=result.f)
-            self._sparsity.watch(vectors, result.vector)
+            if not full:
+                self._sparsity.watch(vectors, result.vector)
             return result.vector
 
         if full or round_ == 0:

@@ -1,0 +1,74 @@
+"""The runs that are compared with the reference, in one process and with real ones."""
+
+from typing import Any
+
+BASE: dict[str, Any] = {
+    "name": "case",
+    "seed": 5,
+    "rounds": 40,
+    "clients": {"count": 9, "byzantine": 4},
+    "data": {"name": "synthetic", "samples": 90, "features": 12, "separation": 2.0},
+    "model": {"name": "logistic_regression", "l2": 0.01},
+    "method": {"name": "byz_vr_marina_pp", "step_size": 0.3, "p": 0.2, "batch_size": 8, "cohort": 5, "clip": 1.0},
+    "aggregation": {"rule": "coordinate_median", "pre": [{"name": "bucketing", "size": 2}]},
+    "evaluate": {"every": 10},
+    "device": "cpu",
+    "dtype": "float64",
+}
+ATTACKS = {
+    "none": {},
+    "bit_flip": {},
+    "label_flip": {},
+    "gaussian": {"sigma": 0.5},
+    "alie": {},
+    "ipm": {"epsilon": 0.7},
+    "mimic": {"target": 2},
+    "shift_back": {},
+    "zero": {},
+    "inf": {},
+    "nan": {},
+}
+ESTIMATES = ("sgd", "momentum_sgd")
+MARINAS = ("byz_vr_marina_pp", "byz_vr_marina_pp_plus")
+RAND_K = {"name": "rand_k", "ratio": 0.35}
+SHARED = {**RAND_K, "support": "shared"}
+
+
+def case(attack: str = "shift_back", compression: dict[str, Any] | None = None, **method: Any) -> dict[str, Any]:
+    """Return a configuration; the keyword arguments go to the method, None removes a key."""
+    merged = {**BASE["method"], **method}
+    if merged["name"] in ESTIMATES:
+        del merged["p"]
+    if merged["name"] == "momentum_sgd":
+        merged.setdefault("momentum", 0.8)
+    return {
+        **BASE,
+        "method": {key: value for key, value in merged.items() if value is not None},
+        "attack": {"name": attack, **ATTACKS[attack]},
+        **({"compression": compression} if compression else {}),
+    }
+
+
+def _cases() -> dict[str, dict[str, Any]]:
+    full = {"name": "byz_vr_marina", "cohort": None, "clip": None}
+    cases = {f"attack {name}": case(name) for name in ATTACKS}
+    cases |= {f"attack {name}, rand_k": case(name, RAND_K) for name in ATTACKS}
+    for name in (*MARINAS, *ESTIMATES):
+        for clip in (0.5, 10.0, "none"):
+            cases[f"{name}, clip {clip}"] = case(name=name, clip=clip, full_cohort=7)
+        cases[f"{name}, clip_reference gradient"] = case(name=name, clip_reference="gradient")
+        cases[f"{name}, rand_k"] = case("alie", RAND_K, name=name)
+        cases[f"{name}, shared rand_k"] = case("bit_flip", SHARED, name=name)
+        cases[f"{name}, label_flip"] = case("label_flip", name=name)
+    for name in MARINAS:
+        cases[f"{name}, full_batch"] = case("gaussian", name=name, full_batch=20)
+        cases[f"{name}, full_batch, rand_k"] = case("shift_back", RAND_K, name=name, full_batch=20)
+        cases[f"{name}, g0 zero"] = case("ipm", name=name, g0="zero")
+    cases["byz_vr_marina"] = case("bit_flip", **full)
+    cases["byz_vr_marina, rand_k"] = case("alie", RAND_K, **full)
+    cases["byz_vr_marina, full_batch"] = case("mimic", full_batch=20, **full)
+    cases["everything at once"] = case("mimic", SHARED, clip=2.0, clip_reference="gradient", g0="zero", full_cohort=6)
+    return cases
+
+
+CASES = _cases()

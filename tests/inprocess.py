@@ -1,0 +1,158 @@
+"""A whole run in one process, for tests: the true server and workers over a transport of queues and threads.
+
+Every message is packed, copied as bytes and checked as on a real transport; only the network is missing.
+"""
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from byzdist.attacks.collusion import Collusion
+from byzdist.config import Config, parse
+from byzdist.evaluation import Evaluator
+from byzdist.experiment import Experiment, prepare
+from byzdist.metrics import Line, Metrics
+from byzdist.server import Server
+from byzdist.transport.base import Forge, Missing, Received, Request, ServerEnd, Shape, WorkerEnd, reply_rows
+from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, HEADER_BYTES, Header, Kind, WireError, check_reply
+from byzdist.worker import Worker
+
+Reply = tuple[int, Tensor] | BaseException  # a client's message, or what ended a worker
+
+
+class LocalServer(ServerEnd):
+    """The server's end: a queue of requests for each worker, and one queue of replies for all."""
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
+        self.frame = shape.frame()
+        self.bytes_down = self.bytes_up = 0
+        self.news: list[str] = []
+        self.requests: dict[int, queue.Queue[Tensor]] = {r: queue.Queue() for r in range(1, shape.workers + 1)}
+        self.replies: queue.Queue[Reply] = queue.Queue()
+        self._request: Request
+
+    def available(self) -> np.ndarray:
+        return np.arange(self._shape.clients)
+
+    def send(self, request: Request) -> None:
+        self._request = request
+        self.bytes_down = self.bytes_up = 0
+        kind = Kind.FULL if request.full else Kind.SAMPLED
+        everyone = len(request.cohort) == self._shape.clients
+        flags = HAS_MODEL | HAS_PREVIOUS
+        (message,) = self.frame.pack(kind, request.round, request.cohort, everyone=everyone, flags=flags)
+        for rank in {self._shape.rank(int(client)) for client in request.cohort}:
+            self.requests[rank].put(message.clone())
+            self.bytes_down += message.nbytes
+
+    def collect(self, deadline: float) -> dict[int, Tensor | Missing]:
+        request, replies = self._request, dict[int, Tensor | Missing]()
+        while len(replies) < len(request.cohort):
+            reply = self.replies.get(timeout=deadline)
+            if isinstance(reply, BaseException):
+                raise reply
+            client, message = reply
+            payload = message[HEADER_BYTES:]
+            try:
+                total = Header.read(message).checksum
+                check_reply(message, total, request.round, client, request.length)
+                replies[client] = payload
+            except WireError as error:
+                replies[client] = Missing(str(error))
+            self.bytes_up += message.nbytes
+        return dict(sorted(replies.items()))
+
+    def stop(self) -> None:
+        (message,) = self.frame.pack(Kind.STOP, 0, np.arange(0), everyone=True, flags=0)
+        for requests in self.requests.values():
+            requests.put(message.clone())
+
+
+class LocalWorker(WorkerEnd):
+    """A worker's end."""
+
+    def __init__(self, shape: Shape, rank: int, server: LocalServer) -> None:
+        self._shape, self._server, self._requests = shape, server, server.requests[rank]
+
+    def receive(self) -> Received | None:
+        message, frame = self._requests.get(), self._shape.frame()
+        frame.buffer[: len(message)] = message
+        header = Header.read(frame.buffer)
+        if header.kind is Kind.STOP:
+            return None
+        cohort = frame.cohort(header, self._shape.clients)
+        return Received(header.round, header.kind is Kind.FULL, cohort, frame.current, frame.previous)
+
+    def reply(
+        self, round_: int, client: int, length: int, fill: Callable[[Tensor], None], forge: Forge | None = None
+    ) -> None:
+        row = reply_rows(1, self._shape.longest, torch.device("cpu"))[0]
+        fill(row.payload[:length])
+        Header(Kind.REPLY, round_, client, 0, length, row.checksum(length)).write(row.message)
+        message = row.message[: HEADER_BYTES + length].clone()
+        self._server.replies.put((client, message if forge is None else forge(message)))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run leaves."""
+
+    status: str
+    x: Tensor
+    g: Tensor
+    metrics: list[Line]
+    experiment: Experiment
+
+
+def train(
+    tree: dict[str, Any], folder: Path, workers: int = 2, tamper: Callable[[Server, int], None] | None = None
+) -> Trained:
+    """Run a configuration to its end; ``tamper`` is called with the server and the round after each round."""
+    config = parse(tree)
+    experiment = prepare(config, torch.device("cpu"))
+    transport = LocalServer(experiment.shape(workers))
+    channel = dist.HashStore()
+    threads = [
+        threading.Thread(target=_work, args=(config, rank, workers, transport, channel), daemon=True)
+        for rank in range(1, workers + 1)
+    ]
+    for thread in threads:
+        thread.start()
+    evaluator = Evaluator(experiment.oracle, experiment.dataset, config.clients.good)
+    lines: list[Line] = []
+
+    def show(line: Line, metrics: Metrics) -> None:
+        lines.append(line)
+        if tamper:
+            tamper(server, line["round"])
+
+    metrics = Metrics(folder)
+    server = Server(experiment, transport, metrics, evaluator.evaluate, show)
+    try:
+        status = server.run()
+    finally:
+        transport.stop()
+        for thread in threads:
+            thread.join(30)
+    metrics.close(status)
+    return Trained(status, server.x.clone(), server.g.clone(), lines, experiment)
+
+
+def _work(config: Config, rank: int, workers: int, server: LocalServer, channel: dist.Store) -> None:
+    try:
+        experiment = prepare(config, torch.device("cpu"))
+        shape = experiment.shape(workers)
+        collusion = Collusion(channel, shape.dimension, shape.dtype, patience=30)
+        worker = Worker(config, rank, workers, experiment.oracle, experiment.method, experiment.compressors, collusion)
+        worker.run(LocalWorker(shape, rank, server))
+    except BaseException as error:
+        server.replies.put(error)
