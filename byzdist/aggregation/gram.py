@@ -107,9 +107,8 @@ def _reference(vectors: Vectors) -> int:
     n, d = vectors.n, vectors.d
     rows = np.unique(np.linspace(0, n - 1, min(n, SAMPLE)).astype(int))
     starts = np.unique(np.linspace(0, max(0, d - 16), SAMPLE).astype(int))
-    sample = (
-        torch.cat([vectors.tile(s, min(s + 16, d))[torch.from_numpy(rows)] for s in starts], 1).double().cpu().numpy()
-    )
+    pieces = [torch.as_tensor(vectors.tile(s, min(s + 16, d)))[torch.from_numpy(rows)] for s in starts]
+    sample = torch.cat(pieces, 1).double().cpu().numpy()
     inner = sample @ sample.T
     typical = np.median(_squared(inner), axis=1)
     best = int(typical.argmin())
