@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from byzdist.aggregation.points import SPARSE_FROM, Points
 from byzdist.aggregation.rules import Floats, pre_step
 from byzdist.aggregation.span import clip_factors, nearest
-from byzdist.errors import ConfigError
 
 Generator: TypeAlias = torch.Generator | np.random.Generator | None
 
 
 def _permutation(n: int, generator: Generator) -> NDArray[Any]:
     if generator is None:
-        raise ConfigError("generator: bucketing draws a permutation; pass a torch.Generator or a numpy Generator.")
+        generator = np.random.default_rng()
     if isinstance(generator, torch.Generator):
         return np.asarray(torch.randperm(n, generator=generator, device=generator.device).cpu())
     return generator.permutation(n)
