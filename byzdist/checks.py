@@ -6,6 +6,7 @@ import torch
 
 from byzdist.aggregation import PRE, RULES
 from byzdist.attacks import ATTACKS
+from byzdist.attacks.assignment import check_assignment
 from byzdist.compression import COMPRESSORS
 from byzdist.config import Config, Spec
 from byzdist.data import check as check_data
@@ -30,7 +31,6 @@ def check(config: Config) -> None:
         ("model", MODELS),
         ("method", METHODS),
         ("compression", COMPRESSORS),
-        ("attack", ATTACKS),
     ):
         setattr(config, key, _complete(registry, getattr(config, key), key))
     config.clients.availability = _complete(AVAILABILITY, config.clients.availability, "clients.availability")
@@ -39,6 +39,7 @@ def check(config: Config) -> None:
         _complete(PRE, step, f"aggregation.pre.{i}") for i, step in enumerate(config.aggregation.pre)
     ]
     _data(config)
+    _attack(config)
     _method(config)
     _transport(config)
     _device(config)
@@ -95,9 +96,6 @@ def _method(config: Config) -> None:
     if config.clients.byzantine and full is not None and full * config.declared_byzantine < config.clients.byzantine:
         log.warning("method.full_cohort: %d is below δ_real·n/δ, which the theory needs.", full)
     _rule(config, cohort or count, full or count)
-    target = config.attack.get("target")
-    if config.attack["name"] == "mimic" and target is not None and target not in config.clients.good:
-        raise ConfigError(f"attack.target: client {target} is not one of the good clients 0..{len(config.clients.good) - 1}.")
 
 
 def _rule(config: Config, cohort: int, full_cohort: int) -> None:
@@ -108,6 +106,25 @@ def _rule(config: Config, cohort: int, full_cohort: int) -> None:
             f"aggregation.rule: {config.aggregation.rule['name']!r} serves at most {most} vectors, and rounds have up to "
             f"{max(cohort, full_cohort)}. Use smaller cohorts (method.cohort, method.full_cohort) or another rule."
         )
+
+
+def _attack(config: Config) -> None:
+    checked = []
+    for i, spec in enumerate(config.attacks):
+        key = f"attack.{i}" if isinstance(config.attack, list) else "attack"
+        own = {k: v for k, v in spec.items() if k not in ("clients", "rounds")}
+        spec = {**_complete(ATTACKS, own, key), **check_assignment(spec, key, config.clients.bad)}
+        attack = ATTACKS.get(spec["name"])
+        if hasattr(attack, "on_labels") and "rounds" in spec:
+            raise ConfigError(f"{key}.rounds: {spec['name']!r} changes a client's data for the whole run; leave the key out.")
+        if hasattr(attack, "on_wire") and config.transport.name != "star":
+            raise ConfigError(f"{key}: {spec['name']!r} breaks the wire format, which only the star survives; use transport.name=star.")
+        if spec["name"] == "mimic" and spec["target"] not in config.clients.good:
+            raise ConfigError(
+                f"{key}.target: client {spec['target']} is not one of the good clients 0..{len(config.clients.good) - 1}."
+            )
+        checked.append(spec)
+    config.attack = checked if isinstance(config.attack, list) else checked[0]
 
 
 def _transport(config: Config) -> None:

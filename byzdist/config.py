@@ -23,6 +23,10 @@ def _spec(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
+def _specs(value: object) -> object:
+    return [_spec(entry) for entry in value] if isinstance(value, list) else _spec(value)
+
+
 class Clients(Section):
     """Who takes part; the last ``byzantine`` of the ``count`` clients are Byzantine. ``availability`` says who can, in which round."""
 
@@ -52,10 +56,7 @@ class Aggregation(Section):
 
     _names = field_validator("rule", mode="before")(_spec)
 
-    @field_validator("pre", mode="before")
-    @classmethod
-    def _steps(cls, value: object) -> object:
-        return [_spec(step) for step in value] if isinstance(value, list) else value
+    _steps = field_validator("pre", mode="before")(_specs)
 
 
 class Transport(Section):
@@ -110,14 +111,20 @@ class Config(Section):
     method: Spec
     compression: Spec = {"name": "identity"}
     aggregation: Aggregation
-    attack: Spec = {"name": "none"}
+    attack: Spec | list[Spec] = {"name": "none"}
     transport: Transport = Transport()
     evaluate: Evaluate = Evaluate()
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     dtype: Literal["float32", "float64"] = "float32"
     threads: Annotated[int, Field(ge=1)] = 1
 
-    _names = field_validator("data", "model", "method", "compression", "attack", mode="before")(_spec)
+    _names = field_validator("data", "model", "method", "compression", mode="before")(_spec)
+    _attacks = field_validator("attack", mode="before")(_specs)
+
+    @property
+    def attacks(self) -> list[Spec]:
+        """The entries of ``attack``, one or a list."""
+        return self.attack if isinstance(self.attack, list) else [self.attack]
 
     @property
     def declared_byzantine(self) -> int:

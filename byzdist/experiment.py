@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from byzdist import data, models
-from byzdist.attacks import ATTACKS
+from byzdist.attacks.assignment import assignments
 from byzdist.compression import COMPRESSORS, Compressor
 from byzdist.compression.identity import Identity
 from byzdist.config import Config, Spec
@@ -73,8 +73,8 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     clients = config.clients
     split = data.split(config.data["split"], dataset.labels, clients.count, config.seed)
     model = models.build(config.model, dataset.feature_shape, dataset.classes, config.seed)
-    flips = getattr(ATTACKS.get(config.attack["name"]), "on_labels", False)
-    oracle = Oracle(model, dataset, split, device=device, dtype=dtype, flipped=clients.bad if flips else ())
+    flipped = [client for entry in assignments(config) if entry.has("on_labels") for client in entry.clients]
+    oracle = Oracle(model, dataset, split, device=device, dtype=dtype, flipped=flipped)
     compressor = make(COMPRESSORS, config.compression)
     assert isinstance(compressor, Compressor)
     method = make(METHODS, config.method)

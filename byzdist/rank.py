@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from byzdist import __version__
-from byzdist.attacks import ATTACKS
+from byzdist.attacks.assignment import assignments
 from byzdist.attacks.collusion import Collusion
 from byzdist.config import Config, dump, load
 from byzdist.data import load as load_data
@@ -127,7 +127,7 @@ def _work(experiment: Experiment, rank: int, workers: int, agree: Agree) -> None
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: transport.let_go())  # it is for the server to end the run
     collusion = None
-    if getattr(ATTACKS.get(config.attack["name"]), "omniscient", False):
+    if any(entry.has("omniscient") for entry in assignments(config)):
         collusion = Collusion(
             dist.PrefixStore("collusion", store), shape.dimension, shape.dtype, config.transport.deadline
         )

@@ -6,13 +6,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from byzdist.attacks import ATTACKS, Situation
+from byzdist.attacks import Situation
+from byzdist.attacks.assignment import Assignment, assignments
+from byzdist.attacks.base import Envelope
 from byzdist.attacks.collusion import Collusion
 from byzdist.compression import Compressor
 from byzdist.config import Config
 from byzdist.methods import Method, Task
 from byzdist.oracle import Oracle
-from byzdist.transport.base import Received, WorkerEnd
+from byzdist.transport.base import Forge, Received, WorkerEnd
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +36,8 @@ class Worker:
         self._oracle, self._method, self._compressors = oracle, method, compressors
         self._collusion = collusion
         self._bad = frozenset(config.clients.bad)
-        self._attack_parameters = {k: v for k, v in config.attack.items() if k != "name"}
-        self._attack = ATTACKS.get(config.attack["name"])
+        self._assignments = assignments(config)
+        self._sent: dict[int, Tensor] = {}  # the last message of each client that may repeat it
         self._start = oracle.initial()
         self._dense = torch.zeros_like(self._start)
 
@@ -49,7 +51,24 @@ class Worker:
         compressor = self._compressors[received.full]
         length = compressor.length(self._oracle.dimension, received.x.dtype)
         for client in received.cohort[(received.cohort % self._workers) + 1 == self._rank].tolist():
-            transport.reply(received.round, client, length, self._filler(received, client, compressor))
+            fill, forge = self._filler(received, client, compressor), self._forger(received.round, client)
+            transport.reply(received.round, client, length, fill, forge)
+
+    def _assignment(self, round_: int, client: int) -> Assignment | None:
+        return next((entry for entry in self._assignments if entry.covers(client, round_)), None)
+
+    def _forger(self, round_: int, client: int) -> Forge | None:
+        """Return what replaces a client's finished reply, if anything does."""
+        assigned = self._assignment(round_, client)
+        if assigned is None or not assigned.has("on_wire"):
+            return None
+
+        def forge(message: Tensor) -> Tensor:
+            envelope = Envelope(round_, client, self._config.seed, message, self._sent.get(client))
+            self._sent[client] = message.clone()
+            return assigned.attack(envelope, **assigned.parameters)
+
+        return forge
 
     def _filler(self, received: Received, client: int, compressor: Compressor) -> Callable[[Tensor], None]:
         """Return the function that writes a client's encoded message into an outgoing payload."""
@@ -69,7 +88,10 @@ class Worker:
             if self._collusion and not self._bad.isdisjoint(received.cohort.tolist()):
                 self._collusion.publish(received.round, client, out)
             return out
-        return self._attack(self._situation(received, client, out), **self._attack_parameters)
+        assigned = self._assignment(received.round, client)
+        if assigned is None or assigned.has("on_wire"):
+            return out
+        return assigned.attack(self._situation(received, client, out), **assigned.parameters)
 
     def _situation(self, received: Received, client: int, honest: Tensor) -> Situation:
         colluders = None

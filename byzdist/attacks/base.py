@@ -56,9 +56,31 @@ class Situation:
         return sum(int(client) in self.byzantine for client in self.cohort)
 
 
+@dataclass(frozen=True)
+class Envelope:
+    """A finished reply, which a fault on the wire may replace.
+
+    Attributes:
+        message: header and payload, uint8; a fault returns something else instead of writing here.
+        earlier: this client's last message before this one, None before the first.
+    """
+
+    round: int
+    client: int
+    seed: int
+    message: Tensor
+    earlier: Tensor | None
+
+
 def omniscient(attack: F) -> F:
     """Mark an attack that needs the honest vectors of its cohort, which it gets through the collusion channel."""
     attack.omniscient = True  # type: ignore[attr-defined]
+    return attack
+
+
+def on_wire(attack: F) -> F:
+    """Mark an attack that is given the finished reply, an `Envelope`, and returns what is sent in its place."""
+    attack.on_wire = True  # type: ignore[attr-defined]
     return attack
 
 

@@ -208,7 +208,7 @@ def join(store: Store, rank: int, key: bytes, patience: float, stays: Callable[[
         while time.monotonic() < until:
             if not stays():
                 return None
-            note = _note(store, rank, key)
+            note = read_note(store, rank, key)
             if note == END:
                 return None
             if note:
@@ -234,7 +234,8 @@ def leave_note(store: Store, rank: int, key: bytes, text: str) -> None:
     _put(store, f"{rank}/closed", seal(key, text))
 
 
-def _note(store: Store, rank: int, key: bytes) -> str | None:
+def read_note(store: Store, rank: int, key: bytes) -> str | None:
+    """Return the note that the server left for a worker."""
     if store.check([f"{rank}/closed"]):
         with contextlib.suppress(IdentityError):  # anybody can write into the store
             return unseal(key, store.get(f"{rank}/closed"))

@@ -11,9 +11,10 @@ from byzdist.transport.collective import CollectiveServer, CollectiveWorker, ope
 from byzdist.transport.identity import run_secret, worker_key
 from byzdist.transport.link import connect
 from byzdist.transport.star import StarServer, Terms
-from byzdist.transport.star_worker import StarWorker
+from byzdist.transport.star_worker import StarWorker, end_with_the_run
 
 _STORE_PATIENCE = 300.0  # ranks of one job may start minutes apart
+_END_PATIENCE = 5.0
 Agree = Callable[[Store], None]
 
 
@@ -39,6 +40,7 @@ def open_worker(settings: Transport, shape: Shape, rank: int, agree: Agree) -> t
         key = worker_key(run_secret(), rank)
         store = connect(host=False, patience=_STORE_PATIENCE)
         agree(store)
+        end_with_the_run(store, rank, key, patience=_END_PATIENCE)
         return StarWorker(shape, rank, key, store, settings.join_timeout), store
     store = connect(host=False, patience=_STORE_PATIENCE)
     agree(store)

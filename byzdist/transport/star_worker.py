@@ -1,17 +1,41 @@
 """A worker's end of the star: one link, opened again whenever it breaks."""
 
 import logging
+import os
+import threading
+import time
 from collections.abc import Callable
 
 from torch import Tensor
 from torch._C._distributed_c10d import Store, Work
+from torch.distributed import DistError
 
 from byzdist.transport.base import Forge, Received, Shape, WorkerEnd, reply_rows
-from byzdist.transport.link import Link, LinkLost, join
+from byzdist.transport.link import END, Link, LinkLost, join, read_note
 from byzdist.transport.shared import link_frame
 from byzdist.transport.wire import HAS_PREVIOUS, Header, Kind
 
 log = logging.getLogger(__name__)
+_LOOK = 0.5  # seconds between two looks at the store
+
+
+def end_with_the_run(store: Store, rank: int, key: bytes, patience: float) -> None:
+    """Start a thread that ends this process ``patience`` seconds after the run, should its main thread hang."""
+    main = threading.main_thread()
+
+    def watch() -> None:
+        code = 0
+        try:
+            while main.is_alive() and read_note(store, rank, key) != END:
+                time.sleep(_LOOK)
+        except DistError:  # nobody is left who could say it
+            code = 1
+        main.join(patience)
+        if main.is_alive():
+            os._exit(code)
+
+    # No daemon: the interpreter waits for it, instead of tearing it out of the store's code, which aborts the process.
+    threading.Thread(target=watch).start()
 
 
 class StarWorker(WorkerEnd):

@@ -1,0 +1,65 @@
+"""Which attack which Byzantine client mounts in which rounds."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from byzdist.attacks.base import ATTACKS, Attack
+from byzdist.config import Config, Spec
+from byzdist.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One entry of the configuration's ``attack``; ``rounds`` None stands for all."""
+
+    attack: Attack
+    parameters: dict[str, Any]
+    clients: Collection[int]
+    rounds: range | None
+
+    def covers(self, client: int, round_: int) -> bool:
+        """Return whether a client mounts this attack in a round."""
+        return client in self.clients and (self.rounds is None or round_ in self.rounds)
+
+    def has(self, mark: str) -> bool:
+        """Return whether the attack bears a mark such as "omniscient"."""
+        return bool(getattr(self.attack, mark, False))
+
+
+def assignments(config: Config) -> list[Assignment]:
+    """Return the entries of a checked configuration; the first that covers a client and a round counts."""
+    found = []
+    for spec in config.attacks:
+        parameters = {key: value for key, value in spec.items() if key not in ("name", "clients", "rounds")}
+        rounds = spec.get("rounds")
+        found.append(
+            Assignment(
+                ATTACKS.get(spec["name"]),
+                parameters,
+                frozenset(spec.get("clients", config.clients.bad)),
+                range(rounds[0], rounds[1] + 1) if rounds else None,
+            )
+        )
+    return found
+
+
+def check_assignment(spec: Spec, key: str, bad: range) -> Spec:
+    """Check what an entry says of clients and rounds; return that part.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    checked: Spec = {}
+    if (clients := spec.get("clients")) is not None:
+        strangers = clients if not isinstance(clients, list) else [c for c in clients if type(c) is not int or c not in bad]
+        if strangers or not clients:
+            known = f"{bad[0]}..{bad[-1]}" if bad else "none (clients.byzantine: 0)"
+            raise ConfigError(f"{key}.clients: {strangers!r} are no Byzantine clients; give a list of ids out of {known}.")
+        checked["clients"] = clients
+    if (rounds := spec.get("rounds")) is not None:
+        numbers = isinstance(rounds, list) and len(rounds) == 2 and all(type(r) is int for r in rounds)
+        if not numbers or not 0 <= rounds[0] <= rounds[1]:
+            raise ConfigError(f"{key}.rounds: {rounds!r} is no pair [first, last] of rounds.")
+        checked["rounds"] = rounds
+    return checked

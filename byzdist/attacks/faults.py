@@ -1,0 +1,82 @@
+"""Faults, which are Byzantine too: to rehearse what a run does when workers die, hang, or break the wire format.
+
+Some strike while the client makes its message, the others replace its finished reply on the wire. Where a worker process hosts
+several clients, a fault of one of them can take the others with it.
+"""
+
+import os
+import signal
+import time
+from typing import Annotated
+
+import torch
+from annotated_types import Ge, Gt, Le
+from torch import Tensor
+
+from byzdist.attacks.base import ATTACKS, Envelope, Situation, on_wire
+from byzdist.randomness import stream
+
+Probability = Annotated[float, Gt(0), Le(1)]
+Seconds = Annotated[float, Gt(0)]
+_FOREVER = 10.0**8
+
+
+def _strikes(now: Situation | Envelope, probability: float) -> bool:
+    return stream(now.seed, "fault", now.client, now.round).random() < probability
+
+
+@ATTACKS.register("crash")
+def crash(now: Situation, *, probability: Probability = 1.0) -> Tensor:
+    """The worker process is gone at once (SIGKILL), with the given probability each time it is asked."""
+    if _strikes(now, probability):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return now.honest
+
+
+@ATTACKS.register("hang")
+def hang(now: Situation, *, probability: Probability = 1.0) -> Tensor:
+    """The worker process stops answering for good."""
+    if _strikes(now, probability):
+        time.sleep(_FOREVER)
+    return now.honest
+
+
+@ATTACKS.register("slow")
+def slow(now: Situation, *, seconds: Seconds = 1.0, probability: Probability = 1.0) -> Tensor:
+    """The worker answers so many seconds late, and holds up its other clients as well."""
+    if _strikes(now, probability):
+        time.sleep(seconds)
+    return now.honest
+
+
+@ATTACKS.register("oversize")
+@on_wire
+def oversize(now: Envelope, *, probability: Probability = 1.0) -> Tensor:
+    """Send a message longer than any the server has room for."""
+    if not _strikes(now, probability):
+        return now.message
+    return torch.zeros(2 * now.message.untyped_storage().nbytes(), dtype=torch.uint8)
+
+
+@ATTACKS.register("short")
+@on_wire
+def short(now: Envelope, *, size: Annotated[int, Ge(1)] = 10, probability: Probability = 1.0) -> Tensor:
+    """Send only the first ``size`` bytes of the reply."""
+    return now.message[:size] if _strikes(now, probability) else now.message
+
+
+@ATTACKS.register("garbage")
+@on_wire
+def garbage(now: Envelope, *, probability: Probability = 1.0) -> Tensor:
+    """Send random bytes, as many as the reply has."""
+    if not _strikes(now, probability):
+        return now.message
+    noise = stream(now.seed, "garbage", now.client, now.round).bytes(len(now.message))
+    return torch.frombuffer(bytearray(noise), dtype=torch.uint8)
+
+
+@ATTACKS.register("replay")
+@on_wire
+def replay(now: Envelope, *, probability: Probability = 1.0) -> Tensor:
+    """Send this client's last reply once more, header and all; its first reply is an honest one."""
+    return now.earlier if now.earlier is not None and _strikes(now, probability) else now.message
