@@ -15,15 +15,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"byzdist {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="train; starts one server and N worker processes, or is one of them under torchrun")
+    run = commands.add_parser(
+        "run", help="train; starts one server and N worker processes, or is one of them under torchrun"
+    )
     run.add_argument("config", metavar="CONFIG", help="a YAML file")
     run.add_argument("overrides", metavar="key=value", nargs="*", help="for example method.clip=none")
-    run.add_argument("--workers", type=_positive, metavar="N", help="worker processes on this machine (default: 4, or one a client)")
+    run.add_argument(
+        "--workers", type=_positive, metavar="N", help="worker processes on this machine (default: 4, or one a client)"
+    )
     run.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/NAME-DATE-TIME)")
     run.set_defaults(action=_run)
 
     names = commands.add_parser("list", help="show every name that a configuration can use")
     names.set_defaults(action=_list)
+
+    doctor = commands.add_parser("doctor", help="check what this host offers a run, and say what to change")
+    doctor.set_defaults(action=_doctor)
 
     plot = commands.add_parser("plot", help="draw the metrics of runs into one picture")
     plot.add_argument("runs", metavar="DIR", nargs="+", type=Path)
@@ -56,6 +63,14 @@ def _list(arguments: argparse.Namespace) -> int:
 
     print(catalogue())
     return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from byzdist.doctor import examine
+
+    findings = examine()
+    print("\n".join(map(str, findings)))
+    return int(any(finding.level == "error" for finding in findings))
 
 
 def _plot(arguments: argparse.Namespace) -> int:

@@ -2,12 +2,10 @@
 
 import hashlib
 import json
-import logging
 import os
 import platform
 import signal
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -15,7 +13,7 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 
-from byzdist import __version__
+from byzdist import __version__, logs
 from byzdist.attacks.assignment import assignments
 from byzdist.attacks.collusion import Collusion
 from byzdist.config import Config, dump, load
@@ -26,22 +24,21 @@ from byzdist.evaluation import Evaluator
 from byzdist.experiment import Experiment, choose_device, prepare
 from byzdist.export import save_model
 from byzdist.launcher import new_folder, report_failure
-from byzdist.metrics import Metrics
+from byzdist.metrics import Line, Metrics
 from byzdist.optimum import find
 from byzdist.progress import Progress
+from byzdist.prometheus import VARIABLE as SCRAPED, Prometheus
 from byzdist.server import Server
 from byzdist.supervisor import grant
 from byzdist.transport.opening import Agree, open_server, open_worker
 from byzdist.worker import Worker
 
-log = logging.getLogger("byzdist")
-
 
 def run_rank(path: str, overrides: Sequence[str], out: Path | None) -> int:
     """Run this process's part, as the environment (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) says; return the exit code."""
     rank = int(os.environ["RANK"])
-    _configure_logging("server" if rank == 0 else f"w{rank}")
     try:
+        logs.configure(rank)
         config = load(path, overrides)
         if config.transport.name == "star":
             grant(config.transport.restarts)
@@ -60,19 +57,15 @@ def run_rank(path: str, overrides: Sequence[str], out: Path | None) -> int:
     return 0
 
 
-def _configure_logging(who: str) -> None:
-    level = os.environ.get("BYZDIST_LOG", "WARNING").upper()
-    logging.basicConfig(stream=sys.stderr, format=f"[{who}] %(levelname)s %(message)s", force=True)
-    log.setLevel(level if level in logging.getLevelNamesMapping() else "WARNING")
-
-
 def _agree(store: dist.Store, rank: int, config: Config) -> None:
     """Make sure that every rank runs the same experiment."""
     mine = hashlib.sha256(dump(config).encode()).hexdigest()
     if rank == 0:
         store.set("configuration", mine)
     elif store.get("configuration").decode() != mine:
-        raise ConfigError(f"the configuration of rank {rank} is not the server's; give every rank the same file and overrides.")
+        raise ConfigError(
+            f"the configuration of rank {rank} is not the server's; give every rank the same file and overrides."
+        )
 
 
 def _serve(experiment: Experiment, workers: int, agree: Agree, out: Path | None) -> None:
@@ -91,7 +84,7 @@ def _serve(experiment: Experiment, workers: int, agree: Agree, out: Path | None)
     )
     metrics = Metrics(folder)
     with Progress(config, folder) as progress:
-        server = Server(experiment, transport, metrics, evaluator.evaluate, progress.show)
+        server = Server(experiment, transport, metrics, evaluator.evaluate, _watchers(config, progress))
         _stop_on_signals(server)
         status = "failed"
         try:
@@ -102,6 +95,20 @@ def _serve(experiment: Experiment, workers: int, agree: Agree, out: Path | None)
         finally:
             summary = metrics.close(status)
         progress.finish(summary)
+
+
+def _watchers(config: Config, progress: Progress) -> Callable[[Line, Metrics], None]:
+    """Return what is told of each round: whoever looks at the screen, and whoever scrapes metrics."""
+    path = os.environ.get(SCRAPED)
+    if not path:
+        return progress.show
+    scraped = Prometheus(Path(path), config.name, config.rounds)
+
+    def show(line: Line, metrics: Metrics) -> None:
+        progress.show(line, metrics)
+        scraped.show(line, metrics)
+
+    return show
 
 
 def _optimum(experiment: Experiment) -> float | None:
@@ -148,7 +155,12 @@ def _describe(experiment: Experiment, workers: int, folder: Path) -> None:
         "method": {key: value for key, value in vars(experiment.method).items() if key != "memory"},
         "device": str(experiment.device),
         "threads": config.threads,
-        "host": {"name": platform.node(), "machine": platform.machine(), "cpus": os.cpu_count(), "system": platform.platform()},
+        "host": {
+            "name": platform.node(),
+            "machine": platform.machine(),
+            "cpus": os.cpu_count(),
+            "system": platform.platform(),
+        },
     }
     (folder / "config.yaml").write_text(dump(config))
     (folder / "run.json").write_text(json.dumps(facts, indent=2) + "\n")

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from byzdist.aggregation import Aggregator
 from byzdist.experiment import Experiment
+from byzdist.logs import at_round
 from byzdist.metrics import Line, Metrics
 from byzdist.randomness import stream
 from byzdist.sampling import AVAILABILITY, draw_cohort
@@ -50,6 +51,7 @@ class Server:
         self._stop = False
         self._clock = time.perf_counter()  # when the round before ended
         self._sparsity = _Sparsity()
+        self._away: set[int] = set()  # clients that owed their last reply
 
     def stop(self) -> None:
         """End the run after the round in progress."""
@@ -74,6 +76,7 @@ class Server:
 
     def _round(self, round_: int, full: bool) -> None:
         times = [self._clock]
+        at_round(round_)
         size = self._method.full_cohort if full else self._method.cohort
         assert size is not None
         cohort = self._draw(round_, size)
@@ -86,6 +89,7 @@ class Server:
         replies = self._transport.collect(self._config.transport.deadline)
         times.append(time.perf_counter())
         received, missing = self._decode(replies, round_, full)
+        self._note(replies, missing)
         line = self._update(received, round_, full)
         times.append(time.perf_counter())
         self._record(line, round_, full, cohort, missing, times)
@@ -128,6 +132,17 @@ class Server:
             rows = [i for i, good in enumerate(finite) if good]
             return (vectors[rows] if rows else None), missing
         return vectors, missing
+
+    def _note(self, asked: Iterable[int], missing: dict[int, str]) -> None:
+        """Log each client that stopped or began again to reply."""
+        for client, reason in missing.items():
+            if client not in self._away:
+                self._away.add(client)
+                log.info("client %d does not reply: %s", client, reason)
+        if self._away:
+            for client in self._away.intersection(asked) - missing.keys():
+                self._away.remove(client)
+                log.info("client %d replies again", client)
 
     def _update(self, received: Tensor | None, round_: int, full: bool) -> Line:
         """Turn g^{k-1} into g^k; return what the metrics say of the aggregation."""

@@ -12,6 +12,7 @@ from byzdist.attacks.base import Envelope
 from byzdist.attacks.collusion import Collusion
 from byzdist.compression import Compressor
 from byzdist.config import Config
+from byzdist.logs import at_round
 from byzdist.methods import Method, Task
 from byzdist.oracle import Oracle
 from byzdist.transport.base import Forge, Received, WorkerEnd
@@ -47,6 +48,7 @@ class Worker:
             self._serve(received, transport)
 
     def _serve(self, received: Received, transport: WorkerEnd) -> None:
+        at_round(received.round)
         self._oracle.move()
         compressor = self._compressors[received.full]
         length = compressor.length(self._oracle.dimension, received.x.dtype)
