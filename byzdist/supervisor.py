@@ -16,6 +16,7 @@ from types import FrameType
 _GRANT = "BYZDIST_GRANT"  # the file descriptor on which the child says how often it may be started again
 _MISTAKE = 2  # the exit code of a wrong configuration
 _PR_SET_PDEATHSIG = 1
+_PRCTL = ctypes.CDLL(None).prctl  # looked up once, before any fork
 
 
 def is_wanted() -> bool:
@@ -31,7 +32,7 @@ def grant(restarts: int) -> None:
 
 def die_with_parent(parent: int) -> None:
     """Let the kernel end this process when its parent, process ``parent``, ends in whatever way (Linux)."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    _PRCTL(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it was gone before the line above
         os._exit(1)
 

@@ -109,7 +109,7 @@ class WorkerSide:
 
     def __init__(self, key: bytes) -> None:
         self._key = key
-        self._nonce = secrets.token_bytes(_NONCE)
+        self._nonce = os.urandom(_NONCE)
         self.hello = self._nonce + _mac(key, "hello", self._nonce)
 
     @property
@@ -138,7 +138,7 @@ class ServerSide:
 
     def __init__(self, key: bytes, hello: bytes) -> None:
         self._key = key
-        self._nonces = hello[:_NONCE], secrets.token_bytes(_NONCE)
+        self._nonces = hello[:_NONCE], os.urandom(_NONCE)
         _check(key, hello[_NONCE:], "hello", self._nonces[0])
         self.answer = self._nonces[1] + _mac(key, "answer", *self._nonces)
 

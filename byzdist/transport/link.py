@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -45,8 +46,6 @@ def connect(*, host: bool, patience: float) -> Store:
     """
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     host = host and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    if not host:
-        _await_port(address, port, patience)
     try:
         store = TCPStore(address, port, None, host, timedelta(seconds=patience), wait_for_workers=False)
     except (DistError, RuntimeError) as error:
@@ -57,12 +56,14 @@ def connect(*, host: bool, patience: float) -> Store:
     return PrefixStore(f"byzdist/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
-def _await_port(address: str, port: int, patience: float) -> None:
-    """Wait until somebody listens. The store's own retries are seconds apart, and it logs each with a stack trace."""
+def await_store(patience: float) -> None:
+    """Wait until the store listens. Its own client tries seconds apart, and logs each try with a stack trace."""
     until = time.monotonic() + patience
     while time.monotonic() < until:
-        with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=patience):
-            return
+        with contextlib.suppress(OSError):
+            address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+            with socket.create_connection(address, timeout=patience):
+                return
         time.sleep(_GLANCE)
 
 
@@ -129,21 +130,24 @@ def _reason(error: RuntimeError) -> str:
     return text
 
 
-def _devices() -> list[object]:
-    """Return gloo's devices: of GLOO_SOCKET_IFNAME, else loopback for a run on one machine, else of the host's own address."""
-    make = ProcessGroupGloo.create_device
+@lru_cache(maxsize=1)
+def where_to_listen() -> list[dict[str, str]]:
+    """Return gloo's addresses: of GLOO_SOCKET_IFNAME, else loopback for a run on one machine, else ([]) the host's own.
+
+    The server asks before it forks its gateways, for looking up names takes more memory than all else they do.
+    """
     if names := os.environ.get("GLOO_SOCKET_IFNAME"):
-        return [make(interface=name) for name in names.split(",")]
+        return [{"interface": name} for name in names.split(",")]
     address = socket.getaddrinfo(os.environ["MASTER_ADDR"], None)[0][4][0]
-    if ipaddress.ip_address(address).is_loopback:
-        return [make(hostname="127.0.0.1")]
-    return [ProcessGroupGloo.create_default_device()]
+    return [{"hostname": "127.0.0.1"}] if ipaddress.ip_address(address).is_loopback else []
 
 
 def _open(store: Store, session: bytes, me: int) -> Link:
     """Open the group and exchange the first messages; ``me`` is 0 for the server and 1 for the worker."""
     options: Any = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
-    options._devices, options._threads, options._timeout = _devices(), 1, _MEETING
+    devices = [ProcessGroupGloo.create_device(**where) for where in where_to_listen()]
+    options._devices = devices or [ProcessGroupGloo.create_default_device()]
+    options._threads, options._timeout = 1, _MEETING
     try:
         link = Link(ProcessGroupGloo(PrefixStore(session.hex(), store), me, 2, options), 1 - me)
     except RuntimeError as error:

@@ -9,7 +9,7 @@ from byzdist.config import Transport
 from byzdist.transport.base import ServerEnd, Shape, WorkerEnd
 from byzdist.transport.collective import CollectiveServer, CollectiveWorker, open_group
 from byzdist.transport.identity import run_secret, worker_key
-from byzdist.transport.link import connect
+from byzdist.transport.link import await_store, connect
 from byzdist.transport.star import StarServer, Terms
 from byzdist.transport.star_worker import StarWorker, end_with_the_run
 
@@ -36,6 +36,7 @@ def open_server(settings: Transport, shape: Shape, agree: Agree) -> ServerEnd:
 
 def open_worker(settings: Transport, shape: Shape, rank: int, agree: Agree) -> tuple[WorkerEnd, Store]:
     """Return a worker's end and its connection to the store; ``agree`` is called before it joins."""
+    await_store(_STORE_PATIENCE)
     if settings.name == "star":
         key = worker_key(run_secret(), rank)
         store = connect(host=False, patience=_STORE_PATIENCE)
