@@ -1,4 +1,7 @@
-"""`byzdist doctor`: what this host offers a run, what is wrong with it, and what to change. Run it on every host, as its rank would run."""
+"""`byzdist doctor`: what this host offers a run, what is wrong with it, and what to change.
+
+Run it on every host, in the environment of its rank.
+"""
 
 import os
 import resource
@@ -215,7 +218,7 @@ def check_open_files(environment: Environment) -> Finding:
 def check_shared_memory(environment: Environment, folder: Path = Path("/dev/shm")) -> Finding:
     """Check the room in shared memory: nccl passes data between the ranks of a host there; the star needs none of it."""
     if not folder.is_dir():
-        return Finding("warning", "shared memory", f"no {folder}", "mount a tmpfs there; nccl and torch expect one.")
+        return Finding("warning", "shared memory", f"no {folder}", "mount a tmpfs there, as nccl expects.")
     total = shutil.disk_usage(folder).total
     if total < _SHARED_BYTES and torch.cuda.is_available():
         remedy = "give the container more, for example `shm_size: 1gb` in compose or an emptyDir of medium Memory."

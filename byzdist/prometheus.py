@@ -1,4 +1,7 @@
-"""Metrics for scraping: a file in Prometheus's text format, which a node exporter's textfile collector or any web server can serve."""
+"""Metrics for scraping: a file in the text format of Prometheus.
+
+The textfile collector of a node exporter reads it, and any web server can serve it.
+"""
 
 import logging
 import math

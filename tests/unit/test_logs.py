@@ -1,0 +1,46 @@
+"""byzdist.logs: a line names its rank and round, and the environment sets the level."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from byzdist import logs
+from byzdist.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    root, ours = logging.getLogger(), logging.getLogger("byzdist")
+    handlers, level = root.handlers[:], ours.level
+    yield
+    root.handlers[:] = handlers
+    ours.setLevel(level)
+    logs._place.round = None
+
+
+@pytest.mark.parametrize(("rank", "who"), [(0, "server"), (3, "w3")])
+def test_lines_say_where_they_come_from(
+    rank: int, who: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BYZDIST_LOG", "info")
+    logs.configure(rank)
+    log = logging.getLogger("byzdist.transport")
+    log.info("hello")
+    logs.at_round(12)
+    log.warning("there")
+    log.debug("unheard")
+    assert capsys.readouterr().err.splitlines() == [f"[{who}] INFO hello", f"[{who} r12] WARNING there"]
+
+
+def test_the_default_level_is_warning(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BYZDIST_LOG", raising=False)
+    logs.configure(1)
+    logging.getLogger("byzdist").info("unheard")
+    assert capsys.readouterr().err == ""
+
+
+def test_an_unknown_level_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BYZDIST_LOG", "loud")
+    with pytest.raises(ConfigError, match="BYZDIST_LOG.*LOUD.*DEBUG"):
+        logs.configure(1)
