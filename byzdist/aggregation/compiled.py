@@ -12,7 +12,7 @@ from byzdist.aggregation.networks import selection_network
 
 
 class TracedColumns(Columns):
-    """The operations of ``Columns`` as expressions for a tracer to see and a compiler to fuse; the same bits come out."""
+    """The operations of ``Columns`` as expressions, for a tracer to see and a compiler to fuse, with the same bits."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         super().__init__(rows, (), writable=False, lib=torch)

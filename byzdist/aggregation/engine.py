@@ -21,9 +21,7 @@ from byzdist.registry import Registry
 
 Named: TypeAlias = str | Mapping[str, Any]
 
-_OWN = Facts(
-    max_f=minority, breakdown="unknown: a user's own", robustness="", norm_bound=lambda n, f: float("nan")
-)
+_OWN = Facts(max_f=minority, breakdown="unknown: a user's own", robustness="", norm_bound=lambda n, f: float("nan"))
 
 
 @dataclass(frozen=True)
@@ -159,21 +157,22 @@ class Aggregator:
         compiler = self._compiler if m <= LARGEST_NETWORK else None
         if compiler is not None:
             width = vectors.width(1 << 20)
-        for start, stop, tile in vectors.tiles(width):
-            if points.mix is not None:
-                tile = vectors.mixed(points.mix, tile)
-            fused = compiler.run(self.rule.function, as_tensor(tile), f, self._parameters) if compiler else None
-            if fused is not None:
-                out[start:stop] = fused
-                continue
-            spare = vectors.buffer("spare", m + 4, stop - start)
-            columns = Columns(tile, spare, writable=points.mix is not None, lib=vectors.lib)
-            row = self.rule(columns, f, **self._parameters)
-            # adding zero turns -0 into 0: which of two zeros a comparison keeps depends on their places
-            if direct:
-                vectors.lib.add(row, 0.0, out=target[start:stop])
-            else:
-                out[start:stop] = as_tensor(row + 0.0)
+        with np.errstate(over="ignore"):  # an overflow is dealt with where it matters
+            for start, stop, tile in vectors.tiles(width):
+                if points.mix is not None:
+                    tile = vectors.mixed(points.mix, tile)
+                fused = compiler.run(self.rule.function, as_tensor(tile), f, self._parameters) if compiler else None
+                if fused is not None:
+                    out[start:stop] = fused
+                    continue
+                spare = vectors.buffer("spare", m + 4, stop - start)
+                columns = Columns(tile, spare, writable=points.mix is not None, lib=vectors.lib)
+                row = self.rule(columns, f, **self._parameters)
+                # adding zero turns -0 into 0: which of two zeros a comparison keeps depends on their places
+                if direct:
+                    vectors.lib.add(row, 0.0, out=target[start:stop])
+                else:
+                    out[start:stop] = as_tensor(row + 0.0)
         return out
 
 

@@ -29,15 +29,17 @@ CANCELLED = {
     torch.float64: 1e-9,
 }  # squared distances below this share of K_ii + K_jj are looked at again
 SAFE = (1e-24, 1e30)  # sums of squares of float32 within these limits neither overflow nor vanish
+FARTHEST = 1e280  # squared
 SMALL = 1 << 16  # numbers; so few are converted to float64 at no cost
 SAMPLE = 64  # rows, and blocks of 16 columns, that the reference is chosen by
 
 
-def geometry(vectors: Vectors) -> tuple[Floats, Floats]:
+def geometry(vectors: Vectors) -> tuple[Floats, Floats, NDArray[np.bool_]]:
     """Return inner products and squared distances, both (n+1) x (n+1), of the rows and, last, the origin.
 
     The inner products are those in a frame near the bulk of the rows. Squared distances are right to about 1e-6
-    relative, however close two rows are beside their lengths.
+    relative, however close two rows are beside their lengths. The third value says which of the n rows are so far away
+    (about 1e140) that float64 holds no squares of them: they stand at that distance, each in a direction of its own.
     """
     n, dtype = vectors.n, vectors.dtype
     everyone = np.arange(n + 1)
@@ -52,13 +54,12 @@ def geometry(vectors: Vectors) -> tuple[Floats, Floats]:
             dtype = torch.float64
     if dtype == torch.float64:
         inner = _inner_products(vectors, everyone, reference, dtype)
-        if not np.isfinite(inner).all():  # beyond 1e150: far away, in a direction of its own
-            inner = np.where(np.isfinite(inner), inner, np.eye(n + 1) * 1e300)
+    far = ~(inner.diagonal() <= FARTHEST)
+    inner[far], inner[:, far] = 0.0, 0.0
+    inner[far, far] = FARTHEST
     squared = _squared(inner)
     _look_again(vectors, inner, squared, everyone, CANCELLED[dtype])
-    diagonal = inner.diagonal().copy()
-    inner = (diagonal[:, None] + diagonal - squared) / 2
-    return inner, squared
+    return inner, squared, far[:-1]
 
 
 def lengths(vectors: Vectors) -> Floats:
@@ -162,8 +163,8 @@ def _with_zeros(total: Floats, points: Indices, rows: Indices, has_origin: bool,
 
 
 def _look_again(vectors: Vectors, inner: Floats, squared: Floats, points: Indices, share: float) -> None:
-    """Replace, in ``squared``, the distances of pairs that cancellation spoiled, group by group, in float64."""
-    diagonal = inner.diagonal()
+    """Replace what cancellation spoiled, the products and distances of close pairs, group by group, in float64."""
+    diagonal = inner.diagonal().copy()
     close = squared < share * (diagonal[:, None] + diagonal)
     np.fill_diagonal(close, False)
     if not close.any():
@@ -179,3 +180,5 @@ def _look_again(vectors: Vectors, inner: Floats, squared: Floats, points: Indice
         finer = _squared(again)
         _look_again(vectors, again, finer, chosen, CANCELLED[torch.float64])
         squared[np.ix_(members, members)] = finer
+        own = diagonal[members]
+        inner[np.ix_(members, members)] = (own[:, None] + own - finer) / 2

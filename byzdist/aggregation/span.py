@@ -128,15 +128,16 @@ def centered_clip(
 ) -> Floats:
     """Repeat z <- z + mean of clip_tau(v_i - z).
 
-    The start is the vector with the smallest median distance to the others, which a minority cannot move away from the
-    majority, or zero, the natural one for differences clipped to lambda (tau about lambda/2). tau: by default, in each
-    step, the median distance to z. f does not enter.
+    The start is the vector (or the mean of those) with the smallest median distance to the others, which a minority
+    cannot move away from the majority, or zero, the natural one for differences clipped to lambda (tau about lambda/2).
+    tau: by default, in each step, the median distance to z. f does not enter.
     Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization", ICML 2021.
     """
     n = points.size
     weights = np.zeros(n)
     if start == "medoid":
-        weights[np.median(points.squared_distances(), axis=1).argmin()] = 1.0
+        median = np.median(points.squared_distances(), axis=1)
+        weights = uniform(n, np.flatnonzero(median == median.min()))
     for _ in range(iterations):
         distance = points.distances_to(weights)
         radius = tau if tau is not None else float(np.median(distance))

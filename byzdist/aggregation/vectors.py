@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from byzdist.aggregation import gram
@@ -40,12 +41,13 @@ class Workspace:
 
     def get(self, name: str, rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Array:
         """Return a rows x columns array; what it held is overwritten."""
-        key, size = (name, dtype, device), rows * columns
+        stride = -(-columns // 16) * 16  # each row begins on a cache line: the bits of a product can hang on that
+        key, size = (name, dtype, device), rows * stride
         room, buffer = self._buffers.get(key, (-1, None))
         if room < size:
             buffer = as_array(torch.empty(size, dtype=dtype, device=device))  # torch aligns to 64 bytes, numpy does not
             self._buffers[key] = (size, buffer)
-        return buffer[:size].reshape(rows, columns)
+        return buffer[:size].reshape(rows, stride)[:, :columns]
 
 
 class Vectors:
@@ -89,7 +91,7 @@ class Vectors:
         return self.workspace.get(name, rows, columns, dtype or self.dtype, self.device)
 
     @cached_property
-    def _geometry(self) -> tuple[Floats, Floats]:
+    def _geometry(self) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         return gram.geometry(self)
 
     @property
@@ -109,11 +111,14 @@ class Vectors:
 
     def weighted_sum(self, weights: Floats, out: Tensor) -> Tensor:
         """Write the weighted sum of the rows to ``out``, d values, and return it."""
+        if "_geometry" in self.__dict__:
+            weights = np.where(self._geometry[2], 0.0, weights)  # no distance to them was known
         used = np.flatnonzero(weights)
         if len(used) == 1 and weights[used[0]] == 1.0:
             return out.copy_(self.V[used[0] if self.rows is None else self.rows[used[0]]])
         factors = torch.from_numpy(weights).to(self.device, self.dtype)
-        direct = out.dtype == self.dtype and out.is_contiguous()
+        # the bits of a product can hang on where its result begins
+        direct = out.dtype == self.dtype and out.is_contiguous() and out.data_ptr() % 64 == 0
         for start, stop, tile in self.tiles(self.d if self._array is not None and direct else self.width(65536)):
             if direct:
                 torch.mv(as_tensor(tile).T, factors, out=out[start:stop])

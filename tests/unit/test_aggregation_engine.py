@@ -1,0 +1,222 @@
+"""The aggregator's contract: inputs of every make, workspaces, bits, clipping, limits of f, errors."""
+
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from byzdist.aggregation import PRE, RULES, Aggregator, aggregate
+from byzdist.aggregation import engine as engine_module
+from byzdist.errors import ConfigError
+
+NAMED = [{"name": "ctma", "rule": "trimmed_mean"} if r == "ctma" else {"name": r} for r in RULES]
+CHAIN = [{"name": "clip", "threshold": 30.0}, "arc", "nnm", {"name": "bucketing", "size": 2}]
+every_rule = pytest.mark.parametrize("rule", NAMED, ids=lambda r: r["name"])
+
+
+def rows(n, d, dtype=torch.float64, seed=0):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def seeded():
+    return np.random.default_rng(7)
+
+
+@every_rule
+@pytest.mark.parametrize("pre", [[], CHAIN], ids=["alone", "chain"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_strides_do_not_change_the_result_and_inputs_are_not_written(rule, pre, dtype):
+    V = rows(13, 5000, dtype)
+    expected = aggregate(V, rule, pre=pre, f=1, generator=seeded())
+    wide = torch.full((13, 5100), 9.0, dtype=dtype)
+    wide[:, 50:5050] = V
+    for other in (wide[:, 50:5050], V.T.contiguous().T, torch.stack([V, V + 1], 2)[:, :, 0]):
+        before = other.clone()
+        assert torch.equal(aggregate(other, rule, pre=pre, f=1, generator=seeded()), expected)
+        assert torch.equal(other, before)
+    assert expected.dtype == dtype
+
+
+@every_rule
+@pytest.mark.parametrize("pre", [[], CHAIN], ids=["alone", "chain"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bits_do_not_depend_on_threads_or_tiles(rule, pre, dtype, monkeypatch):
+    V, threads, results = rows(13, 50_001, dtype), torch.get_num_threads(), []
+    try:
+        for count, narrowest, share in ((1, 4096, 12), (2, 4096, 12), (2, 16384, 12), (1, 2048, 50)):
+            torch.set_num_threads(count)
+            monkeypatch.setattr("byzdist.aggregation.vectors.NARROWEST", narrowest)
+            monkeypatch.setattr("byzdist.aggregation.vectors.SHARE", share)
+            results.append(aggregate(V, rule, pre=pre, f=1, generator=seeded()))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert torch.equal(results[0], other)
+
+
+def test_an_aggregator_used_again_and_again_gives_what_a_new_one_gives():
+    aggregator = Aggregator("trimmed_mean", CHAIN)
+    for n, d in ((9, 700), (20, 100), (4, 3000), (9, 700)):
+        V = rows(n, d, seed=n)
+        kept = aggregator(V, f=1, clip=5.0, generator=seeded()).vector
+        torch.testing.assert_close(kept, Aggregator("trimmed_mean", CHAIN)(V, f=1, clip=5.0, generator=seeded()).vector)
+
+
+@every_rule
+def test_out_takes_the_result_whatever_its_strides(rule):
+    V = rows(9, 600)
+    expected = aggregate(V, rule, f=1)
+    for out in (torch.empty(600, dtype=torch.float64), torch.empty(1200, dtype=torch.float64)[::2]):
+        result = Aggregator(rule)(V, f=1, out=out)
+        assert result.vector is out
+        torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", ["mean", "coordinate_median", "krum"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("d", [123, 30_000])
+def test_the_server_clips_rows_before_anything_else(rule, dtype, d):
+    V = rows(6, d, dtype) * torch.linspace(0.1, 3, 6, dtype=dtype)[:, None]
+    threshold = float(V[2].norm()) * 1.01
+    by_hand = V * torch.clamp(threshold / V.norm(dim=1), max=1.0)[:, None]
+    result = Aggregator(rule, ["nnm"])(V, f=1, clip=threshold)
+    assert result.clipped == 3
+    torch.testing.assert_close(result.vector, aggregate(by_hand, rule, pre=["nnm"], f=1), rtol=1e-4, atol=1e-5)
+    V[5] = 0.0
+    assert Aggregator(rule)(V, clip=0.0).vector.count_nonzero() == 0
+
+
+def test_f_is_an_error_alone_and_clamped_with_a_record_in_the_aggregator():
+    V = rows(4, 9)
+    with pytest.raises(ConfigError, match="f: 2 of 4 rows; 0 to 1"):
+        aggregate(V, "coordinate_median", f=2)
+    with pytest.raises(ConfigError, match="f: 1 of 4 rows; 0 to 0"):
+        aggregate(V, "coordinate_median", pre=["bucketing"], f=1, generator=seeded())
+    bucketed = Aggregator("coordinate_median", ["bucketing"])
+    assert bucketed(V, f=1, generator=seeded()).f == 0
+    assert bucketed(rows(10, 9), f=4, generator=seeded()).f == 2
+    assert Aggregator("coordinate_median")(V, f=3).f == 1
+    assert Aggregator({"name": "ctma", "rule": "krum"}).max_f(9) == Aggregator("krum").max_f(9) == 3
+
+
+@every_rule
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_rows_that_are_not_finite_are_an_error_or_dropped_and_counted(rule, bad):
+    V = rows(12, 40, torch.float32)
+    V[3, 7] = bad
+    with pytest.raises(ConfigError, match=r"rows \[3\] hold NaN or infinity"):
+        aggregate(V, rule, f=2)
+    rest = V[[i for i in range(12) if i != 3]]
+    assert torch.equal(aggregate(V, rule, f=2, nonfinite="drop"), aggregate(rest, rule, f=1))
+    assert Aggregator(rule)(V, f=2, nonfinite="drop").dropped == (3,)
+
+
+def test_finite_rows_whose_sum_is_not_are_kept():
+    V = torch.full((5, 40), 3e38)
+    assert torch.equal(aggregate(V, "coordinate_median", nonfinite="drop"), V[0])
+    torch.testing.assert_close(aggregate(V, "trimmed_mean", f=1), V[0])
+
+
+def test_zeros_have_one_sign():
+    V = torch.tensor([[0.0, -0.0], [-0.0, -0.0], [-0.0, 0.0]])
+    assert not torch.signbit(aggregate(V, "coordinate_median")).any()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda V: aggregate(V, "krumm"), "unknown rule 'krumm'. Did you mean 'krum'"),
+        (lambda V: aggregate(V, {"name": "krum", "margin": 0}), "margin"),
+        (lambda V: aggregate(V, {"name": "krum", "margn": 1}), "margn"),
+        (lambda V: aggregate(V, {"margin": 1}), "give the name of a rule"),
+        (lambda V: aggregate(V, "ctma"), "rule"),
+        (lambda V: aggregate(V, {"name": "ctma", "rule": "nope"}), "unknown rule 'nope'"),
+        (lambda V: aggregate(V, "mean", pre=["bucketting"]), r"pre\[0\].*Did you mean 'bucketing'"),
+        (lambda V: aggregate(V, "mean", pre=[{"name": "clip"}]), "threshold"),
+        (lambda V: aggregate(V[0], "mean"), "V: n x d"),
+        (lambda V: aggregate(V[:0], "mean"), "V: n x d"),
+        (lambda V: aggregate(V.int(), "mean"), "V: n x d"),
+        (lambda V: aggregate(V, "mean", f=-1), "f: -1"),
+    ],
+)
+def test_mistakes_are_named(call, message):
+    with pytest.raises(ConfigError, match=message):
+        call(rows(5, 4))
+
+
+def test_every_rule_and_step_says_what_it_is():
+    for name in RULES:
+        rule = RULES.get(name)
+        assert RULES.describe(name).endswith(".") and rule.facts.breakdown and rule.facts.cost
+        assert rule.facts.norm_bound(9, 1) >= 1.0
+        for n in range(1, 40):
+            assert 0 <= rule.facts.max_f(n) < max(n, 2)
+    assert all(PRE.describe(name).endswith(".") for name in PRE)
+
+
+def test_many_rows_of_a_rule_without_inner_products_build_no_square_matrix(monkeypatch):
+    def forbidden(vectors):
+        raise AssertionError("inner products of 3000 rows")
+
+    monkeypatch.setattr("byzdist.aggregation.gram.geometry", forbidden)
+    V = rows(3000, 6)
+    pre = [{"name": "bucketing", "size": 10}]
+    order = seeded().permutation(3000)
+    for rule, expected in (
+        ("mean", V.mean(0)),
+        ("coordinate_median", V[order].view(300, 10, 6).mean(1).quantile(0.5, dim=0)),
+    ):
+        torch.testing.assert_close(aggregate(V, rule, pre=pre, f=3, generator=seeded()), expected)
+
+
+@pytest.mark.parametrize("broken", ["loop", "compiler"])
+def test_without_a_compiler_the_eager_path_does_the_work(broken, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(torch, "compile", fail if broken == "compiler" else lambda *a, **k: fail)
+    aggregator, V = Aggregator("coordinate_median", compile=True), rows(6, 30)
+    with pytest.warns(RuntimeWarning, match="no compiler here"):
+        first = aggregator(V).vector
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(aggregator(V).vector, first)
+    assert torch.equal(first, aggregate(V, "coordinate_median"))
+
+
+@pytest.mark.parametrize("rule", ["coordinate_median", "trimmed_mean", "meamed", "bulyan"])
+def test_the_traced_expression_has_the_bits_of_the_eager_path(rule, monkeypatch):
+    """What a compiler is given to fuse, run as it is: torch.compile itself takes too long here (see the benchmark)."""
+    monkeypatch.setattr(torch, "compile", lambda graph, **kwargs: graph)
+    for dtype in (torch.float32, torch.float64):
+        V = rows(13, 9000, dtype)
+        V[:, 0] = 3e38
+        got = Aggregator(rule, ["nnm"], compile=True)(V, f=2).vector
+        assert torch.equal(got, Aggregator(rule, ["nnm"])(V, f=2).vector)
+
+
+def test_the_extra_memory_is_a_tenth_of_the_input_and_one_vector():
+    script = """
+import resource, sys, torch
+from byzdist.aggregation import Aggregator
+torch.set_num_threads(1)
+V = torch.randn(20, 2_000_000)
+out = torch.empty(2_000_000)
+Aggregator(sys.argv[1], ["nnm"])(V[:, :50_000], f=4)  # what is loaded once
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+Aggregator(sys.argv[1], ["nnm"])(V, f=4, out=out)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / V.nbytes)
+"""
+    for rule in ("trimmed_mean", "krum"):
+        run = subprocess.run([sys.executable, "-c", script, rule], capture_output=True, text=True, check=True)
+        assert float(run.stdout) <= 0.1, rule
+
+
+def test_the_engine_exports_what_the_trainer_calls():
+    result = engine_module.Aggregator("coordinate_median", [{"name": "bucketing", "size": 2}])(
+        rows(4, 123), f=1, clip=1.0, generator=seeded()
+    )
+    assert result.vector.shape == (123,) and result.clipped == 4 and result.f == 0

@@ -1,0 +1,112 @@
+"""Distances are right where rows nearly agree, differ in size by forty powers of ten, or come in close groups."""
+
+import numpy as np
+import pytest
+import torch
+
+from byzdist.aggregation import aggregate
+from byzdist.aggregation.vectors import Vectors, Workspace
+
+
+def true_squares(V):
+    X = V.double().numpy()
+    X = np.vstack([X, np.zeros(X.shape[1])])
+    return np.array([((X - x) ** 2).sum(1) for x in X])
+
+
+def squares(V):
+    return Vectors(V, Workspace()).squared_distances
+
+
+def rows(n, d, seed=0):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("n", "d"), [(2, 1), (5, 123), (20, 9000), (9, 40_001)])
+def test_distances_of_unrelated_rows(dtype, n, d):
+    V = rows(n, d).to(dtype)
+    np.testing.assert_allclose(squares(V), true_squares(V), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_distances_of_rows_that_agree_to_one_part_in_a_million(dtype):
+    n, d = 12, 20_000
+    V = (rows(1, d, 1) + 1e-6 * rows(n, d)).to(dtype)
+    np.testing.assert_allclose(np.sqrt(squares(V)), np.sqrt(true_squares(V)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_distances_within_several_close_groups(dtype, offset):
+    d = 16_000
+    centres = rows(3, d, 1) * 10 + offset
+    V = torch.cat([c + 1e-5 * rows(5, d, i) for i, c in enumerate(centres)]).to(dtype)
+    V[7] = V[6]
+    np.testing.assert_allclose(np.sqrt(squares(V)), np.sqrt(true_squares(V)), rtol=1e-5)
+    assert squares(V)[6, 7] == 0.0
+
+
+def test_distances_within_nested_groups():
+    d = 5000
+    base, V = rows(1, d, 1)[0], rows(8, d)
+    for i, scale in enumerate([1.0, 1e-4, 1e-4, 1e-8, 1e-8, 1e-11, 1e-11]):
+        V[i + 1] = base + scale * V[i + 1]
+    np.testing.assert_allclose(np.sqrt(squares(V)), np.sqrt(true_squares(V)), rtol=1e-4)
+
+
+def test_rows_of_mean_1000_and_spread_a_hundredth():
+    V = (1000 + 0.01 * rows(30, 8000)).float()
+    V[3] += 0.02
+    expected = true_squares(V)[:-1, :-1]
+    np.testing.assert_allclose(squares(V)[:-1, :-1], expected, rtol=1e-5)
+    best = np.sort(expected, axis=1)[:, 1:23].sum(1).argmin()
+    assert torch.equal(aggregate(V, "krum", f=6), V[best])
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-18, 1e15, 1e30])
+def test_sizes_whose_squares_float32_cannot_hold(size):
+    V = (rows(6, 20_000) * size).float()
+    np.testing.assert_allclose(squares(V), true_squares(V), rtol=1e-5)
+
+
+def test_one_row_of_1e38_leaves_the_others_right():
+    V = rows(9, 20_000).float()
+    V[4] = 1e38
+    np.testing.assert_allclose(squares(V), true_squares(V), rtol=1e-5)
+    assert np.isfinite(Vectors(V, Workspace()).lengths).all()
+
+
+def test_lengths_beyond_the_range_of_float64_stay_finite():
+    V = rows(5, 300)
+    V[1], V[3] = 1e200, -1e300
+    for rule in ("krum", "geometric_median", "centered_clip", "caf", "mda"):
+        assert torch.isfinite(aggregate(V, rule, f=1)).all(), rule
+
+
+@pytest.mark.parametrize("d", [77, 5000, 70_001])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_lengths(d, dtype):
+    V = rows(7, d).to(dtype) * torch.tensor([0, 1e-30, 1e-5, 1, 1e5, 1e18, 1e30], dtype=dtype)[:, None]
+    np.testing.assert_allclose(Vectors(V, Workspace()).lengths, V.double().norm(dim=1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [3, 17, 20])
+def test_inner_products_do_not_depend_on_threads_tiles_or_alignment(n, dtype, monkeypatch):
+    d = 70_003
+    source = rows(n, d, 2).to(dtype) + 3
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count, width, shift in ((1, 32768, 0), (2, 32768, 1), (2, 4096, 3), (1, 8192, 0)):
+            torch.set_num_threads(count)
+            monkeypatch.setattr("byzdist.aggregation.gram.WIDTH", width)
+            V = torch.empty(n, d + 5, dtype=dtype)[:, shift : shift + d].copy_(source)
+            vectors = Vectors(V, Workspace())
+            results.append((vectors.gram, vectors.squared_distances, Vectors(V, Workspace()).lengths))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
