@@ -4,7 +4,7 @@ import logging
 
 import torch
 
-from byzdist.aggregation import PRE, RULES
+from byzdist.aggregation import PRE, RULES, Aggregator
 from byzdist.attacks import ATTACKS
 from byzdist.attacks.assignment import check_assignment
 from byzdist.compression import COMPRESSORS
@@ -38,6 +38,7 @@ def check(config: Config) -> None:
     config.aggregation.pre = [
         _complete(PRE, step, f"aggregation.pre.{i}") for i, step in enumerate(config.aggregation.pre)
     ]
+    Aggregator(config.aggregation.rule, config.aggregation.pre)  # a rule may name another one
     _data(config)
     _attack(config)
     _method(config)
@@ -85,7 +86,7 @@ def _method(config: Config) -> None:
         size = config.method.get(key)
         if size is not None and size > count:
             raise ConfigError(f"method.{key}: {size} of {count} clients cannot be sampled; it is at most clients.count.")
-    cohort, full = config.method.get("cohort"), config.method.get("full_cohort")
+    full = config.method.get("full_cohort")
     if config.method["name"] == "byz_vr_marina":
         for key, allowed in (("cohort", (None, count)), ("full_cohort", (None, count)), ("clip", ("none",))):
             if config.method[key] not in allowed:
@@ -95,20 +96,11 @@ def _method(config: Config) -> None:
                 )
     if config.clients.byzantine and full is not None and full * config.declared_byzantine < config.clients.byzantine:
         log.warning("method.full_cohort: %d is below δ_real·n/δ, which the theory needs.", full)
-    _rule(config, cohort or count, full or count)
-
-
-def _rule(config: Config, cohort: int, full_cohort: int) -> None:
-    """Refuse a rule that has a largest number of vectors which a round exceeds."""
-    most = getattr(RULES.get(config.aggregation.rule["name"]), "max_vectors", None)
-    if most is not None and max(cohort, full_cohort) > most:
-        raise ConfigError(
-            f"aggregation.rule: {config.aggregation.rule['name']!r} serves at most {most} vectors, and rounds have up to "
-            f"{max(cohort, full_cohort)}. Use smaller cohorts (method.cohort, method.full_cohort) or another rule."
-        )
 
 
 def _attack(config: Config) -> None:
+    if not config.attacks:
+        raise ConfigError("attack: the list is empty; leave the key out for clients that behave honestly.")
     checked = []
     for i, spec in enumerate(config.attacks):
         key = f"attack.{i}" if isinstance(config.attack, list) else "attack"
@@ -140,3 +132,6 @@ def _transport(config: Config) -> None:
 def _device(config: Config) -> None:
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device: {config.device!r} is wanted, but torch sees no GPU. Use auto or cpu.")
+    _, _, index = config.device.partition(":")
+    if index and int(index) >= torch.cuda.device_count():
+        raise ConfigError(f"device: {config.device!r} is wanted, but torch sees {torch.cuda.device_count()} GPUs.")

@@ -16,7 +16,7 @@ Spec = dict[str, Any]  # {name: a registered name, then its parameters}
 class Section(BaseModel):
     """A part of the configuration that takes no unknown keys and no values of another type."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 def _spec(value: object) -> object:
@@ -30,7 +30,7 @@ def _specs(value: object) -> object:
 class Clients(Section):
     """Who takes part; the last ``byzantine`` of the ``count`` clients are Byzantine. ``availability`` says who can, in which round."""
 
-    count: Annotated[int, Field(ge=1)]
+    count: Annotated[int, Field(ge=1, le=10**6)]
     byzantine: Annotated[int, Field(ge=0)] = 0
     availability: Spec = {"name": "always"}
 
@@ -87,7 +87,7 @@ class Transport(Section):
     def _order(self) -> "Transport":
         if self.name == "star" and self.join_timeout < self.deadline:
             raise ValueError(
-                f"transport.join_timeout ({self.join_timeout:g} s) must be at least transport.deadline ({self.deadline:g} s)"
+                f"join_timeout ({self.join_timeout:g} s) must be at least deadline ({self.deadline:g} s)"
             )
         return self
 
@@ -99,12 +99,23 @@ class Evaluate(Section):
     samples: Annotated[int, Field(ge=1)] | None = None
 
 
+class Checkpoints(Section):
+    """Every how many rounds, and every how many minutes, the state of the run is saved; and how many such states are kept.
+
+    A run that ends, or is told to end, saves its state in any case.
+    """
+
+    every: Annotated[int, Field(ge=1)] | Literal["none"] = "none"
+    minutes: Annotated[float, Field(gt=0)] | Literal["none"] = 1.0
+    keep: Annotated[int, Field(ge=1)] = 2
+
+
 class Config(Section):
     """An experiment; the sections that name a registered piece are checked against that piece's own parameters."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    rounds: Annotated[int, Field(ge=1)]
+    rounds: Annotated[int, Field(ge=1, lt=2**32)]  # the round number travels in 32 bits
     clients: Clients
     data: Spec
     model: Spec
@@ -114,9 +125,10 @@ class Config(Section):
     attack: Spec | list[Spec] = {"name": "none"}
     transport: Transport = Transport()
     evaluate: Evaluate = Evaluate()
+    checkpoint: Checkpoints = Checkpoints()
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     dtype: Literal["float32", "float64"] = "float32"
-    threads: Annotated[int, Field(ge=1)] = 1
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
 
     _names = field_validator("data", "model", "method", "compression", mode="before")(_spec)
     _attacks = field_validator("attack", mode="before")(_specs)
@@ -137,7 +149,8 @@ class _Loader(yaml.SafeLoader):
     """YAML without two traps: ``1e-3`` is a number, and a key given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]  # what << brings in gives way
+        keys = [self.construct_object(key, deep=True) for key in own]  # type: ignore[no-untyped-call]
         twice = next((key for key in keys if keys.count(key) > 1), None)
         if twice is not None:
             raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} is given twice", node.start_mark)
@@ -155,14 +168,14 @@ def read_yaml(text: str, where: str) -> Any:
     """Parse YAML text; ``where`` names it in the error."""
     try:
         return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the latter two: of huge integers, dates, nests
         raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
 def override(tree: dict[str, Any], assignment: str) -> None:
     """Apply a command-line override such as ``method.clip=none`` in place."""
     path, equals, text = assignment.partition("=")
-    if not equals or not path:
+    if not equals or not all(path.split(".")):
         raise ConfigError(f"{assignment!r}: an override has the form key=value, for example method.clip=none.")
     *parents, last = path.split(".")
     node = tree
@@ -199,12 +212,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 def parse(tree: Mapping[str, Any]) -> Config:
     """Check a configuration given as a mapping; see `load`."""
     try:
-        config = Config(**tree)
+        config = Config.model_validate(dict(tree))
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(explain(error, "", _keys_at(first["loc"][:-1]))) from None
-    except TypeError:
-        raise ConfigError("every key of the configuration is a word.") from None
+        raise ConfigError(explain(error, "", tree, _keys_at(error.errors()[0]["loc"][:-1]))) from None
     from byzdist.checks import check  # registers every piece, which a reader of the schema alone does not need
 
     check(config)

@@ -1,6 +1,8 @@
 """From a configuration to the pieces of a run, the same in every process."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -15,6 +17,8 @@ from byzdist.methods import METHODS, Method, Sizes
 from byzdist.oracle import Oracle
 from byzdist.registry import Registry
 from byzdist.transport.base import Shape
+
+P = TypeVar("P")
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,11 @@ class Experiment:
         """Whether a cohort can be smaller than the method asks for, because clients are away."""
         return self.config.transport.name == "star" or self.config.clients.availability["name"] != "always"
 
+    @property
+    def clients_remember(self) -> bool:
+        """Whether clients keep something from round to round that belongs to a checkpoint: the method, or a fault that repeats."""
+        return self.method.clients_remember or any(entry.has("on_wire") for entry in assignments(self.config))
+
     def shape(self, workers: int) -> Shape:
         """Return the sizes of the messages for so many worker ranks."""
         method, clients, d = self.method, self.config.clients.count, self.oracle.dimension
@@ -56,9 +65,12 @@ class Experiment:
         )
 
 
-def make(registry: Registry, spec: Spec) -> object:  # type: ignore[type-arg]
-    """Return what a complete spec describes."""
-    return registry.get(spec["name"])(**{k: v for k, v in spec.items() if k != "name"})
+def make(registry: Registry[Callable[..., P]], spec: Spec, key: str, kind: type[P]) -> P:
+    """Return what a complete spec describes; a piece of a user's own that is no ``kind`` is a ConfigError at ``key``."""
+    made = registry.get(spec["name"])(**{k: v for k, v in spec.items() if k != "name"})
+    if not isinstance(made, kind):
+        raise ConfigError(f"{key}: {spec['name']!r} makes a {type(made).__name__}, not a {kind.__name__}.")
+    return made
 
 
 def prepare(config: Config, device: torch.device) -> Experiment:
@@ -75,10 +87,8 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     model = models.build(config.model, dataset.feature_shape, dataset.classes, config.seed)
     flipped = [client for entry in assignments(config) if entry.has("on_labels") for client in entry.clients]
     oracle = Oracle(model, dataset, split, device=device, dtype=dtype, flipped=flipped)
-    compressor = make(COMPRESSORS, config.compression)
-    assert isinstance(compressor, Compressor)
-    method = make(METHODS, config.method)
-    assert isinstance(method, Method)
+    compressor = make(COMPRESSORS, config.compression, "compression", Compressor)  # type: ignore[type-abstract]
+    method = make(METHODS, config.method, "method", Method)  # type: ignore[type-abstract]
     samples = [split.size(client) for client in range(clients.count)]
     _check_batches(method, min(samples))
     d = oracle.dimension

@@ -31,7 +31,10 @@ def launch(path: str, overrides: Sequence[str], workers: int | None, out: Path |
         RunError: if the run failed, with the first failure's reason.
     """
     config = load(path, overrides)
-    prepare(config, torch.device("cpu"))  # also warms the data cache for the processes to come
+    try:
+        prepare(config, torch.device("cpu"))  # also warms the data cache for the processes to come
+    except MemoryError as error:
+        raise ConfigError(f"data, model: they do not fit into memory: {error}") from None
     workers = min(_DEFAULT_WORKERS, config.clients.count) if workers is None else workers
     if workers > config.clients.count:
         raise ConfigError(f"--workers: {workers} processes for {config.clients.count} clients; at most one a client.")

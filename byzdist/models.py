@@ -25,7 +25,7 @@ from byzdist.errors import ConfigError
 from byzdist.randomness import stream
 from byzdist.registry import Registry
 
-MODELS: Registry[Callable[..., nn.Module]] = Registry("model")
+MODELS: Registry[Callable[..., nn.Module]] = Registry("model", "feature_shape", "classes")
 
 Size = Annotated[int, Ge(1)]
 Weight = Annotated[float, Ge(0)]
@@ -50,7 +50,10 @@ def build(spec: Mapping[str, Any], feature_shape: Sequence[int], classes: int, s
     make, checked = MODELS.get(spec["name"], "model"), MODELS.check(spec["name"], parameters, "model")
     with torch.random.fork_rng(devices=[]):  # torch's own initializers draw from its global generator only
         torch.manual_seed(int(stream(seed, "model").integers(2**63)))
-        return make(tuple(feature_shape), classes, **checked)
+        model = make(tuple(feature_shape), classes, **checked)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model: {spec['name']!r} makes a {type(model).__name__}, not a torch module.")
+    return model
 
 
 @MODELS.register("logistic_regression")

@@ -36,7 +36,7 @@ from byzdist.worker import Worker
 
 def run_rank(path: str, overrides: Sequence[str], out: Path | None) -> int:
     """Run this process's part, as the environment (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) says; return the exit code."""
-    rank = int(os.environ["RANK"])
+    rank, workers = _place()
     try:
         logs.configure(rank)
         config = load(path, overrides)
@@ -45,7 +45,6 @@ def run_rank(path: str, overrides: Sequence[str], out: Path | None) -> int:
         torch.set_num_threads(config.threads)
         device = choose_device(config, int(os.environ.get("LOCAL_RANK", "0")))
         experiment = prepare(config, device)
-        workers = int(os.environ["WORLD_SIZE"]) - 1
         agree = partial(_agree, rank=rank, config=config)
         if rank == 0:
             _serve(experiment, workers, agree, out)
@@ -55,6 +54,17 @@ def run_rank(path: str, overrides: Sequence[str], out: Path | None) -> int:
         report_failure(str(error) if isinstance(error, ConfigError | RunError) else f"{type(error).__name__}: {error}")
         raise
     return 0
+
+
+def _place() -> tuple[int, int]:
+    """Return this process's rank and the number of worker ranks."""
+    for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
+        if not os.environ.get(name, "").isdecimal():
+            raise ConfigError(f"{name}: {os.environ.get(name)!r} is no number; torchrun, or whoever sets RANK, sets it.")
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if not rank < size or size < 2:
+        raise ConfigError(f"WORLD_SIZE: {size} with RANK {rank}: a run is a server, rank 0, and at least one worker.")
+    return rank, size - 1
 
 
 def _agree(store: dist.Store, rank: int, config: Config) -> None:

@@ -17,7 +17,9 @@ T = TypeVar("T", bound=Callable[..., Any])
 def did_you_mean(word: str, known: list[str]) -> str:
     """Return a hint such as " Did you mean 'krum'?", or the list of what is known where nothing is close."""
     close = difflib.get_close_matches(word, known, n=1)
-    return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(sorted(known))}."
+    if close:
+        return f" Did you mean {close[0]!r}?"
+    return f" Known: {', '.join(sorted(known))}." if known else " There are no keys here."
 
 
 def import_all(package: str, path: Iterable[str]) -> None:
@@ -31,10 +33,15 @@ class Registry(Generic[T]):
 
     Keyword-only arguments of what is registered are its parameters; their annotations hold types and ranges
     (``Annotated[int, Ge(1)]``). A name ``module.path:Name`` stands for an object of the user's own.
+
+    Args:
+        kind: what is registered, in words.
+        arguments: the positional arguments with which it is called.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, *arguments: str) -> None:
         self.kind = kind
+        self._arguments = arguments
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -63,8 +70,10 @@ class Registry(Generic[T]):
         module_name, _, attribute = name.partition(":")
         try:
             found: T = getattr(importlib.import_module(module_name), attribute)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, ValueError) as error:
             raise ConfigError(f"{key}: cannot import {name!r}: {error}. Is its folder on PYTHONPATH?") from error
+        except Exception as error:  # whatever a user's own module raises
+            raise ConfigError(f"{key}: cannot import {name!r}: {type(error).__name__}: {error}") from error
         if not callable(found):
             raise ConfigError(f"{key}: {name!r} is not a function or class.")
         return found
@@ -79,29 +88,62 @@ class Registry(Generic[T]):
         Raises:
             ConfigError: naming ``key`` and the parameter, for an unknown name, a wrong type or a value out of range.
         """
-        entry = self.get(name, key)
         fields = {
             p.name: (Any if p.annotation is p.empty else p.annotation, ... if p.default is p.empty else p.default)
-            for p in inspect.signature(entry, eval_str=True).parameters.values()
+            for p in self._signature(name, key).parameters.values()
             if p.kind is p.KEYWORD_ONLY
         }
         model = create_model("Parameters", __config__=_STRICT, **fields)  # type: ignore[call-overload]
         try:
-            checked = model(**parameters)
+            checked = model.model_validate(dict(parameters))
         except ValidationError as error:
-            raise ConfigError(explain(error, key, list(fields))) from None
+            raise ConfigError(explain(error, key, parameters, list(fields))) from None
         return {name: getattr(checked, name) for name in fields}
 
+    def _signature(self, name: str, key: str) -> inspect.Signature:
+        entry = self.get(name, key)
+        try:
+            signature = inspect.signature(entry, eval_str=True)
+            signature.bind_partial(*self._arguments)
+        except (TypeError, ValueError, NameError) as error:
+            call = ", ".join([*self._arguments, "key=value, ..."])
+            raise ConfigError(f"{key}: {name!r} is no {self.kind}, which is called with ({call}): {error}.") from error
+        return signature
 
-_STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, protected_namespaces=())
+
+_STRICT = ConfigDict(
+    extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, protected_namespaces=()
+)
+_SHOULD_BE = "Input should be "
+_MAPPING = f"{_SHOULD_BE}a mapping of keys to values"
 
 
-def explain(error: ValidationError, key: str, known: list[str]) -> str:
-    """Turn the first complaint of pydantic into a line that names the key, the value and the remedy."""
-    first = error.errors()[0]
-    path = ".".join([key, *(str(part) for part in first["loc"])]).strip(".")
+def explain(error: ValidationError, key: str, given: Mapping[str, Any], known: list[str]) -> str:
+    """Turn pydantic's first complaint about ``given`` into a line that names the key, the value and the remedy."""
+    first, *others = error.errors()
+    path = _path(first, given)
+    where = ".".join(filter(None, [key, *path])) or "configuration"
     if first["type"] == "extra_forbidden":
-        return f"{path}: unknown key.{did_you_mean(str(first['loc'][-1]), known)}"
+        return f"{where}: unknown key.{did_you_mean(str(path[-1]), known)}"
     if first["type"] == "missing":
-        return f"{path}: this key is required."
-    return f"{path}: {first['msg']} (it is {first['input']!r})."
+        return f"{where}: this key is required."
+    if first["type"] == "value_error":
+        return f"{where}: {first['ctx']['error']}."
+    branches = [first, *(other for other in others if _path(other, given) == path)]  # of a union
+    complaints = [_MAPPING if "dict" in b["type"] or "model" in b["type"] else b["msg"] for b in branches]
+    wanted = " or ".join(dict.fromkeys(complaint.removeprefix(_SHOULD_BE) for complaint in complaints))
+    opening = _SHOULD_BE if complaints[0].startswith(_SHOULD_BE) else ""
+    value = repr(first["input"])
+    return f"{where}: {opening}{wanted} (it is {value if len(value) <= 80 else value[:77] + '...'})."
+
+
+def _path(complaint: Any, given: Any) -> list[str]:
+    """Return the keys in a complaint's location that lead through ``given``; pydantic also puts branches of unions there."""
+    path = []
+    for depth, part in enumerate(complaint["loc"], 1):
+        inside = part in given if isinstance(given, Mapping) else isinstance(given, list) and isinstance(part, int)
+        if inside:
+            given = given[part]
+        if inside or (complaint["type"] == "missing" and depth == len(complaint["loc"])):
+            path.append(str(part))
+    return path

@@ -12,7 +12,7 @@ from byzdist.errors import ConfigError
 from byzdist.randomness import stream
 from byzdist.registry import Registry
 
-AVAILABILITY: Registry[Callable[..., np.ndarray]] = Registry("availability model")
+AVAILABILITY: Registry[Callable[..., np.ndarray]] = Registry("availability model", "seed", "round_", "clients")
 
 
 def draw_cohort(seed: int, round_: int, clients: int, size: int, among: np.ndarray | None = None) -> np.ndarray:

@@ -67,6 +67,7 @@ def _cases() -> dict[str, dict[str, Any]]:
     cases["byz_vr_marina"] = case("bit_flip", **full)
     cases["byz_vr_marina, rand_k"] = case("alie", RAND_K, **full)
     cases["byz_vr_marina, full_batch"] = case("mimic", full_batch=20, **full)
+    cases["shift_back, cohort in halves"] = case(cohort=4)
     cases["everything at once"] = case("mimic", SHARED, clip=2.0, clip_reference="gradient", g0="zero", full_cohort=6)
     return cases
 

@@ -79,8 +79,8 @@ class PreStep:
         return self.function(*args, **parameters)
 
 
-RULES: Registry[Rule] = Registry("rule")
-PRE: Registry[PreStep] = Registry("pre-aggregation step")
+RULES: Registry[Rule] = Registry("rule", "vectors", "f")
+PRE: Registry[PreStep] = Registry("pre-aggregation step", "points", "f", "generator")
 
 
 def span_rule(name: str, facts: Facts) -> "Callable[[Callable[..., Floats]], Rule]":

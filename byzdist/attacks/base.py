@@ -11,7 +11,7 @@ from byzdist.randomness import stream
 from byzdist.registry import Registry
 
 Attack = Callable[..., Tensor]
-ATTACKS: Registry[Attack] = Registry("attack")
+ATTACKS: Registry[Attack] = Registry("attack", "now")
 F = TypeVar("F", bound=Attack)
 
 

@@ -17,7 +17,7 @@ from byzdist.registry import Registry
 Owners = NDArray[np.int64]
 """The client that holds each sample, [N]."""
 
-SPLITS: Registry[Callable[..., Owners | None]] = Registry("split")
+SPLITS: Registry[Callable[..., Owners | None]] = Registry("split", "labels", "count", "generator")
 
 
 @SPLITS.register("shared")
