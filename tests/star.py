@@ -1,0 +1,130 @@
+"""A star in a few lines, for tests: a true server with its gateways, and workers as threads or whatever a test brings."""
+
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from byzdist.errors import RunError
+from byzdist.transport.base import Missing, Request, Shape
+from byzdist.transport.identity import worker_key
+from byzdist.transport.link import Link, connect, join
+from byzdist.transport.star import StarServer, Terms
+from byzdist.transport.star_worker import StarWorker
+from byzdist.transport.wire import Header, Kind, checksum
+from tests.harness import free_port
+
+SECRET = b"a secret of the tests"
+TERMS = Terms(deadline=5.0, join_timeout=10.0, min_replies=1, offences=3)
+
+
+def shape_of(workers: int, *, clients: int | None = None, dimension: int = 10) -> Shape:
+    clients = clients or workers
+    return Shape(
+        clients=clients,
+        workers=workers,
+        dimension=dimension,
+        most_cohort=clients,
+        most_ids=clients,
+        longest=8 * dimension,
+        dtype=torch.float64,
+        device=torch.device("cpu"),
+    )
+
+
+def meet_at(port: int) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+class Star:
+    """The server's end; no worker joins by itself."""
+
+    def __init__(self, shape: Shape, terms: Terms = TERMS) -> None:
+        meet_at(free_port())
+        keys = {rank: worker_key(SECRET, rank) for rank in range(1, shape.workers + 1)}
+        self.shape = shape
+        self.server = StarServer(shape, terms, keys, partial(connect, patience=10), lambda store: None)
+        self.round = -1
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> "Star":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.stop()
+        for thread in self._threads:
+            thread.join(10)
+            assert not thread.is_alive(), "a worker did not end with the run"
+
+    def start(self, action: Callable[[], object]) -> None:
+        """Run a worker in a thread."""
+        self._threads.append(threading.Thread(target=action, daemon=True))
+        self._threads[-1].start()
+
+    def start_honest(self, *ranks: int) -> None:
+        for rank in ranks:
+            self.start(partial(serve, self.shape, rank))
+
+    def ask(
+        self, cohort: list[int] | None = None, *, full: bool = False, deadline: float = 5.0
+    ) -> dict[int, Tensor | Missing]:
+        """Run a round; the model holds the round's number."""
+        self.round += 1
+        server = self.server
+        server.frame.previous.copy_(server.frame.current)
+        server.frame.current.fill_(float(self.round))
+        ids = np.arange(self.shape.clients) if cohort is None else np.array(cohort)
+        server.send(Request(self.round, full, ids, 8 * self.shape.dimension, not full))
+        return server.collect(deadline)
+
+    def joined(self, *ranks: int) -> None:
+        """Wait until workers have joined since the last time this was asked."""
+        waiting = {f"worker {rank} joined" for rank in ranks}
+        while waiting := waiting - set(self.server.news):
+            assert self.server._listen(10), f"{waiting} never happened"
+        self.server.news.clear()
+
+
+def serve(shape: Shape, rank: int, work: Callable[[Tensor, int, Tensor], None] | None = None) -> None:
+    """Be an honest worker: client c answers (c + 1) times the model, or the difference of the models in sampled rounds."""
+    worker = StarWorker(shape, rank, worker_key(SECRET, rank), connect(host=False, patience=10), 10.0)
+    with suppress(RunError):
+        while (received := worker.receive()) is not None:
+            vector = received.x if received.full else received.x - received.previous
+            for client in received.cohort[received.cohort % shape.workers + 1 == rank].tolist():
+
+                def fill(payload: Tensor, client: int = client, vector: Tensor = vector) -> None:
+                    payload.view(torch.float64).copy_(vector * (client + 1))
+
+                worker.reply(received.round, client, 8 * shape.dimension, fill)
+
+
+def truth(star: Star, client: int, *, full: bool = False) -> Tensor:
+    """Return what an honest client answers in the last round."""
+    step = float(star.round) if full else (1.0 if star.round else 0.0)
+    return torch.full((star.shape.dimension,), step * (client + 1), dtype=torch.float64)
+
+
+def values(reply: Tensor | Missing) -> Tensor:
+    assert isinstance(reply, Tensor), reply
+    return reply.view(torch.float64)
+
+
+def enter(rank: int) -> Link:
+    """Join as a worker that then does what it likes."""
+    link = join(connect(host=False, patience=10), rank, worker_key(SECRET, rank), 10.0, lambda: True)
+    assert link is not None
+    return link
+
+
+def reply(round_: int, client: int, payload: Tensor, **header: int) -> Tensor:
+    """Return a well-formed reply, but for what ``header`` changes."""
+    message = torch.cat([torch.zeros(64, dtype=torch.uint8), payload.view(torch.uint8)])
+    fields = {"length": payload.nbytes, "checksum": checksum(payload.view(torch.uint8)), "kind": Kind.REPLY, **header}
+    Header(fields["kind"], round_, client, 0, fields["length"], fields["checksum"]).write(message)
+    return message
