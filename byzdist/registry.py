@@ -138,7 +138,7 @@ def explain(error: ValidationError, key: str, given: Mapping[str, Any], known: l
 
 
 def _path(complaint: Any, given: Any) -> list[str]:
-    """Return the keys in a complaint's location that lead through ``given``; pydantic also puts branches of unions there."""
+    """Return the keys in a complaint's location that lead through ``given``; it names branches of unions as well."""
     path = []
     for depth, part in enumerate(complaint["loc"], 1):
         inside = part in given if isinstance(given, Mapping) else isinstance(given, list) and isinstance(part, int)

@@ -93,13 +93,22 @@ class LocalWorker(WorkerEnd):
         return Received(header.round, header.kind is Kind.FULL, cohort, frame.current, frame.previous)
 
     def reply(
-        self, round_: int, client: int, length: int, fill: Callable[[Tensor], None], forge: Forge | None = None
+        self,
+        round_: int,
+        client: int,
+        length: int,
+        fill: Callable[[Tensor], None],
+        forge: Forge | None = None,
+        flags: int = 0,
     ) -> None:
         row = reply_rows(1, self._shape.longest, torch.device("cpu"))[0]
         fill(row.payload[:length])
-        Header(Kind.REPLY, round_, client, 0, length, row.checksum(length)).write(row.message)
+        Header(Kind.REPLY, round_, client, flags, length, row.checksum(length)).write(row.message)
         message = row.message[: HEADER_BYTES + length].clone()
         self._server.replies.put((client, message if forge is None else forge(message)))
+
+    def answer(self, order: Any, stage: Any) -> None:
+        raise AssertionError("these runs save nothing")
 
 
 @dataclass(frozen=True)
