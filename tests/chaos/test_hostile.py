@@ -1,0 +1,84 @@
+"""Hostile workers and strangers against one server, which is this process: it stays, and honest clients are heard in time."""
+
+import ast
+import contextlib
+import os
+import socket
+import sys
+import time
+from dataclasses import replace
+
+import psutil
+import pytest
+import torch
+
+from byzdist.transport.base import Missing
+from tests.harness import Job
+from tests.star import TERMS, Star, shape_of, truth, values
+
+ENDLESS = replace(TERMS, offences=10**9, join_timeout=60.0)
+DEADLINE = 2.0
+
+
+def port_of() -> str:
+    return os.environ["MASTER_PORT"]
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.soak)])
+def test_a_stream_of_hostile_messages(count: int) -> None:
+    with Star(shape_of(3), ENDLESS) as star:
+        star.start_honest(1, 2)
+        star.joined(1, 2)
+        with Job([sys.executable, "-m", "tests.chaos.hostile", port_of(), "3", "7", str(count)]) as job:
+            accepted = missing = 0
+            while job.process.poll() is None:
+                started = time.monotonic()
+                replies = star.ask(full=True, deadline=DEADLINE)
+                assert time.monotonic() - started <= 1.1 * DEADLINE
+                for client in (0, 1):
+                    assert torch.equal(values(replies[client]), truth(star, client, full=True))
+                accepted += not isinstance(replies[2], Missing)
+                missing += isinstance(replies[2], Missing)
+                if isinstance(replies[2], Missing) and replies[2].reason.startswith(("left", "has not")):
+                    star.server._listen(0.05)  # rounds without the attacker prove nothing
+            assert job.wait(10) == 0, job.output
+        sent = ast.literal_eval(job.output.splitlines()[-1])
+        assert sum(sent.values()) >= count and len(sent) == 8, sent
+        assert missing >= 0.5 * count and accepted > 0, (accepted, missing)  # "not finite" and some of the flipped are replies
+        joins = sum(news == "worker 3 joined" for news in star.server.news)
+        assert joins >= 0.9 * sent["oversize"], "an oversized message must have cost the link"
+
+
+def listening(star: Star) -> list[int]:
+    """Return the ports on which this process and its gateways listen."""
+    family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    found = set()
+    for process in family:
+        with contextlib.suppress(psutil.Error):
+            found |= {c.laddr.port for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    return sorted(found)
+
+
+def test_strangers_at_every_port() -> None:
+    with Star(shape_of(3)) as star, contextlib.ExitStack() as open_sockets:
+        star.start_honest(1, 2)  # the gateway of worker 3 is still waiting
+        star.joined(1, 2)
+        ports = listening(star)
+        assert int(port_of()) in ports and len(ports) >= 3, ports
+        for wave in range(5):
+            for port in ports:
+                for _ in range(20):
+                    with contextlib.suppress(OSError):
+                        stranger = socket.create_connection(("127.0.0.1", port), timeout=1)
+                        open_sockets.callback(stranger.close)
+                        if wave % 2:  # the others say nothing
+                            stranger.sendall(os.urandom(4096))
+            started = time.monotonic()
+            replies = star.ask(full=True, deadline=DEADLINE)
+            assert time.monotonic() - started <= 1.1 * DEADLINE
+            for client in (0, 1):
+                assert torch.equal(values(replies[client]), truth(star, client, full=True))
+        star.start_honest(3)
+        star.joined(3)
+        assert torch.equal(values(star.ask(full=True)[2]), truth(star, 2, full=True))
