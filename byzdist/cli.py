@@ -24,7 +24,20 @@ def _parser() -> argparse.ArgumentParser:
         "--workers", type=_positive, metavar="N", help="worker processes on this machine (default: 4, or one a client)"
     )
     run.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/NAME-DATE-TIME)")
+    run.add_argument("--resume", action="store_true", help="go on with the run in DIR from its last checkpoint")
+    run.add_argument(
+        "--max-restarts",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="start all processes again, up to N times, when one fails; they go on from the last checkpoint (default: 0)",
+    )
     run.set_defaults(action=_run)
+
+    evaluate = commands.add_parser("evaluate", help="print loss and accuracy of a run's last model")
+    evaluate.add_argument("run", metavar="DIR", type=Path, help="the run's folder")
+    evaluate.add_argument("overrides", metavar="key=value", nargs="*", help="other data, for example data.path=FILE")
+    evaluate.set_defaults(action=_evaluate)
 
     names = commands.add_parser("list", help="show every name that a configuration can use")
     names.set_defaults(action=_list)
@@ -45,16 +58,36 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
+    return int(text)
+
+
 def _run(arguments: argparse.Namespace) -> int:
     if supervisor.is_wanted():
         return supervisor.supervise([sys.executable, "-m", "byzdist", *sys.argv[1:]])
     if "RANK" in os.environ:
         from byzdist.rank import run_rank
 
-        return run_rank(arguments.config, arguments.overrides, arguments.out)
+        return run_rank(arguments.config, arguments.overrides, arguments.out, arguments.resume)
     from byzdist.launcher import launch
 
-    return launch(arguments.config, arguments.overrides, arguments.workers, arguments.out)
+    return launch(
+        arguments.config,
+        arguments.overrides,
+        arguments.workers,
+        arguments.out,
+        arguments.resume,
+        arguments.max_restarts,
+    )
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from byzdist.evaluate import evaluate
+
+    print(evaluate(arguments.run, arguments.overrides))
+    return 0
 
 
 def _list(arguments: argparse.Namespace) -> int:

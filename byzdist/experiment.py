@@ -45,7 +45,7 @@ class Experiment:
 
     @property
     def clients_remember(self) -> bool:
-        """Whether clients keep something from round to round that belongs to a checkpoint: the method, or a fault that repeats."""
+        """Whether clients keep something from round to round: for the method, or to repeat it on the wire."""
         return self.method.clients_remember or any(entry.has("on_wire") for entry in assignments(self.config))
 
     def shape(self, workers: int) -> Shape:

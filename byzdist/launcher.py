@@ -15,16 +15,19 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from byzdist.config import Config, load
+from byzdist.config import load
 from byzdist.errors import ConfigError, RunError
 from byzdist.experiment import prepare
+from byzdist.folder import claim
 from byzdist.transport.identity import FILE_VARIABLE, VARIABLE, new_secret
 
 _DEFAULT_WORKERS = 4
 
 
-def launch(path: str, overrides: Sequence[str], workers: int | None, out: Path | None) -> int:
-    """Run the experiment with 1 + ``workers`` processes; return the exit code.
+def launch(
+    path: str, overrides: Sequence[str], workers: int | None, out: Path | None, resume: bool, max_restarts: int
+) -> int:
+    """Run the experiment with 1 + ``workers`` processes, by default as many as the run to resume had; return the exit code.
 
     Raises:
         ConfigError: before anything is started.
@@ -32,38 +35,24 @@ def launch(path: str, overrides: Sequence[str], workers: int | None, out: Path |
     """
     config = load(path, overrides)
     try:
-        prepare(config, torch.device("cpu"))  # also warms the data cache for the processes to come
+        experiment = prepare(config, torch.device("cpu"))  # also warms the data cache for the processes to come
     except MemoryError as error:
         raise ConfigError(f"data, model: they do not fit into memory: {error}") from None
-    workers = min(_DEFAULT_WORKERS, config.clients.count) if workers is None else workers
-    if workers > config.clients.count:
-        raise ConfigError(f"--workers: {workers} processes for {config.clients.count} clients; at most one a client.")
-    folder = new_folder(config, out)
-    code = _start(["-m", "byzdist", "run", path, *overrides, "--out", str(folder)], workers)
-    if code == 0 and not (folder / "summary.json").exists():
+    most = config.clients.count
+    if workers is not None and workers > most:
+        raise ConfigError(f"--workers: {workers} processes for {most} clients; at most one a client.")
+    run = claim(out, experiment, resume)
+    run.lock.release()  # the server takes it
+    if workers is None:
+        workers = run.checkpoint.facts["workers"] if run.checkpoint else min(_DEFAULT_WORKERS, most)
+    command = ["-m", "byzdist", "run", path, *overrides, "--out", str(run.path), *(["--resume"] if resume else [])]
+    code = _start(command, workers, max_restarts)
+    if code == 0 and not (run.path / "summary.json").exists():
         raise RunError("the run was interrupted before its first round.")
     return code
 
 
-def new_folder(config: Config, out: Path | None) -> Path:
-    """Return the run's folder, which must not hold anything yet.
-
-    Raises:
-        ConfigError: if it does, or cannot be made.
-    """
-    folder = out or Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise ConfigError(f"--out: {str(folder)!r} is not empty; name a new folder.")
-        (folder / "metrics.jsonl").touch()
-        (folder / "metrics.jsonl").unlink()
-    except OSError as error:
-        raise ConfigError(f"--out: cannot write to {str(folder)!r}: {error.strerror}.") from None
-    return folder
-
-
-def _start(command: Sequence[str], workers: int) -> int:
+def _start(command: Sequence[str], workers: int, max_restarts: int) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does for several processes
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     if FILE_VARIABLE not in os.environ:
@@ -77,7 +66,7 @@ def _start(command: Sequence[str], workers: int) -> int:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         local_addr="localhost",
-        max_restarts=0,
+        max_restarts=max_restarts,
     )
     try:
         elastic_launch(agent, sys.executable)(*command)

@@ -1,11 +1,17 @@
 """What a run leaves behind: a line a round, and a summary."""
 
 import json
+import logging
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
 
+from byzdist.errors import RunError
+from byzdist.files import write_text
+
+log = logging.getLogger(__name__)
 Line = dict[str, Any]
 EVALUATED = ("loss", "gap", "grad_norm", "accuracy")
 
@@ -20,16 +26,40 @@ def _plain(value: Any) -> Any:
 class Metrics:
     """Writes metrics.jsonl and keeps the totals for summary.json.
 
-    A round's line is written when the next round is under way, so that writing costs no time between two rounds.
+    A round's line is written when the next round is under way, so that writing costs no time between two rounds. What a full
+    disk does not take is kept, and tried again with the next line.
+
+    Args:
+        folder: where the files go.
+        state: as `state` returned it, to go on from there: lines of later rounds are removed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, state: Line | None = None) -> None:
         self._folder = folder
-        self._file = (folder / "metrics.jsonl").open("a", buffering=1)
+        self._file = (folder / "metrics.jsonl").open("ab", buffering=0)
+        self._size = 0
         self._pending: Line | None = None
+        self._unwritten = b""
         self.last: Line = {}
         self.totals = {"rounds": 0, "bytes_up": 0, "bytes_down": 0, "missing": 0, "byzantine_majorities": 0}
         self._started = time.monotonic()
+        if state is not None:
+            self._size, self.last, self.totals = state["size"], state["last"], state["totals"]
+            self._started -= state["seconds"]
+        there = self._file.seek(0, os.SEEK_END)
+        if there < self._size:
+            log.warning("metrics.jsonl is shorter than it was when the checkpoint was taken: lines are missing.")
+        self._file.truncate(min(there, self._size))
+
+    def state(self) -> Line:
+        """Return what a checkpoint keeps of the metrics, as JSON; all lines up to now are handed to the system first."""
+        self.flush()
+        seconds = time.monotonic() - self._started
+        return {"size": self._size, "last": self.last.copy(), "totals": self.totals.copy(), "seconds": seconds}
+
+    def sync(self) -> None:
+        """Wait until the lines that were handed to the system are on the disk."""
+        os.fsync(self._file.fileno())
 
     def add(self, line: Line) -> None:
         """Take a round's line."""
@@ -48,13 +78,29 @@ class Metrics:
     def flush(self) -> None:
         """Write the line that is waiting."""
         if self._pending is not None:
-            self._file.write(json.dumps(_plain(self._pending)) + "\n")
+            text = json.dumps(_plain(self._pending)).encode() + b"\n"
             self._pending = None
+            self._size += len(text)
+            self._write(text)
+
+    def _write(self, text: bytes) -> None:
+        if self._unwritten:
+            text = self._unwritten + text
+        try:
+            written = self._file.write(text)
+        except OSError as error:
+            written = 0
+            if not self._unwritten:
+                log.error("metrics.jsonl cannot be written: %s. Training goes on; the lines are kept.", error.strerror)
+        self._unwritten = text[written:]
 
     def close(self, status: str) -> Line:
-        """Write the last line and summary.json; return the summary."""
+        """Write the last line and summary.json; return the summary.
+
+        Raises:
+            RunError: if the disk does not take them.
+        """
         self.flush()
-        self._file.close()
         seconds = time.monotonic() - self._started
         summary = {
             "status": status,
@@ -63,5 +109,11 @@ class Metrics:
             "seconds": seconds,
             "rounds_per_second": self.totals["rounds"] / seconds,
         }
-        (self._folder / "summary.json").write_text(json.dumps(_plain(summary), indent=2) + "\n")
+        try:
+            while self._unwritten:
+                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+            self._file.close()
+            write_text(self._folder / "summary.json", json.dumps(_plain(summary), indent=2) + "\n")
+        except OSError as error:
+            raise RunError(f"{str(self._folder)!r}: the metrics cannot be written: {error.strerror}.") from None
         return summary

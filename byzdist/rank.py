@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import platform
 import signal
@@ -23,19 +24,29 @@ from byzdist.errors import ConfigError, RunError
 from byzdist.evaluation import Evaluator
 from byzdist.experiment import Experiment, choose_device, prepare
 from byzdist.export import save_model
-from byzdist.launcher import new_folder, report_failure
+from byzdist.files import write_text
+from byzdist.folder import RunFolder, checkpoints, claim, identity
+from byzdist.launcher import report_failure
 from byzdist.metrics import Line, Metrics
 from byzdist.optimum import find
 from byzdist.progress import Progress
-from byzdist.prometheus import VARIABLE as SCRAPED, Prometheus
+from byzdist.prometheus import VARIABLE as SCRAPED
+from byzdist.prometheus import Prometheus
+from byzdist.saving import ServerSaver, WorkerSaver
 from byzdist.server import Server
 from byzdist.supervisor import grant
-from byzdist.transport.opening import Agree, open_server, open_worker
+from byzdist.transport.base import ServerEnd
+from byzdist.transport.opening import open_server, open_worker
 from byzdist.worker import Worker
 
+log = logging.getLogger(__name__)
 
-def run_rank(path: str, overrides: Sequence[str], out: Path | None) -> int:
-    """Run this process's part, as the environment (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) says; return the exit code."""
+
+def run_rank(path: str, overrides: Sequence[str], out: Path | None, resume: bool) -> int:
+    """Run this process's part, as the environment (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) says; return the exit code.
+
+    A job that torchrun has restarted resumes by itself.
+    """
     rank, workers = _place()
     try:
         logs.configure(rank)
@@ -45,11 +56,15 @@ def run_rank(path: str, overrides: Sequence[str], out: Path | None) -> int:
         torch.set_num_threads(config.threads)
         device = choose_device(config, int(os.environ.get("LOCAL_RANK", "0")))
         experiment = prepare(config, device)
-        agree = partial(_agree, rank=rank, config=config)
+        _check_out(out, experiment)
         if rank == 0:
-            _serve(experiment, workers, agree, out)
+            resume |= int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+            run = claim(out, experiment, resume)
+            tell = partial(_tell, config=config, run=run.name)
+            transport = open_server(config.transport, experiment.shape(workers), tell)  # before any thread: it may fork
+            serve(experiment, workers, run, transport)
         else:
-            _work(experiment, rank, workers, agree)
+            _work(experiment, rank, workers, out)
     except Exception as error:
         report_failure(str(error) if isinstance(error, ConfigError | RunError) else f"{type(error).__name__}: {error}")
         raise
@@ -60,30 +75,46 @@ def _place() -> tuple[int, int]:
     """Return this process's rank and the number of worker ranks."""
     for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
         if not os.environ.get(name, "").isdecimal():
-            raise ConfigError(f"{name}: {os.environ.get(name)!r} is no number; torchrun, or whoever sets RANK, sets it.")
+            raise ConfigError(
+                f"{name}: {os.environ.get(name)!r} is no number; torchrun, or whoever sets RANK, sets it."
+            )
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if not rank < size or size < 2:
         raise ConfigError(f"WORLD_SIZE: {size} with RANK {rank}: a run is a server, rank 0, and at least one worker.")
     return rank, size - 1
 
 
+def _check_out(out: Path | None, experiment: Experiment) -> None:
+    """Make sure that every process knows the run's folder where it needs it."""
+    if out is None and (experiment.clients_remember or int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0):
+        raise ConfigError(
+            "--out: name the run's folder, for a job that is restarted has to find its checkpoints, and the workers save what "
+            "their clients remember."
+        )
+
+
+def _digest(config: Config) -> str:
+    return hashlib.sha256(dump(config).encode()).hexdigest()
+
+
+def _tell(store: dist.Store, config: Config, run: str) -> None:
+    """Tell the workers which experiment this is, and the name of the run."""
+    store.set("configuration", _digest(config))
+    store.set("run", run)
+
+
 def _agree(store: dist.Store, rank: int, config: Config) -> None:
-    """Make sure that every rank runs the same experiment."""
-    mine = hashlib.sha256(dump(config).encode()).hexdigest()
-    if rank == 0:
-        store.set("configuration", mine)
-    elif store.get("configuration").decode() != mine:
+    """Make sure that this rank runs the server's experiment."""
+    if store.get("configuration").decode() != _digest(config):
         raise ConfigError(
             f"the configuration of rank {rank} is not the server's; give every rank the same file and overrides."
         )
 
 
-def _serve(experiment: Experiment, workers: int, agree: Agree, out: Path | None) -> None:
-    config = experiment.config
-    transport = open_server(config.transport, experiment.shape(workers), agree)  # first, for it may fork
-    folder = out or new_folder(config, None)
-    folder.mkdir(parents=True, exist_ok=True)
-    _describe(experiment, workers, folder)
+def serve(experiment: Experiment, workers: int, run: RunFolder, transport: ServerEnd) -> None:
+    """Be the parameter server: begin the run, or go on with it, and leave its results in its folder."""
+    config, folder, checkpoint = experiment.config, run.path, run.checkpoint
+    _describe(experiment, workers, run)
     evaluator = Evaluator(
         experiment.oracle,
         experiment.dataset,
@@ -92,16 +123,28 @@ def _serve(experiment: Experiment, workers: int, agree: Agree, out: Path | None)
         samples=config.evaluate.samples,
         seed=config.seed,
     )
-    metrics = Metrics(folder)
+    metrics = Metrics(folder, checkpoint.facts["metrics"] if checkpoint else None)
+    saver = ServerSaver(
+        run.checkpoints,
+        run.name,
+        config.checkpoint,
+        identity(experiment) | {"workers": workers},
+        transport if experiment.clients_remember else None,
+        metrics.sync,
+        checkpoint.round if checkpoint else -1,
+    )
     with Progress(config, folder) as progress:
-        server = Server(experiment, transport, metrics, evaluator.evaluate, _watchers(config, progress))
+        server = Server(experiment, transport, metrics, evaluator.evaluate, _watchers(config, progress), saver)
         _stop_on_signals(server)
         status = "failed"
         try:
             transport.open()
+            if checkpoint is not None:
+                log.info("going on after round %d", checkpoint.round)
+                server.resume(checkpoint, checkpoint.facts["workers"] == workers)
             status = server.run()
             transport.stop()
-            save_model(experiment.oracle.model, server.x, folder)
+            save_model(experiment.oracle.model, server.x, folder, server.round)
         finally:
             summary = metrics.close(status)
         progress.finish(summary)
@@ -138,9 +181,9 @@ def _stop_on_signals(server: Server) -> None:
         signal.signal(number, stop)
 
 
-def _work(experiment: Experiment, rank: int, workers: int, agree: Agree) -> None:
+def _work(experiment: Experiment, rank: int, workers: int, out: Path | None) -> None:
     config, shape = experiment.config, experiment.shape(workers)
-    transport, store = open_worker(config.transport, shape, rank, agree)
+    transport, store = open_worker(config.transport, shape, rank, partial(_agree, rank=rank, config=config))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: transport.let_go())  # it is for the server to end the run
     collusion = None
@@ -148,14 +191,21 @@ def _work(experiment: Experiment, rank: int, workers: int, agree: Agree) -> None
         collusion = Collusion(
             dist.PrefixStore("collusion", store), shape.dimension, shape.dtype, config.transport.deadline
         )
-    worker = Worker(config, rank, workers, experiment.oracle, experiment.method, experiment.compressors, collusion)
+    saver = None
+    if experiment.clients_remember:
+        assert out is not None
+        saver = WorkerSaver(checkpoints(out), store.get("run").decode(), rank, workers)
+    method, compressors = experiment.method, experiment.compressors
+    worker = Worker(config, rank, workers, experiment.oracle, method, compressors, collusion, saver)
     worker.run(transport)
 
 
-def _describe(experiment: Experiment, workers: int, folder: Path) -> None:
-    """Write what the run is: config.yaml, run.json and clients.csv."""
-    config = experiment.config
+def _describe(experiment: Experiment, workers: int, run: RunFolder) -> None:
+    """Write what the run is: run.json, config.yaml and clients.csv."""
+    config, folder = experiment.config, run.path
     facts = {
+        "run": run.name,
+        "resumed_after": run.resumed_after,
         "byzdist": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -172,7 +222,8 @@ def _describe(experiment: Experiment, workers: int, folder: Path) -> None:
             "system": platform.platform(),
         },
     }
-    (folder / "config.yaml").write_text(dump(config))
-    (folder / "run.json").write_text(json.dumps(facts, indent=2) + "\n")
+    write_text(folder / "config.yaml", dump(config))
+    write_text(folder / "run.json", json.dumps(facts, indent=2) + "\n")
+    (folder / "summary.json").unlink(missing_ok=True)  # it is there when the run has ended
     labels, classes = experiment.dataset.labels, experiment.dataset.classes
     write_table(experiment.split.table(labels, classes), folder / "clients.csv")

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from byzdist.aggregation import Aggregator
+from byzdist.checkpoint import Checkpoint
+from byzdist.errors import RunError
 from byzdist.experiment import Experiment
 from byzdist.logs import at_round
 from byzdist.metrics import Line, Metrics
 from byzdist.randomness import stream
 from byzdist.sampling import AVAILABILITY, draw_cohort
+from byzdist.saving import ServerSaver
 from byzdist.transport.base import Missing, Request, ServerEnd, as_matrix
 
 log = logging.getLogger(__name__)
@@ -26,6 +29,7 @@ class Server:
     Args:
         evaluate: maps x to loss, gap, grad_norm and accuracy, as far as they are defined.
         show: is told each round's line and which evaluation was the last.
+        saver: takes the checkpoints.
     """
 
     def __init__(
@@ -35,12 +39,14 @@ class Server:
         metrics: Metrics,
         evaluate: Callable[[Tensor], dict[str, float]],
         show: Callable[[Line, Metrics], None],
+        saver: ServerSaver | None = None,
     ) -> None:
         config = experiment.config
         self._config, self._method = config, experiment.method
+        self._clients_remember = experiment.clients_remember
         self._compressors = experiment.compressors
         self._transport, self._metrics = transport, metrics
-        self._evaluate, self._show = evaluate, show
+        self._evaluate, self._show, self._saver = evaluate, show, saver
         self._robust = Aggregator(config.aggregation.rule, config.aggregation.pre)
         self._sampled = Aggregator("mean") if self._method.plain_mean else self._robust
         self.x = transport.frame.current
@@ -48,6 +54,8 @@ class Server:
         self.g = torch.zeros_like(self.x)
         self._dense: Tensor | None = None  # decoded vectors, where the payloads themselves are not the values
         self._bad = frozenset(config.clients.bad)
+        self._known: set[int] = set()  # clients that have something to remember
+        self.round = -1  # the last one that is complete
         self._stop = False
         self._clock = time.perf_counter()  # when the round before ended
         self._sparsity = _Sparsity()
@@ -58,15 +66,51 @@ class Server:
         self._stop = True
 
     def run(self) -> str:
-        """Train; return "finished" or "stopped"."""
-        if self._method.starts_full:
-            self._round(0, full=True)
-        for round_ in range(1, self._config.rounds + 1):
+        """Train from the round after the last one that is complete, and save the end; return "finished" or "stopped".
+
+        Raises:
+            RunError: if the run was told to stop, and its state cannot be saved.
+        """
+        status = self._train()
+        if self._saver is not None:
+            failures = self._saver.finish(self.round, self.state)
+            if failures and status == "stopped":
+                raise RunError(failures[-1])
+        return status
+
+    def _train(self) -> str:
+        if self.round < 0:
+            if self._method.starts_full:
+                self._round(0, full=True)
+            self.round = 0
+        for round_ in range(self.round + 1, self._config.rounds + 1):
             if self._stop:
                 return "stopped"
             self._step()
             self._round(round_, full=self._method.is_full(self._config.seed, round_))
+            self.round = round_
+            if self._saver is not None and (failure := self._saver.after(round_, self.state)):
+                self._transport.news.append(failure)
         return "finished"
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return what a checkpoint of the last complete round holds: live tensors, and facts as JSON."""
+        tensors = {"x": self.x, "g": self.g}
+        tensors |= {f"method.{name}": tensor for name, tensor in self._method.server_state().items()}
+        position, metrics = self._transport.position(self.round), self._metrics.state()
+        return tensors, {"position": position, "metrics": metrics, "known": sorted(self._known)}
+
+    def resume(self, checkpoint: Checkpoint, same_workers: bool) -> None:
+        """Go on from a checkpoint, once the workers are there; ``same_workers``: each client lives where it lived then."""
+        for name, tensor in checkpoint.tensors.items():
+            if name in ("x", "g"):
+                {"x": self.x, "g": self.g}[name].copy_(tensor)
+            else:
+                self._method.server_state()[name.removeprefix("method.")] = tensor.to(self.x.device, copy=True)
+        self.round = checkpoint.round
+        self._known.update(checkpoint.facts["known"])
+        position = checkpoint.facts["position"] if same_workers else {}
+        self._transport.resume(self.round, position, self._clients_remember)
 
     def _step(self) -> None:
         """Set x^k = x^{k-1} - γ g^{k-1}."""
@@ -90,6 +134,8 @@ class Server:
         times.append(time.perf_counter())
         received, missing = self._decode(replies, round_, full)
         self._note(replies, missing)
+        if self._method.clients_remember:
+            self._note_memories(client for client, reply in replies.items() if isinstance(reply, Tensor))
         line = self._update(received, round_, full)
         times.append(time.perf_counter())
         self._record(line, round_, full, cohort, missing, times)
@@ -132,6 +178,15 @@ class Server:
             rows = [i for i, good in enumerate(finite) if good]
             return (vectors[rows] if rows else None), missing
         return vectors, missing
+
+    def _note_memories(self, clients: Iterable[int]) -> None:
+        """Record whose memory was lost."""
+        for client in clients:
+            if client in self._known and self._transport.starts_afresh(client):
+                text = f"client {client} lost what it remembered and starts afresh"
+                log.warning("%s", text)
+                self._transport.news.append(text)
+            self._known.add(client)
 
     def _note(self, asked: Iterable[int], missing: dict[int, str]) -> None:
         """Log each client that stopped or began again to reply."""

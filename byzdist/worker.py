@@ -15,7 +15,9 @@ from byzdist.config import Config
 from byzdist.logs import at_round
 from byzdist.methods import Method, Task
 from byzdist.oracle import Oracle
-from byzdist.transport.base import Forge, Received, WorkerEnd
+from byzdist.saving import WorkerSaver
+from byzdist.transport.base import Forge, Received, Resume, WorkerEnd
+from byzdist.transport.wire import AFRESH
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +34,11 @@ class Worker:
         method: Method,
         compressors: dict[bool, Compressor],
         collusion: Collusion | None,
+        saver: WorkerSaver | None = None,
     ) -> None:
         self._config, self._rank, self._workers = config, rank, workers
         self._oracle, self._method, self._compressors = oracle, method, compressors
-        self._collusion = collusion
+        self._collusion, self._saver = collusion, saver
         self._bad = frozenset(config.clients.bad)
         self._assignments = assignments(config)
         self._sent: dict[int, Tensor] = {}  # the last message of each client that may repeat it
@@ -45,16 +48,40 @@ class Worker:
     def run(self, transport: WorkerEnd) -> None:
         """Serve requests until the server ends the run."""
         while (received := transport.receive()) is not None:
-            self._serve(received, transport)
+            if isinstance(received, Received):
+                self._serve(received, transport)
+            elif isinstance(received, Resume):
+                self._take_up(received.round)
+            else:
+                assert self._saver is not None, "the server asks only where clients remember something"
+                transport.answer(received, self._saver.save(received, self._remembered()))
+
+    def _remembered(self) -> dict[str, Tensor]:
+        """Return what the clients here remember, by name and client."""
+        state = {f"state.{client}": tensor for client, tensor in self._method.client_state().items()}
+        return state | {f"sent.{client}": message for client, message in self._sent.items()}
+
+    def _take_up(self, round_: int) -> None:
+        """Remember what the clients here remembered after a round, and nothing else."""
+        if self._saver is None:
+            return
+        memories = {"state": self._method.client_state(), "sent": self._sent}
+        for memory in memories.values():
+            memory.clear()
+        for name, tensor in self._saver.load(round_).items():
+            kind, _, client = name.partition(".")
+            memories[kind][int(client)] = tensor.to(self._dense.device if kind == "state" else "cpu", copy=True)
 
     def _serve(self, received: Received, transport: WorkerEnd) -> None:
         at_round(received.round)
         self._oracle.move()
         compressor = self._compressors[received.full]
         length = compressor.length(self._oracle.dimension, received.x.dtype)
+        remember, state = self._method.clients_remember, self._method.client_state()
         for client in received.cohort[(received.cohort % self._workers) + 1 == self._rank].tolist():
             fill, forge = self._filler(received, client, compressor), self._forger(received.round, client)
-            transport.reply(received.round, client, length, fill, forge)
+            flags = AFRESH if remember and client not in state else 0
+            transport.reply(received.round, client, length, fill, forge, flags)
 
     def _assignment(self, round_: int, client: int) -> Assignment | None:
         return next((entry for entry in self._assignments if entry.covers(client, round_)), None)

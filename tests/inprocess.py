@@ -5,7 +5,7 @@ Every message is packed, copied as bytes and checked as on a real transport; onl
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,35 @@ from byzdist.attacks.collusion import Collusion
 from byzdist.config import Config, parse
 from byzdist.evaluation import Evaluator
 from byzdist.experiment import Experiment, prepare
+from byzdist.folder import RunFolder, claim
 from byzdist.metrics import Line, Metrics
+from byzdist.rank import serve
+from byzdist.saving import WorkerSaver
 from byzdist.server import Server
-from byzdist.transport.base import Forge, Missing, Received, Request, ServerEnd, Shape, WorkerEnd, reply_rows
-from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, HEADER_BYTES, Header, Kind, WireError, check_reply
+from byzdist.transport.base import (
+    Forge,
+    Missing,
+    Received,
+    Request,
+    Resume,
+    Save,
+    ServerEnd,
+    Shape,
+    WorkerEnd,
+    reply_rows,
+)
+from byzdist.transport.wire import (
+    AFRESH,
+    HAS_MODEL,
+    HAS_PREVIOUS,
+    HEADER_BYTES,
+    Header,
+    Kind,
+    Stage,
+    WireError,
+    check_reply,
+    read_stage,
+)
 from byzdist.worker import Worker
 
 Reply = tuple[int, Tensor] | BaseException  # a client's message, or what ended a worker
@@ -38,13 +63,17 @@ class LocalServer(ServerEnd):
         self.news: list[str] = []
         self.requests: dict[int, queue.Queue[Tensor]] = {r: queue.Queue() for r in range(1, shape.workers + 1)}
         self.replies: queue.Queue[Reply] = queue.Queue()
+        self.answers: queue.Queue[Reply] = queue.Queue()
         self._request: Request
+        self._last: dict[int, Tensor] = {}
+        self._saving, self._unsaved = Save(-1, 0), set[int]()
 
     def available(self) -> np.ndarray:
         return np.arange(self._shape.clients)
 
     def send(self, request: Request) -> None:
         self._request = request
+        self._last.clear()
         self.bytes_down = self.bytes_up = 0
         kind = Kind.FULL if request.full else Kind.SAMPLED
         everyone = len(request.cohort) == self._shape.clients
@@ -69,7 +98,37 @@ class LocalServer(ServerEnd):
             except WireError as error:
                 replies[client] = Missing(str(error))
             self.bytes_up += message.nbytes
+            self._last[client] = message
         return dict(sorted(replies.items()))
+
+    def starts_afresh(self, client: int) -> bool:
+        return bool(Header.read(self._last[client]).flags & AFRESH)
+
+    def resume(self, round_: int, position: dict[str, Any], everyone: bool) -> None:
+        if everyone:
+            self._order(Kind.RESUME, round_, 0, self.requests)
+
+    def save(self, order: Save) -> None:
+        if order != self._saving:
+            self._saving, self._unsaved = order, set(self.requests)
+        asked = sorted(self._unsaved)
+        self._order(Kind.SAVE, order.round, order.oldest, asked)
+        for _ in asked:
+            answer = self.answers.get(timeout=30)
+            if isinstance(answer, BaseException):
+                raise answer
+            rank, message = answer
+            if read_stage(message, order.round) is not Stage.WRITING:
+                self._unsaved.remove(rank)
+
+    def unsaved(self) -> list[int]:
+        return sorted(self._unsaved)
+
+    def _order(self, kind: Kind, round_: int, length: int, ranks: Iterable[int]) -> None:
+        for rank in ranks:
+            message = torch.zeros(HEADER_BYTES, dtype=torch.uint8)
+            Header(kind, round_, 0, 0, length).write(message)
+            self.requests[rank].put(message)
 
     def stop(self) -> None:
         (message,) = self.frame.pack(Kind.STOP, 0, np.arange(0), everyone=True, flags=0)
@@ -82,13 +141,18 @@ class LocalWorker(WorkerEnd):
 
     def __init__(self, shape: Shape, rank: int, server: LocalServer) -> None:
         self._shape, self._server, self._requests = shape, server, server.requests[rank]
+        self._rank = rank
 
-    def receive(self) -> Received | None:
+    def receive(self) -> Received | Save | Resume | None:
         message, frame = self._requests.get(), self._shape.frame()
         frame.buffer[: len(message)] = message
         header = Header.read(frame.buffer)
         if header.kind is Kind.STOP:
             return None
+        if header.kind is Kind.SAVE:
+            return Save(header.round, header.length)
+        if header.kind is Kind.RESUME:
+            return Resume(header.round)
         cohort = frame.cohort(header, self._shape.clients)
         return Received(header.round, header.kind is Kind.FULL, cohort, frame.current, frame.previous)
 
@@ -107,8 +171,10 @@ class LocalWorker(WorkerEnd):
         message = row.message[: HEADER_BYTES + length].clone()
         self._server.replies.put((client, message if forge is None else forge(message)))
 
-    def answer(self, order: Any, stage: Any) -> None:
-        raise AssertionError("these runs save nothing")
+    def answer(self, order: Save, stage: Stage) -> None:
+        message = torch.zeros(HEADER_BYTES, dtype=torch.uint8)
+        Header(Kind.SAVED, order.round, stage).write(message)
+        self._server.answers.put((self._rank, message))
 
 
 @dataclass(frozen=True)
@@ -129,13 +195,7 @@ def train(
     config = parse(tree)
     experiment = prepare(config, torch.device("cpu"))
     transport = LocalServer(experiment.shape(workers))
-    channel = dist.HashStore()
-    threads = [
-        threading.Thread(target=_work, args=(config, rank, workers, transport, channel), daemon=True)
-        for rank in range(1, workers + 1)
-    ]
-    for thread in threads:
-        thread.start()
+    threads = start_workers(config, workers, transport)
     evaluator = Evaluator(experiment.oracle, experiment.dataset, config.clients.good)
     lines: list[Line] = []
 
@@ -156,12 +216,57 @@ def train(
     return Trained(status, server.x.clone(), server.g.clone(), lines, experiment)
 
 
-def _work(config: Config, rank: int, workers: int, server: LocalServer, channel: dist.Store) -> None:
+def train_in(
+    tree: dict[str, Any], folder: Path, workers: int = 2, resume: bool = False, end: type[LocalServer] = LocalServer
+) -> torch.Tensor:
+    """Run a configuration with all that a real run leaves in its folder, from the beginning or from its last checkpoint.
+
+    Args:
+        end: the class of the server's end, for tests that interfere there.
+
+    Returns:
+        The final model.
+    """
+    config = parse(tree)
+    experiment = prepare(config, torch.device("cpu"))
+    transport = end(experiment.shape(workers))
+    run = claim(folder, experiment, resume)
+    threads = start_workers(config, workers, transport, run)
+    try:
+        serve(experiment, workers, run, transport)
+    finally:
+        transport.stop()
+        for thread in threads:
+            thread.join(30)
+        run.lock.release()
+    return transport.frame.current.clone()
+
+
+def start_workers(
+    config: Config, workers: int, transport: LocalServer, run: RunFolder | None = None
+) -> list[threading.Thread]:
+    """Start the threads of all workers."""
+    channel = dist.HashStore()
+    threads = [
+        threading.Thread(target=_work, args=(config, rank, workers, transport, channel, run), daemon=True)
+        for rank in range(1, workers + 1)
+    ]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def _work(
+    config: Config, rank: int, workers: int, server: LocalServer, channel: dist.Store, run: RunFolder | None
+) -> None:
     try:
         experiment = prepare(config, torch.device("cpu"))
         shape = experiment.shape(workers)
         collusion = Collusion(channel, shape.dimension, shape.dtype, patience=30)
-        worker = Worker(config, rank, workers, experiment.oracle, experiment.method, experiment.compressors, collusion)
+        saver = WorkerSaver(run.checkpoints, run.name, rank, workers) if run and experiment.clients_remember else None
+        method, compressors = experiment.method, experiment.compressors
+        worker = Worker(config, rank, workers, experiment.oracle, method, compressors, collusion, saver)
         worker.run(LocalWorker(shape, rank, server))
     except BaseException as error:
         server.replies.put(error)
+        server.answers.put(error)

@@ -65,6 +65,7 @@ class Method(ABC):
     clip_reference: Literal["step", "gradient"] = "step"
 
     sends_differences = False  # whether a sampled client needs x^{k-1} and sends a gradient difference
+    clients_remember = False  # whether clients keep something from round to round, see `client_state`
     plain_mean = False  # whether sampled rounds use the mean in place of the robust rule
 
     def resolved(self, sizes: Sizes) -> "Method":
@@ -96,5 +97,9 @@ class Method(ABC):
         """Turn g^{k-1} into g^k in place from a sampled round's vectors (rows of ``received``, which may be overwritten)."""
 
     def client_state(self) -> dict[int, Tensor]:
-        """Return what the clients of this process remember from round to round, by client."""
+        """Return what the clients of this process remember from round to round, by client: the very dict that `message` uses."""
+        return {}
+
+    def server_state(self) -> dict[str, Tensor]:
+        """Return what `update` remembers from round to round besides g, by name: the very dict that it uses."""
         return {}

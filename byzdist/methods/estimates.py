@@ -46,6 +46,8 @@ class MomentumSGD(SGD):
 
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
 
+    clients_remember = True
+
     memory: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def message(self, oracle: Oracle, task: Task, out: Tensor) -> None:

@@ -3,12 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from byzdist.transport.wire import HEADER_BYTES, RequestFrame, checksum, round_up
+from byzdist.transport.wire import HEADER_BYTES, RequestFrame, Stage, checksum, round_up
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,21 @@ class Missing:
     reason: str
 
 
+@dataclass(frozen=True)
+class Save:
+    """The order to save what clients remember as of a round; files of rounds before ``oldest`` are not needed any more."""
+
+    round: int
+    oldest: int
+
+
+@dataclass(frozen=True)
+class Resume:
+    """The word that a run goes on after a round: clients are to remember what they did then."""
+
+    round: int
+
+
 class ServerEnd(ABC):
     """The parameter server's end.
 
@@ -104,6 +120,32 @@ class ServerEnd(ABC):
         """Take note that a client's reply, though well-formed, was no reply, such as one that is not finite."""
         return None
 
+    def starts_afresh(self, client: int) -> bool:
+        """Return whether a client said with its last reply that it had remembered nothing."""
+        return False
+
+    def position(self, round_: int) -> dict[str, Any]:
+        """Return, as JSON, what of the workers' state after a round belongs to a checkpoint, such as who holds x^k."""
+        return {}
+
+    def resume(self, round_: int, position: dict[str, Any], everyone: bool) -> None:
+        """Bring the workers to where they were after a round, outside of the counted bytes.
+
+        Args:
+            round_: the round; its model is in ``frame.current``.
+            position: as `position` returned it then; empty where ranks host other clients now.
+            everyone: whether workers have to be told to take up what their clients remembered.
+        """
+        return None
+
+    def save(self, order: Save) -> None:
+        """Pass an order to save on to all workers within reach; for the same round again it asks how far they are."""
+        return None
+
+    def unsaved(self) -> list[int]:
+        """Return the ranks that have still to carry out the last order, and can be hoped to."""
+        return []
+
     @abstractmethod
     def stop(self) -> None:
         """Tell every worker that the run is over, and close the links."""
@@ -127,17 +169,27 @@ class WorkerEnd(ABC):
     """A worker's end."""
 
     @abstractmethod
-    def receive(self) -> Received | None:
-        """Wait for the next request; None when the run is over."""
+    def receive(self) -> Received | Save | Resume | None:
+        """Wait for the next request or order; None when the run is over."""
 
     @abstractmethod
     def reply(
-        self, round_: int, client: int, length: int, fill: Callable[[Tensor], None], forge: Forge | None = None
+        self,
+        round_: int,
+        client: int,
+        length: int,
+        fill: Callable[[Tensor], None],
+        forge: Forge | None = None,
+        flags: int = 0,
     ) -> None:
         """Send a client's reply: ``fill`` writes its payload (uint8, ``length`` bytes) into the outgoing buffer.
 
-        ``forge`` is a fault's: it maps the finished message, header and all, to what is really sent.
+        ``forge`` is a fault's: it maps the finished message, header and all, to what is really sent. ``flags`` are the header's.
         """
+
+    @abstractmethod
+    def answer(self, order: Save, stage: Stage) -> None:
+        """Tell the server how far an order is."""
 
     def let_go(self) -> None:
         """From now on a broken link is the end of this worker's run; safe to call from a signal handler."""

@@ -8,6 +8,7 @@ beyond the deadline, ends the job.
 import re
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +16,31 @@ import torch.distributed as dist
 from torch import Tensor
 
 from byzdist.errors import RunError
-from byzdist.transport.base import Forge, Missing, Received, ReplyRow, Request, ServerEnd, Shape, WorkerEnd, reply_rows
-from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, Header, Kind, WireError, check_reply
+from byzdist.transport.base import (
+    Forge,
+    Missing,
+    Received,
+    ReplyRow,
+    Request,
+    Resume,
+    Save,
+    ServerEnd,
+    Shape,
+    WorkerEnd,
+    reply_rows,
+)
+from byzdist.transport.wire import (
+    AFRESH,
+    HAS_MODEL,
+    HAS_PREVIOUS,
+    HEADER_BYTES,
+    Header,
+    Kind,
+    Stage,
+    WireError,
+    check_reply,
+    read_stage,
+)
 
 SERVER = 0
 _PATIENCE = timedelta(days=7)  # workers wait as long as the server lives; its deadline is the one that counts
@@ -47,6 +71,7 @@ class CollectiveServer(ServerEnd):
         self._request: Request
         self._sends: list[dist.Work] = []
         self._receives: list[list[dist.Work]] = []
+        self._unsaved: list[int] = []
 
     def available(self) -> np.ndarray:
         """Everyone: a worker that is gone ends the run."""
@@ -144,9 +169,54 @@ class CollectiveServer(ServerEnd):
             work.wait(patience)
         self._sends.clear()
 
+    def starts_afresh(self, client: int) -> bool:
+        """See `ServerEnd.starts_afresh`."""
+        row = self._rows[int(np.searchsorted(self._request.cohort, client))]
+        return bool(Header.read(row.message).flags & AFRESH)
+
+    def position(self, round_: int) -> dict[str, Any]:
+        """Return which workers hold the round's model."""
+        return {"holders": [rank for rank, held in self._model_round.items() if held == round_]}
+
+    def resume(self, round_: int, position: dict[str, Any], everyone: bool) -> None:
+        """Send the model once more to those who held it; see `ServerEnd.resume`."""
+        holders = position.get("holders", [])
+        for rank in self._model_round:
+            if everyone or rank in holders:
+                self._flush()  # messages share one header
+                flags = HAS_MODEL if rank in holders else 0
+                self._post(self.frame.pack(Kind.RESUME, round_, np.arange(0), everyone=True, flags=flags), rank)
+        for rank in holders:
+            self._model_round[rank] = round_
+        self._flush()
+
+    def save(self, order: Save) -> None:
+        """Ask every worker and wait for the answers, which come at once; see `ServerEnd.save`."""
+        message = torch.zeros(HEADER_BYTES, dtype=torch.uint8)
+        Header(Kind.SAVE, order.round, 0, 0, order.oldest).write(message)
+        answers = torch.zeros(self._shape.workers, HEADER_BYTES, dtype=torch.uint8)
+        receives = [dist.irecv(answer, rank) for rank, answer in enumerate(answers, 1)]
+        self._sends += [dist.isend(message, rank) for rank in self._model_round]
+        self._unsaved = []
+        for rank, (receive, answer) in enumerate(zip(receives, answers, strict=True), 1):
+            try:
+                receive.wait()
+            except RuntimeError as error:
+                raise RunError(f"round {order.round}: worker rank {rank} is gone: {cause(error)}") from None
+            stage = read_stage(answer, order.round)
+            if stage is Stage.FAILED:
+                self.news.append(f"worker {rank} could not save what its clients remember after round {order.round}")
+            elif stage is Stage.WRITING:
+                self._unsaved.append(rank)
+        self._flush()
+
+    def unsaved(self) -> list[int]:
+        """See `ServerEnd.unsaved`."""
+        return self._unsaved
+
     def stop(self) -> None:
         """Send every worker the end of the run."""
-        for part in self.frame.pack(Kind.STOP, 0, self._request.cohort[:0], everyone=True, flags=0):
+        for part in self.frame.pack(Kind.STOP, 0, np.arange(0), everyone=True, flags=0):
             for rank in range(1, self._shape.workers + 1):
                 dist.send(part, rank)
         dist.destroy_process_group()
@@ -168,8 +238,8 @@ class CollectiveWorker(WorkerEnd):
         self._next: dist.Work | None = None
         self._full_length = shape.dimension * shape.dtype.itemsize
 
-    def receive(self) -> Received | None:
-        """Wait for the next request; see `WorkerEnd.receive`."""
+    def receive(self) -> Received | Save | Resume | None:
+        """Wait for the next request or order; see `WorkerEnd.receive`."""
         while self._turns:  # gathers of a full round in which other workers host more of the cohort
             self._settle(self._sending[0])
             self._ship(self._rows[0], self._full_length)
@@ -177,15 +247,20 @@ class CollectiveWorker(WorkerEnd):
             self._expect()
         self._await(self._next)
         self._next = None
-        self._frame, self._before = self._before, self._frame
-        frame = self._frame
+        frame = self._before
         header = Header.read(frame.buffer)
+        if header.kind is Kind.SAVE:
+            return Save(header.round, header.length)
+        self._frame, self._before = frame, self._frame
         if header.kind is Kind.STOP:
             self._drain()
             dist.destroy_process_group()
             return None
         for part in frame.parts_apart(header.flags):
             self._await(dist.irecv(part, SERVER))
+        if header.kind is Kind.RESUME:
+            self._model_round = header.round if header.flags & HAS_MODEL else -1
+            return Resume(header.round)
         cohort = frame.cohort(header, self._shape.clients)
         self._full = header.kind is Kind.FULL
         self._turns = int(np.count_nonzero(1 + cohort % self._shape.workers == self._rank))
@@ -209,7 +284,13 @@ class CollectiveWorker(WorkerEnd):
             raise RunError(f"the server is gone: {cause(error)}") from None
 
     def reply(
-        self, round_: int, client: int, length: int, fill: Callable[[Tensor], None], forge: Forge | None = None
+        self,
+        round_: int,
+        client: int,
+        length: int,
+        fill: Callable[[Tensor], None],
+        forge: Forge | None = None,
+        flags: int = 0,
     ) -> None:
         """Send a client's reply while the next one is computed; see `WorkerEnd.reply`."""
         assert forge is None, "faults on the wire are the star's"
@@ -218,7 +299,7 @@ class CollectiveWorker(WorkerEnd):
         row = self._rows[0]
         self._settle(self._sending[0])
         fill(row.payload[:length])
-        Header(Kind.REPLY, round_, client, 0, length, row.checksum(length)).write(row.message)
+        Header(Kind.REPLY, round_, client, flags, length, row.checksum(length)).write(row.message)
         if self._turns == 1 and not self._full:
             self._expect()  # x^{k-1} has served its purpose
         self._ship(row, length)
@@ -231,6 +312,12 @@ class CollectiveWorker(WorkerEnd):
                 work = dist.isend(part, SERVER)
             self._sending[0].append(work)
         self._turns -= 1
+
+    def answer(self, order: Save, stage: Stage) -> None:
+        """See `WorkerEnd.answer`."""
+        message = torch.zeros(HEADER_BYTES, dtype=torch.uint8)
+        Header(Kind.SAVED, order.round, stage).write(message)
+        dist.send(message, SERVER)
 
     def _settle(self, works: list[dist.Work]) -> None:
         for work in works:

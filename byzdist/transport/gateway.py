@@ -8,12 +8,14 @@ Two pipes connect it with the server, both with records of a fixed size that are
 one that all gateways share, with what happened. The keeper dies with the server, and the gateways die with the keeper.
 """
 
+import _thread
+import faulthandler
 import gc
 import os
 import resource
 import signal
 import struct
-import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import IntEnum
@@ -25,9 +27,20 @@ from torch import Tensor
 
 from byzdist.supervisor import die_with_parent
 from byzdist.transport.base import Shape
-from byzdist.transport.link import Connect, Link, LinkLost, accept
+from byzdist.transport.link import Connect, Link, LinkLost, accept, where_to_listen
 from byzdist.transport.shared import OVER, Shared, link_frame
-from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, HEADER_BYTES, Kind, RequestFrame, WireError, check_reply
+from byzdist.transport.wire import (
+    HAS_MODEL,
+    HAS_PREVIOUS,
+    HEADER_BYTES,
+    Header,
+    Kind,
+    RequestFrame,
+    Stage,
+    WireError,
+    check_reply,
+    read_stage,
+)
 
 _DISMISSED, _LOST = 0, 1  # exit codes of a gateway
 
@@ -41,6 +54,7 @@ class What(IntEnum):
     IDLE = 4  # the round was over before the request could be passed on
     LOST = 5
     ABORTED = 6  # the gateway itself was aborted by what it received
+    DONE = 7  # with an order that is no request; ``client`` is the `Stage`
 
 
 @dataclass(frozen=True)
@@ -70,31 +84,38 @@ class Event:
 
 @dataclass(frozen=True)
 class Errand:
-    """What the server wants of one gateway: to pass on the round in progress, or to end (``cohort`` 0)."""
+    """What the server wants of one gateway: to pass a message on, or to end.
+
+    Attributes:
+        length: of each reply's payload, or what the header of an order says.
+        cohort: its size.
+        flags: which models go with it; x^{k-1} only where the worker lacks it.
+    """
 
     generation: int
-    round: int
-    length: int
-    cohort: int
-    full: bool
-    needs_previous: bool
+    kind: Kind
+    round: int = 0
+    length: int = 0
+    cohort: int = 0
+    flags: int = 0
 
-    _LAYOUT = struct.Struct("<IIQI??")
+    _LAYOUT = struct.Struct("<IIIQII")
     SIZE = _LAYOUT.size
 
     @classmethod
     def end(cls, generation: int) -> "Errand":
         """Return the last errand."""
-        return cls(generation, 0, 0, 0, False, False)
+        return cls(generation, Kind.STOP)
 
     def pack(self) -> bytes:
         """Return the record."""
-        return self._LAYOUT.pack(self.generation, self.round, self.length, self.cohort, self.full, self.needs_previous)
+        return self._LAYOUT.pack(self.generation, self.kind, self.round, self.length, self.cohort, self.flags)
 
     @classmethod
     def unpack(cls, record: bytes) -> "Errand":
         """Read a record."""
-        return cls(*cls._LAYOUT.unpack(record))
+        generation, kind, *rest = cls._LAYOUT.unpack(record)
+        return cls(generation, Kind(kind), *rest)
 
 
 @dataclass(frozen=True)
@@ -122,11 +143,17 @@ class Post:
         os.write(self.events, event.pack())
 
 
-def start_keeper(post: Post) -> int:
-    """Fork the keeper, which forks the gateways; return its process id. No thread may run yet."""
+def start_keeper(post: Post) -> tuple[int, Callable[[], None]]:
+    """Fork the keeper; return its process id, and the function that lets it fork the gateways once there is a store.
+
+    No thread may run yet.
+    """
     parent = os.getpid()
+    where_to_listen()
+    ready, store_is_there = os.pipe()
     if pid := os.fork():
-        return pid
+        os.close(ready)
+        return pid, lambda: os.close(store_is_there)
     try:
         die_with_parent(parent)
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -134,7 +161,10 @@ def start_keeper(post: Post) -> int:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 2)  # an abort's stack trace would let any worker fill the server's log
+        faulthandler.disable()  # likewise, where it was told to write elsewhere
         torch.set_num_threads(1)  # what threads the server's torch had are not there after a fork
+        os.close(store_is_there)
+        os.read(ready, 1)  # ends when the server closes its side
         gc.freeze()  # the collector would copy the pages that are shared with the server
         _keep(post)
     finally:
@@ -183,7 +213,7 @@ class _Gateway:
             link = accept(self._post.connect(host=False), self._rank, self._post.keys[self._rank], self._is_dismissed)
             if link is not None:
                 self._link = link
-                threading.Thread(target=self._watch, daemon=True).start()
+                _thread.start_new_thread(self._watch, ())  # a tenth of the memory that threading.Thread touches
                 self._tell(What.JOINED)
                 while self._serve():
                     pass
@@ -211,13 +241,30 @@ class _Gateway:
         errand = Errand.unpack(os.read(self._errands, Errand.SIZE))
         if errand.generation != self._generation:  # meant for a link that is gone
             return True
-        if errand.cohort:
+        if errand.kind is Kind.RESUME:
+            for part in self._compose(errand, self._post.shared.cohort(0)):
+                self._link.send(part)
+            self._model_round = errand.round if errand.flags & HAS_MODEL else -1
+            self._tell(What.DONE)
+        elif errand.kind is Kind.SAVE:
+            self._ask(errand)
+        elif errand.kind is not Kind.STOP:
             self._exchange(errand)
-            return True
-        if self._is_dismissed() == OVER:
-            nobody = self._post.shared.cohort(0)
-            self._link.send(self._frame.pack(Kind.STOP, 0, nobody, everyone=True, flags=0)[0])
-        return False
+        elif self._is_dismissed() == OVER:
+            self._link.send(self._compose(errand, self._post.shared.cohort(0))[0])
+        return errand.kind is not Kind.STOP
+
+    def _ask(self, errand: Errand) -> None:
+        """Pass on an order to save, and the answer back."""
+        message, answer = torch.zeros(2, HEADER_BYTES, dtype=torch.uint8)
+        Header(Kind.SAVE, errand.round, 0, 0, errand.length).write(message)
+        receiving = self._link.post_receive(answer)
+        self._link.finish(self._link.post_send(message), self._post.patience)
+        self._link.finish(receiving, self._post.patience)
+        try:
+            self._tell(What.DONE, read_stage(answer, errand.round))
+        except WireError as error:
+            self._tell(What.DONE, Stage.FAILED, str(error))
 
     def _exchange(self, errand: Errand) -> None:
         """Pass a request on, and the replies back."""
@@ -254,15 +301,14 @@ class _Gateway:
     def _compose(self, errand: Errand, cohort: np.ndarray) -> list[Tensor]:
         """Return the messages of a request."""
         models, frame = self._post.shared.frame, self._frame
-        flags = HAS_MODEL
-        if errand.needs_previous and self._model_round != errand.round - 1:
-            flags |= HAS_PREVIOUS
-        if not frame.parts_apart(flags):
+        flags = errand.flags
+        if self._model_round == errand.round - 1:
+            flags &= ~HAS_PREVIOUS
+        if flags and not frame.parts_apart(flags):
             frame.current.numpy()[:] = (
                 models.current.numpy()
             )  # numpy: torch's copy would start threads in a forked process
             if flags & HAS_PREVIOUS:
                 frame.previous.numpy()[:] = models.previous.numpy()
-        kind = Kind.FULL if errand.full else Kind.SAMPLED
-        everyone = errand.cohort == self._post.shape.clients
-        return frame.pack(kind, errand.round, cohort, everyone=everyone, flags=flags)
+        everyone = errand.cohort in (0, self._post.shape.clients)
+        return frame.pack(errand.kind, errand.round, cohort, everyone=everyone, flags=flags)

@@ -10,11 +10,13 @@ import logging
 import os
 import select
 import signal
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -22,13 +24,15 @@ from torch._C._distributed_c10d import Store
 from torch.distributed import DistError
 
 from byzdist.errors import RunError
-from byzdist.transport.base import Missing, Request, ServerEnd, Shape
+from byzdist.transport.base import Missing, Request, Save, ServerEnd, Shape
 from byzdist.transport.gateway import Errand, Event, Post, What, start_keeper
 from byzdist.transport.link import END, Connect, leave_note
 from byzdist.transport.shared import OVER, QUARANTINED, Shared
+from byzdist.transport.wire import AFRESH, HAS_MODEL, HAS_PREVIOUS, Header, Kind, Stage
 
 log = logging.getLogger(__name__)
-_END_PATIENCE = 5.0
+_END_PATIENCE = 2.0
+_QUARANTINED = "quarantined: "
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,21 @@ class _Worker:
     round: int = -1  # of the request that the worker has still to answer
     pending: set[int] = field(default_factory=set)  # the clients that it has still to answer for
     offences: int = 0
+    ordered: bool = False  # it has an order to carry out that is no request
+    unsaved: bool = False  # it has not said yet that it has saved what its clients remember
 
     @property
     def is_free(self) -> bool:
         return not self.state and not self.pending
+
+    @property
+    def is_quarantined(self) -> bool:
+        return self.state.startswith(_QUARANTINED)
+
+    def shut_out(self, state: str) -> None:
+        """Note why there is no link any more."""
+        self.state = state
+        self.ordered = self.unsaved = False
 
 
 class StarServer(ServerEnd):
@@ -78,7 +93,7 @@ class StarServer(ServerEnd):
         self._events, events = os.pipe()
         readers = {rank: ends[0] for rank, ends in errands.items()}
         patience = timedelta(seconds=terms.deadline + terms.join_timeout)
-        self._keeper = start_keeper(Post(shape, self._shared, keys, readers, events, connect, patience))
+        self._keeper, fork_gateways = start_keeper(Post(shape, self._shared, keys, readers, events, connect, patience))
         for end in (*readers.values(), events):
             os.close(end)
         self._workers = {rank: _Worker(ends[1]) for rank, ends in errands.items()}
@@ -86,11 +101,13 @@ class StarServer(ServerEnd):
         self._poll.register(self._events, select.POLLIN)
         self._store = connect(host=True)
         agree(self._store)
+        fork_gateways()
         self._request: Request
         self._replies: dict[int, Tensor | Missing] = {}
         self._awaited = 0
         self._collecting = False
         self._sent_at = 0.0
+        self._saving = -1  # the round of the last order to save
 
     def open(self) -> None:
         """Wait until every worker has joined, or until ``join_timeout`` is over and at least ``min_replies`` clients are there.
@@ -142,14 +159,9 @@ class StarServer(ServerEnd):
             worker = self._workers[rank]
             worker.round, worker.pending = request.round, clients
             self._awaited += len(clients)
-            errand = Errand(
-                worker.generation,
-                request.round,
-                request.length,
-                len(request.cohort),
-                request.full,
-                request.needs_previous,
-            )
+            kind = Kind.FULL if request.full else Kind.SAMPLED
+            flags = HAS_MODEL | HAS_PREVIOUS * request.needs_previous
+            errand = Errand(worker.generation, kind, request.round, request.length, len(request.cohort), flags)
             self._give(worker, errand)
 
     def _give(self, worker: _Worker, errand: Errand) -> None:
@@ -196,6 +208,13 @@ class StarServer(ServerEnd):
             self._charge(event.rank, event.text)
         elif event.what is What.IDLE:
             worker.pending.clear()
+        elif event.what is What.DONE:
+            worker.ordered = False
+            worker.unsaved &= event.client == Stage.WRITING
+            if event.client == Stage.FAILED:
+                self._tell(
+                    f"worker {event.rank} could not save what its clients remember: {event.text or 'see its log'}"
+                )
         else:
             self._lose(event, worker)
 
@@ -205,6 +224,7 @@ class StarServer(ServerEnd):
             self._give(worker, Errand.end(worker.generation))
             return
         worker.state = ""
+        worker.ordered = worker.unsaved = False
         self._tell(f"worker {event.rank} joined")
 
     def _settle(self, worker: _Worker, client: int, reply: Tensor | Missing) -> None:
@@ -223,7 +243,7 @@ class StarServer(ServerEnd):
         reason = "sent more than it was asked for" if event.what is What.ABORTED else event.text
         for client in list(worker.pending):
             self._settle(worker, client, Missing(f"left: {reason}"))
-        worker.state = f"left: {reason}"
+        worker.shut_out(f"left: {reason}")
         self._tell(f"worker {event.rank} {worker.state}")
         if event.what is What.ABORTED:
             self._charge(event.rank, reason)
@@ -232,15 +252,17 @@ class StarServer(ServerEnd):
         """Count an offence, and have no more to do with a worker that has committed too many."""
         worker = self._workers[rank]
         worker.offences += 1
-        if worker.offences < self._terms.offences or self._shared.dismissed[rank]:
-            return
+        if worker.offences >= self._terms.offences and not self._shared.dismissed[rank]:
+            self._quarantine(rank, worker, reason)
+
+    def _quarantine(self, rank: int, worker: _Worker, reason: str) -> None:
         self._shared.dismissed[rank] = QUARANTINED
-        with suppress(DistError):
-            leave_note(self._store, rank, self._keys[rank], f"it is in quarantine, the last reason: {reason}")
+        note = f"it is in quarantine, the last reason: {reason}"
+        threading.Thread(target=self._leave_notes, args=([rank], note)).start()  # the round does not wait for the store
         self._give(worker, Errand.end(worker.generation))
         for client in list(worker.pending):
-            self._settle(worker, client, Missing(f"quarantined: {reason}"))
-        worker.state = f"quarantined: {reason}"
+            self._settle(worker, client, Missing(_QUARANTINED + reason))
+        worker.shut_out(_QUARANTINED + reason)
         self._tell(f"worker {rank} is in quarantine after {worker.offences} offences, the last: {reason}")
 
     def blame(self, client: int, reason: str) -> None:
@@ -248,19 +270,74 @@ class StarServer(ServerEnd):
         rank = self._shape.rank(client)
         self._charge(rank, reason)
 
+    def starts_afresh(self, client: int) -> bool:
+        """See `ServerEnd.starts_afresh`."""
+        return bool(Header.read(self._shared.rows[client].message).flags & AFRESH)
+
+    def position(self, round_: int) -> dict[str, Any]:
+        """Return who holds the round's model, and who has offended; see `ServerEnd.position`."""
+        workers = self._workers.items()
+        return {
+            "holders": [rank for rank, worker in workers if worker.round == round_ and worker.is_free],
+            "offences": [[rank, worker.offences] for rank, worker in workers if worker.offences],
+            "quarantined": [
+                [rank, worker.state.removeprefix(_QUARANTINED)] for rank, worker in workers if worker.is_quarantined
+            ],
+        }
+
+    def resume(self, round_: int, position: dict[str, Any], everyone: bool) -> None:
+        """Send the model once more to those who held it, and forget no offence; see `ServerEnd.resume`."""
+        for rank, offences in position.get("offences", []):
+            self._workers[rank].offences = offences
+        for rank, reason in position.get("quarantined", []):
+            self._quarantine(rank, self._workers[rank], reason)
+        holders = position.get("holders", [])
+        for rank, worker in self._workers.items():
+            if not worker.state and (everyone or rank in holders):
+                worker.round, flags = (round_, HAS_MODEL) if rank in holders else (-1, 0)
+                self._order(worker, Errand(worker.generation, Kind.RESUME, round_, flags=flags))
+        until = time.monotonic() + self._terms.join_timeout
+        while any(worker.ordered for worker in self._workers.values()) and self._listen(until - time.monotonic()):
+            pass
+        self.news.clear()  # that workers joined is what a run begins with
+
+    def save(self, order: Save) -> None:
+        """Ask every worker with a link; the answers come while the server listens. See `ServerEnd.save`."""
+        if order.round != self._saving:
+            self._saving = order.round
+            for worker in self._workers.values():
+                worker.unsaved = not worker.state
+        for worker in self._workers.values():
+            if worker.unsaved and not worker.ordered:
+                self._order(worker, Errand(worker.generation, Kind.SAVE, order.round, order.oldest))
+
+    def _order(self, worker: _Worker, errand: Errand) -> None:
+        worker.ordered = True
+        self._give(worker, errand)
+
+    def unsaved(self) -> list[int]:
+        """See `ServerEnd.unsaved`."""
+        self._listen(0)
+        return [rank for rank, worker in self._workers.items() if worker.unsaved]
+
     def _tell(self, text: str) -> None:
         log.info(text)
         self.news.append(text)
 
     def stop(self) -> None:
         """Tell every worker that the run is over; those that are away learn it when they come back, from a note in the store."""
-        for rank, worker in self._workers.items():
-            if self._shared.dismissed[rank] != QUARANTINED:
-                self._shared.dismissed[rank] = OVER
-                with suppress(DistError):
-                    leave_note(self._store, rank, self._keys[rank], END)
+        staying = [rank for rank in self._workers if self._shared.dismissed[rank] != QUARANTINED]
+        for rank in staying:
+            self._shared.dismissed[rank] = OVER
+        self._leave_notes(staying, END)
+        for worker in self._workers.values():
             self._give(worker, Errand.end(worker.generation))
         self._end_keeper(_END_PATIENCE if all(worker.is_free for worker in self._workers.values()) else 1.0)
+
+    def _leave_notes(self, ranks: list[int], note: str) -> None:
+        with suppress(DistError):  # whoever finds no note gives up in its own time
+            for rank in ranks:
+                leave_note(self._store, rank, self._keys[rank], note)
 
     def _end_keeper(self, patience: float) -> None:
         until = time.monotonic() + patience

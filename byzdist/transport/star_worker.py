@@ -6,14 +6,15 @@ import threading
 import time
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch._C._distributed_c10d import Store, Work
 from torch.distributed import DistError
 
-from byzdist.transport.base import Forge, Received, Shape, WorkerEnd, reply_rows
+from byzdist.transport.base import Forge, Received, Resume, Save, Shape, WorkerEnd, reply_rows
 from byzdist.transport.link import END, Link, LinkLost, join, read_note
 from byzdist.transport.shared import link_frame
-from byzdist.transport.wire import HAS_PREVIOUS, Header, Kind
+from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, HEADER_BYTES, Header, Kind, Stage
 
 log = logging.getLogger(__name__)
 _LOOK = 0.5  # seconds between two looks at the store
@@ -54,8 +55,8 @@ class StarWorker(WorkerEnd):
         self._stays = True
         self._turns = 0  # replies that this request still asks for
 
-    def receive(self) -> Received | None:
-        """Wait for the next request, joining first where there is no link; see `WorkerEnd.receive`.
+    def receive(self) -> Received | Save | Resume | None:
+        """Wait for the next request or order, joining first where there is no link; see `WorkerEnd.receive`.
 
         Raises:
             RunError: if the server is gone or will not have this worker.
@@ -72,17 +73,22 @@ class StarWorker(WorkerEnd):
             except LinkLost as lost:
                 self._drop(lost)
 
-    def _next(self, link: Link) -> Received | None:
+    def _next(self, link: Link) -> Received | Save | Resume | None:
         expected = self._expected or self._expect(link)
         link.finish(expected)
         self._expected = None
-        self._frame, self._before = self._before, self._frame
-        frame = self._frame
+        frame = self._before
         header = Header.read(frame.buffer)
+        if header.kind is Kind.SAVE:
+            return Save(header.round, header.length)
+        self._frame, self._before = frame, self._frame
         if header.kind is Kind.STOP:
             return None
         for part in frame.parts_apart(header.flags):
             link.receive(part)
+        if header.kind is Kind.RESUME:
+            self._model_round = header.round if header.flags & HAS_MODEL else -1
+            return Resume(header.round)
         has_previous = header.flags & HAS_PREVIOUS
         previous = frame.previous if has_previous else self._before.current
         holds_previous = has_previous or self._model_round == header.round - 1
@@ -94,13 +100,19 @@ class StarWorker(WorkerEnd):
         )
 
     def reply(
-        self, round_: int, client: int, length: int, fill: Callable[[Tensor], None], forge: Forge | None = None
+        self,
+        round_: int,
+        client: int,
+        length: int,
+        fill: Callable[[Tensor], None],
+        forge: Forge | None = None,
+        flags: int = 0,
     ) -> None:
         """Send a client's reply while the next one is computed; on a broken link nothing happens. See `WorkerEnd.reply`."""
         self._rows.reverse()
         row = self._rows[0]
         fill(row.payload[:length])
-        Header(Kind.REPLY, round_, client, 0, length, row.checksum(length)).write(row.message)
+        Header(Kind.REPLY, round_, client, flags, length, row.checksum(length)).write(row.message)
         message = row.parts(length)[0]
         self._turns -= 1
         if self._link is None:
@@ -110,6 +122,18 @@ class StarWorker(WorkerEnd):
             if not self._turns:
                 self._expected = self._expect(self._link)  # x^{k-1} has served its purpose
             self._sending = self._link.post_send(forge(message) if forge else message)
+        except LinkLost as lost:
+            self._drop(lost)
+
+    def answer(self, order: Save, stage: Stage) -> None:
+        """Tell the server how far an order is; on a broken link nothing happens."""
+        if self._link is None:
+            return
+        message = torch.zeros(HEADER_BYTES, dtype=torch.uint8)
+        Header(Kind.SAVED, order.round, stage).write(message)
+        try:
+            self._settle(self._link)
+            self._link.send(message)
         except LinkLost as lost:
             self._drop(lost)
 

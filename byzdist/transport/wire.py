@@ -28,6 +28,9 @@ class Kind(IntEnum):
     FULL = 2
     STOP = 3
     REPLY = 4
+    RESUME = 5  # a run goes on after this round: the worker's clients take up what they remembered then
+    SAVE = 6  # put on disk what clients remember; ``length`` is the oldest round whose files are still needed
+    SAVED = 7  # how far that is; ``count`` is the `Stage`
 
 
 class WireError(ValueError):
@@ -76,6 +79,7 @@ class Header(NamedTuple):
 
 _KINDS = frozenset(Kind)
 HAS_MODEL, HAS_PREVIOUS = 1, 2  # request flags
+AFRESH = 1  # reply flag: the client remembered nothing
 
 
 def checksum(payload: Tensor) -> int:
@@ -85,7 +89,7 @@ def checksum(payload: Tensor) -> int:
     """
     raw = payload.numpy()
     whole = raw.size // 8 * 8
-    total = int(raw[:whole].view(np.uint64).sum(dtype=np.uint64))
+    total = int(np.add.reduce(raw[:whole].view(np.uint64)))
     return (total + int.from_bytes(raw[whole:].tobytes(), "little")) % 2**64
 
 
@@ -148,6 +152,26 @@ class RequestFrame:
         if header.count == clients:
             return np.arange(clients)
         return self._ids[: header.count].astype(np.int64)
+
+
+class Stage(IntEnum):
+    """How far a worker is with what it was told to save."""
+
+    WRITING = 0
+    SAVED = 1
+    FAILED = 2
+
+
+def read_stage(message: Tensor, round_: int) -> Stage:
+    """Read the answer to an order to save a round.
+
+    Raises:
+        WireError: if it is none.
+    """
+    header = Header.read(message)
+    if header.kind is not Kind.SAVED or header.round != round_ or header.count > max(Stage):
+        raise WireError(f"no answer about the checkpoint of round {round_}")
+    return Stage(header.count)
 
 
 def check_reply(message: Tensor, total: int, round_: int, client: int, length: int) -> None:

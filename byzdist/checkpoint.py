@@ -1,0 +1,157 @@
+"""Checkpoints as files: safetensors whose metadata is JSON, with a format version, the run, the round and a checksum.
+
+``round-00000120.safetensors`` is the server's of round 120, ``round-00000120.worker-2.safetensors`` what the clients of
+worker 2 remember. A checkpoint counts from the moment at which the server's file is there.
+"""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from byzdist.errors import ConfigError
+from byzdist.files import SUFFIX, replacing
+
+log = logging.getLogger(__name__)
+FORMAT = 1
+_NAME = re.compile(r"round-(\d{8,})(?:\.worker-(\d+))?\.safetensors")
+_KEY = "byzdist"
+
+
+class Damaged(Exception):
+    """A file that is not what was written."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds.
+
+    Attributes:
+        run: the name, unique in the world, of the run that it belongs to.
+        round: the round after which it was taken.
+        facts: everything that is no tensor, as JSON.
+    """
+
+    run: str
+    round: int
+    facts: dict[str, Any]
+    tensors: Mapping[str, Tensor]
+
+    def write(self, folder: Path, worker: int | None = None) -> None:
+        """Write the file of the server, or of a worker, atomically.
+
+        Raises:
+            OSError: where that is not possible; what was there is there still.
+        """
+        words = json.dumps({"format": FORMAT, "run": self.run, "round": self.round, **self.facts})
+        metadata = {"format": str(FORMAT), _KEY: words, "checksum": _checksum(words, self.tensors)}
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / name(self.round, worker)) as part:
+            try:
+                save_file(dict(self.tensors), part, metadata)
+            except SafetensorError as error:  # its form of an OSError
+                raise OSError(None, str(error)) from None
+
+
+def name(round_: int, worker: int | str | None = None) -> str:
+    """Return the name of a round's file; ``worker`` may be a pattern."""
+    return f"round-{round_:08}" + (f".worker-{worker}" if worker is not None else "") + ".safetensors"
+
+
+def _checksum(words: str, tensors: Mapping[str, Tensor]) -> str:
+    total = hashlib.sha256(words.encode())
+    for key, tensor in sorted(tensors.items()):
+        total.update(f"{key} {tensor.dtype} {list(tensor.shape)}".encode())
+        total.update(tensor.contiguous().numpy().data)
+    return total.hexdigest()
+
+
+def read(path: Path) -> Checkpoint:
+    """Read a file and check it.
+
+    Raises:
+        Damaged: it is torn, was changed, or never was a checkpoint.
+        ConfigError: it comes from a version of byzdist that this one does not know.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            words = json.loads(metadata.get(_KEY, "{}"))
+            version = words.pop("format", None)
+            if str(version) != metadata.get("format"):
+                raise Damaged("its format version is unclear")
+            if version > FORMAT:
+                raise ConfigError(
+                    f"--resume: {str(path)!r} has format {version}, and this byzdist reads formats up to {FORMAT}; "
+                    "go on with the version that wrote it, or a later one."
+                )
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
+        if metadata.get("checksum") != _checksum(metadata[_KEY], tensors):
+            raise Damaged("its checksum is wrong")
+        return Checkpoint(words.pop("run"), words.pop("round"), words, tensors)
+    except (Damaged, ConfigError):
+        raise
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise Damaged(f"it cannot be read: {error}") from None
+
+
+def rounds(folder: Path) -> dict[int, Path]:
+    """Return the server's files by round, the newest first."""
+    found = {}
+    for path in folder.glob("round-*.safetensors"):
+        match = _NAME.fullmatch(path.name)
+        if match and match[2] is None:
+            found[int(match[1])] = path
+    return dict(sorted(found.items(), reverse=True))
+
+
+def newest(folder: Path, run: str) -> Checkpoint | None:
+    """Return the newest intact checkpoint of a run; those found damaged are renamed and no longer count.
+
+    Raises:
+        ConfigError: if there is one of another run or of a later version, for they are not this run's to overwrite.
+    """
+    for path in rounds(folder).values():
+        try:
+            found = read(path)
+        except Damaged as damage:
+            log.warning("the checkpoint %s is damaged (%s); using the one before it.", path, damage)
+            path.rename(path.with_suffix(".damaged"))
+            continue
+        if found.run != run:
+            raise ConfigError(
+                f"--resume: {str(path)!r} belongs to another run ({found.run}) than its folder ({run}); "
+                "move it elsewhere."
+            )
+        return found
+    return None
+
+
+def prune(folder: Path, keep: int) -> int | None:
+    """Remove all checkpoints of the server but the newest ``keep``; return the round of the oldest that is left."""
+    found = list(rounds(folder).items())
+    for _, path in found[keep:]:
+        path.unlink()
+    return found[:keep][-1][0] if found else None
+
+
+def prune_worker(folder: Path, rank: int, workers: int, oldest: int) -> None:
+    """Remove a worker's files of rounds before ``oldest``, and those of ranks that a run with more workers had."""
+    for path in folder.glob("round-*.worker-*"):
+        match = _NAME.fullmatch(path.name.removesuffix(SUFFIX))
+        if match and int(match[1]) < oldest and (int(match[2]) - rank) % workers == 0:
+            path.unlink()
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what a killed process left half written."""
+    for path in folder.glob(f"round-*{SUFFIX}"):
+        path.unlink(missing_ok=True)

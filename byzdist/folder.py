@@ -1,0 +1,234 @@
+"""The run's folder: who may write there, and what a run goes on from."""
+
+import json
+import logging
+import shutil
+import time
+import uuid
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import BaseFileLock, FileLock, Timeout
+
+from byzdist import __version__
+from byzdist.checkpoint import Checkpoint, newest, remove_parts
+from byzdist.config import Config, read_yaml
+from byzdist.errors import ConfigError
+from byzdist.experiment import Experiment, choose_device
+from byzdist.sampling import read_trace
+
+log = logging.getLogger(__name__)
+_LOCK = ".lock"
+_LOCK_PATIENCE = 10.0  # the processes of a killed run need a moment to let go
+# What a resumed run may change, by key or by the section that a key is in.
+_HARMLESS = (
+    "name",
+    "rounds",
+    "evaluate",
+    "checkpoint",
+    "device",  # the kind of device that it comes down to is compared
+    "transport.name",
+    "transport.deadline",
+    "transport.join_timeout",
+    "transport.restarts",
+    "data.path",  # what is there is compared
+    "data.test_path",
+    "clients.availability.path",
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder that belongs to this process's run.
+
+    Attributes:
+        name: the run's, unique in the world.
+        checkpoint: what the run goes on from; None for a start from the beginning.
+        resumed_after: the rounds after which the run went on until now.
+        lock: keeps others out while it is held.
+    """
+
+    path: Path
+    name: str
+    checkpoint: Checkpoint | None
+    resumed_after: list[int]
+    lock: BaseFileLock
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints are."""
+        return checkpoints(self.path)
+
+
+def checkpoints(folder: Path) -> Path:
+    """Return where in a run's folder the checkpoints are."""
+    return folder / "checkpoint"
+
+
+def claim(out: Path | None, experiment: Experiment, resume: bool) -> RunFolder:
+    """Return the folder of a new run, or of the run to resume, locked for this process.
+
+    Args:
+        out: the folder; None for a new one under ``runs``.
+        experiment: what is to be trained.
+        resume: whether the folder's run goes on; without a run there, a new one starts.
+
+    Raises:
+        ConfigError: if the folder cannot be written, holds anything else, is in use or has too little room, or if the
+            run there has another configuration.
+    """
+    if out is None and resume:
+        raise ConfigError("--resume: name the folder of the run with --out.")
+    folder = out or Path("runs") / f"{experiment.config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _check_ours(folder, resume)  # before a lock is left there
+        lock = FileLock(folder / _LOCK)
+        lock.acquire(timeout=_LOCK_PATIENCE if resume else 0)
+        found = _enter(folder, experiment, resume, lock)
+        _check_room(found, experiment)
+    except Timeout:
+        raise ConfigError(
+            f"--out: a run is going on in {str(folder)!r}; wait for its end or name a new folder."
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"--out: cannot write to {str(folder)!r}: {error.strerror}.") from None
+    return found
+
+
+def _is_empty(folder: Path) -> bool:
+    return all(path.name == _LOCK for path in folder.iterdir())
+
+
+def _check_ours(folder: Path, resume: bool) -> None:
+    """Refuse a folder that holds anything but a run to resume."""
+    if _is_empty(folder):
+        return
+    is_run = (folder / "run.json").exists() and (folder / "config.yaml").exists()
+    if not resume:
+        remedy = "add --resume to go on with its run, or " if is_run else ""
+        raise ConfigError(f"--out: {str(folder)!r} is not empty; {remedy}name a new folder.")
+    if not is_run:
+        raise ConfigError(f"--out: {str(folder)!r} holds no run to resume (run.json and config.yaml).")
+
+
+def _enter(folder: Path, experiment: Experiment, resume: bool, lock: BaseFileLock) -> RunFolder:
+    _check_ours(folder, resume)
+    if _is_empty(folder):
+        if resume:
+            log.warning("there is no run in %s to resume; a new one starts.", folder)
+        return RunFolder(folder, uuid.uuid4().hex, None, [], lock)
+    name, resumed_after = _read_run(folder)
+    checkpoint = newest(checkpoints(folder), name)
+    if checkpoint is None:
+        _compare(read_yaml((folder / "config.yaml").read_text(), str(folder / "config.yaml")), experiment.config)
+        log.warning("there is no checkpoint in %s; its run starts again from the beginning.", folder)
+    else:
+        _check_same(checkpoint, experiment)
+    remove_parts(checkpoints(folder))
+    return RunFolder(folder, name, checkpoint, [*resumed_after, checkpoint.round if checkpoint else -1], lock)
+
+
+def _read_run(folder: Path) -> tuple[str, list[int]]:
+    try:
+        facts = json.loads((folder / "run.json").read_text())
+        return str(facts["run"]), list(facts["resumed_after"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"--resume: {str(folder / 'run.json')!r} is not what a run writes: {error}.") from None
+
+
+def identity(experiment: Experiment) -> dict[str, Any]:
+    """Return, as JSON, what must be the same, or had better be the same, when a run goes on from a checkpoint."""
+    return {
+        "config": experiment.config.model_dump(exclude_none=True),
+        "device": choose_device(experiment.config, 0).type,
+        "data": _digest(experiment),
+        "versions": {
+            "byzdist": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "instruction set": torch.backends.cpu.get_cpu_capability(),
+        },
+    }
+
+
+def _digest(experiment: Experiment, rows: int = 256) -> str:
+    """Return a checksum of the labels, of some of the features, and of an availability trace."""
+    data, availability = experiment.dataset, experiment.config.clients.availability
+    step = max(1, len(data.labels) // rows)
+    parts = [data.labels, data.features[::step]]
+    if data.test_labels is not None:
+        parts.append(data.test_labels)
+    if availability["name"] == "trace":
+        parts += read_trace(availability["path"], experiment.config.clients.count)
+    total = 0
+    for part in parts:
+        total = zlib.crc32(np.ascontiguousarray(part).data, zlib.crc32(str(part.shape).encode(), total))
+    return f"{total:08x}"
+
+
+def _check_same(checkpoint: Checkpoint, experiment: Experiment) -> None:
+    """Refuse to go on with another experiment than the checkpoint's."""
+    before, now = checkpoint.facts, identity(experiment)
+    _compare(before["config"], experiment.config)
+    for key, remedy in (
+        ("device", "use the same kind of device"),
+        ("data", "the data (or clients.availability.path) have changed; use those of the run"),
+    ):
+        if before[key] != now[key]:
+            raise ConfigError(f"{key}: the run to resume had {before[key]}, and this is {now[key]}; {remedy}.")
+    if checkpoint.round > experiment.config.rounds:
+        raise ConfigError(
+            f"rounds: the run to resume has come to round {checkpoint.round}, beyond {experiment.config.rounds} rounds."
+        )
+    for key, value in now["versions"].items():
+        if before["versions"].get(key) != value:
+            log.warning(
+                "the run to resume had %s %s, and this is %s: the last bits of the results may differ from those of an "
+                "uninterrupted run.",
+                key,
+                before["versions"].get(key),
+                value,
+            )
+
+
+def _compare(before: Mapping[str, Any], config: Config) -> None:
+    """Refuse a configuration that differs from the run's in more than harmless keys."""
+    old, new = _flat(before), _flat(config.model_dump(exclude_none=True))
+    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and not _is_harmless(key))
+    if changed:
+        changes = "; ".join(
+            f"{key} was {old.get(key, 'not set')!r} and is {new.get(key, 'not set')!r}" for key in changed
+        )
+        raise ConfigError(
+            f"--resume: the configuration would change the run: {changes}. Use the run's own config.yaml."
+        )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _is_harmless(key: str) -> bool:
+    return any(key == harmless or key.startswith(f"{harmless}.") for harmless in _HARMLESS)
+
+
+def _check_room(found: RunFolder, experiment: Experiment) -> None:
+    """Refuse to start where the disk cannot take the checkpoints and the model."""
+    vector = experiment.oracle.dimension * experiment.dtype.itemsize
+    vectors = 2 + (experiment.config.clients.count if experiment.clients_remember else 0)
+    copies = experiment.config.checkpoint.keep + 1 if found.checkpoint is None else 1
+    need, free = (vectors * copies + 2) * vector, shutil.disk_usage(found.path).free
+    if free < need:
+        raise ConfigError(
+            f"--out: {str(found.path)!r} has {free / 1e6:.0f} MB left, and checkpoints and model need {need / 1e6:.0f} MB; "
+            "free some, name another folder, or lower checkpoint.keep."
+        )

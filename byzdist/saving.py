@@ -1,0 +1,205 @@
+"""When checkpoints are taken, and how they are written while training goes on.
+
+The state is copied into buffers that are reused, and a thread writes the copy. Where clients remember something, the workers
+do the same at the server's word, and the server's file, which makes it a checkpoint, waits until theirs are on the disk.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from byzdist.checkpoint import Checkpoint, Damaged, name, prune, prune_worker, read
+from byzdist.config import Checkpoints
+from byzdist.transport.base import Save, ServerEnd
+from byzdist.transport.wire import Stage
+
+log = logging.getLogger(__name__)
+_ASK_EVERY = 0.2  # seconds between two questions to the workers
+_PATIENCE = 60.0  # for the last checkpoint of a run
+
+State = tuple[dict[str, Tensor], dict[str, Any]]  # tensors and facts
+
+
+@dataclass
+class _Job:
+    """A checkpoint that is under way; ``writing`` is None until all workers have saved their part."""
+
+    checkpoint: Checkpoint
+    ask_at: float
+    writing: Future[int | None] | None = None
+
+
+class ServerSaver:
+    """Takes the server's checkpoints.
+
+    Args:
+        folder: where they go.
+        run: the run's name.
+        settings: how often, and how many are kept.
+        facts: what all of them say, as JSON.
+        transport: carries the order to the workers where clients remember something, else None.
+        sync: puts on the disk what must be there before a checkpoint counts.
+        resumed: the round after which the run goes on; -1 for a new one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        run: str,
+        settings: Checkpoints,
+        facts: dict[str, Any],
+        transport: ServerEnd | None,
+        sync: Callable[[], None],
+        resumed: int = -1,
+    ) -> None:
+        self._folder, self._run, self._keep, self._facts = folder, run, settings.keep, facts
+        self._transport, self._sync = transport, sync
+        self._rounds = math.inf if settings.every == "none" else settings.every
+        self._seconds = math.inf if settings.minutes == "none" else 60 * settings.minutes
+        self._time = time.monotonic()
+        self._round = resumed  # the newest one of which a checkpoint was begun
+        self._written = resumed  # the newest one of which there is a checkpoint
+        self._oldest = max(resumed, 0)
+        self._job: _Job | None = None
+        self._buffers: dict[str, Tensor] = {}
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+
+    def after(self, round_: int, state: Callable[[], State]) -> str | None:
+        """See to the checkpoint that is under way, or begin one where it is due; return why it failed, if it did."""
+        if self._job is not None:
+            return self._follow(self._job)
+        if round_ - max(self._round, 0) >= self._rounds or time.monotonic() - self._time >= self._seconds:
+            self._begin(round_, state)
+        return None
+
+    def finish(self, round_: int, state: Callable[[], State]) -> list[str]:
+        """Complete what is under way and take the last checkpoint of the run; return why any has failed."""
+        failures = [self._complete()]
+        if round_ > self._written:
+            self._begin(round_, state)
+            failures.append(self._complete())
+        self._thread.shutdown()
+        return [failure for failure in failures if failure]
+
+    def _begin(self, round_: int, state: Callable[[], State]) -> None:
+        tensors, facts = state()
+        checkpoint = Checkpoint(self._run, round_, self._facts | facts, snapshot(tensors, self._buffers))
+        self._round, self._time = round_, time.monotonic()
+        self._job = _Job(checkpoint, self._time + _ASK_EVERY)
+        if self._transport is not None:
+            self._transport.save(Save(round_, self._oldest))
+        self._follow(self._job)
+
+    def _follow(self, job: _Job, until: float = math.inf) -> str | None:
+        """Write once the workers have saved their part, and ask them from time to time; or take the result."""
+        if job.writing is None:
+            if self._transport is not None and time.monotonic() < until and self._transport.unsaved():
+                if time.monotonic() >= job.ask_at:
+                    job.ask_at = time.monotonic() + _ASK_EVERY
+                    self._transport.save(Save(job.checkpoint.round, self._oldest))
+                return None
+            job.writing = self._thread.submit(self._write, job.checkpoint)
+        if not job.writing.done():
+            return None
+        self._job = None
+        try:
+            self._oldest = job.writing.result() or 0
+            self._written = job.checkpoint.round
+        except OSError as error:
+            reason = f"the checkpoint of round {job.checkpoint.round} could not be written: {error.strerror or error}"
+            log.error("%s. Training goes on; the next one is tried when it is due.", reason)
+            return reason
+        return None
+
+    def _write(self, checkpoint: Checkpoint) -> int | None:
+        self._sync()
+        checkpoint.write(self._folder)
+        return prune(self._folder, self._keep)
+
+    def _complete(self) -> str | None:
+        failure, until = None, time.monotonic() + _PATIENCE
+        while self._job is not None:
+            if self._job.writing is not None:
+                self._job.writing.exception()  # waits
+            failure = self._follow(self._job, until)
+            if self._job is not None:
+                self._job.ask_at = 0.0
+                time.sleep(0.01)
+        return failure
+
+
+class WorkerSaver:
+    """Keeps on disk, at the server's word, what the clients of one worker remember."""
+
+    def __init__(self, folder: Path, run: str, rank: int, workers: int) -> None:
+        self._folder, self._run = folder, run
+        self._rank, self._workers = rank, workers
+        self._round = -1
+        self._written: Future[None] | None = None
+        self._buffers: dict[str, Tensor] = {}
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+
+    def save(self, order: Save, remembered: Mapping[str, Tensor]) -> Stage:
+        """Begin to write what clients remember now, unless that was begun before; return how far that is.
+
+        Args:
+            order: says as of which round this is.
+            remembered: live tensors by names of the form ``<kind>.<client>``.
+        """
+        if order.round != self._round:
+            if self._written is not None:
+                self._written.exception()  # waits: the buffers are in use
+            tensors = snapshot(remembered, self._buffers)
+            checkpoint = Checkpoint(self._run, order.round, {"workers": self._workers}, tensors)
+            self._round = order.round
+            self._written = self._thread.submit(self._write, checkpoint, order.oldest)
+        assert self._written is not None
+        if not self._written.done():
+            return Stage.WRITING
+        if error := self._written.exception():
+            log.error("what the clients here remember could not be written: %s", error)
+            return Stage.FAILED
+        return Stage.SAVED
+
+    def _write(self, checkpoint: Checkpoint, oldest: int) -> None:
+        checkpoint.write(self._folder, self._rank)
+        prune_worker(self._folder, self._rank, self._workers, oldest)
+
+    def load(self, round_: int) -> dict[str, Tensor]:
+        """Return what the clients of this worker remembered after a round, whichever ranks they lived on then, by name."""
+        found: dict[str, Tensor] = {}
+        own = self._folder / name(round_, self._rank)
+        for path in sorted(self._folder.glob(name(round_, "*")), key=lambda path: path != own):
+            try:
+                there = read(path)
+            except Damaged as damage:
+                log.warning("%s, which says what clients remember, is damaged (%s); they start afresh.", path, damage)
+                continue
+            if (there.run, there.round) != (self._run, round_):
+                log.warning("%s belongs to another run; it is not used.", path)
+                continue
+            found = {key: tensor for key, tensor in there.tensors.items() if self._hosts(key)} | found
+            if path == own and there.facts["workers"] == self._workers:
+                break
+        return found
+
+    def _hosts(self, key: str) -> bool:
+        return int(key.rpartition(".")[2]) % self._workers + 1 == self._rank
+
+
+def snapshot(tensors: Mapping[str, Tensor], buffers: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors into ``buffers`` on the CPU, which are made where they are missing, and return those."""
+    for key, tensor in tensors.items():
+        held = buffers.get(key)
+        if held is None or held.shape != tensor.shape or held.dtype != tensor.dtype:
+            buffers[key] = held = torch.empty_like(tensor, device="cpu", memory_format=torch.contiguous_format)
+        held.copy_(tensor)
+    return {key: buffers[key] for key in tensors}
