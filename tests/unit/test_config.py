@@ -1,0 +1,136 @@
+import logging
+from pathlib import Path
+
+import pytest
+import yaml
+
+from byzdist.config import dump, load, override, parse, read_yaml
+from byzdist.errors import ConfigError
+from tests.cases import BASE, CASES
+from tests.harness import ROOT
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("1e-3", 0.001),
+        ("1E5", 100000.0),
+        ("-2e+3", -2000.0),
+        ("1.e2", 100.0),
+        ("1.5e-3", 0.0015),
+        (".inf", float("inf")),
+        ("1e", "1e"),
+        ("e3", "e3"),
+        ("0x10", 16),
+        ("12", 12),
+        ("none", "none"),
+        ("null", None),
+        ("", None),
+        ("yes", True),
+        ("'1e-3'", "1e-3"),
+        ("[1, a]", [1, "a"]),
+        ("{a: {b: 1e2}}", {"a": {"b": 100.0}}),
+    ],
+)
+def test_yaml_values(text, value):
+    found = read_yaml(text, "here")
+    assert found == value and type(found) is type(value)
+
+
+def test_a_merge_gives_way_to_keys_of_its_own():
+    assert read_yaml("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}", "here")["b"] == {"x": 1, "y": 3}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_dumped_is_loaded_as_the_same_configuration(name):
+    config = parse(CASES[name])
+    again = parse(read_yaml(dump(config), "dump"))
+    assert again == config and dump(again) == dump(config)
+
+
+def test_floats_survive_dump_and_load_to_the_last_bit():
+    for value in (1e-3, 0.1, 1 / 3, 1e-300, 123456789.123456789, 5e22):
+        config = parse({**BASE, "method": {**BASE["method"], "step_size": value}})
+        assert parse(read_yaml(dump(config), "dump")).method["step_size"] == value
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_the_configurations_that_come_along_are_valid(path):
+    overrides = ["rounds=3"]
+    data = yaml.safe_load(path.read_text())["data"]
+    if "path" in data:
+        overrides.append("data={name: synthetic}")
+    assert load(path, overrides).rounds == 3
+
+
+def test_short_forms_stand_for_a_name():
+    config = parse(
+        {**BASE, "compression": "identity", "attack": "zero", "aggregation": {"rule": "mean", "pre": ["nnm"]}}
+    )
+    assert config.compression == {"name": "identity"} and config.attack == {"name": "zero"}
+    assert config.aggregation.rule == {"name": "mean"} and config.aggregation.pre == [{"name": "nnm"}]
+
+
+def test_defaults_are_filled_in():
+    config = parse({k: v for k, v in BASE.items() if k not in ("seed", "evaluate", "device", "dtype")})
+    assert (config.seed, config.evaluate.every, config.device, config.dtype) == (0, 50, "auto", "float32")
+    assert config.attack == {"name": "none"} and config.compression == {"name": "identity"}
+    assert config.data["split"] == {"name": "shared"}
+    assert config.method["clip_reference"] == "step" and config.method["full_cohort"] is None
+    assert config.declared_byzantine == 4
+
+
+def test_the_last_clients_are_byzantine():
+    clients = parse(BASE).clients
+    assert list(clients.good) == [0, 1, 2, 3, 4] and list(clients.bad) == [5, 6, 7, 8]
+
+
+@pytest.mark.parametrize(
+    "assignment, expected",
+    [
+        ("rounds=7", {"rounds": 7}),
+        ("method.clip=none", {"method": {"clip": "none"}}),
+        ("evaluate.every=1e1", {"evaluate": {"every": 10.0}}),
+        ("compression={name: rand_k, ratio: 0.5}", {"compression": {"name": "rand_k", "ratio": 0.5}}),
+        ("aggregation.rule.f=1", {"aggregation": {"rule": {"name": "krum", "f": 1}}}),
+        ("name=a=b", {"name": "a=b"}),
+        ("rounds=", {"rounds": None}),
+    ],
+)
+def test_overrides(assignment, expected):
+    tree = {"aggregation": {"rule": "krum"}, "method": {"clip": 1.0}}
+    before = {key: dict(value) for key, value in tree.items()}
+    override(tree, assignment)
+    assert tree == {**before, **expected}
+
+
+def test_overrides_apply_in_order(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(BASE))
+    assert load(path, ["rounds=7", "method.cohort=3", "rounds=8"]).rounds == 8
+    assert load(str(path)).rounds == BASE["rounds"]
+
+
+def test_a_configuration_is_not_changed_by_parsing_it():
+    before = dump(parse(BASE))
+    tree = yaml.safe_load(yaml.safe_dump(BASE))
+    parse(tree)
+    assert tree == BASE and dump(parse(BASE)) == before
+
+
+def test_what_is_outside_the_theory_is_said(caplog):
+    with caplog.at_level(logging.WARNING, logger="byzdist"):
+        parse({**BASE, "aggregation": {"rule": "mean", "declared_byzantine": 1}})
+        parse({**BASE, "method": {**BASE["method"], "full_cohort": 1}, "clients": {"count": 9, "byzantine": 1}})
+    assert any("declared_byzantine (1) is below clients.byzantine (4)" in message for message in caplog.messages)
+
+
+def test_everybody_byzantine_is_refused_whatever_is_declared():
+    for byzantine, count in ((1, 2), (2, 4), (1, 1)):
+        with pytest.raises(ConfigError, match="clients.byzantine"):
+            parse({**BASE, "clients": {"count": count, "byzantine": byzantine}})
+
+
+def test_the_message_of_a_missing_file_names_it():
+    with pytest.raises(ConfigError, match="nowhere.yaml: cannot read the configuration"):
+        load(Path("nowhere.yaml"))
