@@ -70,9 +70,11 @@ class Aggregator:
         self.pre: list[tuple[PreStep, dict[str, Any]]] = []
         for i, named in enumerate(pre):
             step, parameters = _resolve(PRE, named, f"{key}.pre[{i}]")
-            self.pre.append((step if isinstance(step, PreStep) else PreStep(step, lambda n, **_: n), parameters))
+            self.pre.append((step if isinstance(step, PreStep) else PreStep(step), parameters))
         inner = self._parameters.get("rule") if self.rule.kind == "wrapper" else None
         self._inner = Aggregator(inner, compile=compile, key=f"{key}.rule") if inner is not None else None
+        steps = any(step.products for step, _ in self.pre)
+        self._products: bool = steps or self.rule.products or (self._inner is not None and self._inner._products)
         self._workspace = Workspace()
         self._compiler = Compiler() if compile else None
 
@@ -110,7 +112,7 @@ class Aggregator:
         if dropped and (nonfinite == "error" or len(dropped) == len(V)):
             raise ConfigError(f"V: rows {list(dropped)} hold NaN or infinity; remove them, or pass nonfinite='drop'.")
         rows = [i for i in range(len(V)) if i not in dropped] if dropped else None
-        vectors = Vectors(V, self._workspace, rows)
+        vectors = Vectors(V, self._workspace, rows, self._products)
         f = min(max(0, f - len(dropped)), self.max_f(vectors.n))
         points, clipped = Points(vectors), 0
         if clip is not None:

@@ -129,18 +129,32 @@ def _inner_products(vectors: Vectors, points: Indices, reference: int, dtype: to
     for start in range(0, d, width):
         stop = min(start + width, d)
         blocks = max(2, -(-(stop - start) // block))  # two at least: a single product may be split among threads
+        tile = torch.as_tensor(vectors.tile(start, stop))
+        if not shifted and all_rows and dtype == tile.dtype and _on_cache_lines(tile, blocks * block):
+            _add_products(tile, blocks, total)
+            continue
         buffer = torch.as_tensor(vectors.buffer("gram", m, blocks * block, dtype))
-        view, tile = buffer[:, : stop - start], torch.as_tensor(vectors.tile(start, stop))
+        view = buffer[:, : stop - start]
         buffer[:, stop - start :].zero_()
         _see_from(tile, None if all_rows else rows, reference if shifted else None, view[: len(rows)])
         if has_origin:
             torch.neg(tile[reference], out=view[-1]) if dtype == tile.dtype else view[-1].copy_(tile[reference]).neg_()
-        parts = buffer.view(m, blocks, block).transpose(0, 1)
-        sums = torch.bmm(parts, parts.transpose(1, 2)).cpu().numpy()
-        for part in sums:
-            total += part
+        _add_products(buffer, blocks, total)
     # the two halves of a product may differ in their last bits, and two rows nearest to each other must tie
     return _with_zeros((total + total.T) / 2, points, rows, has_origin, n)
+
+
+def _on_cache_lines(tile: Tensor, columns: int) -> bool:
+    """Return whether a tile's whole rows begin where those of the workspace would, so that the same bits come out."""
+    lines = [tile.data_ptr(), tile.stride(0) * tile.element_size()]
+    return tile.shape[1] == columns and tile.stride(1) == 1 and all(address % 64 == 0 for address in lines)
+
+
+def _add_products(tile: Tensor, blocks: int, total: Floats) -> None:
+    """Add the inner products of the rows to ``total``, block of columns by block."""
+    parts = tile.unflatten(1, (blocks, -1)).transpose(0, 1)  # type: ignore[no-untyped-call]
+    for part in torch.bmm(parts, parts.transpose(1, 2)).cpu().numpy():
+        total += part
 
 
 def _see_from(tile: Tensor, rows: Indices | None, reference: int | None, out: Tensor) -> None:

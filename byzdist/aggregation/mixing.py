@@ -67,7 +67,7 @@ def bucketing(points: Points, f: int, generator: Generator, *, size: Annotated[i
     return points.mixed(matrix)
 
 
-@pre_step("nnm")
+@pre_step("nnm", products=True)
 def nnm(points: Points, f: int, generator: Generator) -> Points:
     """Replace each vector by the mean of the n - f nearest to it, itself included.
 

@@ -49,7 +49,7 @@ class Rule:
     Kinds: "span" functions take (points, f) and return one weight a point; "columns" functions take (columns, f) and
     return one row, and may ``select`` points first, by a matrix that mixes them; "wrapper" functions take (each point's
     distance to an inner rule's result, f) and return weights; "plain" ones, a user's own, take (matrix, f) and return a
-    vector.
+    vector. ``products``: it asks for inner products or distances, so lengths are best read off those.
     """
 
     def __init__(
@@ -57,10 +57,12 @@ class Rule:
         function: Callable[..., Any],
         kind: Literal["span", "columns", "wrapper", "plain"],
         facts: Facts,
-        select: "Callable[[Points, int], Floats] | None" = None,
+        select: "Callable[[Points, int], Any] | None" = None,
+        products: bool = False,
     ) -> None:
         functools.update_wrapper(self, function)
         self.function, self.kind, self.facts, self.select = function, kind, facts, select
+        self.products = products or select is not None
 
     def __call__(self, *args: Any, **parameters: Any) -> Any:
         """Apply the rule's own function."""
@@ -70,9 +72,11 @@ class Rule:
 class PreStep:
     """A registered pre-aggregation step: its function (points, f, generator) -> points, and how many it leaves of n."""
 
-    def __init__(self, function: "Callable[..., Points]", size: Callable[..., int]) -> None:
+    def __init__(
+        self, function: "Callable[..., Points]", size: Callable[..., int] = lambda n, **_: n, products: bool = False
+    ) -> None:
         functools.update_wrapper(self, function)
-        self.function, self.size = function, size
+        self.function, self.size, self.products = function, size, products
 
     def __call__(self, *args: Any, **parameters: Any) -> "Points":
         """Apply the step's own function."""
@@ -83,13 +87,13 @@ RULES: Registry[Rule] = Registry("rule", "vectors", "f")
 PRE: Registry[PreStep] = Registry("pre-aggregation step", "points", "f", "generator")
 
 
-def span_rule(name: str, facts: Facts) -> "Callable[[Callable[..., Floats]], Rule]":
+def span_rule(name: str, facts: Facts, products: bool = True) -> "Callable[[Callable[..., Floats]], Rule]":
     """Register a function (points, f) -> weights as a rule."""
-    return lambda function: RULES.register(name)(Rule(function, "span", facts))
+    return lambda function: RULES.register(name)(Rule(function, "span", facts, products=products))
 
 
 def column_rule(
-    name: str, facts: Facts, select: "Callable[[Points, int], Floats] | None" = None
+    name: str, facts: Facts, select: "Callable[[Points, int], Any] | None" = None
 ) -> "Callable[[Callable[[Columns, int], Row]], Rule]":
     """Register a function (columns, f) -> row as a rule."""
     return lambda function: RULES.register(name)(Rule(function, "columns", facts, select))
@@ -100,9 +104,11 @@ def wrapper_rule(name: str, facts: Facts) -> "Callable[[Callable[..., Floats]], 
     return lambda function: RULES.register(name)(Rule(function, "wrapper", facts))
 
 
-def pre_step(name: str, size: Callable[..., int] = lambda n, **_: n) -> "Callable[[Callable[..., Points]], PreStep]":
+def pre_step(
+    name: str, size: Callable[..., int] = lambda n, **_: n, products: bool = False
+) -> "Callable[[Callable[..., Points]], PreStep]":
     """Register a function (points, f, generator) -> points as a pre-aggregation step."""
-    return lambda function: PRE.register(name)(PreStep(function, size))
+    return lambda function: PRE.register(name)(PreStep(function, size, products))
 
 
 def uniform(n: int, chosen: Sequence[int] | NDArray[Any]) -> Floats:

@@ -34,6 +34,7 @@ def krum_scores(squared: Floats, f: int, margin: int) -> Floats:
 @span_rule(
     "mean",
     Facts(max_f=lambda n: max(0, n - 1), breakdown="0: one hostile vector decides", robustness="", cost="none"),
+    products=False,
 )
 def mean(points: Points, f: int) -> Floats:
     """Average all vectors: no robustness, the baseline. f does not enter."""
@@ -157,7 +158,9 @@ def monna(points: Points, f: int, *, pivot: Annotated[int, Ge(0)] = 0) -> Floats
 
 
 @span_rule(
-    "cge", Facts(max_f=minority, breakdown="f/n < 1/2, with redundancy among the honest", robustness="", cost="none")
+    "cge",
+    Facts(max_f=minority, breakdown="f/n < 1/2, with redundancy among the honest", robustness="", cost="none"),
+    products=False,
 )
 def cge(points: Points, f: int) -> Floats:
     """Average the n - f shortest vectors (comparative gradient elimination). Gupta, Liu, Vaidya, 2021."""

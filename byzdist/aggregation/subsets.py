@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from byzdist.aggregation.points import Points
 from byzdist.aggregation.rules import Facts, Floats, minority, span_rule, uniform
+from byzdist.aggregation.span import TINY
 
 MOST_SUBSETS = 200_000  # that smea looks at: a second or two
 
@@ -133,8 +134,9 @@ def caf(points: Points, f: int) -> Floats:
         values, vectors = np.linalg.eigh(root[:, None] * centred * root)
         if values[-1] < best:
             best, result = float(values[-1]), share
-        tau = (centred @ (root * vectors[:, -1])) ** 2 * (weights > 0)
-        if tau.max() <= 0.0 or values[-1] <= 0.0:  # all alike
+        along = np.abs(centred @ (root * vectors[:, -1])) * (weights > 0)
+        tau = (along / max(along.max(), TINY)) ** 2  # only the ratio to the largest counts, and squares may overflow
+        if along.max() <= 0.0 or values[-1] <= 0.0:  # all alike
             break
-        weights = weights * (1.0 - tau / tau.max())
+        weights = weights * (1.0 - tau)
     return result

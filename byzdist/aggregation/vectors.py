@@ -57,10 +57,11 @@ class Vectors:
         V: n x d, any device, floating point; rows may be strided.
         workspace: where tiles live between calls.
         rows: the rows that take part; all of them by default.
+        products: whether inner products will be asked for in any case, so that lengths need no pass of their own.
     """
 
-    def __init__(self, V: Tensor, workspace: Workspace, rows: list[int] | None = None) -> None:
-        self.V, self.rows, self.workspace = V, rows, workspace
+    def __init__(self, V: Tensor, workspace: Workspace, rows: list[int] | None = None, products: bool = False) -> None:
+        self.V, self.rows, self.workspace, self._products = V, rows, workspace, products
         self.n: int = V.shape[0] if rows is None else len(rows)
         self.d: int = V.shape[1]
         self.device = V.device
@@ -107,7 +108,7 @@ class Vectors:
     @cached_property
     def lengths(self) -> Floats:
         """Euclidean length of each row, n values."""
-        return gram.lengths(self)
+        return np.sqrt(self.squared_distances[-1, :-1]) if self._products else gram.lengths(self)
 
     def weighted_sum(self, weights: Floats, out: Tensor) -> Tensor:
         """Write the weighted sum of the rows to ``out``, d values, and return it."""

@@ -44,7 +44,7 @@ def test_strides_do_not_change_the_result_and_inputs_are_not_written(rule, pre, 
 @pytest.mark.parametrize("pre", [[], CHAIN], ids=["alone", "chain"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_bits_do_not_depend_on_threads_or_tiles(rule, pre, dtype, monkeypatch):
-    V, threads, results = rows(13, 50_001, dtype), torch.get_num_threads(), []
+    V, threads, results = rows(13, 30_001, dtype), torch.get_num_threads(), []
     try:
         for count, narrowest, share in ((1, 4096, 12), (2, 4096, 12), (2, 16384, 12), (1, 2048, 50)):
             torch.set_num_threads(count)
@@ -200,19 +200,19 @@ def test_the_traced_expression_has_the_bits_of_the_eager_path(rule, monkeypatch)
 
 def test_the_extra_memory_is_a_tenth_of_the_input_and_one_vector():
     script = """
-import resource, sys, torch
+import resource, torch
 from byzdist.aggregation import Aggregator
 torch.set_num_threads(1)
 V = torch.randn(20, 2_000_000)
 out = torch.empty(2_000_000)
-Aggregator(sys.argv[1], ["nnm"])(V[:, :50_000], f=4)  # what is loaded once
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-Aggregator(sys.argv[1], ["nnm"])(V, f=4, out=out)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / V.nbytes)
+for rule in ("trimmed_mean", "krum"):
+    Aggregator(rule, ["nnm"])(V[:, :50_000], f=4)  # what is loaded once
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Aggregator(rule, ["nnm"])(V, f=4, out=out)
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / V.nbytes)
 """
-    for rule in ("trimmed_mean", "krum"):
-        run = subprocess.run([sys.executable, "-c", script, rule], capture_output=True, text=True, check=True)
-        assert float(run.stdout) <= 0.1, rule
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert all(float(share) <= 0.1 for share in run.stdout.split()), run.stdout
 
 
 def test_the_engine_exports_what_the_trainer_calls():

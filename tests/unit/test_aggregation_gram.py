@@ -92,17 +92,23 @@ def test_lengths(d, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("n", [3, 17, 20])
-def test_inner_products_do_not_depend_on_threads_tiles_or_alignment(n, dtype, monkeypatch):
+@pytest.mark.parametrize(("n", "offset"), [(3, 0.0), (17, 3.0), (20, 0.0)])
+def test_inner_products_do_not_depend_on_threads_tiles_or_alignment(n, offset, dtype, monkeypatch):
     d = 70_003
-    source = rows(n, d, 2).to(dtype) + 3
+    source = rows(n, d, 2).to(dtype) + offset
     threads = torch.get_num_threads()
     results = []
     try:
-        for count, width, shift in ((1, 32768, 0), (2, 32768, 1), (2, 4096, 3), (1, 8192, 0)):
+        for count, width, shift, spare in (
+            (1, 32768, 0, 5),
+            (2, 32768, 1, 5),
+            (2, 4096, 3, 5),
+            (1, 8192, 0, 5),
+            (1, 8192, 0, 13),  # rows on cache lines, which are not copied
+        ):
             torch.set_num_threads(count)
             monkeypatch.setattr("byzdist.aggregation.gram.WIDTH", width)
-            V = torch.empty(n, d + 5, dtype=dtype)[:, shift : shift + d].copy_(source)
+            V = torch.empty(n, d + spare, dtype=dtype)[:, shift : shift + d].copy_(source)
             vectors = Vectors(V, Workspace())
             results.append((vectors.gram, vectors.squared_distances, Vectors(V, Workspace()).lengths))
     finally:
