@@ -9,6 +9,7 @@ one that all gateways share, with what happened. The keeper dies with the server
 """
 
 import _thread
+import ctypes
 import faulthandler
 import gc
 import os
@@ -43,6 +44,9 @@ from byzdist.transport.wire import (
 )
 
 _DISMISSED, _LOST = 0, 1  # exit codes of a gateway
+# The C library's fork, for a keeper has one thread and no use for what Python renews in a child (locks of logging and the like),
+# which would cost every gateway another megabyte. PyDLL holds on to the interpreter's lock, as os.fork does.
+_FORK = ctypes.PyDLL(None).fork
 
 
 class What(IntEnum):
@@ -180,7 +184,7 @@ def _keep(post: Post) -> NoReturn:
     while waiting or living:
         for rank in waiting:
             generations[rank] += 1
-            if pid := os.fork():
+            if pid := _FORK():
                 living[pid] = rank
             else:
                 die_with_parent(keeper)

@@ -32,6 +32,7 @@ from byzdist.transport.wire import AFRESH, HAS_MODEL, HAS_PREVIOUS, Header, Kind
 
 log = logging.getLogger(__name__)
 _END_PATIENCE = 2.0
+_STORE_PATIENCE = timedelta(seconds=20)  # for a note, which is not worth more
 _QUARANTINED = "quarantined: "
 
 
@@ -101,6 +102,7 @@ class StarServer(ServerEnd):
         self._poll.register(self._events, select.POLLIN)
         self._store = connect(host=True)
         agree(self._store)
+        self._store.set_timeout(_STORE_PATIENCE)
         fork_gateways()
         self._request: Request
         self._replies: dict[int, Tensor | Missing] = {}

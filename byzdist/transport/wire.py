@@ -1,8 +1,7 @@
 """Message layout: a fixed header, then the payload; nothing is ever unpickled.
 
-A request is ``header | cohort ids | x^k | x^{k-1}``; the last part, or all of the model, is left out where the worker needs
-none of it. The room for the ids is fixed for a run, so that the model always starts at the same byte and both ends hold
-lasting views of it. A reply is ``header | payload``, one per client.
+A request is ``header | x^k | x^{k-1} | cohort ids``; x^{k-1}, or all of the model, is left out where the worker needs none of
+it, and the ids where the cohort is everyone. The model always starts at the same byte, so that both ends hold lasting views of it. A reply is ``header | payload``, one per client.
 """
 
 import struct
@@ -11,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 HEADER_BYTES = 64
@@ -118,26 +118,23 @@ class RequestFrame:
         models: Tensor | None = None,
     ) -> None:
         self._apart = device.type == "cuda" or models is not None
-        self._model_at = HEADER_BYTES + round_up(4 * most_ids, HEADER_BYTES)
-        self._model_bytes = dimension * dtype.itemsize
-        self.buffer = torch.zeros(self._model_at + 2 * self._model_bytes * (not self._apart), dtype=torch.uint8)
+        self._model_bytes = 0 if self._apart else dimension * dtype.itemsize  # in this buffer
+        models_end = HEADER_BYTES + 2 * self._model_bytes
+        self.buffer = torch.zeros(models_end + 4 * most_ids, dtype=torch.uint8)
         if models is not None:
             self._models = models
         elif self._apart:
             self._models = torch.zeros(2 * dimension, dtype=dtype, device=device)
         else:
-            self._models = self.buffer[self._model_at :].view(dtype)
+            self._models = self.buffer[HEADER_BYTES:models_end].view(dtype)
         self.current, self.previous = self._models[:dimension], self._models[dimension:]
-        self._ids = self.buffer[HEADER_BYTES : self._model_at].numpy().view(np.uint32)
 
     def pack(self, kind: Kind, round_: int, cohort: np.ndarray, *, everyone: bool, flags: int) -> list[Tensor]:
         """Write header and cohort and return the tensors to send; ``everyone`` spares the ids of a cohort of all clients."""
+        ids = self._ids(flags, 0 if everyone else len(cohort))
         if not everyone:
-            self._ids[: len(cohort)] = cohort
-        models = (flags & HAS_MODEL > 0) + (flags & HAS_PREVIOUS > 0)
-        end = self._model_at + models * self._model_bytes
-        if self._apart or not models:
-            end = HEADER_BYTES if everyone else HEADER_BYTES + 4 * len(cohort)
+            ids.view(np.uint32)[:] = cohort
+        end = self._models_end(flags) + len(ids)
         Header(kind, round_, len(cohort), flags, end - HEADER_BYTES).write(self.buffer)
         return [self.buffer[:end], *self.parts_apart(flags)]
 
@@ -151,7 +148,16 @@ class RequestFrame:
         """Return the ids of the received cohort."""
         if header.count == clients:
             return np.arange(clients)
-        return self._ids[: header.count].astype(np.int64)
+        return self._ids(header.flags, header.count).view(np.uint32).astype(np.int64)
+
+    def _models_end(self, flags: int) -> int:
+        """Return where the models of a message with these flags end."""
+        return HEADER_BYTES + self._model_bytes * ((flags & HAS_MODEL > 0) + (flags & HAS_PREVIOUS > 0))
+
+    def _ids(self, flags: int, count: int) -> NDArray[np.uint8]:
+        """Return the room of so many ids in a message with these flags."""
+        start = self._models_end(flags)
+        return self.buffer[start : start + 4 * count].numpy()
 
 
 class Stage(IntEnum):

@@ -18,7 +18,7 @@ CONFIG: dict[str, Any] = {
     "model": {"name": "logistic_regression", "l2": 0.1},
     "method": {"name": "byz_vr_marina_pp", "step_size": 0.5, "p": 0.2, "batch_size": 16, "cohort": 3, "clip": 10.0},
     "aggregation": {"rule": "coordinate_median"},
-    "transport": {"name": "star", "deadline": 1.0, "join_timeout": 20.0, "restarts": 20},
+    "transport": {"name": "star", "deadline": 2.0, "join_timeout": 20.0, "restarts": 20},
     "evaluate": {"every": 20},
     "device": "cpu",
     "dtype": "float64",
@@ -26,7 +26,7 @@ CONFIG: dict[str, Any] = {
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {  # with what must be found in some round's news or missing replies
     "crash": ({"name": "crash", "rounds": [20, 30]}, "left: connection closed"),
     "hang": ({"name": "hang", "rounds": [20, 120]}, "no reply by the deadline"),
-    "slow": ({"name": "slow", "seconds": 1.6, "rounds": [20, 30]}, "no reply by the deadline"),
+    "slow": ({"name": "slow", "seconds": 3.0, "rounds": [20, 30]}, "no reply by the deadline"),
     "oversize": ({"name": "oversize", "rounds": [20, 120]}, "sent more than it was asked for"),
     "short": ({"name": "short", "rounds": [20, 120]}, "is in quarantine after 3 offences"),
     "garbage": ({"name": "garbage", "rounds": [20, 120]}, "no byzdist message"),
