@@ -67,7 +67,7 @@ class ServerSaver:
         self._time = time.monotonic()
         self._round = resumed  # the newest one of which a checkpoint was begun
         self._written = resumed  # the newest one of which there is a checkpoint
-        self._oldest = max(resumed, 0)
+        self._oldest = 0  # of the checkpoints that are kept, as far as it is known
         self._job: _Job | None = None
         self._buffers: dict[str, Tensor] = {}
         self._thread = ThreadPoolExecutor(1, "checkpoint")

@@ -135,6 +135,12 @@ def byzdist(*words: str | Path, env: dict[str, str] | None = None) -> Job:
     return Job([sys.executable, "-m", "byzdist", *map(str, words)], env=env)
 
 
+def comparable(folder: Path, drop: tuple[str, ...] = ("news",)) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl without what differs from run to run: times, and who joined when."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in ("seconds", *drop)} for line in lines]
+
+
 def write_config(folder: Path, config: dict[str, Any]) -> Path:
     """Write a configuration into a folder."""
     path = folder / "config.yaml"
