@@ -1,0 +1,72 @@
+"""Private memory of a gateway by size of the model, as the kernel counts it after some rounds (Linux).
+
+Counted are the pages that only this process holds, but for those of mappings made to be shared: the reply rows are one block of
+memory however many processes look at it, and which of its pages a process has looked at so far is no cost.
+
+usage: python tests/benchmarks/gateway_memory.py [--workers N]
+"""
+
+import argparse
+import os
+import re
+import statistics
+from pathlib import Path
+
+import psutil
+import torch
+
+from tests.star import Star, serve, shape_of
+
+SIZES = (123, 10_000, 1_000_000, 4_000_000)
+
+
+def gateways_of(star: Star) -> list[psutil.Process]:
+    """Return the gateway processes: the keeper's children."""
+    return psutil.Process(star.server._keeper).children()
+
+
+def private_megabytes(pid: int) -> float:
+    """Return what a process holds for itself."""
+    total, shared = 0, False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        if mapping := re.match(r"[0-9a-f]+-[0-9a-f]+ ...(.) ", line):
+            shared = mapping[1] == "s"
+        elif line.startswith("Private_") and not shared:
+            total += int(line.split()[1])
+    return total / 1024
+
+
+def measure(dimension: int, workers: int, rounds: int = 20) -> list[float]:
+    """Return the private megabytes of each gateway after some rounds, every third of them full."""
+    star = Star(shape_of(workers, dimension=dimension))
+    children = []
+    for rank in range(1, workers + 1):
+        if not (pid := os.fork()):
+            torch.set_num_threads(1)
+            serve(star.shape, rank)
+            os._exit(0)
+        children.append(pid)
+    with star:
+        star.server.open()
+        for round_ in range(rounds):
+            star.ask(full=round_ % 3 == 0, deadline=60)
+        found = [private_megabytes(process.pid) for process in gateways_of(star)]
+    for pid in children:
+        os.waitpid(pid, 0)
+    return found
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--workers", type=int, default=4)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"{'d (float64)':>12} {'model MB':>10} {'gateway MB: median':>20} {'largest':>10}")
+    for dimension in SIZES:
+        found = measure(dimension, arguments.workers)
+        print(f"{dimension:12} {8 * dimension / 2**20:10.1f} {statistics.median(found):20.2f} {max(found):10.2f}")
+
+
+if __name__ == "__main__":
+    main()
