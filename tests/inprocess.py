@@ -219,7 +219,7 @@ def train(
 def train_in(
     tree: dict[str, Any], folder: Path, workers: int = 2, resume: bool = False, end: type[LocalServer] = LocalServer
 ) -> torch.Tensor:
-    """Run a configuration with all that a real run leaves in its folder, from the beginning or from its last checkpoint.
+    """Run a configuration with all that a real run leaves in its folder, from the start or from its last checkpoint.
 
     Args:
         end: the class of the server's end, for tests that interfere there.
@@ -247,9 +247,11 @@ def start_workers(
 ) -> list[threading.Thread]:
     """Start the threads of all workers."""
     channel = dist.HashStore()
+    # Prepared one by one: Python's parser, which evaluates annotations, is not safe in several threads.
+    prepared = [prepare(config, torch.device("cpu")) for _ in range(workers)]
     threads = [
-        threading.Thread(target=_work, args=(config, rank, workers, transport, channel, run), daemon=True)
-        for rank in range(1, workers + 1)
+        threading.Thread(target=_work, args=(experiment, rank, workers, transport, channel, run), daemon=True)
+        for rank, experiment in enumerate(prepared, 1)
     ]
     for thread in threads:
         thread.start()
@@ -257,16 +259,14 @@ def start_workers(
 
 
 def _work(
-    config: Config, rank: int, workers: int, server: LocalServer, channel: dist.Store, run: RunFolder | None
+    experiment: Experiment, rank: int, workers: int, server: LocalServer, channel: dist.Store, run: RunFolder | None
 ) -> None:
     try:
-        experiment = prepare(config, torch.device("cpu"))
         shape = experiment.shape(workers)
         collusion = Collusion(channel, shape.dimension, shape.dtype, patience=30)
         saver = WorkerSaver(run.checkpoints, run.name, rank, workers) if run and experiment.clients_remember else None
         method, compressors = experiment.method, experiment.compressors
-        worker = Worker(config, rank, workers, experiment.oracle, method, compressors, collusion, saver)
+        worker = Worker(experiment.config, rank, workers, experiment.oracle, method, compressors, collusion, saver)
         worker.run(LocalWorker(shape, rank, server))
     except BaseException as error:
         server.replies.put(error)
-        server.answers.put(error)
