@@ -77,26 +77,25 @@ class ServerSaver:
         if self._job is not None:
             return self._follow(self._job)
         if round_ - max(self._round, 0) >= self._rounds or time.monotonic() - self._time >= self._seconds:
-            self._begin(round_, state)
+            return self._begin(round_, state)
         return None
 
     def finish(self, round_: int, state: Callable[[], State]) -> list[str]:
         """Complete what is under way and take the last checkpoint of the run; return why any has failed."""
         failures = [self._complete()]
         if round_ > self._written:
-            self._begin(round_, state)
-            failures.append(self._complete())
+            failures += [self._begin(round_, state), self._complete()]
         self._thread.shutdown()
         return [failure for failure in failures if failure]
 
-    def _begin(self, round_: int, state: Callable[[], State]) -> None:
+    def _begin(self, round_: int, state: Callable[[], State]) -> str | None:
         tensors, facts = state()
         checkpoint = Checkpoint(self._run, round_, self._facts | facts, snapshot(tensors, self._buffers))
         self._round, self._time = round_, time.monotonic()
         self._job = _Job(checkpoint, self._time + _ASK_EVERY)
         if self._transport is not None:
             self._transport.save(Save(round_, self._oldest))
-        self._follow(self._job)
+        return self._follow(self._job)
 
     def _follow(self, job: _Job, until: float = math.inf) -> str | None:
         """Write once the workers have saved their part, and ask them from time to time; or take the result."""
