@@ -57,6 +57,7 @@ class Experiment:
             clients=clients,
             workers=workers,
             dimension=d,
+            sampled=method.cohort,
             most_cohort=max(cohorts),
             most_ids=clients if self._can_shrink else max((cohort for cohort in cohorts if cohort < clients), default=0),
             longest=max(compressor.length(d, self.dtype) for compressor in self.compressors.values()),

@@ -29,6 +29,7 @@ def shape_of(workers: int, *, clients: int | None = None, dimension: int = 10) -
         clients=clients,
         workers=workers,
         dimension=dimension,
+        sampled=clients,
         most_cohort=clients,
         most_ids=clients,
         longest=8 * dimension,

@@ -3,13 +3,15 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from byzdist.transport.wire import HEADER_BYTES, RequestFrame, Stage, checksum, round_up
+
+_Ids = TypeVar("_Ids", int, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class Shape:
 
     Attributes:
         clients: n; client i lives on rank 1 + i mod workers.
+        sampled: the size of a sampled cohort.
         most_cohort: the largest cohort of any round.
         most_ids: the largest cohort that is not simply everyone.
         longest: bytes of the longest payload of a reply.
@@ -26,6 +29,7 @@ class Shape:
     clients: int
     workers: int
     dimension: int
+    sampled: int
     most_cohort: int
     most_ids: int
     longest: int
@@ -34,10 +38,10 @@ class Shape:
 
     def frame(self) -> RequestFrame:
         """Return a fresh request frame of this shape."""
-        return RequestFrame(self.dimension, self.most_ids, self.dtype, self.device)
+        return RequestFrame(self.dimension, self.sampled, self.most_ids, self.dtype, self.device)
 
-    def rank(self, client: int) -> int:
-        """Return the rank that hosts a client."""
+    def rank(self, client: _Ids) -> _Ids:
+        """Return the rank that hosts a client, or those of an array of clients."""
         return 1 + client % self.workers
 
 

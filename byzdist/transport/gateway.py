@@ -246,7 +246,7 @@ class _Gateway:
         if errand.generation != self._generation:  # meant for a link that is gone
             return True
         if errand.kind is Kind.RESUME:
-            for part in self._compose(errand, self._post.shared.cohort(0)):
+            for part in self._compose(errand, np.arange(0)):
                 self._link.send(part)
             self._model_round = errand.round if errand.flags & HAS_MODEL else -1
             self._tell(What.DONE)
@@ -255,7 +255,7 @@ class _Gateway:
         elif errand.kind is not Kind.STOP:
             self._exchange(errand)
         elif self._is_dismissed() == OVER:
-            self._link.send(self._compose(errand, self._post.shared.cohort(0))[0])
+            self._link.send(self._compose(errand, np.arange(0))[0])
         return errand.kind is not Kind.STOP
 
     def _ask(self, errand: Errand) -> None:
@@ -273,13 +273,13 @@ class _Gateway:
     def _exchange(self, errand: Errand) -> None:
         """Pass a request on, and the replies back."""
         shared, shape, link, patience = self._post.shared, self._post.shape, self._link, self._post.patience
-        cohort = shared.cohort(errand.cohort)
+        cohort, places = shared.cohort(errand.cohort)
         request = self._compose(errand, cohort)
         if not shared.is_current(errand.round):  # this process was held up beyond the round: what it read may be torn
             self._tell(What.IDLE)
             return
-        clients = [client for client in cohort.tolist() if shape.rank(client) == self._rank]
-        rows = [shared.rows[client] for client in clients]
+        mine = shape.rank(cohort) == self._rank
+        clients, rows = cohort[mine].tolist(), [shared.row(place) for place in places[mine].tolist()]
         for row in rows:
             row.message[:HEADER_BYTES] = (
                 0  # gloo takes a message of no bytes for one; the last header must not stand for it

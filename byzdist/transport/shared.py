@@ -1,11 +1,13 @@
 """What the server shares with its gateways: memory without a name, so that nothing is left of it when the processes are gone."""
 
 import mmap
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from byzdist.errors import ConfigError
 from byzdist.transport.base import ReplyRow, Request, Shape
 from byzdist.transport.wire import HEADER_BYTES, RequestFrame, round_up
 
@@ -19,11 +21,13 @@ def _memory(size: int) -> Tensor:
 
 
 class Shared:
-    """The request in progress, a reply row for each client, and the counts of bytes.
+    """The request in progress, rows for replies, and the counts of bytes.
+
+    There are rows for all the replies that can be on their way at once: as many as a cohort has and, for each worker that is late,
+    as many as it still owes. A row that was never used takes no memory.
 
     Attributes:
         frame, models: the server's models; gateways only read them.
-        rows: by client; only the gateway of the client's worker writes there.
         traffic: bytes down and up by rank, from the start of the run.
         dismissed: by rank, whether the server will not have that worker any more: `OVER`, `QUARANTINED`, or 0.
     """
@@ -32,18 +36,32 @@ class Shared:
         assert shape.device.type == "cpu", "the star's links are gloo's, which sends from the CPU's memory"
         self._shape = shape
         self.models = _memory(2 * shape.dimension * shape.dtype.itemsize).view(shape.dtype)
-        self.frame = RequestFrame(shape.dimension, shape.most_ids, shape.dtype, shape.device, self.models)
+        self.frame = RequestFrame(
+            shape.dimension, shape.sampled, shape.most_ids, shape.dtype, shape.device, self.models
+        )
+        count = min(shape.clients, shape.workers * shape.most_cohort)
         room = HEADER_BYTES + round_up(shape.longest, HEADER_BYTES)
-        rows = _memory(shape.clients * room).view(shape.clients, room)
-        self.rows = [ReplyRow(row, row[HEADER_BYTES:], False) for row in rows]
+        try:
+            self._rows = _memory(count * room).view(count, room)
+        except OSError as error:
+            raise ConfigError(
+                f"method.full_cohort: the replies of {shape.most_cohort} clients, {shape.longest} bytes each, do not fit into the "
+                f"memory of the server ({error.strerror}); use smaller cohorts (method.cohort, method.full_cohort)."
+            ) from None
         self.traffic = _memory(16 * (shape.workers + 1)).view(torch.int64).view(-1, 2).numpy()
         self.dismissed = _memory(shape.workers + 1).numpy()
         self._round = _memory(8).view(torch.int64).numpy()
-        self._ids = _memory(4 * shape.clients).numpy().view(np.uint32)
+        self._cohort = _memory(8 * shape.most_cohort).view(torch.int32).view(2, -1).numpy()  # clients, and their rows
 
-    def publish(self, request: Request) -> None:
-        """Make a request's cohort and round known to the gateways."""
-        self._ids[: len(request.cohort)] = request.cohort
+    def row(self, number: int) -> ReplyRow:
+        """Return a row; only one gateway at a time may write there."""
+        row = self._rows[number]
+        return ReplyRow(row, row[HEADER_BYTES:], False)
+
+    def publish(self, request: Request, rows: Sequence[int]) -> None:
+        """Make a request's round and cohort, and where each client's reply goes, known to the gateways."""
+        self._cohort[0, : len(rows)] = request.cohort
+        self._cohort[1, : len(rows)] = rows
         self._round[0] = request.round
 
     def retire(self) -> None:
@@ -54,9 +72,10 @@ class Shared:
         """Return whether models and cohort are still those of a round."""
         return bool(self._round[0] == round_)
 
-    def cohort(self, size: int) -> np.ndarray:
-        """Return the ids of the current cohort."""
-        return self._ids[:size].astype(np.int64)
+    def cohort(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids of the current cohort, and their rows."""
+        clients, rows = self._cohort[:, :size].astype(np.int64)
+        return clients, rows
 
 
 def link_frame(shape: Shape, models: Tensor | None = None) -> RequestFrame:
@@ -69,4 +88,4 @@ def link_frame(shape: Shape, models: Tensor | None = None) -> RequestFrame:
         models = None
     elif models is None:
         models = torch.zeros(2 * shape.dimension, dtype=shape.dtype)
-    return RequestFrame(shape.dimension, shape.most_ids, shape.dtype, shape.device, models)
+    return RequestFrame(shape.dimension, shape.sampled, shape.most_ids, shape.dtype, shape.device, models)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,7 @@ class _Worker:
     state: str = "has not joined yet"  # "" where the link is open
     round: int = -1  # of the request that the worker has still to answer
     pending: set[int] = field(default_factory=set)  # the clients that it has still to answer for
+    rows: dict[int, int] = field(default_factory=dict)  # by client: where its gateway may still write a reply
     offences: int = 0
     ordered: bool = False  # it has an order to carry out that is no request
     unsaved: bool = False  # it has not said yet that it has saved what its clients remember
@@ -66,6 +68,13 @@ class _Worker:
     @property
     def is_quarantined(self) -> bool:
         return self.state.startswith(_QUARANTINED)
+
+    def release_rows(self, event: Event) -> None:
+        """Note which rows are the server's again: a link that broke, or lost its gateway, writes no more."""
+        if event.what in (What.REPLY, What.OFFENCE):
+            self.rows.pop(event.client, None)
+        elif event.what in (What.IDLE, What.LOST, What.ABORTED):
+            self.rows = {}
 
     def shut_out(self, state: str) -> None:
         """Note why there is no link any more."""
@@ -106,6 +115,8 @@ class StarServer(ServerEnd):
         fork_gateways()
         self._request: Request
         self._replies: dict[int, Tensor | Missing] = {}
+        self._rows: dict[int, int] = {}  # by client of the round: where its reply is
+        self._free: tuple[tuple[bool, ...], np.ndarray] = (), np.arange(0)  # by worker, and their clients
         self._awaited = 0
         self._collecting = False
         self._sent_at = 0.0
@@ -136,9 +147,11 @@ class StarServer(ServerEnd):
         return clients
 
     def _free_clients(self) -> np.ndarray:
-        free = np.array([False, *(worker.is_free for worker in self._workers.values())])
-        hosts = 1 + np.arange(self._shape.clients) % self._shape.workers
-        return np.flatnonzero(free[hosts])
+        free = tuple(worker.is_free for worker in self._workers.values())
+        if free != self._free[0]:  # else nothing is done that takes longer with more clients
+            hosts = np.arange(self._shape.clients) % self._shape.workers
+            self._free = free, np.flatnonzero(np.array(free)[hosts])
+        return self._free[1]
 
     def send(self, request: Request) -> None:
         """Ring at the gateways of the cohort's workers; clients that cannot be reached are missing at once."""
@@ -148,19 +161,22 @@ class StarServer(ServerEnd):
         self.bytes_down = self.bytes_up = 0
         self._traffic = self._shared.traffic.sum(axis=0)
         self._listen(0)
-        hosted: dict[int, set[int]] = {}
-        for client in request.cohort.tolist():
+        taken = {row for worker in self._workers.values() for row in worker.rows.values()}
+        rows = (row for row in count() if row not in taken)  # without a gap, unless somebody is late
+        hosted: dict[int, dict[int, int]] = {}
+        self._rows = dict.fromkeys(request.cohort.tolist(), 0)
+        for client in self._rows:
             worker = self._workers[self._shape.rank(client)]
             if worker.is_free:
-                hosted.setdefault(self._shape.rank(client), set()).add(client)
+                self._rows[client] = hosted.setdefault(self._shape.rank(client), {})[client] = next(rows)
             else:
                 self._replies[client] = Missing(worker.state or f"busy since round {worker.round}")
-        self._shared.publish(request)
+        self._shared.publish(request, list(self._rows.values()))
         self._awaited, self._collecting = 0, True
-        for rank, clients in hosted.items():
+        for rank, mine in hosted.items():
             worker = self._workers[rank]
-            worker.round, worker.pending = request.round, clients
-            self._awaited += len(clients)
+            worker.round, worker.pending, worker.rows = request.round, set(mine), mine
+            self._awaited += len(mine)
             kind = Kind.FULL if request.full else Kind.SAMPLED
             flags = HAS_MODEL | HAS_PREVIOUS * request.needs_previous
             errand = Errand(worker.generation, kind, request.round, request.length, len(request.cohort), flags)
@@ -199,12 +215,14 @@ class StarServer(ServerEnd):
 
     def _hear(self, event: Event) -> None:
         worker = self._workers[event.rank]
+        if event.generation == worker.generation:
+            worker.release_rows(event)
         if event.what is What.JOINED:
             self._welcome(event, worker)
         elif event.generation != worker.generation or worker.state:
             log.debug("%s", event)  # the last words of a link that was given up, or never was
         elif event.what is What.REPLY:
-            self._settle(worker, event.client, self._shared.rows[event.client].payload)
+            self._settle(worker, event.client, self._shared.row(self._rows.get(event.client, 0)).payload)
         elif event.what is What.OFFENCE:
             self._settle(worker, event.client, Missing(event.text))
             self._charge(event.rank, event.text)
@@ -222,6 +240,7 @@ class StarServer(ServerEnd):
 
     def _welcome(self, event: Event, worker: _Worker) -> None:
         worker.generation = event.generation
+        worker.rows = {}
         if self._shared.dismissed[event.rank]:
             self._give(worker, Errand.end(worker.generation))
             return
@@ -274,7 +293,7 @@ class StarServer(ServerEnd):
 
     def starts_afresh(self, client: int) -> bool:
         """See `ServerEnd.starts_afresh`."""
-        return bool(Header.read(self._shared.rows[client].message).flags & AFRESH)
+        return bool(Header.read(self._shared.row(self._rows[client]).message).flags & AFRESH)
 
     def position(self, round_: int) -> dict[str, Any]:
         """Return who holds the round's model, and who has offended; see `ServerEnd.position`."""

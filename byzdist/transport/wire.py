@@ -1,7 +1,9 @@
 """Message layout: a fixed header, then the payload; nothing is ever unpickled.
 
-A request is ``header | x^k | x^{k-1} | cohort ids``; x^{k-1}, or all of the model, is left out where the worker needs none of
-it, and the ids where the cohort is everyone. The model always starts at the same byte, so that both ends hold lasting views of it. A reply is ``header | payload``, one per client.
+A request is ``header | cohort ids | x^k | x^{k-1}``; the last part, or all of the model, is left out where the worker needs
+none of it. The room for the ids is that of a sampled cohort, so that the model always starts at the same byte and both ends
+hold lasting views of it; the many ids of a full round that lacks some clients travel in a message of their own. A reply is
+``header | payload``, one per client.
 """
 
 import struct
@@ -10,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 HEADER_BYTES = 64
@@ -78,7 +79,7 @@ class Header(NamedTuple):
 
 
 _KINDS = frozenset(Kind)
-HAS_MODEL, HAS_PREVIOUS = 1, 2  # request flags
+HAS_MODEL, HAS_PREVIOUS, MANY_IDS = 1, 2, 4  # request flags
 AFRESH = 1  # reply flag: the client remembered nothing
 
 
@@ -104,6 +105,11 @@ class RequestFrame:
     On the CPU header, ids and models are one buffer and so one message; on a GPU, or where the caller gives room for ``models``
     (2 d values), they are apart and travel as a message of their own.
 
+    Args:
+        dimension: d.
+        few_ids: for so many ids there is room before the model.
+        most_ids: the most ids of any request.
+
     Attributes:
         current: x^k, d values of the run's dtype.
         previous: x^{k-1}, likewise; it follows ``current`` without a gap.
@@ -112,52 +118,54 @@ class RequestFrame:
     def __init__(
         self,
         dimension: int,
+        few_ids: int,
         most_ids: int,
         dtype: torch.dtype,
         device: torch.device,
         models: Tensor | None = None,
     ) -> None:
         self._apart = device.type == "cuda" or models is not None
-        self._model_bytes = 0 if self._apart else dimension * dtype.itemsize  # in this buffer
-        models_end = HEADER_BYTES + 2 * self._model_bytes
-        self.buffer = torch.zeros(models_end + 4 * most_ids, dtype=torch.uint8)
+        self._model_at = HEADER_BYTES + round_up(4 * few_ids, HEADER_BYTES)
+        self._model_bytes = dimension * dtype.itemsize
+        self.buffer = torch.zeros(self._model_at + 2 * self._model_bytes * (not self._apart), dtype=torch.uint8)
         if models is not None:
             self._models = models
         elif self._apart:
             self._models = torch.zeros(2 * dimension, dtype=dtype, device=device)
         else:
-            self._models = self.buffer[HEADER_BYTES:models_end].view(dtype)
+            self._models = self.buffer[self._model_at :].view(dtype)
         self.current, self.previous = self._models[:dimension], self._models[dimension:]
+        self._ids = self.buffer[HEADER_BYTES : self._model_at].numpy().view(np.uint32)
+        self._many_ids = torch.zeros(4 * most_ids if most_ids > len(self._ids) else 0, dtype=torch.uint8)
 
     def pack(self, kind: Kind, round_: int, cohort: np.ndarray, *, everyone: bool, flags: int) -> list[Tensor]:
         """Write header and cohort and return the tensors to send; ``everyone`` spares the ids of a cohort of all clients."""
-        ids = self._ids(flags, 0 if everyone else len(cohort))
-        if not everyone:
-            ids.view(np.uint32)[:] = cohort
-        end = self._models_end(flags) + len(ids)
+        count = 0 if everyone else len(cohort)  # of ids to send
+        flags |= MANY_IDS * (count > len(self._ids))
+        ids = self._many_ids.numpy().view(np.uint32) if flags & MANY_IDS else self._ids
+        ids[:count] = cohort[:count]
+        models = (flags & HAS_MODEL > 0) + (flags & HAS_PREVIOUS > 0)
+        end = self._model_at + models * self._model_bytes
+        if self._apart or not models:
+            end = HEADER_BYTES + 4 * count * (not flags & MANY_IDS)
         Header(kind, round_, len(cohort), flags, end - HEADER_BYTES).write(self.buffer)
         return [self.buffer[:end], *self.parts_apart(flags)]
 
     def parts_apart(self, flags: int) -> list[Tensor]:
-        """Return what follows the first message of a request with these flags: the models, where they are apart."""
-        if not self._apart or not flags & HAS_MODEL:
-            return []
-        return [self._models if flags & HAS_PREVIOUS else self.current]
+        """Return what follows the first message of a request with these flags: models that are apart, and many ids."""
+        parts = []
+        if self._apart and flags & HAS_MODEL:
+            parts.append(self._models if flags & HAS_PREVIOUS else self.current)
+        if flags & MANY_IDS:
+            parts.append(self._many_ids)
+        return parts
 
     def cohort(self, header: Header, clients: int) -> np.ndarray:
         """Return the ids of the received cohort."""
         if header.count == clients:
             return np.arange(clients)
-        return self._ids(header.flags, header.count).view(np.uint32).astype(np.int64)
-
-    def _models_end(self, flags: int) -> int:
-        """Return where the models of a message with these flags end."""
-        return HEADER_BYTES + self._model_bytes * ((flags & HAS_MODEL > 0) + (flags & HAS_PREVIOUS > 0))
-
-    def _ids(self, flags: int, count: int) -> NDArray[np.uint8]:
-        """Return the room of so many ids in a message with these flags."""
-        start = self._models_end(flags)
-        return self.buffer[start : start + 4 * count].numpy()
+        ids = self._many_ids.numpy().view(np.uint32) if header.flags & MANY_IDS else self._ids
+        return ids[: header.count].astype(np.int64)
 
 
 class Stage(IntEnum):

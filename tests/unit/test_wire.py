@@ -9,6 +9,7 @@ from byzdist.transport.wire import (
     HAS_MODEL,
     HAS_PREVIOUS,
     HEADER_BYTES,
+    MANY_IDS,
     Header,
     Kind,
     RequestFrame,
@@ -99,22 +100,26 @@ def test_a_payload_changed_on_the_way_is_refused():
 
 
 @pytest.mark.parametrize("flags, models", [(0, 0), (HAS_MODEL, 1), (HAS_MODEL | HAS_PREVIOUS, 2)])
-@pytest.mark.parametrize("cohort, everyone", [([1, 5, 6], False), (list(range(9)), True)])
+@pytest.mark.parametrize("cohort, everyone", [([1, 5, 6], False), (list(range(31)), True), (list(range(1, 31)), False)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_request_survives_the_wire(flags, models, cohort, everyone, dtype):
-    ours, theirs = (RequestFrame(11, 4, dtype, CPU) for _ in range(2))
+    few = 16  # 64 bytes
+    ours, theirs = (RequestFrame(11, few, 30, dtype, CPU) for _ in range(2))
     ours.current.copy_(torch.arange(11))
     ours.previous.copy_(torch.arange(11) - 0.5)
-    (message,) = ours.pack(Kind.SAMPLED, 5, np.array(cohort), everyone=everyone, flags=flags)
+    message, *apart = ours.pack(Kind.SAMPLED, 5, np.array(cohort), everyone=everyone, flags=flags)
     theirs.buffer[: len(message)] = message
     header = Header.read(theirs.buffer)
-    assert header == Header(Kind.SAMPLED, 5, len(cohort), flags, len(message) - HEADER_BYTES)
-    assert theirs.cohort(header, 9).tolist() == cohort
+    assert len(apart) == (len(cohort) > few and not everyone)
+    assert header == Header(Kind.SAMPLED, 5, len(cohort), flags | MANY_IDS * len(apart), len(message) - HEADER_BYTES)
+    for sent, room in zip(apart, theirs.parts_apart(header.flags), strict=True):
+        room[: len(sent)] = sent
+    assert theirs.cohort(header, 31).tolist() == cohort
     if models:
         assert torch.equal(theirs.current, ours.current)
     assert torch.equal(theirs.previous, ours.previous if models == 2 else torch.zeros(11, dtype=dtype))
     # The header and the ids are all that is sent beside the models: at most 64 bytes, and the room for the ids.
-    ids = 0 if everyone else 4 * len(cohort)
+    ids = 0 if everyone or apart else 4 * len(cohort)
     assert len(message) == (HEADER_BYTES + ids if not models else HEADER_BYTES + 64 + models * 11 * dtype.itemsize)
 
 
