@@ -12,25 +12,26 @@ from byzdist.errors import ConfigError
 from byzdist.randomness import stream
 from byzdist.registry import Registry
 
-AVAILABILITY: Registry[Callable[..., np.ndarray]] = Registry("availability model", "seed", "round_", "clients")
+AVAILABILITY: Registry[Callable[..., np.ndarray | None]] = Registry("availability model", "seed", "round_", "clients")
+"""Each returns the ids of the clients that can be drawn in a round, ascending, or None for all of them."""
 
 
 def draw_cohort(seed: int, round_: int, clients: int, size: int, among: np.ndarray | None = None) -> np.ndarray:
     """Draw ``size`` of the client ids 0..n-1 uniformly without replacement, ascending [BRPP Alg. 1, line 4].
 
-    ``among`` narrows the choice to some of the ids, ascending; where they are fewer than ``size``, all of them are drawn.
+    ``among`` narrows the choice to some of the ids, ascending; where they are fewer than ``size``, all of them are
+    drawn.
     """
-    if among is None:
-        among = np.arange(clients)
-    if size >= len(among):
-        return among
-    return among[np.sort(stream(seed, "cohort", 0, round_).choice(len(among), size, replace=False))]
+    candidates = clients if among is None else len(among)
+    if size >= candidates:
+        return np.arange(clients) if among is None else among
+    drawn = np.sort(stream(seed, "cohort", 0, round_).choice(candidates, size, replace=False))
+    return drawn if among is None else among[drawn]
 
 
 @AVAILABILITY.register("always")
-def always(seed: int, round_: int, clients: int) -> np.ndarray:
+def always(seed: int, round_: int, clients: int) -> None:
     """Every client can be drawn in every round."""
-    return np.arange(clients)
 
 
 @AVAILABILITY.register("bernoulli")
@@ -41,7 +42,7 @@ def bernoulli(seed: int, round_: int, clients: int, *, q: Annotated[float, Gt(0)
 
 @AVAILABILITY.register("trace")
 def trace(seed: int, round_: int, clients: int, *, path: str) -> np.ndarray:
-    """A file says who can be drawn: one line a round, the client ids separated by blanks; after the last line it starts over."""
+    """A file says who can be drawn: a line a round, client ids with blanks between; after the last it starts over."""
     lines = read_trace(path, clients)
     return lines[round_ % len(lines)]
 

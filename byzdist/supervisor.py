@@ -1,7 +1,7 @@
-"""The thin parent of a worker process: it starts a worker that was killed again, and lets torchrun's agent see a clean end.
+"""The thin parent of a worker process: it starts a killed worker again, and torchrun's agent sees a clean end.
 
-One agent ends all its ranks when one of them fails. On the star a lost worker is no failure of the run, so the agent gets to see
-this process in its place, which costs a bare interpreter: nothing heavy may be imported here.
+One agent ends all its ranks when one of them fails. On the star a lost worker is no failure of the run, so the agent
+gets to see this process in its place, which costs a bare interpreter: nothing heavy may be imported here.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ def is_wanted() -> bool:
 
 
 def grant(restarts: int) -> None:
-    """Called by the child once it takes part in a run that goes on without it: it may be started again so many times."""
+    """Say, as the child, that the run goes on without this process, which may be started again so many times."""
     if _GRANT in os.environ:
         os.write(int(os.environ[_GRANT]), bytes([min(restarts, 255)]))
 
@@ -38,9 +38,10 @@ def die_with_parent(parent: int) -> None:
 
 
 def supervise(command: Sequence[str]) -> int:
-    """Run the command until it ends by itself, or was killed more often than it granted; return the exit code for the agent.
+    """Run the command until it ends by itself, or was killed more often than it granted; return the exit code.
 
-    Whatever happens before the child's grant is passed on, and so is a mistake in the configuration; else the end is a clean one.
+    Whatever happens before the child's grant is passed on, and so is a mistake in the configuration; else the end is a
+    clean one.
     """
     granted, grants = os.pipe()
     os.set_blocking(granted, False)

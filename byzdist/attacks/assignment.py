@@ -52,10 +52,13 @@ def check_assignment(spec: Spec, key: str, bad: range) -> Spec:
     """
     checked: Spec = {}
     if (clients := spec.get("clients")) is not None:
-        strangers = clients if not isinstance(clients, list) else [c for c in clients if type(c) is not int or c not in bad]
+        listed = isinstance(clients, list)
+        strangers = [c for c in clients if type(c) is not int or c not in bad] if listed else clients
         if strangers or not clients:
             known = f"{bad[0]}..{bad[-1]}" if bad else "none (clients.byzantine: 0)"
-            raise ConfigError(f"{key}.clients: {strangers!r} are no Byzantine clients; give a list of ids out of {known}.")
+            raise ConfigError(
+                f"{key}.clients: {strangers!r} are no Byzantine clients; give a list of ids out of {known}."
+            )
         checked["clients"] = clients
     if (rounds := spec.get("rounds")) is not None:
         numbers = isinstance(rounds, list) and len(rounds) == 2 and all(type(r) is int for r in rounds)

@@ -1,7 +1,7 @@
 """Faults, which are Byzantine too: to rehearse what a run does when workers die, hang, or break the wire format.
 
-Some strike while the client makes its message, the others replace its finished reply on the wire. Where a worker process hosts
-several clients, a fault of one of them can take the others with it.
+Some strike while the client makes its message, the others replace its finished reply on the wire. Where a worker
+process hosts several clients, a fault of one of them can take the others with it.
 """
 
 import os

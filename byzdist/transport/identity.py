@@ -1,7 +1,7 @@
-"""Who may join: a run secret, a key for each worker that derives from it, and the proofs by which two ends recognise each other.
+"""Who may join: a run secret, a key for each worker that derives from it, and how two ends recognise each other.
 
-The exchange is a challenge each way, keyed with HMAC-SHA256 (RFC 2104). Each end contributes a fresh nonce, and each proof names
-its role, so that nothing overheard can be played back or reflected:
+The exchange is a challenge each way, keyed with HMAC-SHA256 (RFC 2104). Each end contributes a fresh nonce, and each
+proof names its role, so that nothing overheard can be played back or reflected:
 
     worker -> server   hello  = nonce_w | HMAC(key, "hello", nonce_w)
     server -> worker   answer = nonce_s | HMAC(key, "answer", nonce_w, nonce_s)
@@ -51,8 +51,8 @@ def run_secret(environment: Mapping[str, str] = os.environ) -> bytes:
     if environment.get("LOCAL_WORLD_SIZE", "local") == environment.get("WORLD_SIZE"):
         return _checked(_own_file(cache_folder() / "secret"), VARIABLE)
     raise ConfigError(
-        f"{VARIABLE}: the star transport needs a run secret that server and workers share. Set {VARIABLE}, or {FILE_VARIABLE} to a "
-        "file that only you can read; `byzdist run` makes one for a run on one machine."
+        f"{VARIABLE}: the star transport needs a run secret that server and workers share. Set {VARIABLE}, or "
+        f"{FILE_VARIABLE} to a file that only you can read; `byzdist run` makes one for a run on one machine."
     )
 
 
@@ -83,8 +83,8 @@ def _checked(secret: bytes, variable: str) -> bytes:
     secret = secret.strip()
     if len(secret) < _SHORTEST:
         raise ConfigError(
-            f"{variable}: a secret of {len(secret)} bytes can be guessed; give at least {_SHORTEST}, for example the output of "
-            "`openssl rand -hex 32`."
+            f"{variable}: a secret of {len(secret)} bytes can be guessed; give at least {_SHORTEST}, for example the "
+            "output of `openssl rand -hex 32`."
         )
     return secret
 
@@ -158,7 +158,7 @@ class ServerSide:
 
 
 def confirmation(session: bytes, role: str) -> bytes:
-    """Return the first message on a fresh link, by which an end shows that it is the one that took part in the exchange."""
+    """Return the first message on a fresh link, which shows that it leads to whoever took part in the exchange."""
     return _mac(session, f"link {role}")
 
 

@@ -1,12 +1,13 @@
 """A link: the two-rank process group of the server and one worker, and how its two ends find and recognise each other.
 
-They meet at the job's store, under keys of the worker's rank, and prove to each other who they are before either opens a port.
-The group then meets under a prefix that only the two of them can compute, and its first messages repeat the proof, so that
-whoever gets in between them at the open port is found out. A server's note under ``closed`` tells a worker that it need not try.
+They meet at the job's store, under keys of the worker's rank, and prove to each other who they are before either opens
+a port. The group then meets under a prefix that only the two of them can compute, and its first messages repeat the
+proof, so that whoever gets in between them at the open port is found out. A server's note under ``closed`` tells a
+worker that it need not try.
 """
 
 import contextlib
-import encodings.idna  # noqa: F401 - name resolution imports it: once here, instead of in the private memory of every gateway
+import encodings.idna  # noqa: F401 - looking up names imports it: better here than in every gateway's own memory
 import ipaddress
 import os
 import socket
@@ -70,7 +71,8 @@ def await_store(patience: float) -> None:
 class Connect(Protocol):
     """Opens a connection of the calling process's own to the job's store, or hosts it."""
 
-    def __call__(self, *, host: bool) -> Store: ...
+    def __call__(self, *, host: bool) -> Store:
+        """Return the connection."""
 
 
 class LinkLost(Exception):
@@ -84,7 +86,7 @@ class Link:
         self._group, self._peer = group, peer
 
     def post_send(self, message: Tensor) -> Work:
-        """Start to send; the work must be waited for with `finish`, for gloo may never deliver a message whose work is dropped."""
+        """Start to send; call `finish`, for gloo may never deliver a message whose work is dropped."""
         return self._guard(lambda: self._group.send([message], self._peer, _MESSAGES))
 
     def post_receive(self, buffer: Tensor) -> Work:
@@ -181,7 +183,7 @@ def _wait(store: Store, key: str, patience: float) -> bytes | None:
 
 
 def accept(store: Store, rank: int, key: bytes, dismissed: Callable[[], int]) -> Link | None:
-    """The server's side: wait until worker ``rank`` has joined; None once ``dismissed`` says that nobody waits any more."""
+    """The server's side: wait until worker ``rank`` has joined; None once ``dismissed`` says not to wait."""
     while not dismissed():
         if (hello := _wait(store, f"{rank}/hello", _REPEAT)) is None:
             continue
@@ -204,7 +206,8 @@ def join(store: Store, rank: int, key: bytes, patience: float, stays: Callable[[
     """The worker's side: join as ``rank``; None if the run is over, or once ``stays`` says so.
 
     Raises:
-        RunError: if nobody who knows the run's secret answers within ``patience`` seconds, or the server will not have this worker.
+        RunError: if nobody who knows the run's secret answers within ``patience`` seconds, or the server will not have
+        this worker.
     """
     until = time.monotonic() + patience
     side = WorkerSide(key)
@@ -228,8 +231,8 @@ def join(store: Store, rank: int, key: bytes, patience: float, stays: Callable[[
     except DistError as error:
         raise RunError(f"the server is gone: {str(error).splitlines()[0]}") from None
     raise RunError(
-        f"no server let worker rank {rank} in within {patience:g} s: it is gone, holds a live link to another process of this rank, "
-        "or has another run secret."
+        f"no server let worker rank {rank} in within {patience:g} s: it is gone, holds a live link to another process "
+        "of this rank, or has another run secret."
     )
 
 

@@ -40,7 +40,7 @@ def end_with_the_run(store: Store, rank: int, key: bytes, patience: float) -> No
 
 
 class StarWorker(WorkerEnd):
-    """The end of worker ``rank``; ``join_timeout`` is how long it tries to join, or to join again, before it gives up."""
+    """The end of worker ``rank``; ``join_timeout`` is how long it tries to join, or to join again."""
 
     def __init__(self, shape: Shape, rank: int, key: bytes, store: Store, join_timeout: float) -> None:
         self._shape, self._rank, self._key = shape, rank, key
@@ -108,7 +108,7 @@ class StarWorker(WorkerEnd):
         forge: Forge | None = None,
         flags: int = 0,
     ) -> None:
-        """Send a client's reply while the next one is computed; on a broken link nothing happens. See `WorkerEnd.reply`."""
+        """Send a client's reply while the next one is computed; nothing on a broken link. See `WorkerEnd.reply`."""
         self._rows.reverse()
         row = self._rows[0]
         fill(row.payload[:length])

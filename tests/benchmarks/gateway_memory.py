@@ -1,7 +1,7 @@
 """Private memory of a gateway by size of the model, as the kernel counts it after some rounds (Linux).
 
-Counted are the pages that only this process holds, but for those of mappings made to be shared: the reply rows are one block of
-memory however many processes look at it, and which of its pages a process has looked at so far is no cost.
+Counted are the pages that only this process holds, but for those of mappings made to be shared: the reply rows are one
+block of memory however many processes look at it, and which of its pages a process has looked at so far is no cost.
 
 usage: python tests/benchmarks/gateway_memory.py [--workers N]
 """
@@ -10,13 +10,15 @@ import argparse
 import os
 import re
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import torch
 
-from tests.star import Star, serve, shape_of
+from tests.star import TERMS, Star, serve, shape_of
 
+PATIENT = replace(TERMS, deadline=60.0, join_timeout=300.0)  # the machine may be busy
 SIZES = (123, 10_000, 1_000_000, 4_000_000)
 
 
@@ -38,7 +40,7 @@ def private_megabytes(pid: int) -> float:
 
 def measure(dimension: int, workers: int, rounds: int = 20) -> list[float]:
     """Return the private megabytes of each gateway after some rounds, every third of them full."""
-    star = Star(shape_of(workers, dimension=dimension))
+    star = Star(shape_of(workers, dimension=dimension), PATIENT)
     children = []
     for rank in range(1, workers + 1):
         if not (pid := os.fork()):

@@ -1,6 +1,7 @@
-"""A worker that has the run's secret and sends whatever it likes: ``python -m tests.chaos.hostile PORT RANK SEED COUNT``.
+"""A worker that sends whatever it likes: ``python -m tests.chaos.hostile PORT RANK SEED COUNT``.
 
-It answers each request with one hostile message, joins again whenever its link is gone, and prints what it has sent, by kind.
+It answers each request with one hostile message, joins again whenever its link is gone, and prints what it has sent, by
+kind.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Hostile workers and strangers against one server, which is this process: it stays, and honest clients are heard in time."""
+"""Hostile workers and strangers against one server, this process: it stays, and hears honest clients in time."""
 
 import ast
 import contextlib
@@ -45,7 +45,8 @@ def test_a_stream_of_hostile_messages(count: int) -> None:
             assert job.wait(10) == 0, job.output
         sent = ast.literal_eval(job.output.splitlines()[-1])
         assert sum(sent.values()) >= count and len(sent) == 8, sent
-        assert missing >= 0.5 * count and accepted > 0, (accepted, missing)  # "not finite" and some of the flipped are replies
+        assert missing >= 0.5 * count, (accepted, missing)
+        assert accepted > 0, "those that are not finite, at least, are well-formed"
         joins = sum(news == "worker 3 joined" for news in star.server.news)
         assert joins >= 0.9 * sent["oversize"], "an oversized message must have cost the link"
 
