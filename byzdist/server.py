@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,8 @@ class Server:
         self.g = torch.zeros_like(self.x)
         self._dense: Tensor | None = None  # decoded vectors, where the payloads themselves are not the values
         self._bad = frozenset(config.clients.bad)
+        parameters = {key: value for key, value in config.clients.availability.items() if key != "name"}
+        self._availability = partial(AVAILABILITY.get(config.clients.availability["name"]), **parameters)
         self._known: set[int] = set()  # clients that have something to remember
         self.round = -1  # the last one that is complete
         self._stop = False
@@ -142,14 +145,12 @@ class Server:
 
     def _draw(self, round_: int, size: int) -> np.ndarray:
         """Draw the cohort: from the clients that the availability model lets take part and, unless told otherwise, can be reached."""
-        config = self._config
-        model, parameters = AVAILABILITY.get(config.clients.availability["name"]), dict(config.clients.availability)
-        del parameters["name"]
+        seed, n = self._config.seed, self._config.clients.count
         reachable = self._transport.available()
-        present = model(config.seed, round_, config.clients.count, **parameters)
-        if config.transport.draw == "available":
-            present = np.intersect1d(present, reachable, assume_unique=True)
-        return draw_cohort(config.seed, round_, config.clients.count, size, present)
+        among = self._availability(seed, round_, n)
+        if self._config.transport.draw == "available" and len(reachable) < n:
+            among = reachable if among is None else np.intersect1d(among, reachable, assume_unique=True)
+        return draw_cohort(seed, round_, n, size, among)
 
     def _decode(
         self, replies: dict[int, Tensor | Missing], round_: int, full: bool
