@@ -17,9 +17,9 @@ case $ROLE in
 server) RANK=0 ;;
 byzantine) RANK=$((WORKERS + 1)) ;;
 worker)
-    # Compose names containers <project>-worker-<number> (before version 2 with underscores), and its DNS server knows it.
+    # Compose names containers <project>-worker-<number> (before version 2 with underscores), and its name server knows that.
     if [ -z "${RANK:-}" ]; then
-        name=$(getent hosts "$(hostname -i | cut -d' ' -f1)" | awk '{print $2}')
+        name=$(getent -s dns hosts "$(hostname -i | cut -d' ' -f1)" | awk '{print $2}')
         RANK=$(echo "${name%%.*}" | sed -n 's/.*[-_]\([0-9][0-9]*\)$/\1/p')
     fi
     if [ -z "$RANK" ]; then

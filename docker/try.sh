@@ -86,7 +86,8 @@ chmod 755 "$scratch"
 
 say "starting a server, $WORKERS workers and a Byzantine one"
 compose up --detach --scale "worker=$WORKERS" >/dev/null 2>&1 || fail "the cluster did not start."
-until_true "rounds go by" 180 more_rounds 0
+for rank in 1 2 3 4 5; do until_true "worker $rank has joined" 180 happened "worker $rank joined" 0; done
+until_true "rounds go by" 60 more_rounds "$(rounds)"
 until_true "the engine finds the server healthy" 90 healthy
 
 lost=$(news "worker 2 left") joined=$(news "worker 2 joined")
