@@ -22,6 +22,7 @@ from torch._C._distributed_c10d import HashStore, ProcessGroupGloo
 from byzdist.data.prepare import cache_folder
 from byzdist.errors import ConfigError
 from byzdist.transport.identity import run_secret
+from byzdist.transport.link import address_towards
 
 _PATIENCE = 5.0  # seconds for whatever needs another end
 _FILES = 1024  # open files: enough for some 200 workers
@@ -95,7 +96,8 @@ def check_interface(environment: Environment) -> Finding:
         if name not in names:
             remedy = f"set it to one of {', '.join(names)}, or leave it out."
             return Finding("error", "interface", f"GLOO_SOCKET_IFNAME={name}: no such interface", remedy)
-    address = None if wanted else address_towards(environment)
+    master = environment.get("MASTER_ADDR")
+    address = address_towards(master) if master and not wanted else None
     where = wanted or address or "the host name's address"
     try:
         seconds = _meet({"interface": wanted.split(",")[0]} if wanted else {"hostname": address} if address else {})
@@ -105,19 +107,6 @@ def check_interface(environment: Environment) -> Finding:
         )
         return Finding("error", "interface", f"two ends cannot meet at {where}: {str(error).splitlines()[0]}", remedy)
     return Finding("ok", "interface", f"two ends met at {where} in {1e3 * seconds:.0f} ms")
-
-
-def address_towards(environment: Environment) -> str | None:
-    """Return this host's own address on the way to MASTER_ADDR; None where there is none to ask for."""
-    if not environment.get("MASTER_ADDR"):
-        return None
-    try:
-        family, kind, _, _, there = socket.getaddrinfo(environment["MASTER_ADDR"], 9, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, kind) as probe:  # a datagram socket sends nothing when it connects
-            probe.connect(there)
-            return str(probe.getsockname()[0])
-    except OSError:
-        return None
 
 
 def _meet(where: dict[str, str]) -> float:
@@ -216,7 +205,7 @@ def check_open_files(environment: Environment) -> Finding:
 
 
 def check_shared_memory(environment: Environment, folder: Path = Path("/dev/shm")) -> Finding:
-    """Check the room in shared memory: nccl passes data between the ranks of a host there; the star needs none of it."""
+    """Check the room in shared memory: nccl passes data between the ranks of a host there; the star needs none."""
     if not folder.is_dir():
         return Finding("warning", "shared memory", f"no {folder}", "mount a tmpfs there, as nccl expects.")
     total = shutil.disk_usage(folder).total

@@ -8,7 +8,6 @@ worker that it need not try.
 
 import contextlib
 import encodings.idna  # noqa: F401 - looking up names imports it: better here than in every gateway's own memory
-import ipaddress
 import os
 import socket
 import time
@@ -134,14 +133,25 @@ def _reason(error: RuntimeError) -> str:
 
 @lru_cache(maxsize=1)
 def where_to_listen() -> list[dict[str, str]]:
-    """Return gloo's addresses: of GLOO_SOCKET_IFNAME, else loopback for a run on one machine, else ([]) the host's own.
+    """Return gloo's addresses: of GLOO_SOCKET_IFNAME, else this host's own on the way to the store ([]: by its name).
 
     The server asks before it forks its gateways, for looking up names takes more memory than all else they do.
     """
     if names := os.environ.get("GLOO_SOCKET_IFNAME"):
         return [{"interface": name} for name in names.split(",")]
-    address = socket.getaddrinfo(os.environ["MASTER_ADDR"], None)[0][4][0]
-    return [{"hostname": "127.0.0.1"}] if ipaddress.ip_address(address).is_loopback else []
+    address = address_towards(os.environ["MASTER_ADDR"])
+    return [{"hostname": address}] if address else []
+
+
+def address_towards(host: str) -> str | None:
+    """Return this host's own address on the way to another, loopback where that is itself; None if unknown."""
+    try:
+        family, kind, _, _, there = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:  # a datagram socket sends nothing when it connects
+            probe.connect(there)
+            return str(probe.getsockname()[0])
+    except OSError:
+        return None
 
 
 def _open(store: Store, session: bytes, me: int) -> Link:

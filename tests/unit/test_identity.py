@@ -112,3 +112,18 @@ def test_ranks_on_one_machine_share_a_file_of_their_user(tmp_path: Path, monkeyp
     assert identity.run_secret(variables) == secret
     assert os.listdir(tmp_path / "cache") == ["secret"]
     assert (tmp_path / "cache" / "secret").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_secret_that_a_cluster_mounts_may_reach_its_user_through_the_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "secret"
+    file.write_text("long enough a secret")
+    monkeypatch.setattr(os, "getuid", lambda: file.stat().st_uid + 1)
+    variables = {"BYZDIST_SECRET_FILE": str(file)}
+    file.chmod(0o440)
+    assert identity.run_secret(variables) == b"long enough a secret"
+    for mode in (0o460, 0o444):
+        file.chmod(mode)
+        with pytest.raises(ConfigError, match="others can read"):
+            identity.run_secret(variables)
