@@ -20,9 +20,11 @@ from byzdist.checkpoint import Checkpoint, newest, remove_parts
 from byzdist.config import Config, read_yaml
 from byzdist.errors import ConfigError
 from byzdist.experiment import Experiment, choose_device
+from byzdist.files import SUFFIX
 from byzdist.sampling import read_trace
 
 log = logging.getLogger(__name__)
+RUN, CONFIG = "run.json", "config.yaml"  # a folder is a run's from the moment at which the first is there
 _LOCK = ".lock"
 _LOCK_PATIENCE = 10.0  # the processes of a killed run need a moment to let go
 # What a resumed run may change, by key or by the section that a key is in.
@@ -102,19 +104,19 @@ def claim(out: Path | None, experiment: Experiment, resume: bool) -> RunFolder:
 
 
 def _is_empty(folder: Path) -> bool:
-    return all(path.name == _LOCK for path in folder.iterdir())
+    return {path.name for path in folder.iterdir()} <= {_LOCK, RUN + SUFFIX}
 
 
 def _check_ours(folder: Path, resume: bool) -> None:
     """Refuse a folder that holds anything but a run to resume."""
     if _is_empty(folder):
         return
-    is_run = (folder / "run.json").exists() and (folder / "config.yaml").exists()
+    is_run = (folder / RUN).exists()
     if not resume:
         remedy = "add --resume to go on with its run, or " if is_run else ""
         raise ConfigError(f"--out: {str(folder)!r} is not empty; {remedy}name a new folder.")
     if not is_run:
-        raise ConfigError(f"--out: {str(folder)!r} holds no run to resume (run.json and config.yaml).")
+        raise ConfigError(f"--out: {str(folder)!r} holds no run to resume (there is no {RUN}).")
 
 
 def _enter(folder: Path, experiment: Experiment, resume: bool, lock: BaseFileLock) -> RunFolder:
@@ -126,7 +128,8 @@ def _enter(folder: Path, experiment: Experiment, resume: bool, lock: BaseFileLoc
     name, resumed_after = _read_run(folder)
     checkpoint = newest(checkpoints(folder), name)
     if checkpoint is None:
-        _compare(read_yaml((folder / "config.yaml").read_text(), str(folder / "config.yaml")), experiment.config)
+        if (config := folder / CONFIG).exists():
+            _compare(read_yaml(config.read_text(), str(config)), experiment.config)
         log.warning("there is no checkpoint in %s; its run starts again from the beginning.", folder)
     else:
         _check_same(checkpoint, experiment)
@@ -136,10 +139,10 @@ def _enter(folder: Path, experiment: Experiment, resume: bool, lock: BaseFileLoc
 
 def _read_run(folder: Path) -> tuple[str, list[int]]:
     try:
-        facts = json.loads((folder / "run.json").read_text())
+        facts = json.loads((folder / RUN).read_text())
         return str(facts["run"]), list(facts["resumed_after"])
     except (ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"--resume: {str(folder / 'run.json')!r} is not what a run writes: {error}.") from None
+        raise ConfigError(f"--resume: {str(folder / RUN)!r} is not what a run writes: {error}.") from None
 
 
 def identity(experiment: Experiment) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from byzdist.evaluation import Evaluator
 from byzdist.experiment import Experiment, choose_device, prepare
 from byzdist.export import save_model
 from byzdist.files import write_text
-from byzdist.folder import RunFolder, checkpoints, claim, identity
+from byzdist.folder import CONFIG, RUN, RunFolder, checkpoints, claim, identity
 from byzdist.launcher import report_failure
 from byzdist.metrics import Line, Metrics
 from byzdist.optimum import find
@@ -222,8 +222,8 @@ def _describe(experiment: Experiment, workers: int, run: RunFolder) -> None:
             "system": platform.platform(),
         },
     }
-    write_text(folder / "config.yaml", dump(config))
-    write_text(folder / "run.json", json.dumps(facts, indent=2) + "\n")
+    write_text(folder / RUN, json.dumps(facts, indent=2) + "\n")
+    write_text(folder / CONFIG, dump(config))
     (folder / "summary.json").unlink(missing_ok=True)  # it is there when the run has ended
     labels, classes = experiment.dataset.labels, experiment.dataset.classes
     write_table(experiment.split.table(labels, classes), folder / "clients.csv")
