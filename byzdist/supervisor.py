@@ -16,7 +16,8 @@ from types import FrameType
 _GRANT = "BYZDIST_GRANT"  # the file descriptor on which the child says how often it may be started again
 _MISTAKE = 2  # the exit code of a wrong configuration
 _PR_SET_PDEATHSIG = 1
-_PRCTL = ctypes.CDLL(None).prctl  # looked up once, before any fork
+_PRCTL = getattr(ctypes.CDLL(None), "prctl", None)  # Linux's; looked up once, before any fork
+AGENT = "BYZDIST_AGENT"  # the process of the agent, where it is our own launcher
 
 
 def is_wanted() -> bool:
@@ -30,11 +31,18 @@ def grant(restarts: int) -> None:
         os.write(int(os.environ[_GRANT]), bytes([min(restarts, 255)]))
 
 
-def die_with_parent(parent: int) -> None:
-    """Let the kernel end this process when its parent, process ``parent``, ends in whatever way (Linux)."""
-    _PRCTL(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Let the kernel send this process a signal when its parent, process ``parent``, ends in whatever way (Linux)."""
+    if _PRCTL is not None:
+        _PRCTL(_PR_SET_PDEATHSIG, number, 0, 0, 0)
     if os.getppid() != parent:  # it was gone before the line above
         os._exit(1)
+
+
+def end_with_agent() -> None:
+    """See to it that this rank is told to end (SIGTERM) once torchrun's agent is gone; without an agent do nothing."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and _GRANT not in os.environ:
+        die_with_parent(int(os.environ.get(AGENT) or os.getppid()), signal.SIGTERM)
 
 
 def supervise(command: Sequence[str]) -> int:
@@ -47,7 +55,7 @@ def supervise(command: Sequence[str]) -> int:
     os.set_blocking(granted, False)
     me = os.getpid()
     restarts: int | None = None
-    tries = 0
+    tries, told_to_end = 0, list[int]()
     while True:
         child = subprocess.Popen(
             command,
@@ -55,13 +63,13 @@ def supervise(command: Sequence[str]) -> int:
             pass_fds=[grants],
             preexec_fn=lambda: die_with_parent(me),  # noqa: PLW1509 - there are no threads here
         )
-        _pass_signals_to(child)
+        _pass_signals_to(child, told_to_end)
         code = child.wait()
         with contextlib.suppress(BlockingIOError):
             restarts = os.read(granted, 256)[0]
         if restarts is None:
             return code if code >= 0 else 128 - code
-        if code >= 0:
+        if code >= 0 or told_to_end:
             return code if code == _MISTAKE else 0
         if tries == restarts:
             _say(f"was ended by {signal.Signals(-code).name}; it is not started again (transport.restarts: {restarts})")
@@ -70,8 +78,9 @@ def supervise(command: Sequence[str]) -> int:
         _say(f"was ended by {signal.Signals(-code).name}; starting it again ({tries} of {restarts})")
 
 
-def _pass_signals_to(child: subprocess.Popen[bytes]) -> None:
+def _pass_signals_to(child: subprocess.Popen[bytes], seen: list[int]) -> None:
     def forward(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
         child.send_signal(number)
 
     for number in (signal.SIGINT, signal.SIGTERM):

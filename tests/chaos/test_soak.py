@@ -1,6 +1,7 @@
 """Thousands of rounds in which every worker is killed or stopped several times ends where a quiet run does."""
 
 import random
+import re
 import signal
 import time
 from collections import Counter
@@ -18,26 +19,33 @@ WORKERS = 5
 SOAK: dict[str, Any] = {
     **CONFIG,
     "rounds": 2500,
-    "transport": {**CONFIG["transport"], "restarts": 255},
+    "transport": {**CONFIG["transport"], "restarts": 255, "join_timeout": 60.0},
     # A pace at which killed workers are back while the run still goes on.
     "attack": [{"name": "slow", "seconds": 0.1, "clients": [4]}],
 }
 
 
 def torment(job: Job, metrics: Path, seed: int, until: int) -> Counter[tuple[str, int]]:
-    """Kill or stop workers at random until the run has come to a round; return what was done to whom."""
+    """Kill or stop workers at random times until the run has come to a round; return what was done to whom."""
     rng, done, stopped = random.Random(seed), Counter[tuple[str, int]](), dict[int, psutil.Process]()
-    while job.process.poll() is None and sum(1 for _ in metrics.open()) < until:
+    acts = [(number, rank) for number in (signal.SIGKILL, signal.SIGSTOP) for rank in range(1, WORKERS + 1)]
+    while job.process.poll() is None and len(lines := metrics.read_text().splitlines()) < until:
         time.sleep(rng.uniform(0.2, 1.5))
-        rank = rng.randint(1, WORKERS)
+        joined = Counter(re.findall(r"worker (\d+) joined", "\n".join(lines)))
+        away = [rank for rank in range(1, WORKERS + 1) if joined[str(rank)] <= done["SIGKILL", rank]]
+        if len({*away, *stopped}) > 2:  # with nobody left the run would rightly end
+            if stopped:
+                stopped.popitem()[1].send_signal(signal.SIGCONT)
+            continue
+        number, rank = min(acts, key=lambda act: (done[act[0].name, act[1]], rng.random()))  # everyone's turn comes
         with suppress(psutil.Error, AssertionError):
+            if stopped and rng.random() < 0.5:
+                stopped.popitem()[1].send_signal(signal.SIGCONT)
             if rank in stopped:
-                stopped.pop(rank).send_signal(signal.SIGCONT)
                 continue
             victim = job.rank(rank, timeout=1)
             if "BYZDIST_GRANT" not in victim.environ():
                 continue  # the thin parent; its child is on its way
-            number = rng.choice([signal.SIGKILL, signal.SIGSTOP])
             victim.send_signal(number)
             done[number.name, rank] += 1
             if number is signal.SIGSTOP:
