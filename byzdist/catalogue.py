@@ -1,14 +1,17 @@
 """Every registered name with its one-line description."""
 
+from typing import Any
+
 from byzdist.aggregation import PRE, RULES
 from byzdist.attacks import ATTACKS
 from byzdist.compression import COMPRESSORS
 from byzdist.data import DATASETS, SPLITS
 from byzdist.methods import METHODS
 from byzdist.models import MODELS
+from byzdist.registry import Registry
 from byzdist.sampling import AVAILABILITY
 
-SECTIONS = {
+SECTIONS: dict[str, Registry[Any]] = {
     "methods (method.name)": METHODS,
     "aggregation rules (aggregation.rule)": RULES,
     "pre-aggregation steps (aggregation.pre)": PRE,

@@ -60,7 +60,9 @@ def _clients(config: Config) -> None:
         ("aggregation.declared_byzantine", config.declared_byzantine),
     ):
         if 2 * number >= count:
-            raise ConfigError(f"{key}: {number} of {count} clients are not a minority; at most {(count - 1) // 2} can be.")
+            raise ConfigError(
+                f"{key}: {number} of {count} clients are not a minority; at most {(count - 1) // 2} can be."
+            )
     if config.declared_byzantine < config.clients.byzantine:
         log.warning(
             "aggregation.declared_byzantine (%d) is below clients.byzantine (%d): outside the theory.",
@@ -85,7 +87,9 @@ def _method(config: Config) -> None:
     for key in ("cohort", "full_cohort"):
         size = config.method.get(key)
         if size is not None and size > count:
-            raise ConfigError(f"method.{key}: {size} of {count} clients cannot be sampled; it is at most clients.count.")
+            raise ConfigError(
+                f"method.{key}: {size} of {count} clients cannot be sampled; it is at most clients.count."
+            )
     full = config.method.get("full_cohort")
     if config.method["name"] == "byz_vr_marina":
         for key, allowed in (("cohort", (None, count)), ("full_cohort", (None, count)), ("clip", ("none",))):
@@ -108,9 +112,13 @@ def _attack(config: Config) -> None:
         spec = {**_complete(ATTACKS, own, key), **check_assignment(spec, key, config.clients.bad)}
         attack = ATTACKS.get(spec["name"])
         if hasattr(attack, "on_labels") and "rounds" in spec:
-            raise ConfigError(f"{key}.rounds: {spec['name']!r} changes a client's data for the whole run; leave the key out.")
+            raise ConfigError(
+                f"{key}.rounds: {spec['name']!r} changes a client's data for the whole run; leave the key out."
+            )
         if hasattr(attack, "on_wire") and config.transport.name != "star":
-            raise ConfigError(f"{key}: {spec['name']!r} breaks the wire format, which only the star survives; use transport.name=star.")
+            raise ConfigError(
+                f"{key}: {spec['name']!r} breaks the wire format, which only the star survives; use transport.name=star."
+            )
         if spec["name"] == "mimic" and spec["target"] not in config.clients.good:
             raise ConfigError(
                 f"{key}.target: client {spec['target']} is not one of the good clients 0..{len(config.clients.good) - 1}."

@@ -1,5 +1,6 @@
 """One experiment, one file: strict, typed, and every error names the key, the value and what is allowed."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -86,9 +87,7 @@ class Transport(Section):
     @model_validator(mode="after")
     def _order(self) -> "Transport":
         if self.name == "star" and self.join_timeout < self.deadline:
-            raise ValueError(
-                f"join_timeout ({self.join_timeout:g} s) must be at least deadline ({self.deadline:g} s)"
-            )
+            raise ValueError(f"join_timeout ({self.join_timeout:g} s) must be at least deadline ({self.deadline:g} s)")
         return self
 
 
@@ -150,16 +149,16 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]  # what << brings in gives way
-        keys = [self.construct_object(key, deep=True) for key in own]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key in own]
         twice = next((key for key in keys if keys.count(key) > 1), None)
         if twice is not None:
             raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} is given twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    yaml.resolver.re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
     list("-+0123456789"),
 )
 

@@ -1,14 +1,14 @@
 """Counter-based randomness: every draw is keyed by what it is for, so no draw depends on the order of events."""
 
 import zlib
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
 _WORD = 2**64 - 1
 
 
-@lru_cache(maxsize=None)
+@cache
 def _purpose_key(purpose: str) -> int:
     return zlib.crc32(purpose.encode())
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store
 
 from byzdist import __version__, logs
 from byzdist.attacks.assignment import assignments
@@ -97,13 +97,13 @@ def _digest(config: Config) -> str:
     return hashlib.sha256(dump(config).encode()).hexdigest()
 
 
-def _tell(store: dist.Store, config: Config, run: str) -> None:
+def _tell(store: Store, config: Config, run: str) -> None:
     """Tell the workers which experiment this is, and the name of the run."""
     store.set("configuration", _digest(config))
     store.set("run", run)
 
 
-def _agree(store: dist.Store, rank: int, config: Config) -> None:
+def _agree(store: Store, rank: int, config: Config) -> None:
     """Make sure that this rank runs the server's experiment."""
     if store.get("configuration").decode() != _digest(config):
         raise ConfigError(
@@ -135,7 +135,7 @@ def serve(experiment: Experiment, workers: int, run: RunFolder, transport: Serve
     )
     with Progress(config, folder) as progress:
         server = Server(experiment, transport, metrics, evaluator.evaluate, _watchers(config, progress), saver)
-        _stop_on_signals(server)
+        _on_signals(server.stop)
         status = "failed"
         try:
             transport.open()
@@ -172,25 +172,26 @@ def _optimum(experiment: Experiment) -> float | None:
     return find(config.model, dataset, experiment.split, config.clients.good)
 
 
-def _stop_on_signals(server: Server) -> None:
-    def stop(number: int, frame: FrameType | None) -> None:
-        server.stop()
-        signal.signal(number, signal.SIG_DFL)  # the second one ends the process at once
+def _on_signals(told: Callable[[], None]) -> None:
+    """Have ``told`` called when this process is told to end; the second SIGINT or SIGTERM ends it at once."""
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    def first(number: int, frame: FrameType | None) -> None:
+        told()
+        if number != signal.SIGHUP:  # which the kernel sends for each thread of an agent that is gone
+            for fatal in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(fatal, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, first)
 
 
 def _work(experiment: Experiment, rank: int, workers: int, out: Path | None) -> None:
     config, shape = experiment.config, experiment.shape(workers)
     transport, store = open_worker(config.transport, shape, rank, partial(_agree, rank=rank, config=config))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: transport.let_go())  # it is for the server to end the run
+    _on_signals(transport.let_go)  # it is for the server to end the run
     collusion = None
     if any(entry.has("omniscient") for entry in assignments(config)):
-        collusion = Collusion(
-            dist.PrefixStore("collusion", store), shape.dimension, shape.dtype, config.transport.deadline
-        )
+        collusion = Collusion(PrefixStore("collusion", store), shape.dimension, shape.dtype, config.transport.deadline)
     saver = None
     if experiment.clients_remember:
         assert out is not None

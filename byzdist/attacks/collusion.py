@@ -10,12 +10,13 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import Store
 
 
 class Collusion:
     """One process's access to the channel; vectors are raw bytes of ``dtype`` under a key for round and client."""
 
-    def __init__(self, store: dist.Store, dimension: int, dtype: torch.dtype, patience: float) -> None:
+    def __init__(self, store: Store, dimension: int, dtype: torch.dtype, patience: float) -> None:
         self._store = store
         self._dimension, self._dtype = dimension, dtype
         self._patience = timedelta(seconds=patience)
@@ -25,7 +26,7 @@ class Collusion:
         """Make an honest client's message known; those of earlier rounds are withdrawn."""
         while self._published and not self._published[0].startswith(f"{round_}/"):
             self._store.delete_key(self._published.pop(0))
-        self._store.set(f"{round_}/{client}", vector.cpu().numpy().tobytes())
+        self._store.set(f"{round_}/{client}", vector.cpu().numpy().tobytes())  # type: ignore[arg-type]  # the stub knows only of strings
         self._published.append(f"{round_}/{client}")
 
     def gather(self, round_: int, clients: Iterable[int]) -> dict[int, Tensor]:

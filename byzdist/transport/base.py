@@ -115,7 +115,7 @@ class ServerEnd(ABC):
 
     @abstractmethod
     def collect(self, deadline: float) -> dict[int, Tensor | Missing]:
-        """Return, by ascending client id, the payload (uint8) of each reply or why it is missing, ``deadline`` s after `send` at the latest.
+        """Return each client's payload (uint8) or why it is missing, by ascending id, ``deadline`` s after `send` at the latest.
 
         A payload's memory is the transport's and lasts until the next `send`.
         """

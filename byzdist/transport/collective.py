@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import Store
 
 from byzdist.errors import RunError
 from byzdist.transport.base import (
@@ -46,10 +47,22 @@ SERVER = 0
 _PATIENCE = timedelta(days=7)  # workers wait as long as the server lives; its deadline is the one that counts
 
 
-def open_group(store: dist.Store, rank: int, world_size: int, device: torch.device) -> None:
+def open_group(store: Store, rank: int, world_size: int, device: torch.device) -> None:
     """Open the default process group on ``store``."""
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_PATIENCE)
+
+
+def _isend(message: Tensor, rank: int) -> dist.Work:
+    work = dist.isend(message, rank)
+    assert work is not None, "this process is in the default group"
+    return work
+
+
+def _irecv(buffer: Tensor, rank: int) -> dist.Work:
+    work = dist.irecv(buffer, rank)
+    assert work is not None, "this process is in the default group"
+    return work
 
 
 def cause(error: RuntimeError) -> str:
@@ -92,7 +105,7 @@ class CollectiveServer(ServerEnd):
 
     def _post(self, parts: list[Tensor], rank: int) -> None:
         for part in parts:
-            self._sends.append(dist.isend(part, rank))
+            self._sends.append(_isend(part, rank))
             self.bytes_down += part.nbytes
 
     def _pack(self, request: Request, flags: int) -> list[Tensor]:
@@ -105,7 +118,7 @@ class CollectiveServer(ServerEnd):
         for rank, positions in hosted.items():
             for position in positions:
                 parts = self._rows[position].parts(request.length)
-                self._receives[position] = [dist.irecv(part, rank) for part in parts]
+                self._receives[position] = [_irecv(part, rank) for part in parts]
                 self.bytes_up += sum(part.nbytes for part in parts)
         lacking = {rank for rank in hosted if request.needs_previous and self._model_round[rank] != request.round - 1}
         for group, flags in ((lacking, HAS_MODEL | HAS_PREVIOUS), (hosted.keys() - lacking, HAS_MODEL)):
@@ -195,8 +208,8 @@ class CollectiveServer(ServerEnd):
         message = torch.zeros(HEADER_BYTES, dtype=torch.uint8)
         Header(Kind.SAVE, order.round, 0, 0, order.oldest).write(message)
         answers = torch.zeros(self._shape.workers, HEADER_BYTES, dtype=torch.uint8)
-        receives = [dist.irecv(answer, rank) for rank, answer in enumerate(answers, 1)]
-        self._sends += [dist.isend(message, rank) for rank in self._model_round]
+        receives = [_irecv(answer, rank) for rank, answer in enumerate(answers, 1)]
+        self._sends += [_isend(message, rank) for rank in self._model_round]
         self._unsaved = []
         for rank, (receive, answer) in enumerate(zip(receives, answers, strict=True), 1):
             try:
@@ -257,7 +270,7 @@ class CollectiveWorker(WorkerEnd):
             dist.destroy_process_group()
             return None
         for part in frame.parts_apart(header.flags):
-            self._await(dist.irecv(part, SERVER))
+            self._await(_irecv(part, SERVER))
         if header.kind is Kind.RESUME:
             self._model_round = header.round if header.flags & HAS_MODEL else -1
             return Resume(header.round)
@@ -274,7 +287,7 @@ class CollectiveWorker(WorkerEnd):
 
     def _expect(self) -> None:
         """Post the receive of the next request, so that gloo sends it at once."""
-        self._next = dist.irecv(self._before.buffer, SERVER)
+        self._next = _irecv(self._before.buffer, SERVER)
 
     def _await(self, work: dist.Work | None) -> None:
         assert work is not None
@@ -309,7 +322,7 @@ class CollectiveWorker(WorkerEnd):
             if self._full:
                 work = dist.gather(part, None, SERVER, async_op=True)
             else:
-                work = dist.isend(part, SERVER)
+                work = _isend(part, SERVER)
             self._sending[0].append(work)
         self._turns -= 1
 

@@ -160,7 +160,7 @@ def start_keeper(post: Post) -> tuple[int, Callable[[], None]]:
         return pid, lambda: os.close(store_is_there)
     try:
         die_with_parent(parent)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # a terminal's Ctrl-C is the server's to handle
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         quiet = os.open(os.devnull, os.O_WRONLY)

@@ -7,8 +7,8 @@ hold lasting views of it; the many ids of a full round that lacks some clients t
 """
 
 import struct
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -38,7 +38,8 @@ class WireError(ValueError):
     """A message that is not what it should be; the text becomes the reason in the metrics."""
 
 
-class Header(NamedTuple):
+@dataclass(slots=True)
+class Header:
     """The first 64 bytes of a message; ``count`` is the cohort's size in a request and the client's id in a reply."""
 
     kind: Kind
@@ -51,7 +52,7 @@ class Header(NamedTuple):
     def write(self, message: Tensor) -> None:
         """Write the header over the first bytes of ``message`` (uint8, on the CPU)."""
         _LAYOUT.pack_into(
-            message.numpy(),
+            message.numpy().data,
             0,
             _MAGIC,
             _VERSION,
@@ -70,7 +71,7 @@ class Header(NamedTuple):
         Raises:
             WireError: if the bytes are no header of this version.
         """
-        magic, version, kind, round_, count, flags, length, checksum = _LAYOUT.unpack_from(message.numpy())
+        magic, version, kind, round_, count, flags, length, checksum = _LAYOUT.unpack_from(message.numpy().data)
         if magic != _MAGIC or version != _VERSION:
             raise WireError("no byzdist message")
         if kind not in _KINDS:
