@@ -18,7 +18,7 @@ from tests.harness import Job, Run, byzdist, train, write_config
 WORKERS = 5
 SOAK: dict[str, Any] = {
     **CONFIG,
-    "rounds": 2500,
+    "rounds": 5000,
     "transport": {**CONFIG["transport"], "restarts": 255, "join_timeout": 60.0},
     # A pace at which killed workers are back while the run still goes on.
     "attack": [{"name": "slow", "seconds": 0.1, "clients": [4]}],
