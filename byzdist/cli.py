@@ -65,6 +65,7 @@ def _count(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    supervisor.end_with_agent()
     if supervisor.is_wanted():
         return supervisor.supervise([sys.executable, "-m", "byzdist", *sys.argv[1:]])
     if "RANK" in os.environ:

@@ -19,6 +19,7 @@ from byzdist.config import load
 from byzdist.errors import ConfigError, RunError
 from byzdist.experiment import prepare
 from byzdist.folder import claim
+from byzdist.supervisor import AGENT
 from byzdist.transport.identity import FILE_VARIABLE, VARIABLE, new_secret
 
 _DEFAULT_WORKERS = 4
@@ -46,15 +47,27 @@ def launch(
     if workers is None:
         workers = run.checkpoint.facts["workers"] if run.checkpoint else min(_DEFAULT_WORKERS, most)
     command = ["-m", "byzdist", "run", path, *overrides, "--out", str(run.path), *(["--resume"] if resume else [])]
+    # After a signal torchrun's agent kills what has not ended by then.
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(60 + int(config.transport.deadline)))
     code = _start(command, workers, max_restarts)
-    if code == 0 and not (run.path / "summary.json").exists():
-        raise RunError("the run was interrupted before its first round.")
+    if code == 0:
+        _check_end(run.path)
     return code
+
+
+def _check_end(folder: Path) -> None:
+    """Raise RunError where a run whose processes were told to end did not come to the end of a round."""
+    if not (folder / "metrics.jsonl").exists():
+        raise RunError("the run was interrupted before its first round.")
+    summary = folder / "summary.json"
+    if not summary.exists() or json.loads(summary.read_text())["status"] == "failed":
+        raise RunError("the run was interrupted within a round.")
 
 
 def _start(command: Sequence[str], workers: int, max_restarts: int) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does for several processes
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    os.environ[AGENT] = str(os.getpid())
     if FILE_VARIABLE not in os.environ:
         os.environ.setdefault(VARIABLE, new_secret())
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we report failures ourselves
@@ -74,7 +87,7 @@ def _start(command: Sequence[str], workers: int, max_restarts: int) -> int:
         rank, failure = error.get_first_failure()
         raise RunError(f"rank {rank} failed: {failure.message}") from None
     except SignalException as interruption:
-        return 0 if interruption.sigval in (signal.SIGINT, signal.SIGTERM) else 1
+        return 0 if interruption.sigval in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) else 1
     return 0
 
 

@@ -40,9 +40,9 @@ def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> Non
 
 
 def end_with_agent() -> None:
-    """See to it that this rank is told to end (SIGTERM) once torchrun's agent is gone; without an agent do nothing."""
+    """See to it that this rank is told to end (SIGHUP) once torchrun's agent is gone; without an agent do nothing."""
     if "TORCHELASTIC_RUN_ID" in os.environ and _GRANT not in os.environ:
-        die_with_parent(int(os.environ.get(AGENT) or os.getppid()), signal.SIGTERM)
+        die_with_parent(int(os.environ.get(AGENT) or os.getppid()), signal.SIGHUP)
 
 
 def supervise(command: Sequence[str]) -> int:
@@ -83,7 +83,7 @@ def _pass_signals_to(child: subprocess.Popen[bytes], seen: list[int]) -> None:
         seen.append(number)
         child.send_signal(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, forward)
 
 
