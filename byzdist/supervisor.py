@@ -61,6 +61,7 @@ def supervise(command: Sequence[str]) -> int:
             command,
             env={**os.environ, _GRANT: str(grants)},
             pass_fds=[grants],
+            start_new_session=True,  # it gets each signal once, from here: agents and terminals signal whole groups
             preexec_fn=lambda: die_with_parent(me),  # noqa: PLW1509 - there are no threads here
         )
         _pass_signals_to(child, told_to_end)
