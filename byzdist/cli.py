@@ -114,9 +114,20 @@ def _plot(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _parse(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(words)
+    # argparse takes overrides only where they follow CONFIG at once; they may come after options as well.
+    if any(word.startswith("-") for word in rest) or (rest and "overrides" not in arguments):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides += rest
+    return arguments
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code: 0 finished, 1 failed, 2 a mistake of the user's before anything was started."""
-    arguments = _parser().parse_args(words)
+    arguments = _parse(words)
     try:
         code: int = arguments.action(arguments)
         return code

@@ -47,8 +47,18 @@ SERVER = 0
 _PATIENCE = timedelta(days=7)  # workers wait as long as the server lives; its deadline is the one that counts
 
 
-def open_group(store: Store, rank: int, world_size: int, device: torch.device) -> None:
-    """Open the default process group on ``store``."""
+def open_group(store: Store, rank: int, world_size: int, device: torch.device, joining: float = 300.0) -> None:
+    """Open the default process group on ``store``, once all ranks are there.
+
+    Raises:
+        RunError: if they are not within ``joining`` seconds; gloo itself would wait as long as for a request.
+    """
+    store.set(f"here/{rank}", "")
+    try:
+        store.wait([f"here/{other}" for other in range(world_size)], timedelta(seconds=joining))
+    except dist.DistError:
+        lacking = [other for other in range(world_size) if not store.check([f"here/{other}"])]
+        raise RunError(f"ranks {lacking} did not come within {joining:g} s.") from None
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_PATIENCE)
 

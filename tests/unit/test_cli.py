@@ -85,7 +85,9 @@ def test_a_missing_file_is_named(here, capsys, path, reason):
     assert re.match(rf"byzdist: {path}: cannot read the configuration: {reason}", capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("words", [[], ["fly"], ["run"], ["run", "config.yaml", "--fly"], ["plot", "folder"]])
+@pytest.mark.parametrize(
+    "words", [[], ["fly"], ["run"], ["run", "config.yaml", "--fly"], ["list", "rounds=3"], ["plot", "folder"]]
+)
 def test_a_wrong_command_line_ends_with_2_and_the_usage(here, capsys, words):
     with pytest.raises(SystemExit) as end:
         main(words)
@@ -99,6 +101,13 @@ def test_a_wrong_number_of_workers_is_refused(here, capsys, number):
         main(["run", "config.yaml", f"--workers={number}"])
     assert end.value.code == 2
     assert re.search(rf"--workers: '{number}' is no whole number", capsys.readouterr().err)
+
+
+def test_overrides_may_come_before_and_after_options(here, monkeypatch):
+    started = []
+    monkeypatch.setattr(launcher, "_start", lambda command, *_: started.append(command) or 1)
+    main(["run", "config.yaml", "rounds=3", "--workers", "2", "method.clip=none", "--out", "new", "seed=4"])
+    assert started[0][2:7] == ["run", "config.yaml", "rounds=3", "method.clip=none", "seed=4"]
 
 
 def test_list_shows_every_name_with_a_description(capsys):
