@@ -40,6 +40,7 @@ class Metrics:
         self._size = 0
         self._pending: Line | None = None
         self._unwritten = b""
+        self._complained = False
         self.last: Line = {}
         self.totals = {"rounds": 0, "bytes_up": 0, "bytes_down": 0, "missing": 0, "byzantine_majorities": 0}
         self._started = time.monotonic()
@@ -90,9 +91,11 @@ class Metrics:
             written = self._file.write(text)
         except OSError as error:
             written = 0
-            if not self._unwritten:
+            if not self._complained:  # a full disk may take a part of a line first
                 log.error("metrics.jsonl cannot be written: %s. Training goes on; the lines are kept.", error.strerror)
+            self._complained = True
         self._unwritten = text[written:]
+        self._complained &= bool(self._unwritten)
 
     def close(self, status: str) -> Line:
         """Write the last line and summary.json; return the summary.

@@ -37,7 +37,7 @@ class Progress:
         self._live = sys.stdout.isatty()
         self._console = Console()
         self._next = 0.0
-        self._started = time.monotonic()
+        self._first: tuple[int, float] | None = None  # the first round that was shown, and when
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -54,7 +54,9 @@ class Progress:
         self._bar.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.__exit__(kind, error, trace)
 
     def show(self, line: Line, metrics: Metrics) -> None:
@@ -63,6 +65,7 @@ class Progress:
         if now < self._next:
             return
         self._next = now + (_REFRESH if self._live else _PLAIN_EVERY)
+        self._first = self._first or (line["round"], now)
         totals = metrics.totals
         state = f"{_quality(metrics.last)}  up {_bytes(totals['bytes_up'])}  down {_bytes(totals['bytes_down'])}"
         if totals["missing"]:
@@ -70,8 +73,10 @@ class Progress:
         if self._live:
             self._bar.update(self._task, completed=line["round"], state=state)
             return
-        left = (now - self._started) / max(1, totals["rounds"]) * (self._rounds - line["round"])
-        print(f"round {line['round']}/{self._rounds}  {state}  left {left:.0f} s", flush=True)
+        rounds = line["round"] - self._first[0]
+        if rounds:
+            state += f"  left {(now - self._first[1]) / rounds * (self._rounds - line['round']):.0f} s"
+        print(f"round {line['round']}/{self._rounds}  {state}", flush=True)
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Say how the run ended and where it lies."""

@@ -1,0 +1,82 @@
+import pytest
+import torch
+
+from byzdist.compression.identity import Identity
+from byzdist.compression.rand_k import RandK
+from byzdist.config import parse
+from byzdist.errors import ConfigError
+from byzdist.experiment import choose_device, prepare
+from tests.cases import BASE, RAND_K, case
+
+CPU = torch.device("cpu")
+
+
+def test_the_pieces_of_a_run():
+    experiment = prepare(parse(case("label_flip", RAND_K, full_cohort=7)), CPU)
+    assert experiment.oracle.dimension == 12 and experiment.dtype == torch.float64
+    assert experiment.oracle.flipped == {5, 6, 7, 8}
+    assert isinstance(experiment.compressors[True], Identity) and isinstance(experiment.compressors[False], RandK)
+    assert prepare(parse(case("bit_flip")), CPU).oracle.flipped == set()
+
+
+def test_the_default_of_p_comes_from_the_sizes_of_the_run():
+    def p(**method):
+        return prepare(parse(case("none", RAND_K, p=None, **method)), CPU).method.p
+
+    assert p(cohort=9, batch_size=90) == 5 / 12  # K/d, K = ceil(0.35·12)
+    assert p(cohort=3, batch_size=90) == 3 / 9
+    assert p(cohort=9, batch_size=9) == 9 / 90
+
+
+def test_p_counts_the_samples_of_a_mean_client():
+    config = {**case("none", p=None, cohort=9, batch_size=5), "data": {**BASE["data"], "split": "iid"}}
+    assert prepare(parse(config), CPU).method.p == 5 / 10
+
+
+@pytest.mark.parametrize("transport, most_ids", [("collective", 5), ("star", 9)])
+def test_the_sizes_of_messages(transport, most_ids):
+    config = {**case("none", RAND_K), "transport": {"name": transport}}
+    shape = prepare(parse(config), CPU).shape(4)
+    assert (shape.clients, shape.workers, shape.dimension, shape.most_cohort) == (9, 4, 12, 9)
+    assert shape.longest == 12 * 8 and shape.most_ids == most_ids  # on the star anyone may be away
+    assert [shape.rank(client) for client in range(6)] == [1, 2, 3, 4, 1, 2]
+
+
+def test_the_same_configuration_gives_the_same_start_and_another_seed_another_one():
+    def start(seed):
+        return prepare(parse({**BASE, "seed": seed, "model": {"name": "mlp", "hidden": [3]}}), CPU).oracle.initial()
+
+    assert torch.equal(start(1), start(1)) and not torch.equal(start(1), start(2))
+
+
+@pytest.mark.parametrize("split, most", [("shared", 90), ("iid", 10)])
+def test_a_batch_may_be_all_that_the_smallest_client_has(split, most):
+    data = {**BASE["data"], "split": split}
+    prepare(parse({**case("none", batch_size=most, full_batch=most), "data": data}), CPU)
+    with pytest.raises(ConfigError, match=f"method.batch_size: a batch of {most + 1} .* has {most} samples"):
+        prepare(parse({**case("none", batch_size=most + 1), "data": data}), CPU)
+
+
+@pytest.mark.parametrize(
+    "wanted, gpus, local_rank, expected",
+    [
+        ("cpu", 4, 1, "cpu"),
+        ("auto", 0, 1, "cpu"),
+        ("auto", 4, 1, "cuda:1"),
+        ("auto", 4, 6, "cuda:2"),
+        ("cuda", 4, 3, "cuda:3"),
+        ("cuda:2", 4, 0, "cuda:2"),
+    ],
+)
+def test_the_device_of_a_rank(monkeypatch, wanted, gpus, local_rank, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert choose_device(parse({**BASE, "device": wanted}), local_rank) == torch.device(expected)
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    parse({**BASE, "device": "cuda:1"})
+    with pytest.raises(ConfigError, match="device: 'cuda:2' is wanted, but torch sees 2 GPUs"):
+        parse({**BASE, "device": "cuda:2"})
