@@ -13,7 +13,7 @@ from torch import Tensor
 from byzdist.errors import RunError
 from byzdist.transport.base import Missing, Request, Shape
 from byzdist.transport.identity import worker_key
-from byzdist.transport.link import Link, connect, join
+from byzdist.transport.link import Link, await_store, connect, join
 from byzdist.transport.star import StarServer, Terms
 from byzdist.transport.star_worker import StarWorker
 from byzdist.transport.wire import Header, Kind, checksum
@@ -45,8 +45,10 @@ def meet_at(port: int) -> None:
 class Star:
     """The server's end; no worker joins by itself."""
 
-    def __init__(self, shape: Shape, terms: Terms = TERMS) -> None:
+    def __init__(self, shape: Shape, terms: Terms = TERMS, processes: bool = False) -> None:
+        """``processes``: also start an honest worker process for each rank."""
         meet_at(free_port())
+        self._processes = [_fork_honest(shape, rank) for rank in range(1, shape.workers + 1)] if processes else []
         keys = {rank: worker_key(SECRET, rank) for rank in range(1, shape.workers + 1)}
         self.shape = shape
         self.server = StarServer(shape, terms, keys, partial(connect, patience=10), lambda store: None)
@@ -61,6 +63,8 @@ class Star:
         for thread in self._threads:
             thread.join(10)
             assert not thread.is_alive(), "a worker did not end with the run"
+        for pid in self._processes:
+            os.waitpid(pid, 0)
 
     def start(self, action: Callable[[], object]) -> None:
         """Run a worker in a thread."""
@@ -91,9 +95,19 @@ class Star:
         self.server.news.clear()
 
 
-def serve(shape: Shape, rank: int, work: Callable[[Tensor, int, Tensor], None] | None = None) -> None:
-    """Be an honest worker: client c answers (c + 1) times the model, or the difference of the models in sampled rounds."""
-    worker = StarWorker(shape, rank, worker_key(SECRET, rank), connect(host=False, patience=10), 10.0)
+def _fork_honest(shape: Shape, rank: int) -> int:
+    """Fork before the server hosts the store, whose thread may hold a lock that nobody releases in a child."""
+    if not (pid := os.fork()):
+        torch.set_num_threads(1)
+        await_store(60)
+        serve(shape, rank, patience=300)
+        os._exit(0)
+    return pid
+
+
+def serve(shape: Shape, rank: int, patience: float = 10.0) -> None:
+    """Be an honest worker: client c answers (c + 1) times the model, in sampled rounds the difference of the models."""
+    worker = StarWorker(shape, rank, worker_key(SECRET, rank), connect(host=False, patience=10), patience)
     with suppress(RunError):
         while (received := worker.receive()) is not None:
             vector = received.x if received.full else received.x - received.previous

@@ -9,7 +9,6 @@ cohorts of 4 out of 8 to 64 worker processes that answer at once.
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tests.star import TERMS, Star, serve, shape_of
+from tests.star import TERMS, Star, shape_of
 
 PATIENT = replace(TERMS, deadline=60.0, join_timeout=300.0)  # the machine may be busy
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,13 +58,7 @@ def against_collective(data: Path, runs: int) -> None:
 
 def transport_alone(workers: int, cohort: int, rounds: int, dimension: int) -> list[float]:
     """Return the seconds of each sampled round with worker processes that answer at once."""
-    star = Star(shape_of(workers, dimension=dimension), PATIENT)
-    children = []
-    for rank in range(1, workers + 1):
-        if not (pid := os.fork()):
-            serve(star.shape, rank)
-            os._exit(0)
-        children.append(pid)
+    star = Star(shape_of(workers, dimension=dimension), PATIENT, processes=True)
     rng, seconds = np.random.default_rng(0), []
     with star:
         star.server.open()
@@ -75,8 +68,6 @@ def transport_alone(workers: int, cohort: int, rounds: int, dimension: int) -> l
             replies = star.ask(ids, deadline=60)
             seconds.append(time.perf_counter() - started)
             assert all(isinstance(reply, torch.Tensor) for reply in replies.values()), replies
-    for pid in children:
-        os.waitpid(pid, 0)
     return seconds[10:]
 
 
