@@ -19,7 +19,7 @@ class ClippedEstimates(Method):
     def update(self, g: Tensor, received: Tensor, aggregate: Aggregate) -> None:
         """Server: move the estimate by the aggregated clipped deviations from it."""
         level = self.clip_level(g)
-        if level is None:
+        if not level:  # no clipping, or no estimate yet because nobody replied: clipping to 0 would never give one
             g.copy_(aggregate(received, None))
         else:
             g.add_(aggregate(received.sub_(g), level))

@@ -159,6 +159,10 @@ def test_estimates_are_clipped_around_the_last_one():
     assert updated(SGD(step_size=0.5, cohort=2, clip="none")) == ([2.0, 3.0], ROWS, None)
 
 
+def test_without_an_estimate_there_is_nothing_to_clip_around():
+    assert updated(SGD(step_size=0.5, cohort=2, clip=2.0), g=(0.0, 0.0)) == ([2.0, 3.0], ROWS, None)
+
+
 def test_what_methods_say_of_themselves():
     differences = {name for name in METHODS if METHODS.get(name).sends_differences}
     assert differences == {"byz_vr_marina", "byz_vr_marina_pp", "byz_vr_marina_pp_plus"}

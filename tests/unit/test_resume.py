@@ -13,7 +13,6 @@ from byzdist import checkpoint
 from byzdist.checkpoint import name, read, rounds
 from byzdist.errors import RunError
 from byzdist.methods.estimates import SGD
-from byzdist.server import Server
 from tests.cases import BASE, CASES, RAND_K, case
 from tests.harness import comparable
 from tests.inprocess import LocalServer, train_in
@@ -25,7 +24,7 @@ RESUMED = [
     "byz_vr_marina_pp, g0 zero",
     "byz_vr_marina_pp_plus, shared rand_k",
     "byz_vr_marina, rand_k",
-    "sgd, clip 10.0",
+    "sgd, clip 0.5",
     "momentum_sgd, clip 0.5",
     "momentum_sgd, rand_k",
     "momentum_sgd, label_flip",
@@ -173,7 +172,7 @@ def test_a_stop_whose_state_cannot_be_saved_is_a_failure(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    monkeypatch.setattr("byzdist.rank._stop_on_signals", Server.stop)
+    monkeypatch.setattr("byzdist.rank._on_signals", lambda told: told())
     with pytest.raises(RunError, match="checkpoint of round 0 could not be written: No space"):
         train_in(BASE, tmp_path / "run")
 
@@ -189,7 +188,7 @@ def test_a_stopped_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
     servers = []
     with monkeypatch.context() as patch:
-        patch.setattr("byzdist.rank._stop_on_signals", servers.append)
+        patch.setattr("byzdist.rank._on_signals", lambda told: servers.append(told.__self__))
         train_in(MOMENTUM, tmp_path / "run", end=Stopping)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "stopped"
     assert list(rounds(tmp_path / "run" / "checkpoint")) == [17]
