@@ -292,13 +292,10 @@ class _Gateway:
             return
         mine = shape.rank(cohort) == self._rank
         clients, rows = cohort[mine].tolist(), [shared.row(place) for place in places[mine].tolist()]
-        for row in rows:
-            row.message[:HEADER_BYTES] = (
-                0  # gloo takes a message of no bytes for one; the last header must not stand for it
-            )
-        receiving = [
-            link.post_receive(row.message) for row in rows
-        ]  # before the request, so that replies need not wait
+        for row in rows:  # gloo takes a message of no bytes for one: the last header must not stand for it
+            row.message.numpy()[:HEADER_BYTES] = 0
+        # Receives are posted before the request leaves, so that replies need not ask whether they are expected.
+        receiving = [link.post_receive(row.message) for row in rows]
         for work in [link.post_send(part) for part in request]:
             link.finish(work, patience)
         whole = len(request) == 1 or shared.is_current(errand.round)
@@ -320,10 +317,8 @@ class _Gateway:
         flags = errand.flags
         if self._model_round == errand.round - 1:
             flags &= ~HAS_PREVIOUS
-        if flags and not frame.parts_apart(flags):
-            frame.current.numpy()[:] = (
-                models.current.numpy()
-            )  # numpy: torch's copy would start threads in a forked process
+        if flags and not frame.parts_apart(flags):  # by numpy, for torch's copy may want threads that no fork has
+            frame.current.numpy()[:] = models.current.numpy()
             if flags & HAS_PREVIOUS:
                 frame.previous.numpy()[:] = models.previous.numpy()
         everyone = errand.cohort in (0, self._post.shape.clients)
