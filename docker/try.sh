@@ -61,7 +61,9 @@ more_rounds() { # whether 200 rounds have passed since round $1
     [ "$(rounds)" -gt $(($1 + 200)) ]
 }
 happened() { # whether an event was in the metrics more often than $2 times
-    [ "$(news "$1")" -gt "$2" ]
+    local times
+    times=$(news "$1")
+    [ "${times:-0}" -gt "$2" ]
 }
 
 healthy() { [ "$(docker inspect --format '{{.State.Health.Status}}' "$(container server)")" = healthy ]; }

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Train on this machine: ./launch/local.sh configs/quickstart.yaml [--workers N] [--out DIR] [key=value ...]
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+# shellcheck source=setup.sh
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" "" # else it would take our own arguments for its own
 exec "$venv/bin/byzdist" run "$@"

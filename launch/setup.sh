@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: makes .venv on first use and leaves it alone while what it was made from is unchanged.
 # usage: source launch/setup.sh [EXTRA]; BYZDIST_TORCH=<requirement> replaces the pinned CPU build of torch.
 
