@@ -34,7 +34,7 @@ from byzdist.prometheus import VARIABLE as SCRAPED
 from byzdist.prometheus import Prometheus
 from byzdist.saving import ServerSaver, WorkerSaver
 from byzdist.server import Server
-from byzdist.supervisor import grant
+from byzdist.supervisor import call_process, grant
 from byzdist.transport.base import ServerEnd
 from byzdist.transport.opening import open_server, open_worker
 from byzdist.worker import Worker
@@ -48,6 +48,7 @@ def run_rank(path: str, overrides: Sequence[str], out: Path | None, resume: bool
     A job that torchrun has restarted resumes by itself.
     """
     rank, workers = _place()
+    call_process(f"byzdist-w{rank}" if rank else "byzdist-server")
     try:
         logs.configure(rank)
         config = load(path, overrides)

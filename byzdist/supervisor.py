@@ -15,7 +15,7 @@ from types import FrameType
 
 _GRANT = "BYZDIST_GRANT"  # the file descriptor on which the child says how often it may be started again
 _MISTAKE = 2  # the exit code of a wrong configuration
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _PRCTL = getattr(ctypes.CDLL(None), "prctl", None)  # Linux's; looked up once, before any fork
 AGENT = "BYZDIST_AGENT"  # the process of the agent, where it is our own launcher
 
@@ -37,6 +37,12 @@ def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> Non
         _PRCTL(_PR_SET_PDEATHSIG, number, 0, 0, 0)
     if os.getppid() != parent:  # it was gone before the line above
         os._exit(1)
+
+
+def call_process(name: str) -> None:
+    """Give this process a name by which ps and pkill know it, at most 15 characters (Linux)."""
+    if _PRCTL is not None:
+        _PRCTL(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def end_with_agent() -> None:

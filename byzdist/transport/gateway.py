@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from byzdist.supervisor import die_with_parent
+from byzdist.supervisor import call_process, die_with_parent
 from byzdist.transport.base import Shape
 from byzdist.transport.link import Connect, Link, LinkLost, accept, where_to_listen
 from byzdist.transport.shared import OVER, Shared, link_frame
@@ -162,6 +162,7 @@ def start_keeper(post: Post) -> tuple[int, Callable[[], None]]:
         return pid, lambda: os.close(store_is_there)
     try:
         die_with_parent(parent)
+        call_process("byzdist-keeper")
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # a terminal's Ctrl-C is the server's to handle
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -202,6 +203,7 @@ def _keep(post: Post) -> NoReturn:
                 living[pid] = rank
             else:
                 die_with_parent(keeper)
+                call_process(f"byzdist-g{rank}")
                 _Gateway(post, rank, generations[rank], frame).run()
         pid, status = os.wait()
         rank = living.pop(pid)
