@@ -1,5 +1,6 @@
 """The trained model in files that others read."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -54,6 +55,11 @@ def load_model(model: nn.Module, folder: Path) -> tuple[int, Tensor]:
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{str(path)!r} cannot be read: {error}.") from None
     wanted = {name: parameter.shape for name, parameter in model.named_parameters()}
-    if {name: tensor.shape for name, tensor in tensors.items()} != wanted:
-        raise ConfigError(f"{str(path)!r} holds another model than the configuration describes.")
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    if found != wanted:
+        sizes = [sum(math.prod(shape) for shape in shapes) for shapes in (found.values(), wanted.values())]
+        raise ConfigError(
+            f"data, model: {str(path)!r} holds a model of {sizes[0]} parameters, and these data and this model have "
+            f"{sizes[1]}, or others; use data with as many features and classes."
+        )
     return round_, torch.cat([tensors[name].flatten() for name in wanted])

@@ -50,7 +50,8 @@ class Metrics:
         there = self._file.seek(0, os.SEEK_END)
         if there < self._size:
             log.warning("metrics.jsonl is shorter than it was when the checkpoint was taken: lines are missing.")
-        self._file.truncate(min(there, self._size))
+        self._size = min(there, self._size)
+        self._file.truncate(self._size)
 
     def state(self) -> Line:
         """Return what a checkpoint keeps of the metrics, as JSON; all lines up to now are handed to the system first."""

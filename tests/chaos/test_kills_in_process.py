@@ -1,4 +1,4 @@
-"""A run is killed at every single step that touches its files or its workers, and resumed: the same bits as never killed.
+"""A run is killed at every step that touches its files or its workers, and resumed: the same bits as never killed.
 
 After the kill nothing at all is written any more, by whatever thread; a file that was being written is left torn.
 """
