@@ -57,7 +57,9 @@ def main() -> None:
             for clients in CLIENTS:
                 tree = config(clients, arguments.rounds, arguments.transport)
                 seen[clients].append(run(tree, Path(folder) / f"{clients}-{number}", workers=4))
-    print(f"{arguments.transport}, 4 workers, cohort 4, medians of {arguments.runs} runs in turn; memory at its peak, MB (PSS)")
+    print(
+        f"{arguments.transport}, 4 workers, cohort 4, medians of {arguments.runs} runs in turn; memory at its peak, MB (PSS)"
+    )
     print(f"{'clients':>8} {'ms a round':>11} {'ratio':>6} {'server':>8} {'gateways':>9} {'workers':>8}")
     for clients, runs in seen.items():
         ratio = statistics.median(a.seconds / b.seconds for a, b in zip(runs, seen[CLIENTS[0]], strict=True))

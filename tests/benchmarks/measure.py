@@ -57,7 +57,9 @@ def run(config: Mapping[str, Any], folder: Path, workers: int) -> Measured:
         raise SystemExit(f"the run failed: {config}")
     lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()[1:]]
     sampled = [line["seconds"] for line in lines if line["kind"] == "sampled"] or [line["seconds"] for line in lines]
-    stages = {name: statistics.median(seconds[name] for seconds in sampled) for name in ("request", "wait", "aggregate")}
+    stages = {
+        name: statistics.median(seconds[name] for seconds in sampled) for name in ("request", "wait", "aggregate")
+    }
     seconds = statistics.median(seconds["total"] - seconds.get("evaluate", 0.0) for seconds in sampled)
     of = {role: [size for (r, _), size in peaks.items() if r == role] for role in ("server", "gateway", "worker")}
     return Measured(seconds, stages, max(of["server"]), of["gateway"], of["worker"])

@@ -52,7 +52,9 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--runs", type=int, default=5)
     arguments = parser.parse_args()
-    print(f"medians of {arguments.runs} runs in turn, milliseconds a round; ratios to the bare script, median of the pairs")
+    print(
+        f"medians of {arguments.runs} runs in turn, milliseconds a round; ratios to the bare script, median of the pairs"
+    )
     for title, (config, path, rounds) in CASES.items():
         words = [config, f"data.path={arguments.data / path}", f"rounds={rounds}", "attack.name=none"]
         words += [f"evaluate.every={rounds}", "compression.name=identity"]
