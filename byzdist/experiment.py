@@ -59,7 +59,9 @@ class Experiment:
             dimension=d,
             sampled=method.cohort,
             most_cohort=max(cohorts),
-            most_ids=clients if self._can_shrink else max((cohort for cohort in cohorts if cohort < clients), default=0),
+            most_ids=clients
+            if self._can_shrink
+            else max((cohort for cohort in cohorts if cohort < clients), default=0),
             longest=max(compressor.length(d, self.dtype) for compressor in self.compressors.values()),
             dtype=self.dtype,
             device=self.device,
@@ -103,7 +105,9 @@ def _check_batches(method: Method, fewest: int) -> None:
     for key in ("batch_size", "full_batch"):
         size = getattr(method, key, None)
         if isinstance(size, int) and size > fewest:
-            raise ConfigError(f"method.{key}: a batch of {size} does not fit the smallest client, which has {fewest} samples.")
+            raise ConfigError(
+                f"method.{key}: a batch of {size} does not fit the smallest client, which has {fewest} samples."
+            )
 
 
 def choose_device(config: Config, local_rank: int) -> torch.device:

@@ -33,7 +33,7 @@ def configure(rank: int) -> None:
     level = os.environ.get(VARIABLE, "WARNING").upper()
     if level not in _LEVELS:
         raise ConfigError(f"{VARIABLE}: no level {level!r}; use one of {', '.join(_LEVELS)}.")
-    _place.who = f"w{rank}" if rank else "server"
+    _place.who, _place.round = f"w{rank}" if rank else "server", None
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("[%(place)s] %(levelname)s %(message)s"))
     handler.addFilter(_place)

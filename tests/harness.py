@@ -127,7 +127,9 @@ class Run:
     @property
     def model(self) -> torch.Tensor:
         """The final model as one flat vector."""
-        return torch.cat([tensor.flatten() for _, tensor in sorted(load_file(self.folder / "model.safetensors").items())])
+        return torch.cat(
+            [tensor.flatten() for _, tensor in sorted(load_file(self.folder / "model.safetensors").items())]
+        )
 
 
 def byzdist(*words: str | Path, env: dict[str, str] | None = None) -> Job:

@@ -54,7 +54,13 @@ class Reference:
         return self.gradient(x, client, batch) - self.gradient(x_old, client, batch)
 
     def attacked(
-        self, client: int, round_: int, own: np.ndarray, good: dict[int, np.ndarray], cohort: list[int], shift: np.ndarray
+        self,
+        client: int,
+        round_: int,
+        own: np.ndarray,
+        good: dict[int, np.ndarray],
+        cohort: list[int],
+        shift: np.ndarray,
     ) -> np.ndarray:
         name = self.attack["name"]
         byzantine = len(self.bad & set(cohort))
