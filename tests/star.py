@@ -71,9 +71,9 @@ class Star:
         self._threads.append(threading.Thread(target=action, daemon=True))
         self._threads[-1].start()
 
-    def start_honest(self, *ranks: int) -> None:
+    def start_honest(self, *ranks: int, patience: float = 10.0) -> None:
         for rank in ranks:
-            self.start(partial(serve, self.shape, rank))
+            self.start(partial(serve, self.shape, rank, patience))
 
     def ask(
         self, cohort: list[int] | None = None, *, full: bool = False, deadline: float = 5.0
@@ -87,11 +87,11 @@ class Star:
         server.send(Request(self.round, full, ids, 8 * self.shape.dimension, not full))
         return server.collect(deadline)
 
-    def joined(self, *ranks: int) -> None:
+    def joined(self, *ranks: int, patience: float = 10.0) -> None:
         """Wait until workers have joined since the last time this was asked."""
         waiting = {f"worker {rank} joined" for rank in ranks}
         while waiting := waiting - set(self.server.news):
-            assert self.server._listen(10), f"{waiting} never happened"
+            assert self.server._listen(patience), f"{waiting} never happened"
         self.server.news.clear()
 
 
@@ -107,7 +107,7 @@ def _fork_honest(shape: Shape, rank: int) -> int:
 
 def serve(shape: Shape, rank: int, patience: float = 10.0) -> None:
     """Be an honest worker: client c answers (c + 1) times the model, in sampled rounds the difference of the models."""
-    worker = StarWorker(shape, rank, worker_key(SECRET, rank), connect(host=False, patience=10), patience)
+    worker = StarWorker(shape, rank, worker_key(SECRET, rank), connect(host=False, patience=patience), patience)
     with suppress(RunError):
         while (received := worker.receive()) is not None:
             vector = received.x if received.full else received.x - received.previous

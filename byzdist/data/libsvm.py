@@ -33,29 +33,36 @@ LibsvmFile = Annotated[str, AfterValidator(_first_line_fits)]
 
 @DATASETS.register("libsvm")
 def libsvm(
-    *, path: LibsvmFile, test_path: LibsvmFile | None = None, features: Annotated[int, Ge(1)] | None = None
+    *,
+    path: LibsvmFile,
+    test_path: LibsvmFile | None = None,
+    features: Annotated[int, Ge(1)] | None = None,
+    normalize: bool = False,
 ) -> RawData:
     """A file in the format of LIBSVM, plain or gzipped; its labels, in sorted order, become 0, 1, ...
 
-    The array is kept dense. ``features`` is their number where the file does not use the last ones.
+    The array is kept dense. ``features`` is their number where the file does not use the last ones; ``normalize`` scales
+    each sample to Euclidean length 1.
     """
-    train, train_labels = _read("data.path", path, features)
+    train, train_labels = _read("data.path", path, features, normalize)
     values, labels = np.unique(train_labels, return_inverse=True)
     if test_path is None:
         return RawData(train, labels)
     # A test file may lack the last features (a9a.t does); it may not have more than the training file.
-    test, test_labels = _read("data.test_path", test_path, train.shape[1])
+    test, test_labels = _read("data.test_path", test_path, train.shape[1], normalize)
     if not np.isin(test_labels, values).all():
         raise ConfigError(f"data.test_path: {test_path!r} has labels that {path!r} lacks. Is it the right file?")
     return RawData(train, labels, test, np.searchsorted(values, test_labels))
 
 
-def _read(key: str, path: str, features: int | None) -> tuple[NDArray[Any], NDArray[Any]]:
-    from sklearn.datasets import load_svmlight_file  # slow to import: only the process that prepares the data needs it
+def _read(key: str, path: str, features: int | None, normalized: bool) -> tuple[NDArray[Any], NDArray[Any]]:
+    # Slow to import: only the process that prepares the data needs them.
+    from sklearn.datasets import load_svmlight_file
+    from sklearn.preprocessing import normalize
 
     try:
         with open_binary(Path(path)) as file:
             matrix, labels = load_svmlight_file(file, n_features=features)
     except (ValueError, *READ_ERRORS) as error:
         raise ConfigError(f"{key}: {path!r} cannot be read as a LIBSVM file: {error}") from error
-    return matrix.toarray(), labels
+    return (normalize(matrix) if normalized else matrix).toarray(), labels

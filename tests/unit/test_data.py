@@ -122,6 +122,16 @@ def test_libsvm_files_plain_or_gzipped(tmp_path, compressed):
     np.testing.assert_array_equal(wider.features, DENSE)
 
 
+def test_samples_of_libsvm_files_are_scaled_to_length_1_where_asked(tmp_path):
+    (tmp_path / "train").write_text(LINES)
+    (tmp_path / "test").write_text("-1 1:3 2:4\n")
+    spec = {"name": "libsvm", "path": str(tmp_path / "train"), "test_path": str(tmp_path / "test"), "normalize": True}
+    dataset = data.load(spec, tmp_path / "cache")
+    lengths = np.linalg.norm(np.array(DENSE)[:, :3], axis=1, keepdims=True)
+    np.testing.assert_allclose(dataset.features, np.array(DENSE)[:, :3] / np.where(lengths > 0, lengths, 1), rtol=1e-15)
+    np.testing.assert_allclose(dataset.test_features, [[0.6, 0.8, 0]], rtol=1e-15)
+
+
 def test_labels_of_libsvm_files_become_0_1_2_in_sorted_order(tmp_path):
     (tmp_path / "a").write_text("7 1:1\n-3 1:1\n2.5 1:1\n7 1:1\n")
     dataset = data.load({"name": "libsvm", "path": str(tmp_path / "a")}, tmp_path)
