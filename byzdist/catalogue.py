@@ -1,8 +1,10 @@
-"""Every registered name with its one-line description."""
+"""Every registered name with its one-line description, and what is known of each aggregation rule."""
 
+import shutil
+import textwrap
 from typing import Any
 
-from byzdist.aggregation import PRE, RULES
+from byzdist.aggregation import PRE, RULES, Facts
 from byzdist.attacks import ATTACKS
 from byzdist.compression import COMPRESSORS
 from byzdist.data import DATASETS, SPLITS
@@ -24,10 +26,47 @@ SECTIONS: dict[str, Registry[Any]] = {
 }
 
 
+LEGEND = (
+    "n vectors, f of them hostile. Robustness: its constants, (f, kappa) or (delta, c). Norm: F, the most times that the "
+    "result can be longer than the longest vector. Cost: arithmetic beyond reading the n x d numbers."
+)
+INDENT = 26
+
+
 def catalogue() -> str:
-    """Return the text of ``byzdist list``."""
+    """Return the text of ``byzdist list``, wrapped to the terminal, or to 100 columns where there is none."""
+    width = max(60, shutil.get_terminal_size((100, 24)).columns)
     lines = []
     for title, registry in SECTIONS.items():
         lines += ["", title]
-        lines += [f"  {name:24}{registry.describe(name)}" for name in registry]
+        if registry is RULES:
+            lines.append(_wrapped("", LEGEND, 4, width))
+        for name in registry:
+            lines.append(_wrapped(f"  {name}", registry.describe(name), INDENT, width))
+            if registry is RULES:
+                lines += [
+                    _wrapped(f"{'':{INDENT}}{key}", text, INDENT + 12, width)
+                    for key, text in _known(RULES.get(name).facts).items()
+                ]
     return "\n".join(lines[1:])
+
+
+def _known(facts: Facts) -> dict[str, str]:
+    return {
+        "breakdown": facts.breakdown,
+        "robustness": facts.robustness or "no constants known",
+        "norm": f"F = {facts.norm_formula}",
+        "cost": facts.cost,
+    }
+
+
+def _wrapped(head: str, text: str, indent: int, width: int) -> str:
+    """Return ``head``, then ``text`` from column ``indent`` on."""
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=f"{head:{indent}}",
+        subsequent_indent=" " * indent,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )

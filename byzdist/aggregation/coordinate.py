@@ -18,8 +18,10 @@ def _middle(n: int) -> range:
     Facts(
         max_f=minority,
         breakdown="1/2",
-        robustness="(f, kappa): kappa = 4 (1 + f/(n-2f))^2 [Allouah et al. 2023]; (delta, c) after bucketing, c = O(d)",
-        norm_bound=lambda n, f: math.sqrt(n / math.ceil(n / 2)),
+        robustness="(f, kappa): kappa = 4 (1 + f/(n-2f))^2 [Allouah et al. 2023]; (delta, c) after bucketing "
+        "[Karimireddy et al. 2022]",
+        norm_bound=lambda n, f: math.sqrt(n / (n // 2 + 1)),  # it is the mean trimmed of all but the middle
+        norm_formula="sqrt(n/(floor(n/2)+1)), attained",
         paper_norm_bound=lambda n, f, d: math.sqrt(d),
         cost="O(n log^2 n) comparisons a coordinate",
     ),
@@ -39,8 +41,12 @@ def coordinate_median(columns: Columns, f: int) -> Row:
     Facts(
         max_f=minority,
         breakdown="f/n < 1/2, for the declared f",
-        robustness="(f, kappa): kappa = 6f/(n-2f) (1 + f/(n-2f)) [Allouah et al. 2023]",
-        norm_bound=lambda n, f: math.sqrt(n / (n - 2 * f)),
+        robustness="(f, kappa): kappa = f/(n-2f), attained [ours: rank by rank, the kept values are at least the lowest "
+        "and at most the highest n - 2f honest ones; 6f/(n-2f) (1 + f/(n-2f)) in Allouah et al. 2023]; "
+        "(delta, c) by itself [BRPP]",
+        # in each column, the f values trimmed on the result's side are at least as large as the result
+        norm_bound=lambda n, f: math.sqrt(n / (n - f)),
+        norm_formula="sqrt(n/(n-f)), attained",
         cost="O(n log^2 n) comparisons a coordinate",
     ),
 )
@@ -77,6 +83,7 @@ def closest_mean(columns: Columns, count: int) -> Row:
         max_f=minority,
         breakdown="f/n < 1/2, for the declared f",
         norm_bound=lambda n, f: math.sqrt(n / (n - f)),
+        norm_formula="sqrt(n/(n-f)), attained",
         robustness="",
         cost="O(n log^2 n) comparisons a coordinate",
     ),
@@ -103,10 +110,11 @@ def _krum_repeatedly(points: Points, f: int) -> Matrix:
 @column_rule(
     "bulyan",
     Facts(
-        max_f=lambda n: max(0, (n - 3) // 4),
+        max_f=lambda n, **_: max(0, (n - 3) // 4),
         breakdown="n >= 4f + 3",
         robustness="",
-        norm_bound=lambda n, f: math.sqrt((n - 2 * f) / (n - 4 * f)),
+        norm_bound=lambda n, f: math.sqrt((n - 2 * f) / (n - 4 * f)) if n > 4 * f else math.inf,
+        norm_formula="sqrt((n-2f)/(n-4f))",
         cost="O(n^2 d) for the inner products, O(n log^2 n) comparisons a coordinate",
     ),
     select=_krum_repeatedly,

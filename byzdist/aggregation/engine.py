@@ -73,18 +73,30 @@ class Aggregator:
             self.pre.append((step if isinstance(step, PreStep) else PreStep(step), parameters))
         inner = self._parameters.get("rule") if self.rule.kind == "wrapper" else None
         self._inner = Aggregator(inner, compile=compile, key=f"{key}.rule") if inner is not None else None
-        steps = any(step.products for step, _ in self.pre)
+        steps = any(step.products or step.mixes and i + 1 < len(self.pre) for i, (step, _) in enumerate(self.pre))
         self._products: bool = steps or self.rule.products or (self._inner is not None and self._inner._products)
         self._workspace = Workspace()
         self._compiler = Compiler() if compile else None
 
     def max_f(self, n: int) -> int:
         """Return the largest number of Byzantine rows, of n, that steps and rule accept."""
-        most = max(0, n - 1)
+        most, n = max(0, n - 1), self._left(n)
+        most = min(most, self.rule.facts.max_f(n, **self._parameters)) if n > 1 else 0
+        return most if self._inner is None else min(most, self._inner.max_f(n))
+
+    def norm_bound(self, n: int, f: int) -> float:
+        """Return F with ‖result‖ <= F max ‖row‖, of n rows with f (at most ``max_f(n)``) declared Byzantine ones.
+
+        No step lengthens the longest vector, so it is the rule's own F for the number of vectors that the steps leave.
+        """
+        f, n = min(f, self.max_f(n)), self._left(n)
+        return self.rule.facts.norm_bound(n, f) if n > 1 else 1.0
+
+    def _left(self, n: int) -> int:
+        """Return how many vectors the steps leave of n rows."""
         for step, parameters in self.pre:
             n = step.size(n, **parameters)
-        most = min(most, self.rule.facts.max_f(n)) if n > 1 else 0
-        return most if self._inner is None else min(most, self._inner.max_f(n))
+        return n
 
     def __call__(
         self,
@@ -109,7 +121,9 @@ class Aggregator:
         """
         assert V.ndim == 2 and V.shape[0] >= 1 and V.is_floating_point(), "V is n x d, n >= 1, floating point"
         dropped = () if nonfinite == "trust" else _nonfinite_rows(V)
-        if dropped and (nonfinite == "error" or len(dropped) == len(V)):
+        if len(dropped) == len(V):
+            raise ConfigError(f"V: all {len(V)} rows hold NaN or infinity; none is left to aggregate.")
+        if dropped and nonfinite == "error":
             raise ConfigError(f"V: rows {list(dropped)} hold NaN or infinity; remove them, or pass nonfinite='drop'.")
         rows = [i for i in range(len(V)) if i not in dropped] if dropped else None
         vectors = Vectors(V, self._workspace, rows, self._products)

@@ -6,6 +6,8 @@ point among them, and pairs still too close for the precision at hand are looked
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -28,12 +30,17 @@ CANCELLED = {
     torch.float32: 1 / 16,
     torch.float64: 1e-9,
 }  # squared distances below this share of K_ii + K_jj are looked at again
+MISLED = {
+    torch.float32: 4.0,
+    torch.float64: 1e4,
+}  # a reference whose typical squared distance is this many times that of the best row is given up for it
 SAFE = (1e-24, 1e30)  # sums of squares of float32 within these limits neither overflow nor vanish
 FARTHEST = 1e280  # squared
 SMALL = 1 << 16  # numbers; so few are converted to float64 at no cost
 SAMPLE = 64  # rows, and blocks of 16 columns, that the reference is chosen by
 
 
+@np.errstate(invalid="ignore")  # sums of what float32 could not hold; they are formed again in float64
 def geometry(vectors: Vectors) -> tuple[Floats, Floats, NDArray[np.bool_]]:
     """Return inner products and squared distances, both (n+1) x (n+1), of the rows and, last, the origin.
 
@@ -41,18 +48,26 @@ def geometry(vectors: Vectors) -> tuple[Floats, Floats, NDArray[np.bool_]]:
     relative, however close two rows are beside their lengths. The third value says which of the n rows are so far away
     (about 1e140) that float64 holds no squares of them: they stand at that distance, each in a direction of its own.
     """
-    n, dtype = vectors.n, vectors.dtype
-    everyone = np.arange(n + 1)
-    reference = n
-    if n * vectors.d <= SMALL:
+    n, small = vectors.n, vectors.n * vectors.d <= SMALL
+    dtype = torch.float64 if small else vectors.dtype
+    reference = n if small else _reference(vectors)
+    for _ in range(3):  # a hostile row may have been taken; and from one too far away, no better row can be told
+        inner, squared, far = _seen_from(vectors, reference, dtype)
+        typical = _typical(squared[:, :-1])
+        lost = typical[reference] >= FARTHEST
+        best = n if lost else int(typical.argmin())
+        if best == reference or not lost and typical[reference] <= MISLED[dtype] * typical[best]:
+            break
+        reference = best
+    return inner, squared, far
+
+
+def _seen_from(vectors: Vectors, reference: int, dtype: torch.dtype) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """Return what ``geometry`` does, in the frame of the reference (n: the origin)."""
+    everyone = np.arange(vectors.n + 1)
+    inner = _inner_products(vectors, everyone, reference, dtype)
+    if dtype == torch.float32 and not _in_range(vectors, inner.diagonal(), reference):
         dtype = torch.float64
-    if dtype == torch.float32:
-        reference = _reference(vectors)
-        inner = _inner_products(vectors, everyone, reference, dtype)
-        lengths = inner.diagonal()
-        if not np.isfinite(lengths).all() or lengths.max() > SAFE[1] or lengths.max() < SAFE[0]:
-            dtype = torch.float64
-    if dtype == torch.float64:
         inner = _inner_products(vectors, everyone, reference, dtype)
     far = ~(inner.diagonal() <= FARTHEST)
     inner[far], inner[:, far] = 0.0, 0.0
@@ -60,6 +75,14 @@ def geometry(vectors: Vectors) -> tuple[Floats, Floats, NDArray[np.bool_]]:
     squared = _squared(inner)
     _look_again(vectors, inner, squared, everyone, CANCELLED[dtype])
     return inner, squared, far[:-1]
+
+
+def _in_range(vectors: Vectors, squares: Floats, reference: int) -> bool:
+    """Return whether float32 held these squared distances from the reference; a zero is right for a copy of it."""
+    positive = squares[squares > 0.0]
+    if not np.isfinite(squares).all() or positive.size and (positive.max() > SAFE[1] or positive.min() < SAFE[0]):
+        return False
+    return all(vectors.equal(int(i), reference) for i in np.flatnonzero(squares == 0.0) if i != reference)
 
 
 def lengths(vectors: Vectors) -> Floats:
@@ -78,7 +101,7 @@ def distances_to(vectors: Vectors, mix: Matrix | None, centre: Tensor) -> Floats
     """Return the distance of each row of mix @ rows to the vector ``centre``, d entries."""
     m = vectors.n if mix is None else mix.shape[0]
     total = np.zeros(m)
-    for start, stop, tile in vectors.tiles(vectors.width(WIDTH, BLOCK)):
+    for start, stop, tile in vectors.tiles(vectors.width(WIDTH, BLOCK, buffers=6)):
         rows = torch.as_tensor(tile if mix is None else vectors.mixed(mix, tile))
         away = torch.as_tensor(vectors.buffer("away", m, stop - start, torch.float64))
         _add_squares(away.copy_(rows).sub_(centre[start:stop]), total)
@@ -103,17 +126,24 @@ def _squared(inner: Floats) -> Floats:
     return squared
 
 
+def _typical(squared: Floats) -> Floats:
+    """Return the median squared distance of each point, of two the larger: no minority makes it small."""
+    middle = squared.shape[1] // 2
+    typical: Floats = np.partition(squared, middle, axis=1)[:, middle]
+    return typical
+
+
 def _reference(vectors: Vectors) -> int:
     """Return the row (n: the origin) to see the others from, judged by a sample of the columns."""
-    n, d = vectors.n, vectors.d
+    n = vectors.n
     rows = np.unique(np.linspace(0, n - 1, min(n, SAMPLE)).astype(int))
-    starts = np.unique(np.linspace(0, max(0, d - 16), SAMPLE).astype(int))
-    pieces = [torch.as_tensor(vectors.tile(s, min(s + 16, d)))[torch.from_numpy(rows)] for s in starts]
-    sample = torch.cat(pieces, 1).double().cpu().numpy()
-    inner = sample @ sample.T
-    typical = np.median(_squared(inner), axis=1)
+    sample = vectors.sample(rows, SAMPLE, 16).double().cpu()
+    inner = (sample @ sample.T).numpy()
+    squared = _squared(inner)
+    squared[~(squared <= FARTHEST)] = FARTHEST
+    typical = _typical(squared)
     best = int(typical.argmin())
-    return n if typical[best] >= inner[best, best] / 2 else int(rows[best])
+    return int(rows[best]) if typical[best] < min(inner[best, best] / 2, FARTHEST) else n
 
 
 def _inner_products(vectors: Vectors, points: Indices, reference: int, dtype: torch.dtype) -> Floats:
@@ -123,7 +153,7 @@ def _inner_products(vectors: Vectors, points: Indices, reference: int, dtype: to
     rows = points[points < n]
     has_origin = shifted and len(rows) < len(points)
     block = BLOCK if d > BLOCK else max(16, -(-d // 32) * 16)
-    width = vectors.width(WIDTH, 2 * block)
+    width = vectors.width(WIDTH, 2 * block, buffers=1 if dtype == vectors.dtype else 2)
     m = len(rows) + has_origin
     total = np.zeros((m, m))
     for start in range(0, d, width):
@@ -133,7 +163,7 @@ def _inner_products(vectors: Vectors, points: Indices, reference: int, dtype: to
         if not shifted and all_rows and dtype == tile.dtype and _on_cache_lines(tile, blocks * block):
             _add_products(tile, blocks, total)
             continue
-        buffer = torch.as_tensor(vectors.buffer("gram", m, blocks * block, dtype))
+        buffer = torch.as_tensor(vectors.buffer("rows", m, blocks * block, dtype))
         view = buffer[:, : stop - start]
         buffer[:, stop - start :].zero_()
         _see_from(tile, None if all_rows else rows, reference if shifted else None, view[: len(rows)])
@@ -153,8 +183,21 @@ def _on_cache_lines(tile: Tensor, columns: int) -> bool:
 def _add_products(tile: Tensor, blocks: int, total: Floats) -> None:
     """Add the inner products of the rows to ``total``, block of columns by block."""
     parts = tile.unflatten(1, (blocks, -1)).transpose(0, 1)  # type: ignore[no-untyped-call]
-    for part in torch.bmm(parts, parts.transpose(1, 2)).cpu().numpy():
+    with _full_precision() if tile.is_cuda else nullcontext():
+        products = torch.bmm(parts, parts.transpose(1, 2))
+    for part in products.cpu().numpy():
         total += part
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Multiply float32 as such on a GPU: TF32, where the user allows it, keeps three digits."""
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 def _see_from(tile: Tensor, rows: Indices | None, reference: int | None, out: Tensor) -> None:

@@ -48,7 +48,7 @@ def arc(points: Points, f: int, generator: Generator) -> Points:
     return points.scaled(clip_factors(norms, float(np.sort(norms)[n - 1 - longest])))
 
 
-@pre_step("bucketing", size=lambda n, size, **_: -(-n // size))
+@pre_step("bucketing", size=lambda n, size, **_: -(-n // size), mixes=True)
 def bucketing(points: Points, f: int, generator: Generator, *, size: Annotated[int, Ge(1)] = 2) -> Points:
     """Average the vectors in random groups of ``size``, the last of which may be smaller; f stays as it is.
 
@@ -71,7 +71,7 @@ def bucketing(points: Points, f: int, generator: Generator, *, size: Annotated[i
 def nnm(points: Points, f: int, generator: Generator) -> Points:
     """Replace each vector by the mean of the n - f nearest to it, itself included.
 
-    Allouah et al., "Fixing by Mixing", AISTATS 2023.
+    A rule's kappa becomes at most 8f/(n-f) (kappa + 1). Allouah et al., "Fixing by Mixing", AISTATS 2023.
     """
     n = points.size
     chosen = nearest(points.squared_distances(), n - f)

@@ -25,8 +25,8 @@ class Points:
     and its position follows from the inner products of those in any frame of reference.
     """
 
-    def __init__(self, vectors: Vectors, mix: Matrix | None = None) -> None:
-        self.vectors, self.mix = vectors, mix
+    def __init__(self, vectors: Vectors, mix: Matrix | None = None, norms: Floats | None = None) -> None:
+        self.vectors, self.mix, self._norms = vectors, mix, norms
         self.size: int = vectors.n if mix is None else mix.shape[0]
 
     def mixed(self, matrix: Matrix) -> Points:
@@ -35,10 +35,11 @@ class Points:
 
     def scaled(self, factors: Floats) -> Points:
         """Return these points, each times its factor (0 to 1)."""
+        norms = None if self._norms is None else factors * self._norms
         if self.mix is not None:
-            return Points(self.vectors, factors[:, None] * self.mix)
+            return Points(self.vectors, factors[:, None] * self.mix, norms)
         sparse = self.size >= SPARSE_FROM
-        return Points(self.vectors, scipy.sparse.diags_array(factors).tocsr() if sparse else np.diag(factors))
+        return Points(self.vectors, scipy.sparse.diags_array(factors).tocsr() if sparse else np.diag(factors), norms)
 
     def identity(self) -> Matrix:
         """Return the matrix that leaves the points as they are."""
@@ -46,12 +47,13 @@ class Points:
 
     def norms(self) -> Floats:
         """Return the length of each point, m values."""
-        if self.mix is None:
-            return self.vectors.lengths
-        gram = self.gram
-        squared = gram.diagonal()[:-1] - 2 * gram[-1, :-1] + gram[-1, -1]
-        norms: Floats = np.sqrt(np.maximum(squared, 0.0))
-        return norms
+        if self._norms is None and self.mix is None:
+            self._norms = self.vectors.lengths
+        elif self._norms is None:
+            gram = self.gram
+            squared = gram.diagonal()[:-1] - 2 * gram[-1, :-1] + gram[-1, -1]
+            self._norms = np.sqrt(np.maximum(squared, 0.0))
+        return self._norms
 
     @cached_property
     def gram(self) -> Floats:

@@ -22,23 +22,25 @@ class Facts:
     """What theory knows of a rule that sees n vectors, f of which may be anything.
 
     Attributes:
-        max_f: the largest f that the rule's formula accepts for n vectors.
+        max_f: the largest f that the rule's formula accepts for n vectors; given its parameters too.
         breakdown: the share of hostile vectors that it withstands, in words.
         robustness: its (delta, c) or (f, kappa) constants where they are known, else "".
         norm_bound: F(n, f) with ‖rule(v_1..v_n)‖ <= F max ‖v_i‖.
+        norm_formula: the same in words.
         paper_norm_bound: F(n, f, d) as [BRPP] takes it, where that differs.
         cost: arithmetic beyond reading the n x d numbers.
     """
 
-    max_f: Callable[[int], int]
+    max_f: Callable[..., int]
     breakdown: str
     robustness: str
     norm_bound: Callable[[int, int], float] = lambda n, f: 1.0
+    norm_formula: str = "1"
     paper_norm_bound: Callable[[int, int, int], float] | None = None
     cost: str = "O(n^2 d) for the inner products"
 
 
-def minority(n: int) -> int:
+def minority(n: int, **_: Any) -> int:
     """Return the largest f with 2f < n."""
     return max(0, (n - 1) // 2)
 
@@ -49,7 +51,8 @@ class Rule:
     Kinds: "span" functions take (points, f) and return one weight a point; "columns" functions take (columns, f) and
     return one row, and may ``select`` points first, by a matrix that mixes them; "wrapper" functions take (each point's
     distance to an inner rule's result, f) and return weights; "plain" ones, a user's own, take (matrix, f) and return a
-    vector. ``products``: it asks for inner products or distances, so lengths are best read off those.
+    vector, and must not write to the matrix: it may be the caller's own memory. ``products``: it asks for inner products
+    or distances, so lengths are best read off those.
     """
 
     def __init__(
@@ -70,13 +73,20 @@ class Rule:
 
 
 class PreStep:
-    """A registered pre-aggregation step: its function (points, f, generator) -> points, and how many it leaves of n."""
+    """A registered pre-aggregation step: its function (points, f, generator) -> points, and how many it leaves of n.
+
+    ``products``: it asks for inner products or distances. ``mixes``: it does not, but lengths after it follow from them.
+    """
 
     def __init__(
-        self, function: "Callable[..., Points]", size: Callable[..., int] = lambda n, **_: n, products: bool = False
+        self,
+        function: "Callable[..., Points]",
+        size: Callable[..., int] = lambda n, **_: n,
+        products: bool = False,
+        mixes: bool = False,
     ) -> None:
         functools.update_wrapper(self, function)
-        self.function, self.size, self.products = function, size, products
+        self.function, self.size, self.products, self.mixes = function, size, products, mixes
 
     def __call__(self, *args: Any, **parameters: Any) -> "Points":
         """Apply the step's own function."""
@@ -105,10 +115,10 @@ def wrapper_rule(name: str, facts: Facts) -> "Callable[[Callable[..., Floats]], 
 
 
 def pre_step(
-    name: str, size: Callable[..., int] = lambda n, **_: n, products: bool = False
+    name: str, size: Callable[..., int] = lambda n, **_: n, products: bool = False, mixes: bool = False
 ) -> "Callable[[Callable[..., Points]], PreStep]":
     """Register a function (points, f, generator) -> points as a pre-aggregation step."""
-    return lambda function: PRE.register(name)(PreStep(function, size, products))
+    return lambda function: PRE.register(name)(PreStep(function, size, products, mixes))
 
 
 def uniform(n: int, chosen: Sequence[int] | NDArray[Any]) -> Floats:

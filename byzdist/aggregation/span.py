@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from byzdist.aggregation.points import Points
 from byzdist.aggregation.rules import Facts, Floats, minority, span_rule, uniform, wrapper_rule
+from byzdist.errors import ConfigError
 
 TINY = float(np.finfo(np.float64).tiny)
 
@@ -33,7 +34,9 @@ def krum_scores(squared: Floats, f: int, margin: int) -> Floats:
 
 @span_rule(
     "mean",
-    Facts(max_f=lambda n: max(0, n - 1), breakdown="0: one hostile vector decides", robustness="", cost="none"),
+    Facts(
+        max_f=lambda n, **_: max(0, n - 1), breakdown="0: one hostile vector decides", robustness="none", cost="none"
+    ),
     products=False,
 )
 def mean(points: Points, f: int) -> Floats:
@@ -41,12 +44,17 @@ def mean(points: Points, f: int) -> Floats:
     return np.full(points.size, 1.0 / points.size)
 
 
+def _krum_max_f(n: int, margin: int = 2, **_: Any) -> int:
+    return max(0, (n - margin - 1) // 2)
+
+
 @span_rule(
     "krum",
     Facts(
-        max_f=lambda n: max(0, (n - 3) // 2),
-        breakdown="n >= 2f + 3",
-        robustness="(f, kappa): kappa = 6 (1 + f/(n-2f)) [Allouah et al. 2023, margin 1]; (delta, c) after bucketing",
+        max_f=_krum_max_f,
+        breakdown="n > 2f + margin (2 by default)",
+        robustness="(f, kappa): kappa = 6 (n-f)/(n-2f-margin+1) [Allouah et al. 2023, for margin 1]; (delta, c) after "
+        "bucketing [Karimireddy et al. 2022]",
     ),
 )
 def krum(points: Points, f: int, *, margin: Annotated[int, Ge(1)] = 2) -> Floats:
@@ -59,17 +67,22 @@ def krum(points: Points, f: int, *, margin: Annotated[int, Ge(1)] = 2) -> Floats
 
 @span_rule(
     "multi_krum",
-    Facts(max_f=lambda n: max(0, (n - 3) // 2), breakdown="n >= 2f + 3", robustness="(f, kappa) as krum"),
+    Facts(
+        max_f=_krum_max_f,
+        breakdown="n > 2f + margin (2 by default)",
+        robustness="(f, kappa) as krum [ours: the scores of those selected are on average at most those of the honest]",
+    ),
 )
 def multi_krum(
     points: Points, f: int, *, margin: Annotated[int, Ge(1)] = 2, selected: Annotated[int, Ge(1)] | None = None
 ) -> Floats:
-    """Average the ``selected`` (by default n - f) vectors with the smallest Krum scores.
+    """Average the ``selected`` (by default and at most n - f) vectors with the smallest Krum scores.
 
     Blanchard et al., NeurIPS 2017.
     """
-    count = min(selected or points.size - f, points.size)
-    return uniform(points.size, nearest(krum_scores(points.squared_distances(), f, margin), count))
+    most = points.size - f
+    chosen = nearest(krum_scores(points.squared_distances(), f, margin), min(selected or most, most))
+    return uniform(points.size, chosen)
 
 
 @span_rule(
@@ -115,8 +128,9 @@ def geometric_median(
     "centered_clip",
     Facts(
         max_f=minority,
-        breakdown="f/n < 1/2 with tau fit to the spread; proved for delta <= 0.15",
-        robustness="(delta, c) by itself [Karimireddy et al. 2021]",
+        breakdown="f/n < 1/2 with tau fit to the spread",
+        robustness="(delta, c) by itself, proved for small delta with tau set from the honest variance, which the "
+        "default is not [Karimireddy et al. 2021]",
     ),
 )
 def centered_clip(
@@ -147,19 +161,33 @@ def centered_clip(
     return weights
 
 
-@span_rule("monna", Facts(max_f=minority, breakdown="1/2 if the pivot is honest", robustness=""))
+@span_rule(
+    "monna",
+    Facts(
+        max_f=minority,
+        breakdown="1/2 if the pivot is honest; bucketing makes the pivot a random bucket",
+        robustness="",
+    ),
+)
 def monna(points: Points, f: int, *, pivot: Annotated[int, Ge(0)] = 0) -> Floats:
-    """Average the n - f vectors nearest to the pivot, a vector the caller trusts (itself included).
+    """Average the n - f vectors nearest to the pivot, the number of a row the caller trusts (itself included).
 
     Farhadkhani et al., "Robust Collaborative Learning with Linear Gradient Overhead", ICML 2023.
     """
-    distances = points.squared_distances()[min(pivot, points.size - 1)]
-    return uniform(points.size, nearest(distances, points.size - f))
+    kept = points.vectors.kept(pivot)
+    if kept is None or kept >= points.size:
+        raise ConfigError(f"monna.pivot: row {pivot} is none of the {points.size} vectors, or was dropped.")
+    return uniform(points.size, nearest(points.squared_distances()[kept], points.size - f))
 
 
 @span_rule(
     "cge",
-    Facts(max_f=minority, breakdown="f/n < 1/2, with redundancy among the honest", robustness="", cost="none"),
+    Facts(
+        max_f=minority,
+        breakdown="f/n < 1/3 at best, and only with redundancy among the honest",
+        robustness="",
+        cost="none",
+    ),
     products=False,
 )
 def cge(points: Points, f: int) -> Floats:
@@ -172,7 +200,8 @@ def cge(points: Points, f: int) -> Floats:
     Facts(
         max_f=minority,
         breakdown="that of the inner rule",
-        robustness="(delta, c) with c improved to O(delta) [Dahan, Levy 2024]",
+        robustness="(f, kappa): kappa = 4f/(n-f) (1 + kappa of the inner rule) [ours: who was taken in is no further "
+        "from the inner result than the honest who were left out]; see Dahan, Levy 2024",
         cost="that of the inner rule and O(n d)",
     ),
 )

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from itertools import combinations, islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +44,8 @@ def _cover(edges: NDArray[np.bool_], budget: int) -> list[int] | None:
     Facts(
         max_f=minority,
         breakdown="f/n < 1/2, for the declared f",
-        robustness="(f, kappa)-robust, kappa = O(f/n) where 2f/n is bounded away from 1",
+        robustness="at most 2f/(n-f) honest diameters from the honest mean [ours: some honest vector is kept, and all "
+        "others kept or honest are within a diameter of it]",
         cost="O(n^2 d) for the inner products; the search is exponential in f at worst",
     ),
 )
@@ -75,7 +77,7 @@ def _chunks(n: int, k: int, size: int) -> Iterator[NDArray[np.intp]]:
         yield np.array(chunk)
 
 
-def _searchable(n: int) -> int:
+def _searchable(n: int, **_: Any) -> int:
     return max(f for f in range(minority(n) + 1) if math.comb(n, f) <= MOST_SUBSETS)
 
 
@@ -83,9 +85,9 @@ def _searchable(n: int) -> int:
     "smea",
     Facts(
         max_f=_searchable,
-        breakdown="f/n < 1/2, for the declared f",
+        breakdown=f"f/n < 1/2, for the declared f; C(n, f) <= {MOST_SUBSETS:,} besides",
         robustness="(f, kappa): kappa = 4f/(n-f) (1 + f/(n-2f))^2 against the top eigenvalue [Allouah et al. 2023b]",
-        cost="C(n, f) eigenvalue problems of n - f rows",
+        cost="O(n^2 d) for the inner products, C(n, f) eigenvalue problems of n - f rows",
     ),
 )
 def smea(points: Points, f: int) -> Floats:
@@ -96,10 +98,11 @@ def smea(points: Points, f: int) -> Floats:
     """
     n, gram = points.size, points.gram[:-1, :-1]
     best, chosen = math.inf, np.arange(n)
-    for subsets in _chunks(n, n - f, 4096):
+    affordable = n * points.vectors.d // (160 * (n - f) ** 2)  # two such chunks take a fortieth of a float32 V
+    for subsets in _chunks(n, n - f, min(4096, max(64, affordable))):
         inner = gram[subsets[:, :, None], subsets[:, None, :]]
-        inner = inner - inner.mean(axis=1, keepdims=True)
-        inner = inner - inner.mean(axis=2, keepdims=True)
+        inner -= inner.mean(axis=1, keepdims=True)
+        inner -= inner.mean(axis=2, keepdims=True)
         largest = np.linalg.eigvalsh(inner)[:, -1]
         first = int(largest.argmin())
         if largest[first] < best:

@@ -61,25 +61,46 @@ class Vectors:
     """
 
     def __init__(self, V: Tensor, workspace: Workspace, rows: list[int] | None = None, products: bool = False) -> None:
+        V = V.detach()
         self.V, self.rows, self.workspace, self._products = V, rows, workspace, products
         self.n: int = V.shape[0] if rows is None else len(rows)
         self.d: int = V.shape[1]
         self.device = V.device
         self.dtype = torch.float64 if V.dtype == torch.float64 else torch.float32
         plain = rows is None and V.dtype == self.dtype and (V.stride(1) == 1 or self.d == 1)
-        self._array: Array | None = as_array(V.detach()) if plain else None
+        self._array: Array | None = as_array(V) if plain else None
         self.lib: ModuleType = np if V.device.type == "cpu" else torch
 
-    def width(self, largest: int, multiple: int = 16) -> int:
-        """Return how many columns a tile has, so that a workspace of n rows of them stays small beside V."""
-        return max(NARROWEST, min(largest, self.d // SHARE)) // multiple * multiple
+    def width(self, largest: int, multiple: int = 16, buffers: int = 1) -> int:
+        """Return how many columns a tile has, so that workspaces of n rows of them stay small beside V."""
+        return max(multiple, max(NARROWEST, min(largest, self.d // SHARE)) // (buffers * multiple) * multiple)
 
     def tile(self, start: int, stop: int) -> Array:
         """Return columns start..stop of the rows, n x (stop - start), in the dtype of the computation; read-only."""
         if self._array is not None:
             return self._array[:, start:stop]
-        tile = self.V[:, start:stop].detach()
+        tile = self.V[:, start:stop]
         return as_array((tile if self.rows is None else tile[self.rows]).to(self.dtype).contiguous())
+
+    def number(self, row: int) -> int:
+        """Return which row of V one of those that take part is."""
+        return row if self.rows is None else self.rows[row]
+
+    def kept(self, number: int) -> int | None:
+        """Return which of the rows that take part is row ``number`` of V, or None where it takes no part."""
+        rows = range(self.n) if self.rows is None else self.rows
+        return rows.index(number) if number in rows else None
+
+    def equal(self, i: int, j: int) -> bool:
+        """Return whether two rows, not both of them the origin (n), are equal."""
+        first, *other = [self.V[self.number(k)] for k in (i, j) if k < self.n]
+        return torch.equal(first, other[0]) if other else not first.any()
+
+    def sample(self, rows: NDArray[np.intp], pieces: int, columns: int) -> Tensor:
+        """Return some ``pieces`` of adjacent columns of the rows, spread evenly over V."""
+        size = min(columns, self.d)
+        step = max(1, (self.d - size) // (pieces - 1))
+        return self.V.unfold(1, size, step)[[self.number(i) for i in rows.tolist()]].flatten(1)
 
     def tiles(self, width: int) -> Iterator[tuple[int, int, Array]]:
         """Yield (start, stop, tile) from left to right."""
@@ -112,11 +133,11 @@ class Vectors:
 
     def weighted_sum(self, weights: Floats, out: Tensor) -> Tensor:
         """Write the weighted sum of the rows to ``out``, d values, and return it."""
-        if "_geometry" in self.__dict__:
+        if "_geometry" in self.__dict__ and not self._geometry[2].all():
             weights = np.where(self._geometry[2], 0.0, weights)  # no distance to them was known
         used = np.flatnonzero(weights)
         if len(used) == 1 and weights[used[0]] == 1.0:
-            return out.copy_(self.V[used[0] if self.rows is None else self.rows[used[0]]])
+            return out.copy_(self.V[self.number(used[0])])
         factors = torch.from_numpy(weights).to(self.device, self.dtype)
         # the bits of a product can hang on where its result begins
         direct = out.dtype == self.dtype and out.is_contiguous() and out.data_ptr() % 64 == 0
@@ -136,7 +157,7 @@ class Vectors:
         m, n = mix.shape
         if m * n * self.d <= FEW and self.lib is np:
             return np.einsum("ij,jk->ik", mix.astype(tile.dtype), tile)
-        result = self.buffer("mixed", m + 1, tile.shape[1])
+        result = self.buffer("rows", m + 1, tile.shape[1])
         for i in range(m):
             row = mix[i] if isinstance(mix, np.ndarray) else mix[[i]].toarray()[0]
             used = np.flatnonzero(row)

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from byzdist.aggregation import aggregate
+from byzdist.aggregation import Aggregator, aggregate
+from byzdist.aggregation import gram as gram_module
+from byzdist.aggregation.points import Points
+from byzdist.aggregation.rules import uniform
 from byzdist.aggregation.vectors import Vectors, Workspace
 
 
@@ -62,6 +65,106 @@ def test_rows_of_mean_1000_and_spread_a_hundredth():
     np.testing.assert_allclose(squares(V)[:-1, :-1], expected, rtol=1e-5)
     best = np.sort(expected, axis=1)[:, 1:23].sum(1).argmin()
     assert torch.equal(aggregate(V, "krum", f=6), V[best])
+
+
+def on_sampled_rows():
+    V = rows(100, 2000).float()
+    bad = np.unique(np.linspace(0, 99, gram_module.SAMPLE).astype(int))[:40]
+    V[bad] = 1e11
+    return V, bad
+
+
+def on_sampled_columns(dtype, elsewhere):
+    V = (rows(11, 20_000) + 5).to(dtype)
+    numbers = Vectors(torch.arange(20_000, dtype=torch.float64)[None], Workspace())
+    known = numbers.sample(np.array([0]), gram_module.SAMPLE, 16)[0].long()
+    V[0] = elsewhere
+    V[0, known] = V[1:, known].mean(0)
+    return V, [0]
+
+
+def near(d, *bad):
+    V = rows(1, d, 1) + 1e-8 * rows(11, d)
+    V[list(bad)] = 1e6
+    return V, list(bad)
+
+
+FRAMES = {
+    "rows": on_sampled_rows,
+    "columns": lambda: on_sampled_columns(torch.float32, 1e11),
+    "columns, float64": lambda: on_sampled_columns(torch.float64, 1e11),
+    "columns, 1e200": lambda: on_sampled_columns(torch.float64, 1e200),
+    "near": lambda: near(20_000),
+    "near, few columns": lambda: near(50),
+    "near, hostile": lambda: near(20_000, 0, 5),
+}
+
+
+@pytest.mark.parametrize("case", FRAMES)
+def test_no_row_makes_itself_the_frame_in_which_the_others_are_seen(case):
+    V, bad = FRAMES[case]()
+    n, good = len(V), [i for i in range(len(V)) if i not in bad]
+    honest = V[good].double()
+    away = (honest - honest.mean(0)).norm(dim=1)
+    got = Points(Vectors(V, Workspace())).distances_to(uniform(n, good))[good]
+    np.testing.assert_allclose(got, away, rtol=1e-3)
+    for pre in ([], ["arc"], [{"name": "clip", "threshold": 2 * float(honest.norm(dim=1).max())}]):
+        result = aggregate(V, "krum", pre=pre, f=len(bad)).double()
+        assert (result - honest.mean(0)).norm() <= 3 * away.max()
+
+
+def test_sampling_is_repaired_at_the_cost_of_one_pass_and_honest_rows_pay_none(monkeypatch):
+    calls, seen_from = [], gram_module._seen_from
+    monkeypatch.setattr(gram_module, "_seen_from", lambda *a: calls.append(a) or seen_from(*a))
+    for V, most in (
+        (on_sampled_rows()[0], 2),
+        (rows(20, 9000), 1),
+        (rows(20, 9000).float() + 30, 1),
+        (near(9000)[0], 1),
+    ):
+        calls.clear()
+        squares(V)
+        assert len(calls) == most
+
+
+def test_small_rows_beside_a_large_one():
+    V = rows(9, 20_000).float() * 1e-24
+    V[8] = 1e3
+    V[7] = V[6]
+    np.testing.assert_allclose(squares(V), true_squares(V), rtol=1e-5)
+
+
+def test_copies_and_zeros_do_not_need_float64(monkeypatch):
+    V = rows(9, 20_000).float()
+    V[3] = V[4] = 0.0
+    V[5] = V[6]
+    kinds, inner_products = [], gram_module._inner_products
+    monkeypatch.setattr(gram_module, "_inner_products", lambda *a: kinds.append(a[-1]) or inner_products(*a))
+    for offset in (0.0, 30.0):
+        kinds.clear()
+        squares(V + offset)
+        assert kinds[0] == torch.float32 and len(kinds) <= 1 + 2
+
+
+@pytest.mark.parametrize("size", [1e150, 1e200])
+@pytest.mark.parametrize("d", [7, 20_000])
+def test_equal_rows_that_are_far_away_are_not_forgotten(size, d):
+    V = torch.full((5, d), size, dtype=torch.float64)
+    for rule in ("mean", "krum", "geometric_median", "centered_clip", "caf", "mda", "smea"):
+        torch.testing.assert_close(Aggregator(rule)(V, f=1).vector, V[0], msg=rule)
+
+
+def test_a_gpu_multiplies_in_full_float32_and_gets_its_setting_back():
+    settings = torch.backends.cuda.matmul
+    before = settings.allow_tf32
+    try:
+        for allowed in (True, False):
+            settings.allow_tf32 = allowed
+            with gram_module._full_precision():
+                assert not settings.allow_tf32
+            assert settings.allow_tf32 == allowed
+    finally:
+        settings.allow_tf32 = before
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-18, 1e15, 1e30])

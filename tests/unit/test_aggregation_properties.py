@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from byzdist.aggregation import RULES, aggregate
+from byzdist.aggregation import RULES, Aggregator, aggregate
+from byzdist.aggregation import gram as gram_module
 
 NAMED = [{"name": "ctma", "rule": "coordinate_median"} if r == "ctma" else {"name": r} for r in RULES]
 TRANSLATES = [r for r in NAMED if r["name"] != "cge"]  # measures lengths from the origin
@@ -15,6 +16,14 @@ ROBUST = [r for r in NAMED if r["name"] not in ("mean", "cge", "monna")]  # cge,
 
 every_rule = pytest.mark.parametrize("rule", NAMED, ids=lambda r: r["name"])
 few = settings(max_examples=15, deadline=None, derandomize=True)
+
+
+@pytest.fixture(scope="module", autouse=True, params=[gram_module.SMALL, 0], ids=["small", "large"])
+def path(request):
+    """Run everything as it is, in float64 at this size, and as it would be for many more numbers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gram_module, "SMALL", request.param)
+        yield
 
 
 def largest_f(rule, n):
@@ -76,6 +85,52 @@ def test_hostile_numbers_stay_within_the_stated_bound(rule, V):
     assert np.isfinite(got).all()
     assert np.linalg.norm(got) <= bound * np.linalg.norm(V.astype(float), axis=1).max() * (1 + 1e-6)
     assert V.tobytes() == before.tobytes()
+
+
+@every_rule
+@pytest.mark.parametrize("step", [{"name": "clip", "threshold": 2.0}, "arc", "nnm", "bucketing"], ids=str)
+@few
+@given(**sizes)
+def test_the_bound_of_a_chain_is_that_of_the_rows_its_steps_leave(rule, step, n, d, seed):
+    aggregator, V = Aggregator(rule, [step]), well_spread(n, d, seed)
+    f = min(aggregator.max_f(n), 3)
+    assert aggregator.norm_bound(n, f) == Aggregator(rule).norm_bound(-(-n // 2) if step == "bucketing" else n, f)
+    result = aggregator(V, f=f, generator=np.random.default_rng(seed)).vector
+    assert result.norm() <= aggregator.norm_bound(n, f) * V.norm(dim=1).max() * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("rule", ["coordinate_median", "trimmed_mean", "meamed"])
+@pytest.mark.parametrize(("n", "f"), [(4, 1), (5, 2), (12, 3), (15, 7), (20, 5)])
+def test_the_bound_is_attained(rule, n, f):
+    zeros = (n - 1) // 2 if rule == "coordinate_median" else f
+    V = torch.ones(n, n, dtype=torch.float64)
+    for column in range(n):
+        V[[(column + i) % n for i in range(zeros)], column] = 0.0
+    ratio = float(aggregate(V, rule, f=f).norm() / V.norm(dim=1).max())
+    assert ratio == pytest.approx(Aggregator(rule).norm_bound(n, f), rel=1e-12)
+
+
+@few
+@given(
+    values=arrays(np.float64, st.integers(3, 15), elements=st.floats(-1e3, 1e3)),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 10**6),
+)
+def test_the_kappa_of_the_trimmed_mean(values, share, seed):
+    n = len(values)
+    f = max(1, round(share * ((n - 1) // 2)))
+    honest = np.random.default_rng(seed).permutation(values)[f:]
+    got = float(aggregate(torch.from_numpy(values)[:, None], "trimmed_mean", f=f))
+    assert (got - honest.mean()) ** 2 <= f / (n - 2 * f) * honest.var() * (1 + 1e-9) + 1e-12
+
+
+def test_the_kappa_of_the_trimmed_mean_is_attained():
+    n, f = 11, 3
+    V = torch.zeros(n, 1, dtype=torch.float64)
+    V[:f], V[f : 2 * f] = -1e9, 1.0
+    honest = V[f:]
+    error = (aggregate(V, "trimmed_mean", f=f) - honest.mean(0)) ** 2
+    torch.testing.assert_close(error, f / (n - 2 * f) * honest.var(0, correction=0))
 
 
 @every_rule

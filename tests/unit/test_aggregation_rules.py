@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from byzdist.aggregation import PRE, RULES, Aggregator, aggregate
+from byzdist.errors import ConfigError
 
 
 def krum_order(X, f, margin=2):
@@ -182,6 +183,27 @@ def test_bucketing_averages_a_permutation(n, size):
     np.testing.assert_allclose(got, np.median(groups, axis=0), rtol=1e-12, atol=1e-14)
     seeded = [aggregate(torch.from_numpy(X), "krum", pre=pre, generator=torch.Generator().manual_seed(1)) for _ in "ab"]
     assert torch.equal(*seeded)
+
+
+def test_the_pivot_of_monna_is_a_row_of_the_input_whatever_was_dropped():
+    V = torch.tensor([[math.nan], [1.0], [2.0], [3.0], [100.0]])
+    pivot = {"name": "monna", "pivot": 3}
+    assert aggregate(V, pivot, f=2, nonfinite="drop").item() == 2.0
+    for named, rows in (({"name": "monna", "pivot": 0}, V), ({"name": "monna", "pivot": 5}, V), (pivot, V[1:4])):
+        with pytest.raises(ConfigError, match=rf"monna.pivot: row {named['pivot']} is none of the \d vectors"):
+            aggregate(rows, named, f=1, nonfinite="drop")
+
+
+def test_multi_krum_selects_no_more_than_can_be_honest():
+    V = torch.tensor([[1.0], [2.0], [3.0], [4.0], [1e6]])
+    for selected in (4, 5, 100):
+        assert aggregate(V, {"name": "multi_krum", "selected": selected}, f=1).item() == 2.5
+
+
+@pytest.mark.parametrize("rule", ["krum", "multi_krum"])
+def test_krum_leaves_room_for_its_margin(rule):
+    assert [Aggregator({"name": rule, "margin": margin}).max_f(9) for margin in (1, 2, 5, 20)] == [3, 3, 1, 0]
+    assert Aggregator({"name": rule, "margin": 1}).max_f(10) == 4 and Aggregator(rule).max_f(10) == 3
 
 
 def test_geometric_median_of_a_triangle_is_its_fermat_point():

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from byzdist import launcher
+from byzdist.aggregation import RULES
 from byzdist.catalogue import SECTIONS
 from byzdist.cli import main
 from tests.cases import BASE
@@ -113,9 +114,23 @@ def test_overrides_may_come_before_and_after_options(here, monkeypatch):
 def test_list_shows_every_name_with_a_description(capsys):
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    described = dict(re.match(r"  (\S+)\s+(\S.*)", line).groups() for line in lines if line.startswith("  "))
+    described = dict(found.groups() for line in lines if (found := re.match(r"  (\S+)\s+(\S.*)", line)))
     for registry in SECTIONS.values():
         for name in registry:
             assert len(described[name]) >= 10, name
     some = ["byz_vr_marina_pp", "rand_k", "shift_back", "coordinate_median", "bucketing", "digits", "dirichlet", "mlp"]
     assert set(some) <= described.keys()
+
+
+@pytest.mark.parametrize("columns", [80, 100, 200])
+def test_list_shows_what_is_known_of_each_rule_within_the_terminal(monkeypatch, capsys, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(["list"]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= columns
+    plain = " ".join(text.split())
+    for name in RULES:
+        facts = RULES.get(name).facts
+        for key, words in (("breakdown", facts.breakdown), ("norm", f"F = {facts.norm_formula}"), ("cost", facts.cost)):
+            assert f"{key} {words}" in plain, name
+        assert f"robustness {facts.robustness or 'no constants known'}" in plain, name
