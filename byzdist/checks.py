@@ -6,7 +6,7 @@ import torch
 
 from byzdist.aggregation import PRE, RULES, Aggregator
 from byzdist.attacks import ATTACKS
-from byzdist.attacks.assignment import check_assignment
+from byzdist.attacks.assignment import check_assignment, flipped
 from byzdist.compression import COMPRESSORS
 from byzdist.config import Config, Spec
 from byzdist.data import check as check_data
@@ -42,6 +42,7 @@ def check(config: Config) -> None:
     _data(config)
     _attack(config)
     _method(config)
+    _aggregation(config)
     _transport(config)
     _device(config)
 
@@ -98,8 +99,72 @@ def _method(config: Config) -> None:
                     f"method.{key}: byz_vr_marina is the case of all clients and no clipping; leave the key out "
                     "or use byz_vr_marina_pp."
                 )
-    if config.clients.byzantine and full is not None and full * config.declared_byzantine < config.clients.byzantine:
-        log.warning("method.full_cohort: %d is below δ_real·n/δ, which the theory needs.", full)
+    real, declared = config.clients.byzantine, config.declared_byzantine
+    if full is not None and real <= declared and full * declared < real * count:
+        needed = -(-real * count // declared)
+        log.warning("method.full_cohort: %d is below δ_real·n/δ = %d, which the theory needs.", full, needed)
+    if real and config.method.get("clip") == "none" and _plain_mean(config):
+        log.warning(
+            "method.clip: without clipping the sampled rounds of %s are a plain mean, which one Byzantine client decides.",
+            config.method["name"],
+        )
+
+
+def _plain_mean(config: Config) -> bool:
+    return getattr(METHODS.get(config.method["name"]), "plain_mean", False)
+
+
+def _aggregation(config: Config) -> None:
+    """Check that the cohorts are large enough for the rule."""
+    rule, pre, count = config.aggregation.rule, config.aggregation.pre, config.clients.count
+    cohorts = {"full_cohort": config.method.get("full_cohort") or count}
+    if not _plain_mean(config):
+        cohorts["cohort"] = config.method.get("cohort") or count
+    inner = rule.get("rule")
+    for named in (rule, inner if isinstance(inner, dict) else {}):
+        if named.get("name") == "monna" and named.get("pivot"):
+            raise ConfigError(
+                "aggregation.rule.pivot: whose reply is which row depends on who is drawn, and there may be fewer; leave the key out."
+            )
+    alone, together = Aggregator(rule), Aggregator(rule, pre)
+    left = {key: _left(together, size) for key, size in cohorts.items()}
+    largest = max(cohorts.values())
+    if config.clients.byzantine and largest > 1 and max(left.values()) == 1:
+        raise ConfigError(
+            f"aggregation.pre: of the largest cohort, {largest} clients, these steps leave one vector, a mean that one Byzantine "
+            "client decides. Use smaller buckets or a larger cohort."
+        )
+    fewest = min(left, key=lambda key: left[key])
+    if rule["name"] == "multi_krum" and (rule["selected"] or 0) > left[fewest]:
+        raise ConfigError(
+            f"aggregation.rule.selected: {rule['selected']} is more than the {left[fewest]} vectors of a cohort "
+            f"(method.{fewest}: {cohorts[fewest]}); all of them would be averaged."
+        )
+    for key, size in cohorts.items():
+        wanted, most = config.declared_byzantine * size // count, alone.max_f(size)
+        if most < wanted:
+            log.warning(
+                "aggregation.rule: of %d vectors (method.%s) %s accepts %d as Byzantine, and %d are to be expected.",
+                size,
+                key,
+                rule["name"],
+                most,
+                wanted,
+            )
+        # Steps may cost some of that: the paper's own buckets leave 4 of 5, and of sampled cohorts, which are clipped, none.
+        elif key == "full_cohort" and wanted and not together.max_f(size):
+            log.warning(
+                "aggregation.pre: these steps leave %d vectors of %d (method.full_cohort), of which %s accepts none as Byzantine.",
+                left[key],
+                size,
+                rule["name"],
+            )
+
+
+def _left(aggregator: Aggregator, vectors: int) -> int:
+    for step, parameters in aggregator.pre:
+        vectors = step.size(vectors, **parameters)
+    return vectors
 
 
 def _attack(config: Config) -> None:
@@ -125,6 +190,7 @@ def _attack(config: Config) -> None:
             )
         checked.append(spec)
     config.attack = checked if isinstance(config.attack, list) else checked[0]
+    flipped(config)
 
 
 def _transport(config: Config) -> None:

@@ -49,11 +49,17 @@ class Clients(Section):
 
 
 class Aggregation(Section):
-    """The robust rule, what is done to the vectors before it, and how many Byzantine clients the operator declares."""
+    """The robust rule, what is done to the vectors before it, and how many Byzantine clients the operator declares.
+
+    Attributes:
+        compile: fuse a coordinate-wise rule by torch.compile, to the same bits. It needs a C++ compiler and some ten seconds at the
+            start, which a long run of a large model gains back.
+    """
 
     rule: Spec
     pre: list[Spec] = []
     declared_byzantine: Annotated[int, Field(ge=0)] | None = None
+    compile: bool = False
 
     _names = field_validator("rule", mode="before")(_spec)
 
@@ -82,7 +88,7 @@ class Transport(Section):
     min_replies: Annotated[int, Field(ge=1)] = 1
     offences: Annotated[int, Field(ge=1)] = 3
     draw: Literal["available", "all"] = "available"
-    restarts: Annotated[int, Field(ge=0)] = 3
+    restarts: Annotated[int, Field(ge=0, le=254)] = 3
 
     @model_validator(mode="after")
     def _order(self) -> "Transport":

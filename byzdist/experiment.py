@@ -1,5 +1,6 @@
 """From a configuration to the pieces of a run, the same in every process."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -7,7 +8,7 @@ from typing import TypeVar
 import torch
 
 from byzdist import data, models
-from byzdist.attacks.assignment import assignments
+from byzdist.attacks.assignment import assignments, flipped
 from byzdist.compression import COMPRESSORS, Compressor
 from byzdist.compression.identity import Identity
 from byzdist.config import Config, Spec
@@ -64,7 +65,7 @@ class Experiment:
             else max((cohort for cohort in cohorts if cohort < clients), default=0),
             longest=max(compressor.length(d, self.dtype) for compressor in self.compressors.values()),
             dtype=self.dtype,
-            device=self.device,
+            device=link_device(self.config, self.device),
         )
 
 
@@ -88,8 +89,7 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     clients = config.clients
     split = data.split(config.data["split"], dataset.labels, clients.count, config.seed)
     model = models.build(config.model, dataset.feature_shape, dataset.classes, config.seed)
-    flipped = [client for entry in assignments(config) if entry.has("on_labels") for client in entry.clients]
-    oracle = Oracle(model, dataset, split, device=device, dtype=dtype, flipped=flipped)
+    oracle = Oracle(model, dataset, split, device=device, dtype=dtype, flipped=flipped(config))
     compressor = make(COMPRESSORS, config.compression, "compression", Compressor)  # type: ignore[type-abstract]
     method = make(METHODS, config.method, "method", Method)  # type: ignore[type-abstract]
     samples = [split.size(client) for client in range(clients.count)]
@@ -108,6 +108,15 @@ def _check_batches(method: Method, fewest: int) -> None:
             raise ConfigError(
                 f"method.{key}: a batch of {size} does not fit the smallest client, which has {fewest} samples."
             )
+
+
+def link_device(config: Config, device: torch.device) -> torch.device:
+    """Return where messages lie in a process that computes on ``device``: gloo sends from the CPU's memory, nccl from a GPU's.
+
+    nccl wants a GPU for each rank, so ranks that share one talk by gloo, as the star always does.
+    """
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > torch.cuda.device_count()
+    return torch.device("cpu") if config.transport.name == "star" or sharing else device
 
 
 def choose_device(config: Config, local_rank: int) -> torch.device:

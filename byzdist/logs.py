@@ -39,6 +39,13 @@ def configure(rank: int) -> None:
     handler.addFilter(_place)
     logging.basicConfig(handlers=[handler], force=True)
     logging.getLogger("byzdist").setLevel(level)
+    if rank:
+        leave_advice_to_the_server()
+
+
+def leave_advice_to_the_server() -> None:
+    """Keep to oneself what there is to say of a configuration that works: every process of a run reads it."""
+    logging.getLogger("byzdist.checks").setLevel(logging.ERROR)
 
 
 def at_round(round_: int) -> None:

@@ -35,15 +35,8 @@ def find(
         cache: the folder in which results are kept (see :func:`byzdist.data.cache_folder`).
     """
     model = build(spec, dataset.feature_shape, dataset.classes, seed=0)
-    if not getattr(model, "convex", False):
-        return None
     oracle = Oracle(model, dataset, split)
-    if oracle.l2 <= 0:
-        _log.info("the gap is not reported: with model.l2 = 0 the loss need not have a minimum")
-        return None
-    work = len(dataset.labels) * oracle.dimension
-    if work > _MOST_WORK:
-        _log.info("the gap is not reported: finding the minimum over %d samples takes minutes", len(dataset.labels))
+    if not can_be_found(oracle):
         return None
     groups = sample_groups(split, good)
     contents = [(weight, positions if positions is None else positions.tolist()) for weight, positions in groups]
@@ -55,6 +48,27 @@ def find(
         if found is not None:
             _write(file, found)
     return found
+
+
+def can_be_found(oracle: Oracle) -> bool:
+    """Return whether f has a minimum that is found in reasonable time; say why where that of a convex model is not.
+
+    An oracle of any dtype will do: `find` itself needs the data in float64.
+    """
+    samples = len(oracle.labels)
+    if not getattr(oracle.model, "convex", False):
+        return False
+    if oracle.l2 <= 0:
+        _log.warning("the gap is not reported: with model.l2 = 0 the loss need not have a minimum")
+        return False
+    if samples * oracle.dimension > _MOST_WORK:
+        _log.warning(
+            "the gap is not reported: finding the minimum over %d samples and %d parameters takes minutes",
+            samples,
+            oracle.dimension,
+        )
+        return False
+    return True
 
 
 def minimize(objective: Objective) -> float | None:

@@ -12,6 +12,7 @@ from byzdist.attacks.base import Envelope
 from byzdist.attacks.collusion import Collusion
 from byzdist.compression import Compressor
 from byzdist.config import Config
+from byzdist.experiment import link_device
 from byzdist.logs import at_round
 from byzdist.methods import Method, Task
 from byzdist.oracle import Oracle
@@ -42,7 +43,7 @@ class Worker:
         self._bad = frozenset(config.clients.bad)
         self._assignments = assignments(config)
         self._sent: dict[int, Tensor] = {}  # the last message of each client that may repeat it
-        self._start = oracle.initial()
+        self._start = oracle.initial().to(link_device(config, oracle.device))  # like all that an attack is given
         self._dense = torch.zeros_like(self._start)
 
     def run(self, transport: WorkerEnd) -> None:
@@ -110,7 +111,9 @@ class Worker:
         return fill
 
     def _message(self, received: Received, client: int, out: Tensor) -> Tensor:
-        previous = None if received.full else received.previous
+        difference = self._method.sends_differences and not received.full
+        # A worker may hold x^{k-1} where the round does not need it: that depends on who else lives here.
+        previous = received.previous if difference else None
         task = Task(received.round, received.full, client, self._config.seed, received.x, previous)
         self._method.message(self._oracle, task, out)
         if client not in self._bad:
@@ -120,22 +123,24 @@ class Worker:
         assigned = self._assignment(received.round, client)
         if assigned is None or assigned.has("on_wire"):
             return out
-        return assigned.attack(self._situation(received, client, out), **assigned.parameters)
+        return assigned.attack(self._situation(received, client, out, difference, previous), **assigned.parameters)
 
-    def _situation(self, received: Received, client: int, honest: Tensor) -> Situation:
+    def _situation(
+        self, received: Received, client: int, honest: Tensor, difference: bool, previous: Tensor | None
+    ) -> Situation:
         colluders = None
         if self._collusion:
             good = [c for c in received.cohort.tolist() if c not in self._bad]
-            colluders = self._collusion.gather(received.round, good)
+            colluders = self._collusion.gather(received.round, good, honest.device)
         return Situation(
             round=received.round,
             client=client,
             seed=self._config.seed,
             honest=honest,
-            difference=self._method.sends_differences and not received.full,
+            difference=difference,
             x=received.x,
             start=self._start,
-            previous=received.previous,
+            previous=previous,
             step_size=self._method.step_size,
             cohort=received.cohort,
             byzantine=self._bad,

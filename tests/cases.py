@@ -68,8 +68,12 @@ def _cases() -> dict[str, dict[str, Any]]:
     cases["byz_vr_marina, rand_k"] = case("alie", RAND_K, **full)
     cases["byz_vr_marina, full_batch"] = case("mimic", full_batch=20, **full)
     cases["shift_back, cohort in halves"] = case(cohort=4)
+    iid = {"data": {**BASE["data"], "split": "iid"}}
+    cases["trimmed_mean, iid"] = {**case("alie", RAND_K), **iid, "aggregation": {"rule": "trimmed_mean"}}
+    cases["krum, iid"] = {**case("label_flip"), **iid, "aggregation": {"rule": "krum", "declared_byzantine": 3}}
     cases["everything at once"] = case("mimic", SHARED, clip=2.0, clip_reference="gradient", g0="zero", full_cohort=6)
     return cases
 
 
 CASES = _cases()
+THREE_CLASSES = {**case("label_flip", RAND_K), "data": {**BASE["data"], "classes": 3}}

@@ -1,8 +1,8 @@
 """Algorithm 1 of the paper and its relatives in one process, written for the tests alone: numpy loops, no shared code.
 
-Only what defines a run is taken from byzdist: the keys of the random draws (`stream`, `draw_mask`). Binary logistic regression
-with l2·‖x‖² is the loss, coordinate-wise median with bucketing the rule. Sums run in another order than in byzdist, so results
-agree to rounding, not bit for bit.
+Only what defines a run is taken from byzdist: the keys of the random draws (`stream`, `draw_mask`). The loss is that of logistic
+regression with l2·‖x‖²; the split is shared or iid; the rule is coordinate-wise median, trimmed mean or Krum, with bucketing or
+without. Sums run in another order than in byzdist, so results agree to rounding, not bit for bit.
 """
 
 from statistics import NormalDist
@@ -15,27 +15,39 @@ from byzdist.randomness import stream
 
 
 class Reference:
-    """Runs a configuration (a plain mapping, as in the YAML file) on features [N, d] and labels {0, 1} [N]."""
+    """Runs a configuration (a plain mapping, as in the YAML file) on features [N, d] and labels 0..L-1 [N]."""
 
     def __init__(self, config: dict[str, Any], features: np.ndarray, labels: np.ndarray) -> None:
         self.config, self.method, self.attack = config, config["method"], config.get("attack", {"name": "none"})
         self.seed = config["seed"]
         self.n, self.bad_count = config["clients"]["count"], config["clients"].get("byzantine", 0)
         self.bad = set(range(self.n - self.bad_count, self.n))
-        self.features, self.signs = features, 2.0 * labels - 1
+        self.declared = config["aggregation"].get("declared_byzantine", self.bad_count)
+        self.features, self.labels, self.classes = features, labels, int(labels.max()) + 1
+        self.held = [np.arange(len(labels))] * self.n
+        if config["data"].get("split") == "iid":
+            order = stream(self.seed, "split").permutation(len(labels))
+            owner = np.arange(len(labels)) * self.n // len(labels)
+            self.held = [np.sort(order[owner == client]) for client in range(self.n)]
         self.eta = config["model"]["l2"]
-        self.start = np.zeros(features.shape[1])
+        self.start = np.zeros(features.shape[1] * (1 if self.classes == 2 else self.classes))
         self.momentum: dict[int, np.ndarray] = {}
 
     def gradient(self, x: np.ndarray, client: int, batch: np.ndarray | None) -> np.ndarray:
-        rows = slice(None) if batch is None else batch
-        signs = self.signs[rows] * (-1 if self.attack["name"] == "label_flip" and client in self.bad else 1)
-        features = self.features[rows]
-        weights = -signs / (1 + np.exp(signs * (features @ x)))
-        return features.T @ weights / len(signs) + 2 * self.eta * x
+        rows = self.held[client] if batch is None else self.held[client][batch]
+        features, labels = self.features[rows], self.labels[rows]
+        if self.attack["name"] == "label_flip" and client in self.bad:
+            labels = self.classes - 1 - labels
+        if self.classes == 2:
+            signs = 2.0 * labels - 1
+            weights = -signs / (1 + np.exp(signs * (features @ x)))
+            return features.T @ weights / len(rows) + 2 * self.eta * x
+        scores = np.exp(features @ x.reshape(self.classes, -1).T)
+        errors = scores / scores.sum(axis=1, keepdims=True) - (labels[:, None] == np.arange(self.classes))
+        return (errors.T @ features).ravel() / len(rows) + 2 * self.eta * x
 
     def batch(self, client: int, round_: int, size: int) -> np.ndarray:
-        return stream(self.seed, "batch", client, round_).choice(len(self.signs), size, replace=False)
+        return stream(self.seed, "batch", client, round_).choice(len(self.held[client]), size, replace=False)
 
     def honest(self, client: int, round_: int, full: bool, x: np.ndarray, x_old: np.ndarray) -> np.ndarray:
         name, size = self.method["name"], self.method["batch_size"]
@@ -105,14 +117,24 @@ class Reference:
         return kept
 
     def rule(self, vectors: list[np.ndarray], round_: int) -> np.ndarray:
-        """Coordinate-wise median after bucketing, as configured."""
+        """The rule after bucketing, as configured."""
+        f = self.declared * len(vectors) // self.n
         steps = self.config["aggregation"].get("pre", [])
         if steps:
             size = steps[0]["size"]
             order = stream(self.seed, "aggregation", 0, round_).permutation(len(vectors))
             groups = [order[i : i + size] for i in range(0, len(order), size)]
             vectors = [np.mean([vectors[j] for j in group], axis=0) for group in groups]
-        return np.median(vectors, axis=0)
+        name, n = self.config["aggregation"]["rule"], len(vectors)
+        if name == "coordinate_median":
+            return np.median(vectors, axis=0)
+        if name == "trimmed_mean":
+            f = min(f, (n - 1) // 2)
+            return np.sort(vectors, axis=0)[f : n - f].mean(axis=0)
+        assert name == "krum"
+        f = min(f, max(0, (n - 3) // 2))
+        distances = [sorted(np.sum((v - w) ** 2) for w in vectors)[1:] for v in vectors]
+        return vectors[int(np.argmin([sum(others[: max(1, n - f - 2)]) for others in distances]))]
 
     def run(self) -> np.ndarray:
         method = self.method

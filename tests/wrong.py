@@ -76,7 +76,21 @@ WRONG: list[tuple[str, str]] = [
     ("aggregation.pre=[{name: bucketing, size: 0}]", r"aggregation.pre.0.size: .*\(it is 0\)"),
     ("aggregation.pre=[nnm, bucketng]", r"aggregation.pre.1: .*'bucketng'. Did you mean 'bucketing'\?"),
     ("aggregation.pre=[5]", r"aggregation.pre.0: .*mapping"),
+    (
+        "aggregation.pre=[{name: bucketing, size: 50}]",
+        r"aggregation.pre: of the largest cohort, 9 clients, .* one vector",
+    ),
+    (
+        "aggregation.rule={name: multi_krum, selected: 4}",
+        r"aggregation.rule.selected: 4 .* 3 vectors .*method.cohort: 5",
+    ),
+    (
+        "aggregation.rule={name: multi_krum, selected: 6}\nmethod.name=byz_vr_marina_pp_plus",
+        r"aggregation.rule.selected: 6 .* 5 vectors .*method.full_cohort: 9",
+    ),
     ("aggregation.declared_byzantine=5", r"aggregation.declared_byzantine: 5 of 9 clients are not a minority"),
+    ("aggregation.rule={name: monna, pivot: 1}", r"aggregation.rule.pivot: whose reply is which row depends"),
+    ("transport.restarts=255", r"transport.restarts: .*254"),
     # attacks
     ("attack=shiftback", r"attack: unknown attack 'shiftback'. Did you mean 'shift_back'\?"),
     ("attack={name: mimic, target: 7}", r"attack.target: client 7 is not one of the good clients 0..4"),
@@ -85,6 +99,8 @@ WRONG: list[tuple[str, str]] = [
     ("attack=[]", r"attack: the list is empty"),
     ("attack=[zero, {name: inf, clients: [2]}]", r"attack.1.clients: \[2\] are no Byzantine clients"),
     ("attack={name: zero, rounds: [5, 2]}", r"attack.rounds: \[5, 2\]"),
+    ("attack={name: label_flip, rounds: [2, 5]}", r"attack.rounds: 'label_flip' changes a client's data"),
+    ("attack=[{name: zero, rounds: [2, 5]}, label_flip]", r"attack.1: 'label_flip' .* \[5, 6, 7, 8\] in some rounds"),
     ("attack=5", r"attack: .*mapping .*list \(it is 5\)"),
     # data and model
     ("data=digit", r"data: unknown data set 'digit'. Did you mean 'digits'\?"),

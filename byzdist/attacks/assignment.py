@@ -44,6 +44,29 @@ def assignments(config: Config) -> list[Assignment]:
     return found
 
 
+def flipped(config: Config) -> set[int]:
+    """Return the clients of a checked configuration whose labels are flipped, which holds for all rounds.
+
+    Raises:
+        ConfigError: where an earlier entry takes such a client in some rounds.
+    """
+    found, settled, changing = set[int](), set[int](), set[int]()
+    for i, entry in enumerate(assignments(config)):
+        reached = set(entry.clients) - settled
+        if entry.rounds is not None:
+            changing |= reached
+            continue
+        settled |= reached
+        if entry.has("on_labels"):
+            if torn := reached & changing:
+                raise ConfigError(
+                    f"attack.{i}: {config.attacks[i]['name']!r} changes a client's data for the whole run, but an earlier entry "
+                    f"takes {sorted(torn)} in some rounds. Give the two entries different clients."
+                )
+            found |= reached
+    return found
+
+
 def check_assignment(spec: Spec, key: str, bad: range) -> Spec:
     """Check what an entry says of clients and rounds; return that part.
 

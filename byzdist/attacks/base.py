@@ -22,9 +22,9 @@ class Situation:
     Attributes:
         honest: h, what this client would honestly send, before compression; d values that the attack may overwrite and return.
         difference: whether the message is a gradient difference (else a gradient estimate).
-        x, previous, start: x^k, x^{k-1} (None in full rounds) and x^0.
+        x, previous, start: x^k, x^{k-1} (None where the message is no difference) and x^0.
         cohort: the ids of this round's cohort, ascending.
-        colluders: for omniscient attacks, the messages of the cohort's honest clients by id; None for the others.
+        colluders: for omniscient attacks, the messages of the cohort's honest clients by id, to be read only; None for the others.
     """
 
     round: int

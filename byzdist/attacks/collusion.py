@@ -4,7 +4,7 @@ It exists only when the configuration names such an attack, uses the job's store
 counted in the training bytes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import timedelta
 
 import torch
@@ -12,32 +12,53 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import Store
 
+_CHUNK = 4 << 20  # bytes; the job's store takes no value above 8 MiB
+
 
 class Collusion:
-    """One process's access to the channel; vectors are raw bytes of ``dtype`` under a key for round and client."""
+    """One process's access to the channel; vectors are raw bytes of ``dtype``, in chunks under keys for round and client.
+
+    Args:
+        patience: how long the server waits for a round's replies, in seconds; waiting for honest messages takes half of it.
+    """
 
     def __init__(self, store: Store, dimension: int, dtype: torch.dtype, patience: float) -> None:
         self._store = store
         self._dimension, self._dtype = dimension, dtype
-        self._patience = timedelta(seconds=patience)
+        self._patience = timedelta(seconds=patience / 2)
         self._published: list[str] = []
+        self._gathered: tuple[int, dict[int, Tensor]] = -1, {}
+
+    def _keys(self, round_: int, client: int) -> list[str]:
+        chunks = -(-self._dimension * self._dtype.itemsize // _CHUNK)
+        return [f"{round_}/{client}/{chunk}" for chunk in range(chunks)]
 
     def publish(self, round_: int, client: int, vector: Tensor) -> None:
         """Make an honest client's message known; those of earlier rounds are withdrawn."""
         while self._published and not self._published[0].startswith(f"{round_}/"):
             self._store.delete_key(self._published.pop(0))
-        self._store.set(f"{round_}/{client}", vector.cpu().numpy().tobytes())  # type: ignore[arg-type]  # the stub knows only of strings
-        self._published.append(f"{round_}/{client}")
+        content = vector.cpu().numpy().tobytes()
+        for chunk, key in enumerate(self._keys(round_, client)):
+            self._store.set(key, content[chunk * _CHUNK : (chunk + 1) * _CHUNK])  # type: ignore[arg-type]  # the stub knows only of strings
+            self._published.append(key)
 
-    def gather(self, round_: int, clients: Iterable[int]) -> dict[int, Tensor]:
-        """Return the messages of the cohort's honest clients; none where one of them does not come in time."""
-        keys = {client: f"{round_}/{client}" for client in clients}
+    def gather(self, round_: int, cohort: Sequence[int], device: torch.device) -> dict[int, Tensor]:
+        """Return the messages of the cohort's honest clients, as far as they come in time; asked again, the same ones."""
+        if self._gathered[0] != round_:
+            there = self._await(round_, cohort)
+            self._gathered = round_, {client: self._read(round_, client).to(device) for client in there}
+        return self._gathered[1]
+
+    def _await(self, round_: int, clients: Sequence[int]) -> Sequence[int]:
+        """Wait for the messages of these clients; return those whose message is there."""
         try:
-            self._store.wait(list(keys.values()), self._patience)
-            values = self._store.multi_get(list(keys.values()))
+            self._store.wait([key for client in clients for key in self._keys(round_, client)], self._patience)
         except (dist.DistStoreError, dist.DistNetworkError):
-            return {}
-        return {
-            client: torch.frombuffer(bytearray(value), dtype=self._dtype)
-            for client, value in zip(keys, values, strict=True)
-        }
+            return [client for client in clients if self._store.check(self._keys(round_, client))]
+        return clients
+
+    def _read(self, round_: int, client: int) -> Tensor:
+        content = bytearray()
+        for key in self._keys(round_, client):
+            content += self._store.get(key)
+        return torch.frombuffer(content, dtype=self._dtype)

@@ -41,28 +41,41 @@ def libsvm(
 ) -> RawData:
     """A file in the format of LIBSVM, plain or gzipped; its labels, in sorted order, become 0, 1, ...
 
-    The array is kept dense. ``features`` is their number where the file does not use the last ones; ``normalize`` scales
-    each sample to Euclidean length 1.
+    The array is kept dense. Indices begin at 0 where one of the two files has an index 0, else at 1. ``features`` is their
+    number where the file does not use the last ones; ``normalize`` scales each sample to Euclidean length 1.
     """
-    train, train_labels = _read("data.path", path, features, normalize)
-    values, labels = np.unique(train_labels, return_inverse=True)
+    parts = [_read(key, file) for key, file in (("data.path", path), ("data.test_path", test_path)) if file is not None]
+    base = min(1, min((int(matrix.indices.min()) for matrix, _ in parts if matrix.nnz), default=0))
+    train = _dense("data.path", path, parts[0][0], base, features, normalize)
+    values, labels = np.unique(parts[0][1], return_inverse=True)
     if test_path is None:
         return RawData(train, labels)
     # A test file may lack the last features (a9a.t does); it may not have more than the training file.
-    test, test_labels = _read("data.test_path", test_path, train.shape[1], normalize)
-    if not np.isin(test_labels, values).all():
+    test = _dense("data.test_path", test_path, parts[1][0], base, train.shape[1], normalize)
+    if not np.isin(parts[1][1], values).all():
         raise ConfigError(f"data.test_path: {test_path!r} has labels that {path!r} lacks. Is it the right file?")
-    return RawData(train, labels, test, np.searchsorted(values, test_labels))
+    return RawData(train, labels, test, np.searchsorted(values, parts[1][1]))
 
 
-def _read(key: str, path: str, features: int | None, normalized: bool) -> tuple[NDArray[Any], NDArray[Any]]:
-    # Slow to import: only the process that prepares the data needs them.
-    from sklearn.datasets import load_svmlight_file
-    from sklearn.preprocessing import normalize
+def _read(key: str, path: str) -> tuple[Any, NDArray[Any]]:
+    """Return the sparse matrix of a file, a column for each index from 0, and its labels."""
+    from sklearn.datasets import load_svmlight_file  # slow to import: only the process that prepares the data needs it
 
     try:
         with open_binary(Path(path)) as file:
-            matrix, labels = load_svmlight_file(file, n_features=features)
+            matrix, labels = load_svmlight_file(file, zero_based=True)
     except (ValueError, *READ_ERRORS) as error:
         raise ConfigError(f"{key}: {path!r} cannot be read as a LIBSVM file: {error}") from error
-    return (normalize(matrix) if normalized else matrix).toarray(), labels
+    return matrix, labels
+
+
+def _dense(key: str, path: str, matrix: Any, base: int, features: int | None, normalized: bool) -> NDArray[Any]:
+    from sklearn.preprocessing import normalize
+
+    matrix = matrix[:, base:]
+    if features is not None:
+        if matrix.shape[1] > features:
+            raise ConfigError(f"{key}: {path!r} has {matrix.shape[1]} features, and {features} are wanted.")
+        matrix.resize(matrix.shape[0], features)
+    dense: NDArray[Any] = (normalize(matrix) if normalized else matrix).toarray()
+    return dense

@@ -1,6 +1,7 @@
-"""Runs of real processes against the reference, and bit for bit against the same run in one process."""
+"""Runs of real processes against the reference: each with 2 and with 5 workers, on one transport and on the other."""
 
-import json
+import sys
+from itertools import count
 
 import numpy as np
 import pytest
@@ -8,46 +9,61 @@ import torch
 
 from byzdist.config import parse
 from byzdist.data import load
-from tests import inprocess
-from tests.cases import CASES
-from tests.harness import train
+from tests.cases import ATTACKS, CASES, THREE_CLASSES
+from tests.harness import Job, Run, comparable, train, write_config
 from tests.reference import Reference
 
 CLOSE = 1e-12  # relative: the sums of byzdist and of the reference run in another order, in float64
-# Every attack once. Star workers that send NaN or infinity end in quarantine, which the reference knows nothing of.
-RUNS = [
-    ("attack none, rand_k", 2, "collective"),
-    ("byz_vr_marina", 2, "star"),  # bit_flip
-    ("sgd, label_flip", 5, "star"),
-    ("byz_vr_marina_pp_plus, full_batch", 2, "collective"),  # gaussian
-    ("byz_vr_marina, rand_k", 5, "star"),  # alie
-    ("byz_vr_marina_pp, g0 zero", 2, "collective"),  # ipm
-    ("everything at once", 5, "star"),  # mimic
-    ("momentum_sgd, clip 0.5", 2, "star"),  # shift_back
-    ("byz_vr_marina_pp_plus, full_batch, rand_k", 5, "collective"),  # shift_back
-    ("attack zero, rand_k", 2, "star"),
-    ("attack inf, rand_k", 2, "collective"),
-    ("attack nan", 2, "collective"),
+WORKERS = (2, 5)
+METHODS = [
+    "byz_vr_marina",
+    "byz_vr_marina, rand_k",
+    "byz_vr_marina_pp, g0 zero",
+    "byz_vr_marina_pp_plus, full_batch",
+    "sgd, label_flip",
+    "momentum_sgd, clip 0.5",
+    "trimmed_mean, iid",
+    "krum, iid",
+    "everything at once",
 ]
-# The gap needs the optimum, which the run in one process does not look for.
-INCIDENTAL = ("seconds", "bytes_up", "bytes_down", "news", "gap")
+RUNS = {name: CASES[name] for attack in ATTACKS for name in (f"attack {attack}", f"attack {attack}, rand_k")}
+RUNS |= {name: CASES[name] for name in METHODS} | {"three classes": THREE_CLASSES}
+RUNS = {name: {**config, "rounds": 25} for name, config in RUNS.items()}
+# Workers that send NaN or infinity would end in the star's quarantine, which the reference knows nothing of.
+STAR = {"name": "star", "offences": 10**6}
 
 
-def lines(metrics):
-    return [{key: value for key, value in line.items() if key not in INCIDENTAL} for line in metrics]
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Run all of RUNS with either number of workers; the two of an experiment differ in the transport as well."""
+    base, lines, found = tmp_path_factory.mktemp("runs"), [], {}
+    for (name, config), turn in zip(RUNS.items(), count()):
+        for workers in WORKERS:
+            folder = base / f"{turn}-{workers}"
+            folder.mkdir()
+            transport = STAR if (turn + workers) % 2 else {"name": "collective"}
+            write_config(folder, {**config, "transport": transport})
+            lines.append(f"{folder} {workers}\n")
+            found[name, workers] = Run(folder / "run", "")
+    (base / "list").write_text("".join(lines))
+    with Job([sys.executable, "-m", "tests.forks", str(base / "list")]) as job:
+        assert job.wait(240) == 0, job.output
+        job.assert_clean()
+    return found
 
 
-@pytest.mark.parametrize("name, workers, transport", RUNS)
-def test_a_distributed_run_equals_the_reference(name, workers, transport, tmp_path):
-    config = {**CASES[name], "transport": {"name": transport}}
-    run = train(tmp_path / "real", config, workers=workers)
-    data = parse(config).data
+@pytest.mark.parametrize("name", RUNS)
+def test_a_distributed_run_equals_the_reference(name, runs):
+    two, five = (runs[name, workers] for workers in WORKERS)
+    data = parse(RUNS[name]).data
     dataset = load({key: value for key, value in data.items() if key != "split"})
-    expected = Reference(config, np.asarray(dataset.features), np.asarray(dataset.labels)).run()
-    assert np.linalg.norm(run.model.numpy() - expected) < CLOSE * np.linalg.norm(expected)
-    # The same bits as with three workers in one process: hence the same for 2 and 5, and on either transport.
-    (tmp_path / "inside").mkdir()
-    inside = inprocess.train(config, tmp_path / "inside", workers=3)
-    assert torch.equal(run.model, inside.x)
-    written = (tmp_path / "inside" / "metrics.jsonl").read_text().splitlines()
-    assert lines(run.metrics) == lines(map(json.loads, written))
+    expected = Reference(RUNS[name], np.asarray(dataset.features), np.asarray(dataset.labels)).run()
+    assert np.linalg.norm(two.model.numpy() - expected) < CLOSE * np.linalg.norm(expected)
+    assert torch.equal(two.model, five.model)
+    bytes_differ = ("news", "bytes_up", "bytes_down")  # as the transports do
+    assert comparable(two.folder, bytes_differ) == comparable(five.folder, bytes_differ)
+
+
+def test_a_run_that_the_command_starts_is_the_same(runs, tmp_path):
+    name = "everything at once"
+    assert torch.equal(train(tmp_path, RUNS[name], workers=3).model, runs[name, 2].model)

@@ -1,5 +1,16 @@
-"""One thread, as in every process of a run: with more, small tensors on a busy machine take many times as long."""
+"""One thread, as in every process of a run, for small tensors on a busy machine take many times as long with more; and no
+process's log settings kept for the next test."""
 
+import logging
+from collections.abc import Iterator
+
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def advice_is_heard() -> Iterator[None]:
+    yield
+    logging.getLogger("byzdist.checks").setLevel(logging.NOTSET)

@@ -1,4 +1,5 @@
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -121,8 +122,88 @@ def test_a_configuration_is_not_changed_by_parsing_it():
 def test_what_is_outside_the_theory_is_said(caplog):
     with caplog.at_level(logging.WARNING, logger="byzdist"):
         parse({**BASE, "aggregation": {"rule": "mean", "declared_byzantine": 1}})
-        parse({**BASE, "method": {**BASE["method"], "full_cohort": 1}, "clients": {"count": 9, "byzantine": 1}})
-    assert any("declared_byzantine (1) is below clients.byzantine (4)" in message for message in caplog.messages)
+    (message,) = caplog.messages
+    assert "declared_byzantine (1) is below clients.byzantine (4)" in message
+
+
+def warnings(caplog, **sections):
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="byzdist"):
+        parse(
+            {
+                key: {**value, **sections.get(key, {})} if isinstance(value, dict) else value
+                for key, value in BASE.items()
+            }
+        )
+    return caplog.messages
+
+
+def test_full_cohorts_that_can_hold_too_large_a_share_of_byzantine_clients_are_named(caplog):
+    # 1 of 9 are Byzantine and 3 are declared: of Ĉ clients, 1 may be a third.
+    for full_cohort, complaints in ((2, 1), (3, 0), (9, 0)):
+        messages = warnings(
+            caplog,
+            clients={"byzantine": 1},
+            aggregation={"declared_byzantine": 3, "pre": []},
+            method={"cohort": 3, "full_cohort": full_cohort},
+        )
+        assert len(messages) == complaints
+        assert all("method.full_cohort: 2 is below δ_real·n/δ = 3" in message for message in messages)
+
+
+@pytest.mark.parametrize(
+    "cohort, aggregation, complaints",
+    [
+        (4, {"rule": "coordinate_median"}, []),  # with buckets of 2: the paper's own
+        (4, {"rule": "coordinate_median", "pre": []}, []),
+        (4, {"rule": "geometric_median"}, []),
+        (4, {"rule": "mean"}, []),  # the baseline
+        (
+            4,
+            {"rule": "bulyan", "pre": []},
+            [
+                r"20 vectors \(method.full_cohort\) bulyan accepts 4 .* 5",
+                r"4 vectors \(method.cohort\) bulyan accepts 0 .* 1",
+            ],
+        ),
+        (4, {"rule": "krum"}, [r"4 vectors \(method.cohort\) krum accepts 0 .* 1"]),
+        (5, {"rule": "krum"}, []),
+        (4, {"rule": {"name": "ctma", "rule": "krum"}}, [r"4 vectors \(method.cohort\) ctma accepts 0 .* 1"]),
+        (
+            4,
+            {"rule": "coordinate_median", "pre": [{"name": "bucketing", "size": 10}]},
+            [r"leave 2 vectors of 20 \(method.full_cohort\), of which coordinate_median accepts none"],
+        ),
+    ],
+)
+def test_rules_that_cannot_serve_a_cohort_are_named(caplog, cohort, aggregation, complaints):
+    messages = warnings(
+        caplog, clients={"count": 20, "byzantine": 5}, method={"cohort": cohort}, aggregation=aggregation
+    )
+    assert len(messages) == len(complaints)
+    assert all(map(re.search, complaints, messages)), messages
+
+
+def test_the_sampled_rounds_of_plus_are_no_matter_of_the_rule_but_of_clipping(caplog):
+    plus = {"name": "byz_vr_marina_pp_plus", "cohort": 3}
+    assert not warnings(
+        caplog, method=plus, aggregation={"rule": "krum", "declared_byzantine": 3}, clients={"byzantine": 3}
+    )
+    (message,) = warnings(caplog, method={**plus, "clip": "none"})
+    assert "method.clip: without clipping the sampled rounds of byz_vr_marina_pp_plus are a plain mean" in message
+    assert not warnings(caplog, method={**plus, "clip": "none"}, clients={"byzantine": 0})
+    assert not warnings(caplog, method={"clip": "none"})
+
+
+def test_a_single_bucket_is_allowed_where_nobody_is_byzantine():
+    buckets = {"rule": "coordinate_median", "pre": [{"name": "bucketing", "size": 9}]}
+    parse({**BASE, "clients": {"count": 9}, "aggregation": buckets})
+
+
+def test_the_quickstart_is_free_of_warnings(caplog):
+    with caplog.at_level(logging.INFO, logger="byzdist"):
+        load(ROOT / "configs" / "quickstart.yaml")
+    assert not caplog.messages
 
 
 def test_everybody_byzantine_is_refused_whatever_is_declared():

@@ -122,6 +122,24 @@ def test_libsvm_files_plain_or_gzipped(tmp_path, compressed):
     np.testing.assert_array_equal(wider.features, DENSE)
 
 
+@pytest.mark.parametrize(
+    ("train", "test", "features", "test_features"),
+    [
+        ("1 0:5 1:6\n-1 2:7\n", "1 1:8 2:9\n", [[5, 6, 0], [0, 0, 7]], [[0, 8, 9]]),  # the test file lacks index 0
+        ("1 1:6\n-1 2:7\n", "1 0:8 2:9\n", [[0, 6, 0], [0, 0, 7]], [[8, 0, 9]]),  # the training file does
+        ("1 1:6\n-1 2:7\n", "1 2:9\n", [[6, 0], [0, 7]], [[0, 9]]),
+        ("1 2:6\n-1 3:7\n", "1\n", [[0, 6, 0], [0, 0, 7]], [[0, 0, 0]]),
+    ],
+)
+def test_both_libsvm_files_count_from_the_same_index(tmp_path, train, test, features, test_features):
+    (tmp_path / "train").write_text(train)
+    (tmp_path / "test").write_text(test)
+    spec = {"name": "libsvm", "path": str(tmp_path / "train"), "test_path": str(tmp_path / "test")}
+    dataset = data.load(spec, tmp_path / "cache")
+    np.testing.assert_array_equal(dataset.features, features)
+    np.testing.assert_array_equal(dataset.test_features, test_features)
+
+
 def test_samples_of_libsvm_files_are_scaled_to_length_1_where_asked(tmp_path):
     (tmp_path / "train").write_text(LINES)
     (tmp_path / "test").write_text("-1 1:3 2:4\n")

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -17,6 +19,25 @@ def test_the_pieces_of_a_run():
     assert experiment.oracle.flipped == {5, 6, 7, 8}
     assert isinstance(experiment.compressors[True], Identity) and isinstance(experiment.compressors[False], RandK)
     assert prepare(parse(case("bit_flip")), CPU).oracle.flipped == set()
+
+
+@pytest.mark.parametrize(
+    "attacks, flipped",
+    [
+        (["label_flip"], {5, 6, 7, 8}),
+        ([{"name": "bit_flip", "clients": [6]}, "label_flip"], {5, 7, 8}),
+        ([{"name": "label_flip", "clients": [6]}, "bit_flip"], {6}),
+        (["bit_flip", "label_flip"], set()),
+        ([{"name": "zero", "clients": [6], "rounds": [0, 3]}, {"name": "label_flip", "clients": [5, 8]}], {5, 8}),
+        (
+            [{"name": "zero", "clients": [6]}, {"name": "inf", "clients": [6], "rounds": [0, 3]}, "label_flip"],
+            {5, 7, 8},
+        ),
+        (["label_flip", {"name": "zero", "rounds": [0, 3]}], {5, 6, 7, 8}),
+    ],
+)
+def test_labels_are_flipped_where_the_first_entry_of_a_client_says_so(attacks, flipped):
+    assert prepare(parse({**BASE, "attack": attacks}), CPU).oracle.flipped == flipped
 
 
 def test_the_default_of_p_comes_from_the_sizes_of_the_run():
@@ -40,6 +61,16 @@ def test_the_sizes_of_messages(transport, most_ids):
     assert (shape.clients, shape.workers, shape.dimension, shape.most_cohort) == (9, 4, 12, 9)
     assert shape.longest == 12 * 8 and shape.most_ids == most_ids  # on the star anyone may be away
     assert [shape.rank(client) for client in range(6)] == [1, 2, 3, 4, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "transport, ranks, device", [("collective", 4, "cuda:1"), ("collective", 5, "cpu"), ("star", 4, "cpu")]
+)
+def test_messages_of_a_gpu_lie_where_the_transport_sends_from(monkeypatch, transport, ranks, device):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    experiment = prepare(parse({**case("none"), "transport": {"name": transport}}), CPU)
+    assert replace(experiment, device=torch.device("cuda:1")).shape(4).device == torch.device(device)
 
 
 def test_the_same_configuration_gives_the_same_start_and_another_seed_another_one():

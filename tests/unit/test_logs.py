@@ -33,6 +33,17 @@ def test_lines_say_where_they_come_from(
     assert capsys.readouterr().err.splitlines() == [f"[{who}] INFO hello", f"[{who} r12] WARNING there"]
 
 
+@pytest.mark.parametrize(("rank", "said"), [(0, 1), (2, 0)])
+def test_advice_about_the_configuration_is_given_once(
+    rank: int, said: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BYZDIST_LOG", raising=False)
+    logs.configure(rank)
+    logging.getLogger("byzdist.checks").warning("mind this")
+    logging.getLogger("byzdist.checks").error("mind that")
+    assert len(capsys.readouterr().err.splitlines()) == said + 1
+
+
 def test_the_default_level_is_warning(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BYZDIST_LOG", raising=False)
     logs.configure(1)

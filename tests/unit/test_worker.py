@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from byzdist.attacks import ATTACKS
 from byzdist.compression.rand_k import draw_mask
 from byzdist.config import parse
 from byzdist.experiment import prepare
@@ -98,3 +99,12 @@ def test_flipped_labels_turn_a_full_gradient_of_plain_logistic_regression_around
     honest = replies(config, [at_zero])[0][2]
     flipped = replies({**config, "attack": {"name": "label_flip"}}, [at_zero])[0][2]
     torch.testing.assert_close(flipped, -honest)  # at x = 0 both classes have probability one half
+
+
+@pytest.mark.parametrize("method, full, known", [({}, False, True), ({}, True, False), ({"name": "sgd"}, False, False)])
+def test_an_attack_knows_the_model_before_only_where_the_round_needs_it(monkeypatch, method, full, known):
+    seen = []
+    monkeypatch.setitem(ATTACKS._entries, "zero", lambda now: (seen.append(now.previous), now.honest)[1])
+    # Some workers hold x^{k-1} all the same, for other clients' sake: the run must not depend on it.
+    replies(case("zero", **method), [Received(3, full, np.array([6]), X, PREVIOUS)])
+    assert [previous is not None for previous in seen] == [known]
