@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 _NAME = re.compile(r"round-(\d{8,})(?:\.worker-(\d+))?\.safetensors")
 _KEY = "byzdist"
+_DAMAGED = ".damaged"
 
 
 class Damaged(Exception):
@@ -78,8 +79,8 @@ def read(path: Path) -> Checkpoint:
     """Read a file and check it.
 
     Raises:
-        Damaged: it is torn, was changed, or never was a checkpoint.
-        ConfigError: it comes from a version of byzdist that this one does not know.
+        Damaged: it is torn, was changed, or never was a checkpoint; or it is gone.
+        ConfigError: it cannot be read now, or comes from a version of byzdist that this one does not know.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -99,8 +100,21 @@ def read(path: Path) -> Checkpoint:
         return Checkpoint(words.pop("run"), words.pop("round"), words, tensors)
     except (Damaged, ConfigError):
         raise
-    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+    except (SafetensorError, FileNotFoundError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise Damaged(f"it cannot be read: {error}") from None
+    except OSError as error:
+        raise ConfigError(
+            f"{str(path)!r} cannot be read: {error}. It may well be intact: see to the cause, and try again."
+        ) from None
+
+
+def owner(path: Path) -> str | None:
+    """Return the name of the run that a file belongs to; None where it is damaged, or not there."""
+    try:
+        with safe_open(path, "pt") as file:
+            return str(json.loads(file.metadata()[_KEY])["run"])
+    except (SafetensorError, FileNotFoundError, ValueError, TypeError, KeyError):
+        return None
 
 
 def rounds(folder: Path) -> dict[int, Path]:
@@ -114,24 +128,33 @@ def rounds(folder: Path) -> dict[int, Path]:
 
 
 def newest(folder: Path, run: str) -> Checkpoint | None:
-    """Return the newest intact checkpoint of a run; those found damaged are renamed and no longer count.
+    """Return the newest intact checkpoint of a run; later ones, which are damaged, are renamed and no longer count.
 
     Raises:
-        ConfigError: if there is one of another run or of a later version, for they are not this run's to overwrite.
+        ConfigError: if all that there are are damaged, or if there is one that cannot be read, of another run or of a later
+            version, for they are not this run's to overwrite; nothing was changed then.
     """
+    damaged: dict[Path, Damaged] = {}
     for path in rounds(folder).values():
         try:
             found = read(path)
         except Damaged as damage:
-            log.warning("the checkpoint %s is damaged (%s); using the one before it.", path, damage)
-            path.rename(path.with_suffix(".damaged"))
+            damaged[path] = damage
             continue
         if found.run != run:
             raise ConfigError(
                 f"--resume: {str(path)!r} belongs to another run ({found.run}) than its folder ({run}); "
                 "move it elsewhere."
             )
+        for torn, reason in damaged.items():
+            log.warning("the checkpoint %s is damaged (%s); using the one before it.", torn, reason)
+            torn.rename(torn.with_suffix(_DAMAGED))
         return found
+    if lost := sorted(path.name for path in (*damaged, *folder.glob(f"round-*{_DAMAGED}"))):
+        raise ConfigError(
+            f"--resume: no checkpoint in {str(folder)!r} is intact; damaged: {', '.join(lost)}. Put a copy of one there, or "
+            "remove these files to start the run afresh."
+        )
     return None
 
 
@@ -143,11 +166,11 @@ def prune(folder: Path, keep: int) -> int | None:
     return found[:keep][-1][0] if found else None
 
 
-def prune_worker(folder: Path, rank: int, workers: int, oldest: int) -> None:
-    """Remove a worker's files of rounds before ``oldest``, and those of ranks that a run with more workers had."""
+def prune_worker(folder: Path, run: str, rank: int, workers: int, oldest: int) -> None:
+    """Remove a worker's files of rounds before ``oldest``, and those of ranks that the run had when it had more workers."""
     for path in folder.glob("round-*.worker-*"):
         match = _NAME.fullmatch(path.name.removesuffix(SUFFIX))
-        if match and int(match[1]) < oldest and (int(match[2]) - rank) % workers == 0:
+        if match and int(match[1]) < oldest and (int(match[2]) - rank) % workers == 0 and owner(path) in (run, None):
             path.unlink()
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from byzdist.data import Dataset, Split
+from byzdist.norms import norm
 from byzdist.oracle import Oracle, Positions
 from byzdist.randomness import stream
 
@@ -95,7 +96,7 @@ class Evaluator:
     def evaluate(self, x: Tensor) -> dict[str, float]:
         """Return loss f(x), grad_norm, accuracy (on the test set, else on the good clients' samples), and the gap."""
         loss, accuracy = self._objective(x, self._gradient)
-        measured = {"loss": loss, "grad_norm": float(self._gradient.double().norm()), "accuracy": accuracy}
+        measured = {"loss": loss, "grad_norm": norm(self._gradient), "accuracy": accuracy}
         if self._optimum is not None:
             measured["gap"] = loss - self._optimum
         if self._test is not None:

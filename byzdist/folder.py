@@ -44,13 +44,13 @@ _HARMLESS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunFolder:
     """A folder that belongs to this process's run.
 
     Attributes:
         name: the run's, unique in the world.
-        checkpoint: what the run goes on from; None for a start from the beginning.
+        checkpoint: what the run goes on from; None for a start from the beginning, and once it has served its purpose.
         resumed_after: the rounds after which the run went on until now.
         lock: keeps others out while it is held.
     """
@@ -65,6 +65,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Where the checkpoints are."""
         return checkpoints(self.path)
+
+    @property
+    def lives(self) -> tuple[int, int | None]:
+        """Which of the run's lives this is, and the one in which the checkpoint was taken."""
+        return len(self.resumed_after), self.checkpoint.facts.get("life") if self.checkpoint else None
 
 
 def checkpoints(folder: Path) -> Path:
@@ -82,7 +87,7 @@ def claim(out: Path | None, experiment: Experiment, resume: bool) -> RunFolder:
 
     Raises:
         ConfigError: if the folder cannot be written, holds anything else, is in use or has too little room, or if the
-            run there has another configuration.
+            run there has another configuration, or checkpoints of which none is intact.
     """
     if out is None and resume:
         raise ConfigError("--resume: name the folder of the run with --out.")

@@ -15,7 +15,8 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from byzdist.config import load
+from byzdist import logs
+from byzdist.config import Config, load
 from byzdist.errors import ConfigError, RunError
 from byzdist.experiment import prepare
 from byzdist.folder import claim
@@ -34,7 +35,20 @@ def launch(
         ConfigError: before anything is started.
         RunError: if the run failed, with the first failure's reason.
     """
+    logs.leave_advice_to_the_server()
     config = load(path, overrides)
+    folder, workers = _claim(config, workers, out, resume)
+    command = ["-m", "byzdist", "run", path, *overrides, "--out", str(folder), *(["--resume"] if resume else [])]
+    # After a signal torchrun's agent kills what has not ended by then.
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(60 + int(config.transport.deadline)))
+    code = _start(command, workers, max_restarts)
+    if code == 0:
+        _check_end(folder)
+    return code
+
+
+def _claim(config: Config, workers: int | None, out: Path | None, resume: bool) -> tuple[Path, int]:
+    """Return the run's folder and the number of its workers; data, model and checkpoint are the processes' to keep."""
     try:
         experiment = prepare(config, torch.device("cpu"))  # also warms the data cache for the processes to come
     except MemoryError as error:
@@ -46,13 +60,7 @@ def launch(
     run.lock.release()  # the server takes it
     if workers is None:
         workers = run.checkpoint.facts["workers"] if run.checkpoint else min(_DEFAULT_WORKERS, most)
-    command = ["-m", "byzdist", "run", path, *overrides, "--out", str(run.path), *(["--resume"] if resume else [])]
-    # After a signal torchrun's agent kills what has not ended by then.
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(60 + int(config.transport.deadline)))
-    code = _start(command, workers, max_restarts)
-    if code == 0:
-        _check_end(run.path)
-    return code
+    return run.path, workers
 
 
 def _check_end(folder: Path) -> None:

@@ -50,17 +50,23 @@ class Metrics:
         there = self._file.seek(0, os.SEEK_END)
         if there < self._size:
             log.warning("metrics.jsonl is shorter than it was when the checkpoint was taken: lines are missing.")
-        self._size = min(there, self._size)
+            self._size = (folder / "metrics.jsonl").read_bytes().rfind(b"\n") + 1  # the last line may be cut
         self._file.truncate(self._size)
 
     def state(self) -> Line:
-        """Return what a checkpoint keeps of the metrics, as JSON; all lines up to now are handed to the system first."""
+        """Return what a checkpoint keeps of the metrics, as JSON; all lines up to now are counted, and written where possible."""
         self.flush()
         seconds = time.monotonic() - self._started
         return {"size": self._size, "last": self.last.copy(), "totals": self.totals.copy(), "seconds": seconds}
 
     def sync(self) -> None:
-        """Wait until the lines that were handed to the system are on the disk."""
+        """Wait until all lines that `state` counted are on the disk.
+
+        Raises:
+            OSError: if the system has not taken them all.
+        """
+        if self._unwritten:
+            raise OSError(None, "metrics.jsonl lacks lines that could not be written")
         os.fsync(self._file.fileno())
 
     def add(self, line: Line) -> None:

@@ -27,7 +27,7 @@ class Oracle:
         model: see :mod:`byzdist.models`. The oracle takes it over.
         dataset: the data, shared by all clients.
         split: which samples are whose.
-        device: where to compute; the data set is moved there as a whole.
+        device: where to compute; the data set is moved there as a whole. Points and results may be on the CPU all the same.
         dtype: of x and of the gradients.
         flipped: clients that see label L-1-y in place of y (the label flipping attack).
 
@@ -62,6 +62,7 @@ class Oracle:
         self._common: dict[tuple[int, bool], Tensor] | None = None
         self._initial = torch.cat([parameter.detach().flatten() for parameter in self._parameters])
         self._bind(self._initial)
+        self._rooms: list[Tensor] = []  # on the device, for vectors that are elsewhere
         closed_form, columns = hasattr(model, "add_gradient"), prod(dataset.feature_shape)
         self.chunk = _chunk(self.device, closed_form, columns)
         self._few = 0
@@ -98,10 +99,13 @@ class Oracle:
         if common is not None and key in common:
             out.copy_(common[key])
             return
-        torch.mul(x, 2 * self.l2, out=out)
-        (x_, out_), blocks, scale = self._work(client, batch, x, out)
+        here, there = self._here(x, out)
+        torch.mul(here, 2 * self.l2, out=there)
+        (x_, out_), blocks, scale = self._work(client, batch, here, there)
         for features, labels in blocks:
             self._add_gradient(x_, features, labels, scale, out_)
+        if there is not out:
+            out.copy_(there)
         if common is not None:
             common[key] = out.clone()
 
@@ -118,10 +122,13 @@ class Oracle:
 
         Arguments as for :meth:`gradient`; out must overlap with neither point.
         """
-        torch.sub(x_new, x_old, out=out).mul_(2 * self.l2)
-        (new, old, out_), blocks, scale = self._work(client, batch, x_new, x_old, out)
+        new_here, old_here, there = self._here(x_new, x_old, out)
+        torch.sub(new_here, old_here, out=there).mul_(2 * self.l2)
+        (new, old, out_), blocks, scale = self._work(client, batch, new_here, old_here, there)
         for features, labels in blocks:
             self._add_difference(new, old, features, labels, scale, out_)
+        if there is not out:
+            out.copy_(there)
 
     def add_gradient(self, x: Tensor, features: Tensor, labels: Tensor, scale: float, out: Tensor) -> Tensor:
         """Add to out scale times the sum of the samples' gradients at x, without the regularizer; return the logits."""
@@ -145,6 +152,14 @@ class Oracle:
             else:
                 features, labels = self._gather(indices[start:end])
             yield features, (self.classes - 1 - labels if flip else labels)
+
+    def _here(self, *vectors: Tensor) -> Sequence[Tensor]:
+        """Return the vectors themselves, or copies of them on the device, in buffers that are kept."""
+        if all(vector.device == self.device for vector in vectors):
+            return vectors
+        while len(self._rooms) < len(vectors):
+            self._rooms.append(torch.empty_like(self._initial))
+        return [room.copy_(vector) for room, vector in zip(self._rooms, vectors, strict=False)]
 
     def _work(
         self, client: int, batch: Positions | None, *vectors: Tensor

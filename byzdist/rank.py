@@ -1,11 +1,14 @@
 """One process of a run: rank 0 is the parameter server, every other rank a worker."""
 
+import _thread
+import ctypes
 import hashlib
 import json
 import logging
 import os
 import platform
 import signal
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,7 +31,7 @@ from byzdist.files import write_text
 from byzdist.folder import CONFIG, RUN, RunFolder, checkpoints, claim, identity
 from byzdist.launcher import report_failure
 from byzdist.metrics import Line, Metrics
-from byzdist.optimum import find
+from byzdist.optimum import can_be_found, find
 from byzdist.progress import Progress
 from byzdist.prometheus import VARIABLE as SCRAPED
 from byzdist.prometheus import Prometheus
@@ -40,6 +43,9 @@ from byzdist.transport.opening import open_server, open_worker
 from byzdist.worker import Worker
 
 log = logging.getLogger(__name__)
+# Seconds in which signals are one and the same: systemd, Slurm and containers tell every process, and torchrun's agent passes it on.
+_SAME_SIGNAL = 2.0
+_SYSTEM_SIGNAL = ctypes.CDLL(None).signal  # Python's is for the main thread, which may be waiting for a peer
 
 
 def run_rank(path: str, overrides: Sequence[str], out: Path | None, resume: bool) -> int:
@@ -52,17 +58,19 @@ def run_rank(path: str, overrides: Sequence[str], out: Path | None, resume: bool
     try:
         logs.configure(rank)
         config = load(path, overrides)
-        if config.transport.name == "star":
-            grant(config.transport.restarts)
+        grant(config.transport.restarts if config.transport.name == "star" else None)
         torch.set_num_threads(config.threads)
         device = choose_device(config, int(os.environ.get("LOCAL_RANK", "0")))
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # nccl's, too
         experiment = prepare(config, device)
         _check_out(out, experiment)
         if rank == 0:
             resume |= int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
             run = claim(out, experiment, resume)
-            tell = partial(_tell, config=config, run=run.name)
-            transport = open_server(config.transport, experiment.shape(workers), tell)  # before any thread: it may fork
+            shape = experiment.shape(workers)
+            tell = partial(_tell, config=config, run=run, links=shape.device.type)
+            transport = open_server(config.transport, shape, tell)  # before any thread: it may fork
             serve(experiment, workers, run, transport)
         else:
             _work(experiment, rank, workers, out)
@@ -98,23 +106,29 @@ def _digest(config: Config) -> str:
     return hashlib.sha256(dump(config).encode()).hexdigest()
 
 
-def _tell(store: Store, config: Config, run: str) -> None:
-    """Tell the workers which experiment this is, and the name of the run."""
+def _tell(store: Store, config: Config, run: RunFolder, links: str) -> None:
+    """Tell the workers which experiment this is, the kind of memory that messages lie in, the name of the run, and its lives."""
     store.set("configuration", _digest(config))
-    store.set("run", run)
+    store.set("links", links)
+    store.set("run", json.dumps([run.name, run.lives]))
 
 
-def _agree(store: Store, rank: int, config: Config) -> None:
-    """Make sure that this rank runs the server's experiment."""
+def _agree(store: Store, rank: int, config: Config, links: str) -> None:
+    """Make sure that this rank runs the server's experiment, and that the two can talk."""
     if store.get("configuration").decode() != _digest(config):
         raise ConfigError(
             f"the configuration of rank {rank} is not the server's; give every rank the same file and overrides."
+        )
+    if (servers := store.get("links").decode()) != links:
+        raise ConfigError(
+            f"device: messages of rank {rank} lie in {links} memory, and the server's in {servers} memory; give every rank a GPU of "
+            "its own or none (device=cpu), or use transport.name=star."
         )
 
 
 def serve(experiment: Experiment, workers: int, run: RunFolder, transport: ServerEnd) -> None:
     """Be the parameter server: begin the run, or go on with it, and leave its results in its folder."""
-    config, folder, checkpoint = experiment.config, run.path, run.checkpoint
+    config, folder = experiment.config, run.path
     _describe(experiment, workers, run)
     evaluator = Evaluator(
         experiment.oracle,
@@ -124,15 +138,15 @@ def serve(experiment: Experiment, workers: int, run: RunFolder, transport: Serve
         samples=config.evaluate.samples,
         seed=config.seed,
     )
-    metrics = Metrics(folder, checkpoint.facts["metrics"] if checkpoint else None)
+    metrics = Metrics(folder, run.checkpoint.facts["metrics"] if run.checkpoint else None)
     saver = ServerSaver(
         run.checkpoints,
         run.name,
         config.checkpoint,
-        identity(experiment) | {"workers": workers},
+        identity(experiment) | {"workers": workers, "life": run.lives[0]},
         transport if experiment.clients_remember else None,
         metrics.sync,
-        checkpoint.round if checkpoint else -1,
+        run.checkpoint.round if run.checkpoint else -1,
     )
     with Progress(config, folder) as progress:
         server = Server(experiment, transport, metrics, evaluator.evaluate, _watchers(config, progress), saver)
@@ -140,12 +154,13 @@ def serve(experiment: Experiment, workers: int, run: RunFolder, transport: Serve
         status = "failed"
         try:
             transport.open()
-            if checkpoint is not None:
-                log.info("going on after round %d", checkpoint.round)
-                server.resume(checkpoint, checkpoint.facts["workers"] == workers)
+            if run.checkpoint is not None:
+                log.info("going on after round %d", run.checkpoint.round)
+                server.resume(run.checkpoint, run.checkpoint.facts["workers"] == workers)
+                run.checkpoint = None  # it is as large as the server's own state
             status = server.run()
+            save_model(experiment.oracle.model, server.x, folder, server.round)  # before a link can break at the end
             transport.stop()
-            save_model(experiment.oracle.model, server.x, folder, server.round)
         finally:
             summary = metrics.close(status)
         progress.finish(summary)
@@ -166,7 +181,9 @@ def _watchers(config: Config, progress: Progress) -> Callable[[Line, Metrics], N
 
 
 def _optimum(experiment: Experiment) -> float | None:
-    """Return f(x*), found in float64 whatever the dtype of the run; None where the model is not convex."""
+    """Return f(x*), found in float64 whatever the dtype of the run; None where it is not looked for."""
+    if not can_be_found(experiment.oracle):
+        return None
     config, dataset = experiment.config, experiment.dataset
     if config.dtype != "float64":
         dataset = load_data({key: value for key, value in config.data.items() if key != "split"}, dtype="float64")
@@ -174,13 +191,19 @@ def _optimum(experiment: Experiment) -> float | None:
 
 
 def _on_signals(told: Callable[[], None]) -> None:
-    """Have ``told`` called when this process is told to end; the second SIGINT or SIGTERM ends it at once."""
+    """Have ``told`` called when this process is told to end; the second SIGINT or SIGTERM, seconds later, ends it at once."""
 
     def first(number: int, frame: FrameType | None) -> None:
         told()
         if number != signal.SIGHUP:  # which the kernel sends for each thread of an agent that is gone
-            for fatal in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(fatal, signal.SIG_DFL)
+            for repeated in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(repeated, signal.SIG_IGN)
+            _thread.start_new_thread(heed_again, ())  # the signal may have come amid threading's own locks
+
+    def heed_again() -> None:
+        time.sleep(_SAME_SIGNAL)
+        for fatal in (signal.SIGINT, signal.SIGTERM):
+            _SYSTEM_SIGNAL(fatal, None)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, first)
@@ -188,7 +211,8 @@ def _on_signals(told: Callable[[], None]) -> None:
 
 def _work(experiment: Experiment, rank: int, workers: int, out: Path | None) -> None:
     config, shape = experiment.config, experiment.shape(workers)
-    transport, store = open_worker(config.transport, shape, rank, partial(_agree, rank=rank, config=config))
+    agree = partial(_agree, rank=rank, config=config, links=shape.device.type)
+    transport, store = open_worker(config.transport, shape, rank, agree)
     _on_signals(transport.let_go)  # it is for the server to end the run
     collusion = None
     if any(entry.has("omniscient") for entry in assignments(config)):
@@ -196,7 +220,8 @@ def _work(experiment: Experiment, rank: int, workers: int, out: Path | None) -> 
     saver = None
     if experiment.clients_remember:
         assert out is not None
-        saver = WorkerSaver(checkpoints(out), store.get("run").decode(), rank, workers)
+        run, lives = json.loads(store.get("run"))
+        saver = WorkerSaver(checkpoints(out), run, lives, rank, workers)
     method, compressors = experiment.method, experiment.compressors
     worker = Worker(config, rank, workers, experiment.oracle, method, compressors, collusion, saver)
     worker.run(transport)

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from byzdist.checkpoint import Checkpoint, Damaged, name, prune, prune_worker, read
+from byzdist.checkpoint import Checkpoint, Damaged, name, owner, prune, prune_worker, read
 from byzdist.config import Checkpoints
+from byzdist.errors import ConfigError, RunError
 from byzdist.transport.base import Save, ServerEnd
 from byzdist.transport.wire import Stage
 
@@ -82,9 +83,13 @@ class ServerSaver:
 
     def finish(self, round_: int, state: Callable[[], State]) -> list[str]:
         """Complete what is under way and take the last checkpoint of the run; return why any has failed."""
-        failures = [self._complete()]
-        if round_ > self._written:
-            failures += [self._begin(round_, state), self._complete()]
+        failures: list[str | None] = []
+        try:
+            failures.append(self._complete())
+            if round_ > self._written:
+                failures += [self._begin(round_, state), self._complete()]
+        except RunError as error:  # a worker that has to save its part is gone
+            failures.append(self._fail(self._round, str(error)))
         self._thread.shutdown()
         return [failure for failure in failures if failure]
 
@@ -100,23 +105,33 @@ class ServerSaver:
     def _follow(self, job: _Job, until: float = math.inf) -> str | None:
         """Write once the workers have saved their part, and ask them from time to time; or take the result."""
         if job.writing is None:
-            if self._transport is not None and time.monotonic() < until and self._transport.unsaved():
-                if time.monotonic() >= job.ask_at:
-                    job.ask_at = time.monotonic() + _ASK_EVERY
-                    self._transport.save(Save(job.checkpoint.round, self._oldest))
-                return None
+            if self._transport is not None:
+                unsaved = self._transport.unsaved()
+                if failed := self._transport.failed():
+                    return self._fail(
+                        job.checkpoint.round, f"what the clients of workers {failed} remember could not be saved"
+                    )
+                if unsaved and time.monotonic() < until:
+                    if time.monotonic() >= job.ask_at:
+                        job.ask_at = time.monotonic() + _ASK_EVERY
+                        self._transport.save(Save(job.checkpoint.round, self._oldest))
+                    return None
             job.writing = self._thread.submit(self._write, job.checkpoint)
         if not job.writing.done():
             return None
-        self._job = None
         try:
             self._oldest = job.writing.result() or 0
-            self._written = job.checkpoint.round
         except OSError as error:
-            reason = f"the checkpoint of round {job.checkpoint.round} could not be written: {error.strerror or error}"
-            log.error("%s. Training goes on; the next one is tried when it is due.", reason)
-            return reason
+            return self._fail(job.checkpoint.round, error.strerror or str(error))
+        self._job, self._written = None, job.checkpoint.round
         return None
+
+    def _fail(self, round_: int, cause: str) -> str:
+        """Give up the checkpoint that is under way; return what to tell of it."""
+        self._job = None
+        reason = f"the checkpoint of round {round_} could not be written: {cause}"
+        log.error("%s. Training goes on; the next one is tried when it is due.", reason)
+        return reason
 
     def _write(self, checkpoint: Checkpoint) -> int | None:
         self._sync()
@@ -136,10 +151,20 @@ class ServerSaver:
 
 
 class WorkerSaver:
-    """Keeps on disk, at the server's word, what the clients of one worker remember."""
+    """Keeps on disk, at the server's word, what the clients of one worker remember.
 
-    def __init__(self, folder: Path, run: str, rank: int, workers: int) -> None:
+    Args:
+        folder: where the files go.
+        run: the run's name; files of other runs are left alone.
+        lives: which of the run's lives this is, and the one whose checkpoint it goes on from. A life that came to an end between
+            a worker's file and the server's leaves a file that belongs to no checkpoint.
+        rank: this worker's.
+        workers: how many there are.
+    """
+
+    def __init__(self, folder: Path, run: str, lives: tuple[int, int | None], rank: int, workers: int) -> None:
         self._folder, self._run = folder, run
+        self._life, self._life_before = lives
         self._rank, self._workers = rank, workers
         self._round = -1
         self._written: Future[None] | None = None
@@ -157,7 +182,8 @@ class WorkerSaver:
             if self._written is not None:
                 self._written.exception()  # waits: the buffers are in use
             tensors = snapshot(remembered, self._buffers)
-            checkpoint = Checkpoint(self._run, order.round, {"workers": self._workers}, tensors)
+            facts = {"workers": self._workers, "life": self._life}
+            checkpoint = Checkpoint(self._run, order.round, facts, tensors)
             self._round = order.round
             self._written = self._thread.submit(self._write, checkpoint, order.oldest)
         assert self._written is not None
@@ -169,8 +195,11 @@ class WorkerSaver:
         return Stage.SAVED
 
     def _write(self, checkpoint: Checkpoint, oldest: int) -> None:
+        path = self._folder / name(checkpoint.round, self._rank)
+        if owner(path) not in (self._run, None):
+            raise ConfigError(f"{str(path)!r} belongs to another run; name this run's folder with --out.")
         checkpoint.write(self._folder, self._rank)
-        prune_worker(self._folder, self._rank, self._workers, oldest)
+        prune_worker(self._folder, self._run, self._rank, self._workers, oldest)
 
     def load(self, round_: int) -> dict[str, Tensor]:
         """Return what the clients of this worker remembered after a round, whichever ranks they lived on then, by name."""
@@ -182,8 +211,8 @@ class WorkerSaver:
             except Damaged as damage:
                 log.warning("%s, which says what clients remember, is damaged (%s); they start afresh.", path, damage)
                 continue
-            if (there.run, there.round) != (self._run, round_):
-                log.warning("%s belongs to another run; it is not used.", path)
+            if (there.run, there.round, there.facts.get("life")) != (self._run, round_, self._life_before):
+                log.warning("%s belongs to another run, or to no checkpoint; it is not used.", path)
                 continue
             found = {key: tensor for key, tensor in there.tensors.items() if self._hosts(key)} | found
             if path == own and there.facts["workers"] == self._workers:

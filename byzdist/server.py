@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -24,8 +25,14 @@ from byzdist.transport.base import Missing, Request, ServerEnd, as_matrix
 log = logging.getLogger(__name__)
 
 
+class Diverged(RunError):
+    """The model is not finite any more; no later round can mend it."""
+
+
 class Server:
-    """The state of the parameter server: the model x^k (in the transport's frame) and the estimate g^k.
+    """The state of the parameter server: the model x^k and the estimate g^k, both on the device of the run.
+
+    x^k is the transport's frame itself, or is copied there where the links are on another device.
 
     Args:
         evaluate: maps x to loss, gap, grad_norm and accuracy, as far as they are defined.
@@ -48,16 +55,20 @@ class Server:
         self._compressors = experiment.compressors
         self._transport, self._metrics = transport, metrics
         self._evaluate, self._show, self._saver = evaluate, show, saver
-        self._robust = Aggregator(config.aggregation.rule, config.aggregation.pre)
+        chosen = config.aggregation
+        self._robust = Aggregator(chosen.rule, chosen.pre, compile=chosen.compile)
         self._sampled = Aggregator("mean") if self._method.plain_mean else self._robust
-        self.x = transport.frame.current
+        current = transport.frame.current
+        self.x = current if current.device == experiment.device else current.to(experiment.device)
         self.x.copy_(experiment.oracle.initial())
-        self.g = torch.zeros_like(self.x)
+        self._publish()
+        self.g, self._result = torch.zeros_like(self.x), torch.zeros_like(self.x)
         self._dense: Tensor | None = None  # decoded vectors, where the payloads themselves are not the values
         self._bad = frozenset(config.clients.bad)
         parameters = {key: value for key, value in config.clients.availability.items() if key != "name"}
         self._availability = partial(AVAILABILITY.get(config.clients.availability["name"]), **parameters)
         self._known: set[int] = set()  # clients that have something to remember
+        self._begun = not self._method.starts_full  # whether there is an estimate: g^0, or what came in its place
         self.round = -1  # the last one that is complete
         self._stop = False
         self._clock = time.perf_counter()  # when the round before ended
@@ -67,14 +78,23 @@ class Server:
     def stop(self) -> None:
         """End the run after the round in progress."""
         self._stop = True
+        self._transport.let_go()
 
     def run(self) -> str:
         """Train from the round after the last one that is complete, and save the end; return "finished" or "stopped".
 
         Raises:
-            RunError: if the run was told to stop, and its state cannot be saved.
+            RunError: if the run cannot go on, or was told to stop and its state cannot be saved.
         """
-        status = self._train()
+        try:
+            status = self._train()
+        except Diverged:
+            raise  # earlier checkpoints are worth more
+        except RunError:
+            if self._saver is not None:
+                with suppress(RunError):
+                    self._saver.finish(self.round, self.state)
+            raise
         if self._saver is not None:
             failures = self._saver.finish(self.round, self.state)
             if failures and status == "stopped":
@@ -82,15 +102,22 @@ class Server:
         return status
 
     def _train(self) -> str:
+        self._clock = time.perf_counter()
         if self.round < 0:
             if self._method.starts_full:
-                self._round(0, full=True)
+                self._round(0, True, self._draw(0, True))
             self.round = 0
         for round_ in range(self.round + 1, self._config.rounds + 1):
+            full = not self._begun or self._method.is_full(self._config.seed, round_)
+            cohort = self._draw(round_, full)  # may wait for clients, and then the run may be told to stop
             if self._stop:
                 return "stopped"
             self._step()
-            self._round(round_, full=self._method.is_full(self._config.seed, round_))
+            try:
+                self._round(round_, full, cohort)
+            except RunError:
+                self.x.copy_(self._transport.frame.previous)  # what belongs to the last complete round
+                raise
             self.round = round_
             if self._saver is not None and (failure := self._saver.after(round_, self.state)):
                 self._transport.news.append(failure)
@@ -101,7 +128,8 @@ class Server:
         tensors = {"x": self.x, "g": self.g}
         tensors |= {f"method.{name}": tensor for name, tensor in self._method.server_state().items()}
         position, metrics = self._transport.position(self.round), self._metrics.state()
-        return tensors, {"position": position, "metrics": metrics, "known": sorted(self._known)}
+        facts = {"position": position, "metrics": metrics, "known": sorted(self._known), "begun": self._begun}
+        return tensors, facts
 
     def resume(self, checkpoint: Checkpoint, same_workers: bool) -> None:
         """Go on from a checkpoint, once the workers are there; ``same_workers``: each client lives where it lived then."""
@@ -110,8 +138,10 @@ class Server:
                 {"x": self.x, "g": self.g}[name].copy_(tensor)
             else:
                 self._method.server_state()[name.removeprefix("method.")] = tensor.to(self.x.device, copy=True)
+        self._publish()
         self.round = checkpoint.round
         self._known.update(checkpoint.facts["known"])
+        self._begun = checkpoint.facts["begun"]
         position = checkpoint.facts["position"] if same_workers else {}
         self._transport.resume(self.round, position, self._clients_remember)
 
@@ -119,14 +149,18 @@ class Server:
         """Set x^k = x^{k-1} - γ g^{k-1}."""
         frame = self._transport.frame
         frame.previous.copy_(frame.current)
-        frame.current.add_(self.g, alpha=-self._method.step_size)
+        self.x.add_(self.g, alpha=-self._method.step_size)
+        self._publish()
 
-    def _round(self, round_: int, full: bool) -> None:
+    def _publish(self) -> None:
+        """Bring x^k to where the transport sends it from."""
+        current = self._transport.frame.current
+        if self.x is not current:
+            current.copy_(self.x)
+
+    def _round(self, round_: int, full: bool, cohort: np.ndarray) -> None:
         times = [self._clock]
         at_round(round_)
-        size = self._method.full_cohort if full else self._method.cohort
-        assert size is not None
-        cohort = self._draw(round_, size)
         compressor = self._compressors[full]
         length = compressor.length(len(self.x), self.x.dtype)
         needs_previous = self._method.sends_differences and not full
@@ -143,9 +177,11 @@ class Server:
         times.append(time.perf_counter())
         self._record(line, round_, full, cohort, missing, times)
 
-    def _draw(self, round_: int, size: int) -> np.ndarray:
+    def _draw(self, round_: int, full: bool) -> np.ndarray:
         """Draw the cohort: from the clients that the availability model lets take part and, unless told otherwise, can be reached."""
         seed, n = self._config.seed, self._config.clients.count
+        size = self._method.full_cohort if full else self._method.cohort
+        assert size is not None
         reachable = self._transport.available()
         among = self._availability(seed, round_, n)
         if self._config.transport.draw == "available" and len(reachable) < n:
@@ -155,7 +191,11 @@ class Server:
     def _decode(
         self, replies: dict[int, Tensor | Missing], round_: int, full: bool
     ) -> tuple[Tensor | None, dict[int, str]]:
-        """Return the vectors of the usable replies as rows by ascending client id, and why the others are missing."""
+        """Return the vectors of the usable replies as rows by ascending client id, and why the others are missing.
+
+        Raises:
+            Diverged: if replies are not finite because the model is not.
+        """
         missing = {client: reply.reason for client, reply in replies.items() if isinstance(reply, Missing)}
         present = {client: reply for client, reply in replies.items() if isinstance(reply, Tensor)}
         if not present:
@@ -165,13 +205,19 @@ class Server:
             vectors = as_matrix(list(present.values()), self.x.dtype)
         else:
             if self._dense is None:
-                self._dense = self.x.new_empty(self._method.cohort, len(self.x))
+                self._dense = self._transport.frame.current.new_empty(self._method.cohort, len(self.x))
             vectors = self._dense[: len(present)]
             for row, (client, payload) in zip(vectors, present.items(), strict=True):
                 compressor.decode(payload, row, self._config.seed, round_, client)
+        vectors = vectors.to(self.x.device)
         low, high = torch.aminmax(vectors, dim=1)
         finite = (low.isfinite() & high.isfinite()).tolist()
         if not all(finite):
+            if not self.x.isfinite().all():
+                raise Diverged(
+                    f"round {round_}: the run has diverged, its model is not finite. Use a smaller method.step_size, or "
+                    "method.clip where it is none."
+                )
             for client, good in zip(present, finite, strict=True):
                 if not good:
                     missing[client] = "not finite"
@@ -205,18 +251,19 @@ class Server:
         line: Line = {"clipped": 0, "clip_level": None}
         if received is None or len(received) < self._config.transport.min_replies:
             return line
+        start, self._begun = not self._begun, True
 
         def aggregate(vectors: Tensor, level: float | None) -> Tensor:
             aggregator = self._robust if full else self._sampled
             declared = self._config.declared_byzantine * len(vectors) // self._config.clients.count
             generator = stream(self._config.seed, "aggregation", 0, round_)
-            result = aggregator(vectors, f=declared, clip=level, generator=generator)
+            result = aggregator(vectors, f=declared, clip=level, generator=generator, out=self._result)
             line.update(clipped=result.clipped, clip_level=level, f=result.f)
             if not full:
                 self._sparsity.watch(vectors, result.vector)
             return result.vector
 
-        if full or round_ == 0:
+        if full or start:
             self.g.copy_(aggregate(received, None))
         else:
             self._method.update(self.g, received, aggregate)

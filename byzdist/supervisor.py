@@ -1,7 +1,8 @@
 """The thin parent of a worker process: it starts a killed worker again, and torchrun's agent sees a clean end.
 
-One agent ends all its ranks when one of them fails. On the star a lost worker is no failure of the run, so the agent
-gets to see this process in its place, which costs a bare interpreter: nothing heavy may be imported here.
+Whoever else started the worker, such as systemd or Kubernetes, sees how it ended, and may start it once more. One agent ends
+all its ranks when one of them fails. On the star a lost worker is no failure of the run, so the agent gets to see this process
+in its place, which costs a bare interpreter: nothing heavy may be imported here.
 """
 
 import contextlib
@@ -14,10 +15,13 @@ from collections.abc import Sequence
 from types import FrameType
 
 _GRANT = "BYZDIST_GRANT"  # the file descriptor on which the child says how often it may be started again
+_NEVER = 255  # what it says where the run cannot go on without it
+_UNTOLD = 3  # how often it is started again before it has said anything: it has not joined anybody yet
 _MISTAKE = 2  # the exit code of a wrong configuration
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _PRCTL = getattr(ctypes.CDLL(None), "prctl", None)  # Linux's; looked up once, before any fork
 AGENT = "BYZDIST_AGENT"  # the process of the agent, where it is our own launcher
+_UNDER_AGENT = "TORCHELASTIC_RUN_ID"  # is in the environment of every rank that an agent started
 
 
 def is_wanted() -> bool:
@@ -25,10 +29,10 @@ def is_wanted() -> bool:
     return os.environ.get("RANK", "0") != "0" and _GRANT not in os.environ
 
 
-def grant(restarts: int) -> None:
-    """Say, as the child, that the run goes on without this process, which may be started again so many times."""
+def grant(restarts: int | None) -> None:
+    """Say, as the child, how often this process may be started again while the run goes on without it; None: it cannot."""
     if _GRANT in os.environ:
-        os.write(int(os.environ[_GRANT]), bytes([min(restarts, 255)]))
+        os.write(int(os.environ[_GRANT]), bytes([_NEVER if restarts is None else restarts]))
 
 
 def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
@@ -47,15 +51,14 @@ def call_process(name: str) -> None:
 
 def end_with_agent() -> None:
     """See to it that this rank is told to end (SIGHUP) once torchrun's agent is gone; without an agent do nothing."""
-    if "TORCHELASTIC_RUN_ID" in os.environ and _GRANT not in os.environ:
+    if _UNDER_AGENT in os.environ and _GRANT not in os.environ:
         die_with_parent(int(os.environ.get(AGENT) or os.getppid()), signal.SIGHUP)
 
 
 def supervise(command: Sequence[str]) -> int:
     """Run the command until it ends by itself, or was killed more often than it granted; return the exit code.
 
-    Whatever happens before the child's grant is passed on, and so is a mistake in the configuration; else the end is a
-    clean one.
+    An agent sees what happened before the child's grant, and a mistake in the configuration; else a clean end.
     """
     granted, grants = os.pipe()
     os.set_blocking(granted, False)
@@ -74,15 +77,19 @@ def supervise(command: Sequence[str]) -> int:
         code = child.wait()
         with contextlib.suppress(BlockingIOError):
             restarts = os.read(granted, 256)[0]
-        if restarts is None:
-            return code if code >= 0 else 128 - code
+        shown = code if code >= 0 else 128 - code
+        if restarts == _NEVER:
+            return shown
+        if _UNDER_AGENT in os.environ and restarts is not None and (code != _MISTAKE or tries):
+            shown = 0
         if code >= 0 or told_to_end:
-            return code if code == _MISTAKE else 0
-        if tries == restarts:
-            _say(f"was ended by {signal.Signals(-code).name}; it is not started again (transport.restarts: {restarts})")
-            return 0
+            return shown
+        most = _UNTOLD if restarts is None else restarts
+        if tries == most:
+            _say(f"was ended by {signal.Signals(-code).name}; it is not started again (transport.restarts: {most})")
+            return shown
         tries += 1
-        _say(f"was ended by {signal.Signals(-code).name}; starting it again ({tries} of {restarts})")
+        _say(f"was ended by {signal.Signals(-code).name}; starting it again ({tries} of {most})")
 
 
 def _pass_signals_to(child: subprocess.Popen[bytes], seen: list[int]) -> None:

@@ -34,6 +34,6 @@ worker)
 esac
 export RANK WORLD_SIZE=$((WORKERS + 2))
 if [ "$RANK" = 0 ]; then
-    set -- "$@" --resume --out /runs/run # a container that is started again goes on where it was
+    set -- "$@" --resume # a container that is started again goes on where it was
 fi
-exec python3 -m byzdist run "$config" "clients.count=$((WORKERS + 1))" "$@"
+exec python3 -m byzdist run "$config" "clients.count=$((WORKERS + 1))" --out /runs/run "$@"

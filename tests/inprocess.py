@@ -66,7 +66,7 @@ class LocalServer(ServerEnd):
         self.answers: queue.Queue[Reply] = queue.Queue()
         self._request: Request
         self._last: dict[int, Tensor] = {}
-        self._saving, self._unsaved = Save(-1, 0), set[int]()
+        self._saving, self._unsaved, self._failed = Save(-1, 0), set[int](), list[int]()
 
     def available(self) -> np.ndarray:
         return np.arange(self._shape.clients)
@@ -110,7 +110,7 @@ class LocalServer(ServerEnd):
 
     def save(self, order: Save) -> None:
         if order != self._saving:
-            self._saving, self._unsaved = order, set(self.requests)
+            self._saving, self._unsaved, self._failed = order, set(self.requests), []
         asked = sorted(self._unsaved)
         self._order(Kind.SAVE, order.round, order.oldest, asked)
         for _ in asked:
@@ -118,11 +118,17 @@ class LocalServer(ServerEnd):
             if isinstance(answer, BaseException):
                 raise answer
             rank, message = answer
-            if read_stage(message, order.round) is not Stage.WRITING:
+            stage = read_stage(message, order.round)
+            if stage is not Stage.WRITING:
                 self._unsaved.remove(rank)
+            if stage is Stage.FAILED:
+                self._failed.append(rank)
 
     def unsaved(self) -> list[int]:
         return sorted(self._unsaved)
+
+    def failed(self) -> list[int]:
+        return self._failed
 
     def _order(self, kind: Kind, round_: int, length: int, ranks: Iterable[int]) -> None:
         for rank in ranks:
@@ -247,10 +253,11 @@ def start_workers(
 ) -> list[threading.Thread]:
     """Start the threads of all workers."""
     channel = dist.HashStore()
+    lives = run.lives if run else (0, None)  # now: the server lets go of the checkpoint
     # Prepared one by one: Python's parser, which evaluates annotations, is not safe in several threads.
     prepared = [prepare(config, torch.device("cpu")) for _ in range(workers)]
     threads = [
-        threading.Thread(target=_work, args=(experiment, rank, workers, transport, channel, run), daemon=True)
+        threading.Thread(target=_work, args=(experiment, rank, workers, transport, channel, run, lives), daemon=True)
         for rank, experiment in enumerate(prepared, 1)
     ]
     for thread in threads:
@@ -259,12 +266,20 @@ def start_workers(
 
 
 def _work(
-    experiment: Experiment, rank: int, workers: int, server: LocalServer, channel: dist.Store, run: RunFolder | None
+    experiment: Experiment,
+    rank: int,
+    workers: int,
+    server: LocalServer,
+    channel: dist.Store,
+    run: RunFolder | None,
+    lives: tuple[int, int | None],
 ) -> None:
     try:
         shape = experiment.shape(workers)
         collusion = Collusion(channel, shape.dimension, shape.dtype, patience=30)
-        saver = WorkerSaver(run.checkpoints, run.name, rank, workers) if run and experiment.clients_remember else None
+        saver = None
+        if run and experiment.clients_remember:
+            saver = WorkerSaver(run.checkpoints, run.name, lives, rank, workers)
         method, compressors = experiment.method, experiment.compressors
         worker = Worker(experiment.config, rank, workers, experiment.oracle, method, compressors, collusion, saver)
         worker.run(LocalWorker(shape, rank, server))

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import numpy as np
-import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
+from byzdist.norms import norm
 from byzdist.oracle import Oracle
 from byzdist.randomness import stream
 from byzdist.registry import Registry
@@ -19,7 +19,8 @@ METHODS: Registry[Callable[..., "Method"]] = Registry("method")
 Full = Literal["all"]
 ClipFactor = Annotated[float, Gt(0)] | Literal["none"]
 Probability = Annotated[float, Gt(0), Le(1)]
-Aggregate = Callable[[Tensor, float | None], Tensor]  # (rows, clipping level) -> the rule's vector
+Aggregate = Callable[[Tensor, float | None], Tensor]
+"""(rows, clipping level) -> the rule's vector, in memory that the next round overwrites."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Method(ABC):
         if self.clip == "none":
             return None
         scale = self.step_size if self.clip_reference == "step" else 1.0
-        return self.clip * scale * float(torch.linalg.vector_norm(g, dtype=torch.float64))
+        return self.clip * scale * norm(g)
 
     @abstractmethod
     def message(self, oracle: Oracle, task: Task, out: Tensor) -> None:

@@ -181,7 +181,7 @@ def test_a_second_signal_ends_the_run_at_once(tmp_path):
             time.sleep(0.05)
         time.sleep(2)
         server.send_signal(signal.SIGTERM)
-        time.sleep(1)
+        time.sleep(2.5)
         assert server.is_running() and server.status() != psutil.STATUS_ZOMBIE, "the first lets the round end"
         sent = time.monotonic()
         server.send_signal(signal.SIGTERM)

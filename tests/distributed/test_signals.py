@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from byzdist import checkpoint
 from tests.cases import BASE
 from tests.harness import Job, byzdist, free_port, write_config
 
@@ -74,6 +75,18 @@ def test_sigterm_to_the_launcher_does_the_same(endless):
 
 
 @on("collective", "star")
+def test_a_signal_to_all_processes_that_the_agent_passes_on_as_well_is_one(endless):
+    job, folder = endless
+    for process in job.processes():
+        process.send_signal(signal.SIGTERM)
+    assert job.wait(30) == 0, job.output
+    job.assert_clean()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "stopped" and summary["rounds"] == rounds(folder)
+    assert max(checkpoint.rounds(folder / "checkpoint")) == summary["rounds"] - 1
+
+
+@on("collective", "star")
 def test_a_killed_server_ends_the_run_with_its_reason(endless):
     job, folder = endless
     job.rank(0).kill()
@@ -111,7 +124,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_round(tmp_path):
     with byzdist("run", write_config(tmp_path, config), "--workers", "2", "--out", tmp_path / "run") as job:
         started(job, tmp_path / "run")
         os.killpg(job.process.pid, signal.SIGINT)
-        time.sleep(1)
+        time.sleep(2.5)
         assert job.process.poll() is None, "the first one waits for the round"
         os.killpg(job.process.pid, signal.SIGINT)
         assert job.wait(20) == 1

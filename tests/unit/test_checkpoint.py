@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from byzdist import checkpoint, files
-from byzdist.checkpoint import Checkpoint, Damaged, name, newest, prune, prune_worker, read, remove_parts, rounds
+from byzdist.checkpoint import Checkpoint, Damaged, name, newest, owner, prune, prune_worker, read, remove_parts, rounds
 from byzdist.errors import ConfigError
 
 FACTS = {"metrics": {"size": 12, "last": {"loss": 0.1 + 0.2}}, "known": [1, 5]}
@@ -125,10 +125,40 @@ def test_the_one_before_a_damaged_one_is_used(tmp_path, caplog):
     assert list(rounds(tmp_path)) == [30, 5]
 
 
-def test_without_an_intact_one_there_is_none(tmp_path):
-    assert newest(tmp_path / "nowhere", "a" * 32) is None
-    (tmp_path / name(1)).write_bytes(b"")
+def test_where_all_are_damaged_nothing_is_touched_and_it_is_said_what_to_do(tmp_path):
     assert newest(tmp_path, "a" * 32) is None
+    (tmp_path / name(1)).write_bytes(b"")
+    (tmp_path / name(2)).write_bytes(b"torn")
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=f"--resume: .*{name(1)}, {name(2)}.*remove these files to start"):
+            newest(tmp_path, "a" * 32)
+        assert list(rounds(tmp_path)) == [2, 1]
+    for round_, path in rounds(tmp_path).items():
+        path.rename(tmp_path / f"round-{round_:08}.damaged")  # as they are called once an older one was used
+    with pytest.raises(ConfigError, match="round-00000001.damaged"):
+        newest(tmp_path, "a" * 32)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    assert newest(tmp_path, "a" * 32) is None
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EMFILE])
+def test_a_file_that_cannot_be_read_now_is_not_taken_for_damaged(tmp_path, monkeypatch, number):
+    make(100).write(tmp_path)
+    make(200).write(tmp_path)
+
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "safe_open", fail)
+        with pytest.raises(ConfigError, match=f"{name(200)}.*{os.strerror(number)}"):
+            newest(tmp_path, "a" * 32)
+    found = newest(tmp_path, "a" * 32)
+    assert found is not None and found.round == 200
+    (tmp_path / name(300)).mkdir()
+    with pytest.raises(ConfigError, match=name(300)):
+        newest(tmp_path, "a" * 32)
 
 
 def test_a_checkpoint_of_another_run_is_refused_and_stays_where_it_is(tmp_path):
@@ -156,10 +186,20 @@ def test_a_worker_removes_its_old_files_and_those_of_ranks_that_are_no_more(tmp_
         for round_ in (10, 20, 30):
             make(round_).write(tmp_path, worker)
     make(10).write(tmp_path)
-    prune_worker(tmp_path, 2, 3, oldest=20)  # ranks 2 and 5 of seven, now that there are three
-    gone = {name(10, 2), name(10, 5)}
-    everything = {name(r, w) for r in (10, 20, 30) for w in range(1, 8)} | {name(10)}
+    make(11, run="other").write(tmp_path, 2)
+    (tmp_path / name(12, 2)).write_bytes(b"torn")
+    (tmp_path / (name(13, 2) + files.SUFFIX)).write_bytes(b"half")
+    everything = {path.name for path in tmp_path.iterdir()}
+    prune_worker(tmp_path, "a" * 32, 2, 3, oldest=20)  # ranks 2 and 5 of seven, now that there are three
+    gone = {name(10, 2), name(10, 5), name(12, 2), name(13, 2) + files.SUFFIX}
     assert {path.name for path in tmp_path.iterdir()} == everything - gone
+
+
+def test_whose_a_file_is_stands_in_it(tmp_path):
+    make(run="mine").write(tmp_path)
+    (tmp_path / name(1)).write_bytes(b"torn")
+    save_file({"x": torch.zeros(3)}, tmp_path / name(2))
+    assert [owner(tmp_path / name(round_)) for round_ in (120, 1, 2, 3)] == ["mine", None, None, None]
 
 
 def test_what_was_left_half_written_is_removed_and_nothing_else(tmp_path):

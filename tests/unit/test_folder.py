@@ -28,7 +28,7 @@ def leave_run(folder, of=None, round_=10, run="r1"):
     (folder / "run.json").write_text(json.dumps({"run": run, "resumed_after": [4]}))
     (folder / "config.yaml").write_text(dump(of.config))
     if round_ is not None:
-        facts = identity(of) | {"workers": 3}
+        facts = identity(of) | {"workers": 3, "life": 1}
         Checkpoint(run, round_, facts, {"x": torch.zeros(2)}).write(folder / "checkpoint")
 
 
@@ -188,6 +188,28 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, caplog):
     (tmp_path / "checkpoint" / name(20)).write_bytes(b"torn")
     assert resume(tmp_path).checkpoint.round == 10
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_afresh(tmp_path):
+    leave_run(tmp_path)
+    (tmp_path / "checkpoint" / name(10)).write_bytes(b"torn")
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    before = content(tmp_path)
+    with pytest.raises(ConfigError, match="round-00000010.*start the run afresh"):
+        resume(tmp_path)
+    assert content(tmp_path) == before
+    (tmp_path / "checkpoint" / name(10)).unlink()
+    assert resume(tmp_path).checkpoint is None
+
+
+def test_a_run_knows_its_lives(tmp_path):
+    fresh = claim(tmp_path / "new", experiment(), resume=False)
+    assert fresh.lives == (0, None)
+    leave_run(tmp_path / "run")
+    found = resume(tmp_path / "run")
+    assert found.lives == (2, 1)
+    found.checkpoint = None
+    assert found.lives == (2, None)
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):

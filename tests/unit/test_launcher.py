@@ -1,11 +1,14 @@
 import json
 import signal
+import weakref
 
 import pytest
+import torch
 import yaml
 from torch.distributed.elastic.multiprocessing import SignalException
 
-from byzdist import launcher
+from byzdist import folder, launcher
+from byzdist.checkpoint import Checkpoint
 from byzdist.errors import ConfigError, RunError
 from byzdist.launcher import launch, report_failure
 from tests.cases import BASE
@@ -71,6 +74,25 @@ def test_a_run_gets_a_folder_of_its_name_and_the_time(here, agent):
     start()
     (folder,) = (here / "runs").iterdir()
     assert folder.name.startswith("case-20")
+
+
+def test_the_launcher_keeps_neither_data_nor_checkpoint_while_the_processes_run(here, agent, monkeypatch):
+    kept = []
+
+    def claim(out, experiment, resume):
+        run = folder.claim(out, experiment, resume)
+        run.checkpoint = Checkpoint(run.name, 5, {"workers": 3}, {"x": torch.zeros(3)})
+        kept.extend(map(weakref.ref, (experiment, experiment.oracle, experiment.dataset, run.checkpoint)))
+        return run
+
+    def act(folder):
+        assert len(kept) == 4 and not any(reference() for reference in kept)
+        finish(folder)
+
+    monkeypatch.setattr(launcher, "claim", claim)
+    agent["acts"] = act
+    assert start() == 0
+    assert agent["config"].nproc_per_node == 4
 
 
 def test_a_signal_after_a_whole_round_is_no_failure(here, agent):

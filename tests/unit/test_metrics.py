@@ -101,13 +101,30 @@ def test_a_full_disk_loses_no_line_once_there_is_room_again(tmp_path, caplog):
         def __getattr__(self, name):
             return getattr(self.file, name)
 
+    metrics.sync()
     metrics._file = full = Full(metrics._file, room=40)  # the first line is cut
     with caplog.at_level(logging.ERROR, logger="byzdist"):
         for round_ in range(4):
             metrics.add(line(round_))
     assert sum("No space left" in message for message in caplog.messages) == 1
+    with pytest.raises(OSError, match="lacks lines"):  # no checkpoint may count them
+        metrics.sync()
     with pytest.raises(RunError, match="No space left"):
         metrics.close("finished")
     full.room = 10**6
     metrics.close("finished")
     assert [entry["round"] for entry in written(tmp_path)] == [0, 1, 2, 3]
+
+
+def test_a_file_that_lost_lines_is_continued_after_its_last_whole_one(tmp_path, caplog):
+    metrics = Metrics(tmp_path)
+    for round_ in range(5):
+        metrics.add(line(round_))
+    state = metrics.state()
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.truncate(state["size"] - 10)
+    again = Metrics(tmp_path, state)
+    again.add(line(5))
+    again.close("finished")
+    assert [entry["round"] for entry in written(tmp_path)] == [0, 1, 2, 3, 5]
+    assert "lines are missing" in caplog.text

@@ -2,6 +2,7 @@
 
 import json
 import os
+import weakref
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from byzdist import checkpoint
 from byzdist.checkpoint import name, read, rounds
 from byzdist.errors import RunError
 from byzdist.methods.estimates import SGD
+from byzdist.server import Server
 from tests.cases import BASE, CASES, RAND_K, case
 from tests.harness import comparable
 from tests.inprocess import LocalServer, train_in
@@ -168,6 +170,62 @@ def test_a_full_disk_does_not_stop_training_and_is_reported(tmp_path, monkeypatc
     assert list(rounds(tmp_path / "run" / "checkpoint")) == [20]
 
 
+def test_a_checkpoint_without_a_workers_part_does_not_count(tmp_path, monkeypatch):
+    real = checkpoint.save_file
+
+    def full(tensors, path, metadata):
+        if json.loads(metadata["byzdist"])["round"] > 8 and "worker-2" in path.name:
+            raise OSError(28, "No space left on device")
+        real(tensors, path, metadata)
+
+    monkeypatch.setattr("byzdist.saving._ASK_EVERY", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", full)
+        whole = train_in(saved(MOMENTUM, keep=2), tmp_path / "run")
+    news = [text for line in comparable(tmp_path / "run", drop=()) for text in line.get("news", [])]
+    assert news and all("workers [2]" in text for text in news)
+    assert len(rounds(tmp_path / "run" / "checkpoint")) == 2 and max(rounds(tmp_path / "run" / "checkpoint")) <= 8
+    assert torch.equal(whole, train_in(saved(MOMENTUM, keep=2), tmp_path / "run", resume=True))
+
+
+def test_a_worker_that_is_lost_at_the_very_end_costs_no_model(tmp_path):
+    class Breaking(LocalServer):
+        def stop(self):
+            super().stop()
+            if not broken:
+                broken.append(self)
+                raise RunError("worker rank 1 is gone")
+
+    broken = []
+    with pytest.raises(RunError, match="rank 1 is gone"):
+        train_in(BASE, tmp_path / "run", end=Breaking)
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_server_does_not_keep_the_checkpoint_that_it_went_on_from(tmp_path, monkeypatch):
+    train_in(BASE | {"rounds": 5}, tmp_path / "run")
+    kept = []
+
+    class Resumed(Server):
+        def resume(self, checkpoint, same_workers):
+            kept.extend(weakref.ref(tensor) for tensor in checkpoint.tensors.values())
+            super().resume(checkpoint, same_workers)
+
+        def run(self):
+            assert len(kept) == 2 and not any(tensor() is not None for tensor in kept)
+            return super().run()
+
+    monkeypatch.setattr("byzdist.rank.Server", Resumed)
+    train_in(BASE, tmp_path / "run", resume=True)
+
+
+def test_data_are_not_loaded_again_for_a_minimum_that_is_not_looked_for(tmp_path, monkeypatch):
+    loaded = []
+    monkeypatch.setattr("byzdist.rank.load_data", lambda *_, **__: loaded.append(1))
+    train_in(BASE | {"rounds": 1, "dtype": "float32", "model": {"name": "mlp", "hidden": [3]}}, tmp_path / "run")
+    assert not loaded
+
+
 def test_a_stop_whose_state_cannot_be_saved_is_a_failure(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -194,4 +252,31 @@ def test_a_stopped_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "stopped"
     assert list(rounds(tmp_path / "run" / "checkpoint")) == [17]
     assert torch.equal(whole, train_in(MOMENTUM, tmp_path / "run", resume=True))
+    assert comparable(tmp_path / "run") == comparable(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("dies_in", ["available", "collect"])
+def test_a_run_that_cannot_go_on_saves_the_last_complete_round(tmp_path, dies_in):
+    whole = train_in(BASE, tmp_path / "whole")
+
+    class Dying(LocalServer):
+        rounds = 0
+
+        def available(self):
+            self.rounds += 1
+            return self._end(super().available, "available")
+
+        def collect(self, deadline):
+            return self._end(lambda: super(Dying, self).collect(deadline), "collect")
+
+        def _end(self, action, where):
+            if self.rounds == 18 and where == dies_in:  # round 17, for round 0 draws as well
+                raise RunError("nobody is left")
+            return action()
+
+    with pytest.raises(RunError, match="nobody is left"):
+        train_in(BASE, tmp_path / "run", end=Dying)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
+    assert list(rounds(tmp_path / "run" / "checkpoint")) == [16]
+    assert torch.equal(whole, train_in(BASE, tmp_path / "run", resume=True))
     assert comparable(tmp_path / "run") == comparable(tmp_path / "whole")

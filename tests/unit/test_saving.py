@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from byzdist import checkpoint, saving
-from byzdist.checkpoint import name, read, rounds
+from byzdist.checkpoint import Checkpoint, name, read, rounds
 from byzdist.config import Checkpoints
+from byzdist.errors import RunError
 from byzdist.saving import ServerSaver, WorkerSaver, snapshot
 from byzdist.transport.base import Save
 from byzdist.transport.wire import Stage
@@ -121,13 +122,16 @@ class Workers:
     """Workers that say what they are told to say."""
 
     def __init__(self):
-        self.orders, self.left = [], [1, 2]
+        self.orders, self.left, self.lost = [], [1, 2], []
 
     def save(self, order):
         self.orders.append(order)
 
     def unsaved(self):
         return self.left
+
+    def failed(self):
+        return self.lost
 
 
 def test_a_checkpoint_counts_only_when_the_workers_have_saved_their_part(tmp_path):
@@ -166,8 +170,35 @@ def test_a_worker_that_never_answers_does_not_keep_a_run_from_its_end(tmp_path, 
     assert list(rounds(tmp_path)) == [3]
 
 
-def worker_saver(folder, rank=1, workers=2, run="r"):
-    return WorkerSaver(folder, run, rank, workers)
+@pytest.mark.parametrize("left", [[], [1]])
+def test_a_worker_that_could_not_save_its_part_makes_the_checkpoint_fail(tmp_path, left):
+    for round_ in (3, 4):
+        Checkpoint("r", round_, {}, {}).write(tmp_path)
+    workers = Workers()
+    mine = saver(tmp_path, every=5, transport=workers, resumed=4)
+    mine.after(9, state(9))
+    workers.left, workers.lost = left, [2]
+    assert "workers [2]" in mine.after(10, state(10))
+    assert list(rounds(tmp_path)) == [4, 3], "nothing is removed"
+    workers.left, workers.lost = [], []
+    assert mine.after(11, state(11)) is None, "not due yet"
+    mine.after(14, state(14))
+    assert mine.finish(14, state(14)) == []
+    assert list(rounds(tmp_path)) == [14, 4]
+
+
+def test_workers_that_are_gone_do_not_keep_a_run_from_its_end(tmp_path):
+    class Gone(Workers):
+        def save(self, order):
+            raise RunError("worker rank 2 is gone")
+
+    assert saver(tmp_path, transport=Gone()).finish(3, state(3)) == [
+        "the checkpoint of round 3 could not be written: worker rank 2 is gone"
+    ]
+
+
+def worker_saver(folder, rank=1, workers=2, run="r", lives=(0, 0)):
+    return WorkerSaver(folder, run, lives, rank, workers)
 
 
 def save_all(mine, round_, remembered, oldest=0):
@@ -193,8 +224,26 @@ def test_a_worker_tells_that_it_failed(tmp_path, monkeypatch):
     assert save_all(worker_saver(tmp_path), 4, {}) is Stage.FAILED
 
 
-def remembered(clients):
-    return {f"state.{client}": torch.full((2,), float(client)) for client in clients}
+def test_a_worker_leaves_the_files_of_other_runs_alone(tmp_path, caplog):
+    save_all(worker_saver(tmp_path, run="other"), 4, remembered([0]))
+    content = (tmp_path / name(4, 1)).read_bytes()
+    mine = worker_saver(tmp_path)
+    assert save_all(mine, 4, {}) is Stage.FAILED
+    assert name(4, 1) in caplog.text and "another run" in caplog.text and "--out" in caplog.text
+    assert save_all(mine, 5, {}, oldest=5) is Stage.SAVED
+    assert (tmp_path / name(4, 1)).read_bytes() == content
+
+
+def remembered(clients, more=0.0):
+    return {f"state.{client}": torch.full((2,), client + more) for client in clients}
+
+
+def test_what_a_life_saved_without_a_checkpoint_does_not_count_in_a_later_one(tmp_path):
+    save_all(worker_saver(tmp_path, 3, 3, lives=(0, None)), 20, remembered([2, 5], more=0.5))  # and then all was killed
+    for rank in (1, 2):
+        save_all(worker_saver(tmp_path, rank, 2, lives=(1, 0)), 20, remembered(range(rank - 1, 6, 2)))
+    found = worker_saver(tmp_path, 3, 3, lives=(2, 1)).load(20)
+    assert {key: tensor.tolist() for key, tensor in found.items()} == {"state.2": [2.0] * 2, "state.5": [5.0] * 2}
 
 
 @pytest.mark.parametrize("before, now", [(2, 2), (2, 3), (5, 2), (1, 4)])

@@ -8,6 +8,7 @@ import torch
 
 from byzdist.config import parse
 from byzdist.data import load
+from byzdist.errors import RunError
 from byzdist.transport.base import Missing
 from tests import inprocess
 from tests.cases import BASE, CASES, RAND_K, SHARED, case
@@ -127,6 +128,32 @@ def test_stop_ends_the_run_after_the_round_in_progress(tmp_path):
     assert run.status == "stopped"
     assert [line["round"] for line in run.metrics] == list(range(8))
     assert torch.equal(run.x, train({**BASE, "rounds": 7}, tmp_path).x)
+
+
+def test_a_model_that_is_not_finite_ends_the_run_and_blames_nobody(tmp_path, monkeypatch):
+    blamed = []
+    monkeypatch.setattr(inprocess.LocalServer, "blame", lambda self, client, reason: blamed.append(client))
+    config = {**case("none", step_size=1e200, clip="none"), "rounds": 20}
+    with pytest.raises(RunError, match=r"round \d+: the run has diverged, its model is not finite.*step_size"):
+        train(config, tmp_path)
+    assert not blamed
+
+
+def test_without_a_first_reply_the_start_is_asked_for_again(tmp_path, monkeypatch):
+    class Deaf(inprocess.LocalServer):
+        def collect(self, deadline):
+            replies = super().collect(deadline)
+            deaf = self._request.round < 3
+            return {client: Missing("not heard") if deaf else reply for client, reply in replies.items()}
+
+    monkeypatch.setattr(inprocess, "LocalServer", Deaf)
+    for name in ("byz_vr_marina_pp", "sgd"):
+        folder = tmp_path / name
+        folder.mkdir()
+        lines = train({**case("none", name=name), "rounds": 12}, folder).metrics
+        assert [line["kind"] for line in lines[:4]] == ["full"] * 4 and len(lines[3]["cohort"]) == 9
+        assert any(line["kind"] == "sampled" for line in lines[4:])
+        assert lines[10]["loss"] < lines[0]["loss"]
 
 
 @pytest.mark.parametrize("compression, warned", [({**RAND_K, "ratio": 0.1}, True), (SHARED, False), (None, False)])

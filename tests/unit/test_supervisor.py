@@ -10,16 +10,20 @@ from pathlib import Path
 import pytest
 
 GRANT = "import os, signal; os.write(int(os.environ['BYZDIST_GRANT']), bytes([2]));"
+NEVER = "os.write(int(os.environ['BYZDIST_GRANT']), bytes([255]));"
 LIVES = "f = open('lives', 'a'); f.write('x'); f.close();"
 KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 
 
-def supervise(folder: Path, program: str) -> subprocess.Popen[str]:
+def supervise(folder: Path, program: str, agent: bool = True) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", program]
     parent = f"import sys; from byzdist.supervisor import supervise; sys.exit(supervise({command!r}))"
-    environment = {key: value for key, value in os.environ.items() if key != "BYZDIST_GRANT"}
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("BYZDIST_GRANT", "TORCHELASTIC_RUN_ID")
+    }
+    environment |= {"RANK": "3"} | ({"TORCHELASTIC_RUN_ID": "1"} if agent else {})
     return subprocess.Popen(
-        [sys.executable, "-c", parent], cwd=folder, env={**environment, "RANK": "3"}, text=True, stderr=subprocess.PIPE
+        [sys.executable, "-c", parent], cwd=folder, env=environment, text=True, stderr=subprocess.PIPE
     )
 
 
@@ -28,9 +32,11 @@ def supervise(folder: Path, program: str) -> subprocess.Popen[str]:
     [
         ("import sys; sys.exit(0)", 0, 0),
         ("import sys; sys.exit(1)", 1, 0),  # before its grant, an end is what it is
-        (f"import os, signal; {KILL}", 128 + signal.SIGKILL, 0),
+        (f"import os, signal; {LIVES} {KILL}", 128 + signal.SIGKILL, 4),  # it had not said yet what its end means
+        (f"import os, signal; {LIVES} {NEVER} {KILL}", 128 + signal.SIGKILL, 1),
         (f"{GRANT} {LIVES} raise SystemExit(1)", 0, 1),
         (f"{GRANT} {LIVES} raise SystemExit(2)", 2, 1),  # a mistake in the configuration
+        (f"{GRANT} {LIVES} os.path.getsize('lives') < 2 and {KILL}; raise SystemExit(2)", 0, 2),  # of somebody else's
         (f"{GRANT} {LIVES} {KILL}", 0, 3),  # once, and twice more
         (f"{GRANT} {LIVES} os.path.getsize('lives') < 2 and {KILL}", 0, 2),
     ],
@@ -44,6 +50,17 @@ def test_what_the_agent_sees(tmp_path: Path, program: str, code: int, lives: int
     if lives == 3:
         assert "[w3] the worker process was ended by SIGKILL; starting it again (2 of 2)." in output
         assert "it is not started again (transport.restarts: 2)" in output
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [("pass", 0), ("raise SystemExit(1)", 1), ("raise SystemExit(2)", 2), (KILL, 128 + signal.SIGKILL)],
+)
+def test_without_an_agent_the_end_is_what_it_is(tmp_path: Path, end: str, code: int) -> None:
+    process = supervise(tmp_path, f"{GRANT} {LIVES} {end}", agent=False)
+    output = process.communicate(timeout=30)[1]
+    assert process.returncode == code, output
+    assert len((tmp_path / "lives").read_text()) == (3 if end == KILL else 1)
 
 
 def test_a_child_that_is_told_to_end_is_not_started_again(tmp_path: Path) -> None:
