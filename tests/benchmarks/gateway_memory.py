@@ -3,7 +3,7 @@
 Counted are the pages that only this process holds, but for those of mappings made to be shared: the reply rows are one
 block of memory however many processes look at it, and which of its pages a process has looked at so far is no cost.
 
-usage: python tests/benchmarks/gateway_memory.py [--workers N]
+usage: python -m tests.benchmarks.gateway_memory [--workers N]
 """
 
 import argparse
@@ -58,6 +58,7 @@ def in_a_run(workers: int) -> list[float]:
         with byzdist("run", *words) as job:
             metrics = Path(folder, "run", "metrics.jsonl")
             while not metrics.exists() or len(metrics.read_text().splitlines()) < 200:
+                assert job.process.poll() is None, "the run has ended"
                 time.sleep(0.1)
             (keeper,) = job.rank(0).children()
             return [private_megabytes(process.pid) for process in keeper.children()]

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tests.benchmarks.measure import ROOT
 from tests.star import TERMS, Star, shape_of
 
 PATIENT = replace(TERMS, deadline=60.0, join_timeout=300.0)  # the machine may be busy
-ROOT = Path(__file__).resolve().parents[2]
 CASES = {
     "a9a logistic regression": ("configs/paper/fig1_clip_1.yaml", "a9a.gz", 1000),
     "MNIST cnn": ("configs/paper/mnist_cnn_clip.yaml", "mnist", 60),
