@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 
 from byzdist.errors import RunError
-from byzdist.transport.base import Missing, Request, Shape
+from byzdist.transport.base import Missing, Received, Request, Resume, Save, Shape
 from byzdist.transport.identity import worker_key
-from byzdist.transport.link import Link, await_store, connect, join
+from byzdist.transport.link import Connect, Link, await_store, connect, join
 from byzdist.transport.star import StarServer, Terms
 from byzdist.transport.star_worker import StarWorker
-from byzdist.transport.wire import Header, Kind, checksum
+from byzdist.transport.wire import HEADER_BYTES, Header, Kind, Stage, checksum
 from tests.harness import free_port
 
 SECRET = b"a secret of the tests"
+CONNECT = partial(connect, patience=10)
 TERMS = Terms(deadline=5.0, join_timeout=10.0, min_replies=1, offences=3)
 
 
@@ -45,13 +46,19 @@ def meet_at(port: int) -> None:
 class Star:
     """The server's end; no worker joins by itself."""
 
-    def __init__(self, shape: Shape, terms: Terms = TERMS, processes: bool = False) -> None:
-        """``processes``: also start an honest worker process for each rank."""
+    def __init__(
+        self,
+        shape: Shape,
+        terms: Terms = TERMS,
+        processes: bool = False,
+        connect: Connect = CONNECT,
+    ) -> None:
+        """``processes``: also start an honest worker process for each rank; ``connect``: of server and gateways."""
         meet_at(free_port())
         self._processes = [_fork_honest(shape, rank) for rank in range(1, shape.workers + 1)] if processes else []
         keys = {rank: worker_key(SECRET, rank) for rank in range(1, shape.workers + 1)}
         self.shape = shape
-        self.server = StarServer(shape, terms, keys, partial(connect, patience=10), lambda store: None)
+        self.server = StarServer(shape, terms, keys, connect, lambda store: None)
         self.round = -1
         self._threads: list[threading.Thread] = []
 
@@ -71,9 +78,9 @@ class Star:
         self._threads.append(threading.Thread(target=action, daemon=True))
         self._threads[-1].start()
 
-    def start_honest(self, *ranks: int, patience: float = 10.0) -> None:
+    def start_honest(self, *ranks: int, patience: float = 10.0, orders: list[Save | Resume] | None = None) -> None:
         for rank in ranks:
-            self.start(partial(serve, self.shape, rank, patience))
+            self.start(partial(serve, self.shape, rank, patience, orders))
 
     def ask(
         self, cohort: list[int] | None = None, *, full: bool = False, deadline: float = 5.0
@@ -105,11 +112,20 @@ def _fork_honest(shape: Shape, rank: int) -> int:
     return pid
 
 
-def serve(shape: Shape, rank: int, patience: float = 10.0) -> None:
-    """Be an honest worker: client c answers (c + 1) times the model, in sampled rounds the difference of the models."""
+def serve(shape: Shape, rank: int, patience: float = 10.0, orders: list[Save | Resume] | None = None) -> None:
+    """Be an honest worker: client c answers (c + 1) times the model, in sampled rounds the difference of the models.
+
+    ``orders`` takes up what else it was told.
+    """
     worker = StarWorker(shape, rank, worker_key(SECRET, rank), connect(host=False, patience=patience), patience)
     with suppress(RunError):
         while (received := worker.receive()) is not None:
+            if not isinstance(received, Received):
+                if orders is not None:
+                    orders.append(received)
+                if isinstance(received, Save):
+                    worker.answer(received, Stage.SAVED)
+                continue
             vector = received.x if received.full else received.x - received.previous
             for client in received.cohort[received.cohort % shape.workers + 1 == rank].tolist():
 
@@ -142,4 +158,11 @@ def reply(round_: int, client: int, payload: Tensor, **header: int) -> Tensor:
     message = torch.cat([torch.zeros(64, dtype=torch.uint8), payload.view(torch.uint8)])
     fields = {"length": payload.nbytes, "checksum": checksum(payload.view(torch.uint8)), "kind": Kind.REPLY, **header}
     Header(fields["kind"], round_, client, 0, fields["length"], fields["checksum"]).write(message)
+    return message
+
+
+def answer(round_: int, stage: int) -> Tensor:
+    """Return the answer to an order to save."""
+    message = torch.zeros(HEADER_BYTES, dtype=torch.uint8)
+    Header(Kind.SAVED, round_, stage).write(message)
     return message

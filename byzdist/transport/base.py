@@ -106,7 +106,7 @@ class ServerEnd(ABC):
         """Return the ids of the clients that a request can reach now, ascending; wait where they are too few to go on.
 
         Raises:
-            RunError: if they stay too few.
+            RunError: if they stay too few, unless the server was `let_go`.
         """
 
     @abstractmethod
@@ -149,6 +149,14 @@ class ServerEnd(ABC):
     def unsaved(self) -> list[int]:
         """Return the ranks that have still to carry out the last order, and can be hoped to."""
         return []
+
+    def failed(self) -> list[int]:
+        """Return the ranks that could not carry out the last order."""
+        return []
+
+    def let_go(self) -> None:
+        """From now on wait for nobody: whoever is within reach is enough; safe to call from a signal handler."""
+        return None
 
     @abstractmethod
     def stop(self) -> None:

@@ -6,7 +6,9 @@ beyond the deadline, ends the job.
 """
 
 import re
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -75,16 +77,21 @@ def _irecv(buffer: Tensor, rank: int) -> dist.Work:
     return work
 
 
+def _left(until: float) -> timedelta:
+    """Return the time that is left, but never 0, which means for ever."""
+    return timedelta(seconds=max(until - time.monotonic(), 0.001))
+
+
 def cause(error: RuntimeError) -> str:
     """Return what gloo says of a failure, without its source positions and advice."""
     return re.sub(r"\[\S*/\S+:\d+\] ?", "", str(error).splitlines()[0]).split(". This is")[0]
 
 
 class CollectiveServer(ServerEnd):
-    """The server's end, rank 0 of the default group."""
+    """The server's end, rank 0 of the default group; ``patience`` bounds each wait but a round's, in seconds."""
 
-    def __init__(self, shape: Shape) -> None:
-        self._shape = shape
+    def __init__(self, shape: Shape, patience: float) -> None:
+        self._shape, self._patience = shape, patience
         self.frame = shape.frame()
         self.bytes_down = self.bytes_up = 0
         self.news = []
@@ -94,7 +101,9 @@ class CollectiveServer(ServerEnd):
         self._request: Request
         self._sends: list[dist.Work] = []
         self._receives: list[list[dist.Work]] = []
+        self._sent_at = 0.0
         self._unsaved: list[int] = []
+        self._failed: list[int] = []
 
     def available(self) -> np.ndarray:
         """Everyone: a worker that is gone ends the run."""
@@ -102,7 +111,7 @@ class CollectiveServer(ServerEnd):
 
     def send(self, request: Request) -> None:
         """Send point-to-point to the cohort's workers, or start a full round's broadcast and gathers."""
-        self._request = request
+        self._request, self._sent_at = request, time.monotonic()
         self.bytes_down = self.bytes_up = 0
         hosted: dict[int, list[int]] = {}
         for position, client in enumerate(request.cohort):
@@ -124,12 +133,11 @@ class CollectiveServer(ServerEnd):
         return self.frame.pack(kind, request.round, request.cohort, everyone=everyone, flags=flags)
 
     def _send_sampled(self, request: Request, hosted: dict[int, list[int]]) -> None:
-        # Receives are posted first: gloo then sends each reply at once instead of asking whether it is expected.
-        for rank, positions in hosted.items():
-            for position in positions:
-                parts = self._rows[position].parts(request.length)
-                self._receives[position] = [_irecv(part, rank) for part in parts]
-                self.bytes_up += sum(part.nbytes for part in parts)
+        # With receives posted first gloo sends each reply at once, instead of asking whether it is expected. But nccl
+        # makes a pair's communicator with its first message, so that both ends must take those in the same order.
+        is_on_gpu = self._shape.device.type == "cuda"
+        if not is_on_gpu:
+            self._expect(request, hosted)
         lacking = {rank for rank in hosted if request.needs_previous and self._model_round[rank] != request.round - 1}
         for group, flags in ((lacking, HAS_MODEL | HAS_PREVIOUS), (hosted.keys() - lacking, HAS_MODEL)):
             if group:
@@ -138,6 +146,16 @@ class CollectiveServer(ServerEnd):
                 for rank in sorted(group):
                     self._post(parts, rank)
                     self._model_round[rank] = request.round
+        if is_on_gpu:
+            self._expect(request, hosted)
+
+    def _expect(self, request: Request, hosted: dict[int, list[int]]) -> None:
+        """Post the receives of a sampled round."""
+        for rank, positions in hosted.items():
+            for position in positions:
+                parts = self._rows[position].parts(request.length)
+                self._receives[position] = [_irecv(part, rank) for part in parts]
+                self.bytes_up += sum(part.nbytes for part in parts)
 
     def _send_full(self, request: Request, hosted: dict[int, list[int]]) -> None:
         workers = range(1, self._shape.workers + 1)
@@ -148,7 +166,7 @@ class CollectiveServer(ServerEnd):
         self._sends.append(dist.broadcast(self.frame.current, SERVER, async_op=True))
         self.bytes_down += self.frame.current.nbytes * len(workers)
         filler = self._filler = self._filler or reply_rows(1, self._shape.longest, self._shape.device)[0]
-        for turn in range(max(map(len, hosted.values()))):
+        for turn in range(max(map(len, hosted.values()), default=0)):
             positions = {rank: mine[turn] for rank, mine in hosted.items() if turn < len(mine)}
             rows = [self._rows[positions[rank]] if rank in positions else filler for rank in (SERVER, *workers)]
             works = []
@@ -164,18 +182,18 @@ class CollectiveServer(ServerEnd):
         Raises:
             RunError: if a worker is gone or silent, for then the group cannot be used any more.
         """
-        patience = timedelta(seconds=deadline)
+        until = self._sent_at + deadline
         replies: dict[int, Tensor | Missing] = {}
         for position, client in enumerate(self._request.cohort):
-            replies[int(client)] = self._one_reply(position, int(client), patience)
-        self._flush(patience)
+            replies[int(client)] = self._one_reply(position, int(client), until)
+        self._flush(until)
         return replies
 
-    def _one_reply(self, position: int, client: int, patience: timedelta) -> Tensor | Missing:
+    def _one_reply(self, position: int, client: int, until: float) -> Tensor | Missing:
         row, request = self._rows[position], self._request
         try:
             for work in self._receives[position]:
-                work.wait(patience)
+                work.wait(_left(until))
         except RuntimeError as error:
             raise RunError(
                 f"round {request.round}: worker rank {self._shape.rank(client)} (client {client}) is gone or silent beyond the "
@@ -187,9 +205,18 @@ class CollectiveServer(ServerEnd):
             return Missing(str(error))
         return row.payload[: request.length]
 
-    def _flush(self, patience: timedelta = _PATIENCE) -> None:
-        for work in self._sends:
-            work.wait(patience)
+    def _flush(self, until: float | None = None) -> None:
+        """Wait until everything has been sent: ``until`` then, or for as long as the server has patience.
+
+        Raises:
+            RunError: if somebody does not take it, for then the group cannot be used any more.
+        """
+        until = until or time.monotonic() + self._patience
+        try:
+            for work in self._sends:
+                work.wait(_left(until))
+        except RuntimeError as error:
+            raise RunError(f"a worker is gone, or takes no message: {cause(error)}") from None
         self._sends.clear()
 
     def starts_afresh(self, client: int) -> bool:
@@ -220,15 +247,17 @@ class CollectiveServer(ServerEnd):
         answers = torch.zeros(self._shape.workers, HEADER_BYTES, dtype=torch.uint8)
         receives = [_irecv(answer, rank) for rank, answer in enumerate(answers, 1)]
         self._sends += [_isend(message, rank) for rank in self._model_round]
-        self._unsaved = []
+        self._unsaved, self._failed = [], []
+        until = time.monotonic() + self._patience
         for rank, (receive, answer) in enumerate(zip(receives, answers, strict=True), 1):
             try:
-                receive.wait()
+                receive.wait(_left(until))
             except RuntimeError as error:
-                raise RunError(f"round {order.round}: worker rank {rank} is gone: {cause(error)}") from None
+                raise RunError(f"round {order.round}: worker rank {rank} is gone or silent: {cause(error)}") from None
             stage = read_stage(answer, order.round)
             if stage is Stage.FAILED:
-                self.news.append(f"worker {rank} could not save what its clients remember after round {order.round}")
+                self._failed.append(rank)
+                self.news.append(f"worker {rank} could not save what its clients remember: see its log")
             elif stage is Stage.WRITING:
                 self._unsaved.append(rank)
         self._flush()
@@ -237,11 +266,16 @@ class CollectiveServer(ServerEnd):
         """See `ServerEnd.unsaved`."""
         return self._unsaved
 
+    def failed(self) -> list[int]:
+        """See `ServerEnd.failed`."""
+        return self._failed
+
     def stop(self) -> None:
         """Send every worker the end of the run."""
-        for part in self.frame.pack(Kind.STOP, 0, np.arange(0), everyone=True, flags=0):
-            for rank in range(1, self._shape.workers + 1):
-                dist.send(part, rank)
+        for rank in self._model_round:
+            self._post(self.frame.pack(Kind.STOP, 0, np.arange(0), everyone=True, flags=0), rank)
+        with suppress(RunError):  # the run is over, whoever does not take that
+            self._flush()
         dist.destroy_process_group()
 
 
@@ -289,7 +323,7 @@ class CollectiveWorker(WorkerEnd):
         self._turns = int(np.count_nonzero(1 + cohort % self._shape.workers == self._rank))
         if self._full:
             dist.broadcast(frame.current, SERVER)
-            self._turns = int(np.bincount(cohort % self._shape.workers).max())
+            self._turns = int(np.bincount(cohort % self._shape.workers).max(initial=0))
         has_previous = header.flags & HAS_PREVIOUS or self._model_round == header.round - 1
         previous = frame.previous if header.flags & HAS_PREVIOUS else self._before.current
         self._model_round = header.round

@@ -16,6 +16,7 @@ import os
 import resource
 import signal
 import struct
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from byzdist.supervisor import call_process, die_with_parent
 from byzdist.transport.base import Shape
-from byzdist.transport.link import Connect, Link, LinkLost, accept, where_to_listen
+from byzdist.transport.link import Connect, Intrusion, Link, LinkLost, accept, where_to_listen
 from byzdist.transport.shared import OVER, Shared, link_frame
 from byzdist.transport.wire import (
     HAS_MODEL,
@@ -37,7 +38,6 @@ from byzdist.transport.wire import (
     Header,
     Kind,
     RequestFrame,
-    Stage,
     WireError,
     check_reply,
     read_stage,
@@ -49,6 +49,7 @@ _DISMISSED, _LOST = 0, 1  # exit codes of a gateway
 _FORK = ctypes.PyDLL(None).fork
 _MALLOC = ctypes.CDLL(None).malloc
 _FILL = 2**19  # bytes for each size of hole
+_QUICK, _PAUSE = 1.0, 0.2  # seconds: before the next gateway of one that ended so soon, and between two tries to fork
 
 
 class What(IntEnum):
@@ -59,8 +60,9 @@ class What(IntEnum):
     OFFENCE = 3  # a reply that is not what it should be; it takes the reply's place
     IDLE = 4  # the round was over before the request could be passed on
     LOST = 5
-    ABORTED = 6  # the gateway itself was aborted by what it received
-    DONE = 7  # with an order that is no request; ``client`` is the `Stage`
+    EXPELLED = 6  # likewise, for what the worker sent; it may have aborted the gateway
+    ENDED = 7  # the gateway's process is no more: from now on nothing writes where its replies were to go
+    DONE = 8  # with an order that is no request; ``client`` is the `Stage`
 
 
 @dataclass(frozen=True)
@@ -193,26 +195,35 @@ def _keep(post: Post) -> NoReturn:
     """Fork a gateway for each worker, and anew whenever one has ended, until the server dismissed them all."""
     keeper = os.getpid()
     generations = dict.fromkeys(post.errands, 0)
-    living: dict[int, int] = {}
-    waiting = list(post.errands)
+    living: dict[int, tuple[int, float]] = {}  # by process: rank, and when it began
+    waiting = dict.fromkeys(post.errands, 0.0)  # by rank: the pause before it lets its worker in
     frame = link_frame(post.shape, post.shared.models)  # of which each gateway has a copy once it writes there
     while waiting or living:
-        for rank in waiting:
+        for rank, pause in waiting.items():
             generations[rank] += 1
-            if pid := _FORK():
-                living[pid] = rank
+            if pid := _fork():
+                living[pid] = rank, time.monotonic()
             else:
                 die_with_parent(keeper)
                 call_process(f"byzdist-g{rank}")
+                time.sleep(pause)
                 _Gateway(post, rank, generations[rank], frame).run()
         pid, status = os.wait()
-        rank = living.pop(pid)
-        if os.WIFSIGNALED(status):
-            name = signal.Signals(os.WTERMSIG(status)).name
-            what = What.ABORTED if name == "SIGABRT" else What.LOST
-            post.tell(Event(what, rank, generations[rank], text=f"its gateway was ended by {name}"))
-        waiting = [] if post.shared.dismissed[rank] else [rank]
+        rank, began = living.pop(pid)
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        if number == signal.SIGABRT:  # gloo's answer to a message longer than its buffer
+            post.tell(Event(What.EXPELLED, rank, generations[rank], text="sent more than it was asked for"))
+        how = f"was ended by {signal.Signals(number).name}" if number else "has ended"
+        post.tell(Event(What.ENDED, rank, generations[rank], text=f"its gateway {how}"))
+        is_quick = time.monotonic() - began < _QUICK
+        waiting = {} if post.shared.dismissed[rank] else {rank: _PAUSE * is_quick}
     os._exit(0)
+
+
+def _fork() -> int:
+    while (pid := int(_FORK())) < 0:  # the system has no room for a process just now
+        time.sleep(_PAUSE)
+    return pid
 
 
 class _Gateway:
@@ -227,32 +238,37 @@ class _Gateway:
     def run(self) -> NoReturn:
         """Serve one link to its end."""
         gc.disable()
+        self._end_with(self._live)
+
+    def _end_with(self, action: Callable[[], None]) -> NoReturn:
+        """End this process with an action, and tell the server what went wrong there."""
         try:
-            link = accept(self._post.connect(host=False), self._rank, self._post.keys[self._rank], self._is_dismissed)
-            if link is not None:
-                self._link = link
-                _thread.start_new_thread(self._watch, ())  # a tenth of the memory that threading.Thread touches
-                self._tell(What.JOINED)
-                while self._serve():
-                    pass
+            action()
             os._exit(_DISMISSED)
         except LinkLost as lost:
-            self._leave(str(lost))
+            self._tell(What.LOST, text=str(lost))
+        except Intrusion as intrusion:
+            self._tell(What.EXPELLED, text=str(intrusion))
         except BaseException as error:  # whatever it is, it must not reach the server's code above the fork
-            self._leave(f"{type(error).__name__}: {error}")
+            self._tell(What.LOST, text=f"{type(error).__name__}: {error}")
+        os._exit(_LOST)
+
+    def _live(self) -> None:
+        link = accept(self._post.connect(host=False), self._rank, self._post.keys[self._rank], self._is_dismissed)
+        if link is None:
+            return
+        self._link = link
+        self._tell(What.JOINED)  # before anything that could follow it
+        # A tenth of the memory that threading.Thread touches.
+        _thread.start_new_thread(self._end_with, (link.watch,))
+        while self._serve():
+            pass
 
     def _is_dismissed(self) -> int:
         return int(self._post.shared.dismissed[self._rank])
 
     def _tell(self, what: What, client: int = 0, text: str = "") -> None:
         self._post.tell(Event(what, self._rank, self._generation, client, text))
-
-    def _leave(self, reason: str) -> NoReturn:
-        self._tell(What.LOST, text=reason)
-        os._exit(_LOST)
-
-    def _watch(self) -> None:
-        self._leave(self._link.watch())
 
     def _serve(self) -> bool:
         """Run one errand; False ends the link."""
@@ -261,7 +277,7 @@ class _Gateway:
             return True
         if errand.kind is Kind.RESUME:
             for part in self._compose(errand, np.arange(0)):
-                self._link.send(part)
+                self._link.finish(self._link.post_send(part), self._post.patience)
             self._model_round = errand.round if errand.flags & HAS_MODEL else -1
             self._tell(What.DONE)
         elif errand.kind is Kind.SAVE:
@@ -282,7 +298,7 @@ class _Gateway:
         try:
             self._tell(What.DONE, read_stage(answer, errand.round))
         except WireError as error:
-            self._tell(What.DONE, Stage.FAILED, str(error))
+            raise Intrusion(f"sent {error}") from None
 
     def _exchange(self, errand: Errand) -> None:
         """Pass a request on, and the replies back."""

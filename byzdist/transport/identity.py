@@ -7,6 +7,8 @@ proof names its role, so that nothing overheard can be played back or reflected:
     server -> worker   answer = nonce_s | HMAC(key, "answer", nonce_w, nonce_s)
     worker -> server   proof  = HMAC(key, "proof", nonce_w, nonce_s)
     both               session = HMAC(key, "session", nonce_w, nonce_s), known to nobody else
+
+The session itself never leaves the two ends; what they show of it derives from it.
 """
 
 import hmac
@@ -158,6 +160,11 @@ class ServerSide:
         """
         _check(self._key, proof, "proof", *self._nonces)
         return _mac(self._key, "session", *self._nonces)
+
+
+def meeting(session: bytes) -> str:
+    """Return the name under which both ends meet in the store, where everybody can read it."""
+    return _mac(session, "meeting").hex()
 
 
 def confirmation(session: bytes, role: str) -> bytes:

@@ -1,25 +1,28 @@
 """A link: the two-rank process group of the server and one worker, and how its two ends find and recognise each other.
 
 They meet at the job's store, under keys of the worker's rank, and prove to each other who they are before either opens
-a port. The group then meets under a prefix that only the two of them can compute, and its first messages repeat the
-proof, so that whoever gets in between them at the open port is found out. A server's note under ``closed`` tells a
-worker that it need not try.
+a port. The group then meets under a prefix that nobody can guess, and its first messages repeat the proof, so that
+whoever reads the prefix in the store, or gets in between them at the open port, is found out. Once the link is open its
+ports are deaf. A server's note under ``closed`` tells a worker that it need not try.
 """
 
 import contextlib
+import ctypes
 import encodings.idna  # noqa: F401 - looking up names imports it: better here than in every gateway's own memory
 import os
 import socket
+import struct
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from functools import lru_cache
-from typing import Any, Protocol
+from functools import lru_cache, partial
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, ProcessGroupGloo, Store, TCPStore, Work
-from torch.distributed import DistError
+from torch.distributed import DistError, DistStoreError
 
 from byzdist.errors import RunError
 from byzdist.transport.identity import (
@@ -27,15 +30,22 @@ from byzdist.transport.identity import (
     ServerSide,
     WorkerSide,
     confirmation,
+    meeting,
     seal,
     unseal,
 )
 
 FOREVER = timedelta(days=7)
+BRIEF = timedelta(seconds=5)  # for what the store has at hand, unless somebody deletes it just then
 END = "the run is over"
 _MESSAGES, _LIFE = 0, 1  # tags: requests and replies; nothing ever, see `Link.watch`
 _MEETING = timedelta(seconds=20)  # for the steps of a meeting once both ends are known to be there
 _GLANCE, _REPEAT = 0.02, 1.0  # seconds between two looks at the store, and between two hellos
+_FILES = "/proc/self/fd"
+_SO_ATTACH_FILTER = 26  # Linux's
+_DROP = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # one instruction of BPF's, "return 0": drop it
+_FILTER = struct.pack("HL", 1, ctypes.addressof(_DROP))
+_making_devices = threading.Lock()
 
 
 def connect(*, host: bool, patience: float) -> Store:
@@ -78,6 +88,10 @@ class LinkLost(Exception):
     """The other end is gone, or silent beyond all patience."""
 
 
+class Intrusion(Exception):
+    """The worker sent what no worker sends."""
+
+
 class Link:
     """One end of an open link."""
 
@@ -108,13 +122,15 @@ class Link:
         """Receive and wait."""
         self.finish(self.post_receive(buffer))
 
-    def watch(self) -> str:
-        """Block until the link breaks, and say why; for a thread that does nothing else."""
-        try:
-            self._group.recv([torch.zeros(1, dtype=torch.uint8)], self._peer, _LIFE).wait(FOREVER)
-        except RuntimeError as error:
-            return _reason(error)
-        return "a message that nobody asked for"
+    def watch(self) -> NoReturn:
+        """Block until the link breaks; for a thread that does nothing else.
+
+        Raises:
+            LinkLost: because it broke.
+            Intrusion: because the other end sent a message that nobody asked for.
+        """
+        self._guard(lambda: self._group.recv([torch.zeros(1, dtype=torch.uint8)], self._peer, _LIFE).wait(FOREVER))
+        raise Intrusion("sent a message that nobody asked for")
 
     def _guard(self, action: Callable[[], object]) -> Work:
         try:
@@ -157,11 +173,10 @@ def address_towards(host: str) -> str | None:
 def _open(store: Store, session: bytes, me: int) -> Link:
     """Open the group and exchange the first messages; ``me`` is 0 for the server and 1 for the worker."""
     options: Any = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
-    devices = [ProcessGroupGloo.create_device(**where) for where in where_to_listen()]
-    options._devices = devices or [ProcessGroupGloo.create_default_device()]
+    options._devices, files = _devices()
     options._threads, options._timeout = 1, _MEETING
     try:
-        link = Link(ProcessGroupGloo(PrefixStore(session.hex(), store), me, 2, options), 1 - me)
+        link = Link(ProcessGroupGloo(PrefixStore(meeting(session), store), me, 2, options), 1 - me)
     except RuntimeError as error:
         raise LinkLost(f"no connection: {_reason(error)}") from None
     roles = "server", "worker"
@@ -171,7 +186,36 @@ def _open(store: Store, session: bytes, me: int) -> Link:
     link.finish(receiving, _MEETING)
     if theirs.numpy().tobytes() != confirmation(session, roles[1 - me]):
         raise IdentityError("the link leads to somebody else")
+    _deafen(files)
     return link
+
+
+def _devices() -> tuple[list[Any], set[int]]:
+    """Return gloo's devices, and the descriptors that they have opened."""
+    with _making_devices:
+        before = _open_files()
+        devices = [ProcessGroupGloo.create_device(**where) for where in where_to_listen()]
+        return devices or [ProcessGroupGloo.create_default_device()], _open_files() - before
+
+
+def _open_files() -> set[int]:
+    """Return this process's descriptors, where the system shows them (Linux)."""
+    return set(map(int, os.listdir(_FILES))) if os.path.isdir(_FILES) else set()
+
+
+def _deafen(files: set[int]) -> None:
+    """Let the listening sockets hear nobody any more: a gloo that runs out of file descriptors aborts its process.
+
+    It keeps them open as long as the link, and whoever connects takes a descriptor, and keeps it.
+    """
+    for number in files:
+        with contextlib.suppress(OSError):  # no socket, or a kernel without such filters
+            held = socket.socket(fileno=number)
+            try:
+                if held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    held.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _FILTER)
+            finally:
+                held.detach()  # it is gloo's to close
 
 
 def _bytes(text: bytes) -> Tensor:
@@ -182,18 +226,25 @@ def _put(store: Store, key: str, value: bytes) -> None:
     store.set(key, value)  # type: ignore[arg-type]  # the stub knows only of strings
 
 
-def _wait(store: Store, key: str, patience: float) -> bytes | None:
-    """Return a key's value, or None if it is not there in time. The store's own wait would log every timeout."""
+def _read(store: Store, key: str) -> bytes | None:
+    """Return a key's value; None where there is none, or somebody deletes it at this moment."""
+    if store.check([key]):
+        with contextlib.suppress(DistStoreError):
+            return store.get(key)
+    return None
+
+
+def _wait(store: Store, key: str, patience: float, unless: Callable[[], bool] = lambda: False) -> bytes | None:
+    """Return a key's value; None if it is not there in time. The store's own wait would log every timeout."""
     until = time.monotonic() + patience
-    while not store.check([key]):
-        if time.monotonic() > until:
-            return None
+    while (value := _read(store, key)) is None and time.monotonic() < until and not unless():
         time.sleep(_GLANCE)
-    return store.get(key)
+    return value
 
 
 def accept(store: Store, rank: int, key: bytes, dismissed: Callable[[], int]) -> Link | None:
     """The server's side: wait until worker ``rank`` has joined; None once ``dismissed`` says not to wait."""
+    store.set_timeout(BRIEF)
     while not dismissed():
         if (hello := _wait(store, f"{rank}/hello", _REPEAT)) is None:
             continue
@@ -201,7 +252,8 @@ def accept(store: Store, rank: int, key: bytes, dismissed: Callable[[], int]) ->
         with contextlib.suppress(IdentityError, LinkLost):
             side = ServerSide(key, hello)
             _put(store, f"{side.name}/answer", side.answer)
-            proof = _wait(store, f"{side.name}/proof", _MEETING.total_seconds())
+            another = partial(_says_another, store, rank, key, hello)
+            proof = _wait(store, f"{side.name}/proof", _MEETING.total_seconds(), unless=another)
             for step in ("answer", "proof"):
                 store.delete_key(f"{side.name}/{step}")
             if proof is None:
@@ -210,6 +262,17 @@ def accept(store: Store, rank: int, key: bytes, dismissed: Callable[[], int]) ->
             store.delete_key(f"{rank}/hello")  # said once more while the answer was on its way
             return link
     return None
+
+
+def _says_another(store: Store, rank: int, key: bytes, hello: bytes) -> bool:
+    """Return whether the worker has begun anew since it said ``hello``: the one that said it may be dead."""
+    fresh = _read(store, f"{rank}/hello")
+    if fresh in (None, hello):
+        return False
+    with contextlib.suppress(IdentityError):  # anybody can write into the store
+        ServerSide(key, fresh)
+        return True
+    return False
 
 
 def join(store: Store, rank: int, key: bytes, patience: float, stays: Callable[[], bool]) -> Link | None:
@@ -253,7 +316,7 @@ def leave_note(store: Store, rank: int, key: bytes, text: str) -> None:
 
 def read_note(store: Store, rank: int, key: bytes) -> str | None:
     """Return the note that the server left for a worker."""
-    if store.check([f"{rank}/closed"]):
+    if (note := _read(store, f"{rank}/closed")) is not None:
         with contextlib.suppress(IdentityError):  # anybody can write into the store
-            return unseal(key, store.get(f"{rank}/closed"))
+            return unseal(key, note)
     return None

@@ -9,7 +9,7 @@ from byzdist.config import Transport
 from byzdist.transport.base import ServerEnd, Shape, WorkerEnd
 from byzdist.transport.collective import CollectiveServer, CollectiveWorker, open_group
 from byzdist.transport.identity import run_secret, worker_key
-from byzdist.transport.link import await_store, connect
+from byzdist.transport.link import BRIEF, await_store, connect
 from byzdist.transport.star import StarServer, Terms
 from byzdist.transport.star_worker import StarWorker, end_with_the_run
 
@@ -31,7 +31,7 @@ def open_server(settings: Transport, shape: Shape, agree: Agree) -> ServerEnd:
     store = connect(host=True, patience=_STORE_PATIENCE)
     agree(store)
     open_group(PrefixStore("group", store), 0, shape.workers + 1, shape.device)
-    return CollectiveServer(shape)
+    return CollectiveServer(shape, settings.deadline + settings.join_timeout)
 
 
 def open_worker(settings: Transport, shape: Shape, rank: int, agree: Agree) -> tuple[WorkerEnd, Store]:
@@ -41,6 +41,7 @@ def open_worker(settings: Transport, shape: Shape, rank: int, agree: Agree) -> t
         key = worker_key(run_secret(), rank)
         store = connect(host=False, patience=_STORE_PATIENCE)
         agree(store)
+        store.set_timeout(BRIEF)
         end_with_the_run(store, rank, key, patience=_END_PATIENCE)
         return StarWorker(shape, rank, key, store, settings.join_timeout), store
     store = connect(host=False, patience=_STORE_PATIENCE)

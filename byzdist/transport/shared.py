@@ -1,14 +1,14 @@
 """What the server shares with its gateways: memory without a name, so that nothing is left of it when the processes are gone."""
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from byzdist.errors import ConfigError
-from byzdist.transport.base import ReplyRow, Request, Shape
+from byzdist.transport.base import ReplyRow, Shape
 from byzdist.transport.wire import HEADER_BYTES, RequestFrame, round_up
 
 _LARGE = 256 * 1024  # bytes of a model above which it is sent from shared memory, as a message of its own
@@ -58,11 +58,10 @@ class Shared:
         row = self._rows[number]
         return ReplyRow(row, row[HEADER_BYTES:], False)
 
-    def publish(self, request: Request, rows: Sequence[int]) -> None:
-        """Make a request's round and cohort, and where each client's reply goes, known to the gateways."""
-        self._cohort[0, : len(rows)] = request.cohort
-        self._cohort[1, : len(rows)] = rows
-        self._round[0] = request.round
+    def publish(self, round_: int, rows: Mapping[int, int]) -> None:
+        """Make a round and its cohort, and where each client's reply goes, known to the gateways."""
+        self._cohort[:, : len(rows)] = list(rows), list(rows.values())
+        self._round[0] = round_
 
     def retire(self) -> None:
         """Say that the models are about to change: whatever is still being sent is torn from now on."""

@@ -4,14 +4,18 @@ The server talks to each worker over a link of its own through that worker's gat
 one pipe, with a deadline. The times nest: ``deadline`` bounds a round's wait for replies; a link that kept its gateway waiting for
 ``deadline + join_timeout`` is closed, and its worker may join again; without ``min_replies`` reachable clients for
 ``join_timeout`` seconds the run ends.
+
+What a reply is worth counts against its client, what breaks the link against its worker; either may end in quarantine.
 """
 
 import logging
 import os
+import resource
 import select
 import signal
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,7 +28,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import Store
 from torch.distributed import DistError
 
-from byzdist.errors import RunError
+from byzdist.errors import ConfigError, RunError
 from byzdist.transport.base import Missing, Request, Save, ServerEnd, Shape
 from byzdist.transport.gateway import Errand, Event, Post, What, start_keeper
 from byzdist.transport.link import END, Connect, leave_note
@@ -35,6 +39,8 @@ log = logging.getLogger(__name__)
 _END_PATIENCE = 2.0
 _STORE_PATIENCE = timedelta(seconds=20)  # for a note, which is not worth more
 _QUARANTINED = "quarantined: "
+_LOOK = 0.5  # seconds after which a wait notices that the server was let go
+_FILES = 4, 100  # descriptors for each worker (ends of pipes, connections to the store), and for all else
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,22 @@ class Terms:
 
 
 @dataclass
+class _Conduct:
+    """What a client, or a worker, has done wrong."""
+
+    offences: int = 0
+    quarantine: str = ""  # its last offence, once it is in quarantine
+
+    def offend(self, reason: str, most: int) -> bool:
+        """Count an offence; return whether it is the one that leads to quarantine."""
+        self.offences += 1
+        if self.quarantine or self.offences < most:
+            return False
+        self.quarantine = reason
+        return True
+
+
+@dataclass
 class _Worker:
     """What the server knows of one worker."""
 
@@ -57,8 +79,9 @@ class _Worker:
     round: int = -1  # of the request that the worker has still to answer
     pending: set[int] = field(default_factory=set)  # the clients that it has still to answer for
     rows: dict[int, int] = field(default_factory=dict)  # by client: where its gateway may still write a reply
-    offences: int = 0
+    conduct: _Conduct = field(default_factory=_Conduct)
     ordered: bool = False  # it has an order to carry out that is no request
+    asked: int = -1  # the round of the last order to save that was given to it
     unsaved: bool = False  # it has not said yet that it has saved what its clients remember
 
     @property
@@ -70,16 +93,32 @@ class _Worker:
         return self.state.startswith(_QUARANTINED)
 
     def release_rows(self, event: Event) -> None:
-        """Note which rows are the server's again: a link that broke, or lost its gateway, writes no more."""
+        """Note which rows are the server's again."""
         if event.what in (What.REPLY, What.OFFENCE):
             self.rows.pop(event.client, None)
-        elif event.what in (What.IDLE, What.LOST, What.ABORTED):
+        elif event.what in (What.IDLE, What.ENDED):
             self.rows = {}
 
     def shut_out(self, state: str) -> None:
         """Note why there is no link any more."""
         self.state = state
         self.ordered = self.unsaved = False
+
+
+def _make_room_for_files(workers: int) -> None:
+    """Let this process, and the gateways after it, open as many files as the system allows.
+
+    Raises:
+        ConfigError: if that is too few for so many workers.
+    """
+    each, others = _FILES
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY != most < each * workers + others:
+        raise ConfigError(
+            f"--workers: a star of {workers} workers takes about {each * workers + others} open files, and this "
+            f"process may have {most}; raise the limit (ulimit -Hn) or start fewer workers."
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class StarServer(ServerEnd):
@@ -99,6 +138,7 @@ class StarServer(ServerEnd):
         self.frame = self._shared.frame
         self.bytes_down = self.bytes_up = 0
         self.news = []
+        _make_room_for_files(shape.workers)
         errands = {rank: os.pipe() for rank in range(1, shape.workers + 1)}
         self._events, events = os.pipe()
         readers = {rank: ends[0] for rank, ends in errands.items()}
@@ -116,11 +156,18 @@ class StarServer(ServerEnd):
         self._request: Request
         self._replies: dict[int, Tensor | Missing] = {}
         self._rows: dict[int, int] = {}  # by client of the round: where its reply is
+        self._hosts = np.arange(shape.clients) % shape.workers  # by client, counted from 0
+        self._clients: defaultdict[int, _Conduct] = defaultdict(_Conduct)
+        self._trusted = np.ones(shape.clients, dtype=bool)  # by client: whether it is not in quarantine
         self._free: tuple[tuple[bool, ...], np.ndarray] = (), np.arange(0)  # by worker, and their clients
         self._awaited = 0
         self._collecting = False
         self._sent_at = 0.0
-        self._saving = -1  # the round of the last order to save
+        self._saving, self._save_until = -1, 0.0  # the round of the last order to save, and the time for it
+        self._failed: list[int] = []
+        self._resumed = -1  # the round after which clients are to go on with what they remembered then
+        self._unresumed: set[int] = set()  # the ranks that have still to be told
+        self._is_let_go = False
 
     def open(self) -> None:
         """Wait until every worker has joined, or until ``join_timeout`` is over and at least ``min_replies`` clients are there.
@@ -128,29 +175,52 @@ class StarServer(ServerEnd):
         Raises:
             RunError: if they are fewer.
         """
-        until = time.monotonic() + self._terms.join_timeout
-        while any(worker.state for worker in self._workers.values()) and self._listen(until - time.monotonic()):
-            pass
+        self._wait(lambda: all(not worker.state or worker.is_quarantined for worker in self._workers.values()))
         self.available()
 
+    def let_go(self) -> None:
+        """See `ServerEnd.let_go`."""
+        self._is_let_go = True
+
     def available(self) -> np.ndarray:
-        """Return the clients of the workers that are linked and owe no reply; wait for ``min_replies`` of them."""
-        until = time.monotonic() + self._terms.join_timeout
+        """Return the clients out of quarantine whose worker is linked and owes no reply; see `ServerEnd.available`."""
+        least = self._terms.min_replies
         self._listen(0)
-        while len(clients := self._free_clients()) < self._terms.min_replies:
-            if not self._listen(until - time.monotonic()):
-                states = {rank: worker.state or "busy" for rank, worker in self._workers.items() if not worker.is_free}
-                raise RunError(
-                    f"only {len(clients)} of {self._shape.clients} clients could be reached for {self._terms.join_timeout:g} s "
-                    f"(transport.join_timeout), and transport.min_replies is {self._terms.min_replies}; by worker: {states}"
-                )
+        self._wait(lambda: len(self._free_clients()) >= least or self._count_acceptable() < least)
+        clients = self._free_clients()
+        if len(clients) < least and not self._is_let_go:
+            raise RunError(self._why_too_few(len(clients)))
         return clients
+
+    def _wait(self, done: Callable[[], bool]) -> None:
+        """Listen for at most ``join_timeout`` seconds, until something is so or the server is let go."""
+        until = time.monotonic() + self._terms.join_timeout
+        while not done() and not self._is_let_go and (left := until - time.monotonic()) > 0:
+            self._listen(min(left, _LOOK))
+
+    def _count_acceptable(self) -> int:
+        """Return how many clients are not in quarantine, nor is their worker."""
+        acceptable = np.array([not worker.is_quarantined for worker in self._workers.values()])
+        return int(np.count_nonzero(acceptable[self._hosts] & self._trusted))
+
+    def _why_too_few(self, reachable: int) -> str:
+        n, least, acceptable = self._shape.clients, self._terms.min_replies, self._count_acceptable()
+        if acceptable < least:
+            who = f"only {acceptable} of {n} clients are not" if acceptable else f"all {n} clients are"
+            why = f"(transport.offences), and transport.min_replies is {least}"
+            conducts = [*self._clients.values(), *(worker.conduct for worker in self._workers.values())]
+            reasons = ", ".join(sorted({conduct.quarantine for conduct in conducts} - {""}))
+            return f"{who} in quarantine {why}; the reasons: {reasons}"
+        states = {rank: worker.state or "busy" for rank, worker in self._workers.items() if not worker.is_free}
+        return (
+            f"only {reachable} of {n} clients could be reached for {self._terms.join_timeout:g} s "
+            f"(transport.join_timeout), and transport.min_replies is {least}; by worker: {states}"
+        )
 
     def _free_clients(self) -> np.ndarray:
         free = tuple(worker.is_free for worker in self._workers.values())
         if free != self._free[0]:  # else nothing is done that takes longer with more clients
-            hosts = np.arange(self._shape.clients) % self._shape.workers
-            self._free = free, np.flatnonzero(np.array(free)[hosts])
+            self._free = free, np.flatnonzero(np.array(free)[self._hosts] & self._trusted)
         return self._free[1]
 
     def send(self, request: Request) -> None:
@@ -164,14 +234,17 @@ class StarServer(ServerEnd):
         taken = {row for worker in self._workers.values() for row in worker.rows.values()}
         rows = (row for row in count() if row not in taken)  # without a gap, unless somebody is late
         hosted: dict[int, dict[int, int]] = {}
-        self._rows = dict.fromkeys(request.cohort.tolist(), 0)
+        is_trusted = self._trusted[request.cohort]
+        for client in request.cohort[~is_trusted].tolist():
+            self._replies[client] = Missing(_QUARANTINED + self._clients[client].quarantine)
+        self._rows = dict.fromkeys(request.cohort[is_trusted].tolist(), 0)
         for client in self._rows:
             worker = self._workers[self._shape.rank(client)]
             if worker.is_free:
                 self._rows[client] = hosted.setdefault(self._shape.rank(client), {})[client] = next(rows)
             else:
                 self._replies[client] = Missing(worker.state or f"busy since round {worker.round}")
-        self._shared.publish(request, list(self._rows.values()))
+        self._shared.publish(request.round, self._rows)
         self._awaited, self._collecting = 0, True
         for rank, mine in hosted.items():
             worker = self._workers[rank]
@@ -179,7 +252,7 @@ class StarServer(ServerEnd):
             self._awaited += len(mine)
             kind = Kind.FULL if request.full else Kind.SAMPLED
             flags = HAS_MODEL | HAS_PREVIOUS * request.needs_previous
-            errand = Errand(worker.generation, kind, request.round, request.length, len(request.cohort), flags)
+            errand = Errand(worker.generation, kind, request.round, request.length, len(self._rows), flags)
             self._give(worker, errand)
 
     def _give(self, worker: _Worker, errand: Errand) -> None:
@@ -208,6 +281,8 @@ class StarServer(ServerEnd):
             return False
         records = os.read(self._events, 64 * Event.SIZE)
         if not records:
+            if self._shared.dismissed[1:].all():  # then it has nobody to wait for
+                return False
             raise RunError("the process that keeps the gateways was ended from outside.")
         for start in range(0, len(records), Event.SIZE):
             self._hear(Event.unpack(records[start : start + Event.SIZE]))
@@ -225,28 +300,35 @@ class StarServer(ServerEnd):
             self._settle(worker, event.client, self._shared.row(self._rows.get(event.client, 0)).payload)
         elif event.what is What.OFFENCE:
             self._settle(worker, event.client, Missing(event.text))
-            self._charge(event.rank, event.text)
+            self.blame(event.client, event.text)
         elif event.what is What.IDLE:
             worker.pending.clear()
         elif event.what is What.DONE:
             worker.ordered = False
-            worker.unsaved &= event.client == Stage.WRITING
-            if event.client == Stage.FAILED:
-                self._tell(
-                    f"worker {event.rank} could not save what its clients remember: {event.text or 'see its log'}"
-                )
+            self._unresumed.discard(event.rank)  # every link begins with that order
+            if worker.asked == self._saving:
+                self._note_stage(event, worker)
         else:
             self._lose(event, worker)
 
+    def _note_stage(self, event: Event, worker: _Worker) -> None:
+        """Take in how far a worker is with the last order to save."""
+        if event.client == Stage.FAILED:
+            self._fail(event.rank, "see its log")
+        worker.unsaved &= event.client == Stage.WRITING
+
     def _welcome(self, event: Event, worker: _Worker) -> None:
+        for client in list(worker.pending):  # the link before this one broke without a word
+            self._settle(worker, client, Missing("left: its worker has joined again"))
         worker.generation = event.generation
-        worker.rows = {}
         if self._shared.dismissed[event.rank]:
             self._give(worker, Errand.end(worker.generation))
             return
         worker.state = ""
         worker.ordered = worker.unsaved = False
         self._tell(f"worker {event.rank} joined")
+        if event.rank in self._unresumed:
+            self._order(worker, Errand(worker.generation, Kind.RESUME, self._resumed))
 
     def _settle(self, worker: _Worker, client: int, reply: Tensor | Missing) -> None:
         """Take a client's reply, or drop it where its round is over."""
@@ -261,22 +343,34 @@ class StarServer(ServerEnd):
 
     def _lose(self, event: Event, worker: _Worker) -> None:
         """Note that a link is gone."""
-        reason = "sent more than it was asked for" if event.what is What.ABORTED else event.text
         for client in list(worker.pending):
-            self._settle(worker, client, Missing(f"left: {reason}"))
-        worker.shut_out(f"left: {reason}")
+            self._settle(worker, client, Missing(f"left: {event.text}"))
+        worker.shut_out(f"left: {event.text}")
         self._tell(f"worker {event.rank} {worker.state}")
-        if event.what is What.ABORTED:
-            self._charge(event.rank, reason)
+        if event.what is What.EXPELLED and worker.conduct.offend(event.text, self._terms.offences):
+            offences = worker.conduct.offences
+            self._tell(f"worker {event.rank} is in quarantine after {offences} offences, the last: {event.text}")
+            self._dismiss(event.rank, event.text)
 
-    def _charge(self, rank: int, reason: str) -> None:
-        """Count an offence, and have no more to do with a worker that has committed too many."""
+    def blame(self, client: int, reason: str) -> None:
+        """Count an offence of a client's, which takes nobody else on its worker with it; see `ServerEnd.blame`."""
+        conduct = self._clients[client]
+        if conduct.offend(reason, self._terms.offences):
+            self._tell(f"client {client} is in quarantine after {conduct.offences} offences, the last: {reason}")
+            self._isolate(client, reason)
+
+    def _isolate(self, client: int, reason: str) -> None:
+        """Ask a client no more, nor its worker once that has no other."""
+        self._trusted[client] = False
+        self._free = (), np.arange(0)
+        rank = self._shape.rank(client)
+        if not self._trusted[rank - 1 :: self._shape.workers].any() and not self._shared.dismissed[rank]:
+            self._tell(f"worker {rank} is in quarantine with all its clients")
+            self._dismiss(rank, reason)
+
+    def _dismiss(self, rank: int, reason: str) -> None:
+        """Have no more to do with a worker."""
         worker = self._workers[rank]
-        worker.offences += 1
-        if worker.offences >= self._terms.offences and not self._shared.dismissed[rank]:
-            self._quarantine(rank, worker, reason)
-
-    def _quarantine(self, rank: int, worker: _Worker, reason: str) -> None:
         self._shared.dismissed[rank] = QUARANTINED
         note = f"it is in quarantine, the last reason: {reason}"
         threading.Thread(target=self._leave_notes, args=([rank], note)).start()  # the round does not wait for the store
@@ -284,12 +378,6 @@ class StarServer(ServerEnd):
         for client in list(worker.pending):
             self._settle(worker, client, Missing(_QUARANTINED + reason))
         worker.shut_out(_QUARANTINED + reason)
-        self._tell(f"worker {rank} is in quarantine after {worker.offences} offences, the last: {reason}")
-
-    def blame(self, client: int, reason: str) -> None:
-        """Count what a client's reply turned out to be against its worker; see `ServerEnd.blame`."""
-        rank = self._shape.rank(client)
-        self._charge(rank, reason)
 
     def starts_afresh(self, client: int) -> bool:
         """See `ServerEnd.starts_afresh`."""
@@ -298,38 +386,45 @@ class StarServer(ServerEnd):
     def position(self, round_: int) -> dict[str, Any]:
         """Return who holds the round's model, and who has offended; see `ServerEnd.position`."""
         workers = self._workers.items()
+        conducts = {rank: worker.conduct for rank, worker in workers}
         return {
             "holders": [rank for rank, worker in workers if worker.round == round_ and worker.is_free],
-            "offences": [[rank, worker.offences] for rank, worker in workers if worker.offences],
-            "quarantined": [
-                [rank, worker.state.removeprefix(_QUARANTINED)] for rank, worker in workers if worker.is_quarantined
-            ],
+            "workers": [[rank, it.offences, it.quarantine] for rank, it in conducts.items() if it.offences],
+            "clients": [[client, it.offences, it.quarantine] for client, it in self._clients.items()],
         }
 
     def resume(self, round_: int, position: dict[str, Any], everyone: bool) -> None:
-        """Send the model once more to those who held it, and forget no offence; see `ServerEnd.resume`."""
-        for rank, offences in position.get("offences", []):
-            self._workers[rank].offences = offences
-        for rank, reason in position.get("quarantined", []):
-            self._quarantine(rank, self._workers[rank], reason)
+        """Send the model once more to those who held it, and forget no offence; see `ServerEnd.resume`.
+
+        A worker that joins later is told then what its clients are to remember.
+        """
+        for client, offences, reason in position.get("clients", []):
+            self._clients[client] = _Conduct(offences, reason)
+            if reason:
+                self._isolate(client, reason)
+        for rank, offences, reason in position.get("workers", []):
+            self._workers[rank].conduct = _Conduct(offences, reason)
+            if reason:
+                self._dismiss(rank, reason)
+        self._resumed, self._unresumed = round_, set(self._workers) if everyone else set()
         holders = position.get("holders", [])
         for rank, worker in self._workers.items():
             if not worker.state and (everyone or rank in holders):
                 worker.round, flags = (round_, HAS_MODEL) if rank in holders else (-1, 0)
                 self._order(worker, Errand(worker.generation, Kind.RESUME, round_, flags=flags))
-        until = time.monotonic() + self._terms.join_timeout
-        while any(worker.ordered for worker in self._workers.values()) and self._listen(until - time.monotonic()):
-            pass
+        self._wait(lambda: not any(worker.ordered for worker in self._workers.values()))
         self.news.clear()  # that workers joined is what a run begins with
 
     def save(self, order: Save) -> None:
         """Ask every worker with a link; the answers come while the server listens. See `ServerEnd.save`."""
         if order.round != self._saving:
-            self._saving = order.round
+            self._saving, self._failed = order.round, []
+            self._save_until = time.monotonic() + self._terms.deadline + self._terms.join_timeout
             for worker in self._workers.values():
                 worker.unsaved = not worker.state
         for worker in self._workers.values():
             if worker.unsaved and not worker.ordered:
+                worker.asked = order.round
                 self._order(worker, Errand(worker.generation, Kind.SAVE, order.round, order.oldest))
 
     def _order(self, worker: _Worker, errand: Errand) -> None:
@@ -337,9 +432,24 @@ class StarServer(ServerEnd):
         self._give(worker, errand)
 
     def unsaved(self) -> list[int]:
-        """See `ServerEnd.unsaved`."""
+        """See `ServerEnd.unsaved`; whoever takes longer than a link may wait has failed."""
         self._listen(0)
-        return [rank for rank, worker in self._workers.items() if worker.unsaved]
+        unsaved = [rank for rank, worker in self._workers.items() if worker.unsaved]
+        if unsaved and time.monotonic() > self._save_until:
+            while unsaved:
+                self._fail(unsaved.pop(0), "it takes too long")
+        return unsaved
+
+    def failed(self) -> list[int]:
+        """See `ServerEnd.failed`."""
+        return self._failed
+
+    def _fail(self, rank: int, reason: str) -> None:
+        """Note that a worker cannot carry out the order to save."""
+        if self._workers[rank].unsaved:
+            self._workers[rank].unsaved = False
+            self._failed.append(rank)
+            self._tell(f"worker {rank} could not save what its clients remember: {reason}")
 
     def _tell(self, text: str) -> None:
         log.info(text)

@@ -12,7 +12,7 @@ from torch._C._distributed_c10d import Store, Work
 from torch.distributed import DistError
 
 from byzdist.transport.base import Forge, Received, Resume, Save, Shape, WorkerEnd, reply_rows
-from byzdist.transport.link import END, Link, LinkLost, join, read_note
+from byzdist.transport.link import Link, LinkLost, join, read_note
 from byzdist.transport.shared import link_frame
 from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, HEADER_BYTES, Header, Kind, Stage
 
@@ -21,13 +21,13 @@ _LOOK = 0.5  # seconds between two looks at the store
 
 
 def end_with_the_run(store: Store, rank: int, key: bytes, patience: float) -> None:
-    """Start a thread that ends this process ``patience`` seconds after the run, should its main thread hang."""
+    """Start a thread that ends this process ``patience`` seconds after its part in the run, should it hang."""
     main = threading.main_thread()
 
     def watch() -> None:
         code = 0
         try:
-            while main.is_alive() and read_note(store, rank, key) != END:
+            while main.is_alive() and not read_note(store, rank, key):
                 time.sleep(_LOOK)
         except DistError:  # nobody is left who could say it
             code = 1

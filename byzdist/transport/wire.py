@@ -185,7 +185,7 @@ def read_stage(message: Tensor, round_: int) -> Stage:
     """
     header = Header.read(message)
     if header.kind is not Kind.SAVED or header.round != round_ or header.count > max(Stage):
-        raise WireError(f"no answer about the checkpoint of round {round_}")
+        raise WireError(f"something else than an answer about the checkpoint of round {round_}")
     return Stage(header.count)
 
 

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import os
+import resource
 import socket
 import sys
 import time
@@ -11,10 +12,12 @@ from dataclasses import replace
 import psutil
 import pytest
 import torch
+from torch._C._distributed_c10d import Store
 
 from byzdist.transport.base import Missing
+from byzdist.transport.link import Connect
 from tests.harness import Job
-from tests.star import TERMS, Star, shape_of, truth, values
+from tests.star import CONNECT, TERMS, Star, shape_of, truth, values
 
 ENDLESS = replace(TERMS, offences=10**9, join_timeout=60.0)
 DEADLINE = 2.0
@@ -61,8 +64,17 @@ def listening(star: Star) -> list[int]:
     return sorted(found)
 
 
-def test_strangers_at_every_port() -> None:
-    with Star(shape_of(3)) as star, contextlib.ExitStack() as open_sockets:
+def connect_with_few_files(*, host: bool) -> Store:
+    """Connect a process that may open hardly more files than it needs, where it is a gateway."""
+    if not host:
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, most))
+    return CONNECT(host=host)
+
+
+@pytest.mark.parametrize("connect", [CONNECT, connect_with_few_files], ids=["many files", "few files"])
+def test_strangers_at_every_port(connect: Connect) -> None:
+    with Star(shape_of(3), connect=connect) as star, contextlib.ExitStack() as open_sockets:
         star.start_honest(1, 2)  # the gateway of worker 3 is still waiting
         star.joined(1, 2)
         ports = listening(star)
@@ -70,16 +82,18 @@ def test_strangers_at_every_port() -> None:
         for wave in range(5):
             for port in ports:
                 for _ in range(20):
-                    with contextlib.suppress(OSError):
-                        stranger = socket.create_connection(("127.0.0.1", port), timeout=1)
-                        open_sockets.callback(stranger.close)
-                        if wave % 2:  # the others say nothing
-                            stranger.sendall(os.urandom(4096))
+                    stranger = open_sockets.enter_context(socket.socket())
+                    stranger.setblocking(False)  # the ports of open links answer nobody
+                    stranger.connect_ex(("127.0.0.1", port))
+                    if wave % 2:  # the others say nothing
+                        with contextlib.suppress(OSError):
+                            stranger.send(os.urandom(4096))
             started = time.monotonic()
             replies = star.ask(full=True, deadline=DEADLINE)
             assert time.monotonic() - started <= 1.1 * DEADLINE
             for client in (0, 1):
                 assert torch.equal(values(replies[client]), truth(star, client, full=True))
+        assert star.server.news == [], "an open link broke"
         # The store asks a name server for the name of whoever connects, and a slow one holds up those who come after.
         star.start_honest(3, patience=60)
         star.joined(3, patience=60)

@@ -1,9 +1,23 @@
-"""What the collective transport really sends, by its own count, against a count from the metrics alone."""
+"""How long the collective transport waits, and what it really sends, against a count from the metrics alone."""
 
+import multiprocessing
+import time
+from contextlib import contextmanager
+
+import numpy as np
 import pytest
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore
 
+from byzdist.errors import RunError
+from byzdist.transport.base import Request, Save
+from byzdist.transport.collective import CollectiveServer, CollectiveWorker, open_group
+from byzdist.transport.link import await_store, connect
+from byzdist.transport.wire import Stage
 from tests.cases import RAND_K, case
-from tests.harness import train
+from tests.harness import free_port, train
+from tests.star import meet_at, shape_of
 
 HEADER, IDS = 64, 64  # bytes; a request's header, and the room for the ids of a cohort of 5
 D, K, CLIENTS = 12, 5, 9
@@ -32,3 +46,83 @@ def test_no_more_is_sent_than_is_needed(tmp_path, workers):
         for worker in hosts:
             holds[worker] = line["round"]
     assert spared > 10, "workers that held x^{k-1} were not sent it again"
+
+
+LARGE = 2_000_000  # values, more than a connection takes that nobody reads
+
+
+def serve(port, shape, rank, delay):
+    """Be an honest worker that takes its time, or for ever where that is None."""
+    torch.set_num_threads(1)
+    meet_at(port)
+    await_store(30)
+    open_group(PrefixStore("group", connect(host=False, patience=30)), rank, shape.workers + 1, shape.device)
+    if delay is None:
+        time.sleep(60)
+    worker = CollectiveWorker(shape)
+    while (received := worker.receive()) is not None:
+        if isinstance(received, Save):
+            worker.answer(received, Stage.FAILED)
+            continue
+        for client in received.cohort[received.cohort % shape.workers + 1 == rank].tolist():
+            time.sleep(delay)
+            worker.reply(received.round, client, 8 * shape.dimension, lambda payload: payload.fill_(1))
+
+
+@contextmanager
+def group(shape, delays, patience=1.0):
+    """Bring a server and a worker for each delay together."""
+    port = free_port()
+    meet_at(port)
+    spawn = multiprocessing.get_context("spawn").Process
+    workers = [spawn(target=serve, args=(port, shape, rank, delay)) for rank, delay in enumerate(delays, 1)]
+    for worker in workers:
+        worker.start()
+    open_group(PrefixStore("group", connect(host=True, patience=30)), 0, shape.workers + 1, shape.device)
+    try:
+        yield CollectiveServer(shape, patience)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        for worker in workers:
+            worker.kill()
+            worker.join()
+
+
+def ask(server, shape, round_, cohort, full, deadline=5.0):
+    server.send(Request(round_, full, np.array(cohort, dtype=np.int64), 8 * shape.dimension, not full))
+    return server.collect(deadline)
+
+
+def test_nobody_is_asked_and_failures_to_save_are_known():
+    shape = shape_of(2, clients=4)
+    with group(shape, [0, 0]) as server:
+        for round_, (cohort, full) in enumerate([([0, 1, 3], True), ([], True), ([], False), ([1, 2], False)]):
+            assert list(ask(server, shape, round_, cohort, full)) == cohort
+        server.save(Save(3, 0))
+        assert (server.unsaved(), server.failed()) == ([], [1, 2])
+        server.stop()
+
+
+def test_a_round_has_one_deadline_for_all():
+    shape = shape_of(2)
+    with group(shape, [0.6, 1.2]) as server:
+        started = time.monotonic()
+        with pytest.raises(RunError, match="worker rank 2 .* silent beyond the deadline"):
+            ask(server, shape, 0, [0, 1], full=False, deadline=1.0)
+        assert time.monotonic() - started < 1.15
+
+
+@pytest.mark.parametrize(
+    "action, reason",
+    [
+        (lambda server: server.resume(0, {"holders": [1]}, True), "takes no message"),
+        (lambda server: server.save(Save(0, 0)), "worker rank 1 is gone or silent"),
+    ],
+)
+def test_a_worker_that_hangs_ends_the_run_whatever_it_was_to_do(action, reason):
+    with group(shape_of(1, dimension=LARGE), [None]) as server:
+        started = time.monotonic()
+        with pytest.raises(RunError, match=reason):
+            action(server)
+        assert time.monotonic() - started < 2

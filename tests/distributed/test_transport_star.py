@@ -1,7 +1,11 @@
 """The star's two ends with true gateways between them; workers are threads."""
 
 import os
+import re
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -9,12 +13,20 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from torch._C._distributed_c10d import TCPStore
+from torch.distributed import DistStoreError
 
-from byzdist.errors import RunError
-from byzdist.transport.base import Missing
-from byzdist.transport.identity import worker_key
-from byzdist.transport.link import Link, connect, join
-from tests.star import SECRET, TERMS, Star, enter, reply, shape_of, truth, values
+from byzdist.errors import ConfigError, RunError
+from byzdist.transport import gateway, link
+from byzdist.transport import star as ends
+from byzdist.transport.base import Missing, Resume, Save
+from byzdist.transport.gateway import Event, What
+from byzdist.transport.identity import IdentityError, WorkerSide, worker_key
+from byzdist.transport.link import Link, LinkLost, connect, join, leave_note
+from tests.star import SECRET, TERMS, Star, answer, enter, reply, shape_of, truth, values
+
+REQUEST = torch.zeros(10_000, dtype=torch.uint8)
+ONES = torch.ones(10, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("dimension", [1, 10, 60_000])  # the last is sent from shared memory, in a message of its own
@@ -129,7 +141,12 @@ def test_after_its_offences_a_worker_is_in_quarantine() -> None:
             )
             assert star.ask(full=True) == {0: Missing(reason)}
         assert star.ask(full=True) == {0: Missing("quarantined: wrong checksum")}
-        assert star.server.news[-1].startswith("worker 1 is in quarantine after 2 offences")
+        assert star.server.news[-2:] == [
+            "client 0 is in quarantine after 2 offences, the last: wrong checksum",
+            "worker 1 is in quarantine with all its clients",
+        ]
+        with pytest.raises(RunError, match="all 1 clients are in quarantine .* the reasons: wrong checksum"):
+            star.server.available()
         with pytest.raises(RunError, match="worker rank 1: it is in quarantine, the last reason: wrong checksum"):
             enter(1)
 
@@ -141,8 +158,7 @@ def test_a_worker_that_comes_back_is_sent_both_models() -> None:
         link = enter_in(star, 2)
         star.server.news.clear()
         del link  # the process group goes with it
-        while star.server._listen(5) and not star.server.news:
-            pass
+        until(star, lambda: star.server.news)
         assert star.server.news == ["worker 2 left: connection closed"]
         star.start_honest(2)
         star.joined(2)
@@ -221,3 +237,255 @@ def enter_in(star: Star, rank: int) -> Link:
         time.sleep(0.01)
     star._threads.pop().join()
     return found[0]
+
+
+def until(star: Star, is_so: Callable[[], object], patience: float = 10.0) -> None:
+    """Let the server listen until something is so."""
+    end = time.monotonic() + patience
+    while not is_so():
+        assert time.monotonic() < end, (star.server.news, star.server._workers)
+        star.server._listen(0.1)
+
+
+def test_one_hostile_client_costs_nobody_else_on_its_worker() -> None:
+    with Star(shape_of(2, clients=6), replace(TERMS, offences=2)) as star:
+        star.start_honest(2)
+        star.joined(2)
+        link = enter_in(star, 1)  # hosts 0, 2 and 4
+
+        def serve(rounds: list[int]) -> None:
+            for round_ in rounds:
+                link.receive(REQUEST)
+                for client in (0, 2, 4) if round_ < 2 else (0, 4):
+                    lie = {"checksum": 5} if client == 2 else {}
+                    link.send(reply(round_, client, (client + 1) * float(round_) * ONES, **lie))
+
+        star.start(partial(serve, [0, 1, 2]))
+        for _ in range(2):
+            assert star.ask(full=True)[2] == Missing("wrong checksum")
+        assert star.server.available().tolist() == [0, 1, 3, 4, 5]
+        assert star.server.news[-1] == "client 2 is in quarantine after 2 offences, the last: wrong checksum"
+        replies = star.ask(full=True)
+        assert replies.pop(2) == Missing("quarantined: wrong checksum")
+        for client, payload in replies.items():
+            assert torch.equal(values(payload), (client + 1) * 2.0 * ONES)
+        star.server.blame(0, "not finite")
+        position = star.server.position(2)
+        assert position == {
+            "holders": [1, 2],
+            "workers": [],
+            "clients": [[2, 2, "wrong checksum"], [0, 1, ""]],
+        }
+    with Star(shape_of(3, clients=6), replace(TERMS, offences=2, min_replies=6)) as star:
+        star.start_honest(1, 2, 3)
+        star.server.open()
+        star.server.resume(2, {"clients": position["clients"]}, False)
+        with pytest.raises(RunError, match="only 5 of 6 clients are not in quarantine .*reasons: wrong checksum"):
+            star.server.available()
+        star.server.blame(0, "not finite")
+        assert star.server.news == ["client 0 is in quarantine after 2 offences, the last: not finite"]
+
+
+def test_a_server_that_was_let_go_waits_for_nobody() -> None:
+    with Star(shape_of(2), replace(TERMS, join_timeout=30.0, min_replies=2)) as star:
+        star.start_honest(1)
+        star.joined(1)
+        star.start(lambda: (time.sleep(0.3), star.server.let_go()))
+        started = time.monotonic()
+        assert star.server.available().tolist() == [0]
+        assert time.monotonic() - started < 2
+
+
+def test_what_the_store_shows_lets_nobody_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stranger reads in the store where server and worker meet, and is there before the worker."""
+    with Star(shape_of(1)) as star:
+        store, side = connect(host=False, patience=5), WorkerSide(worker_key(SECRET, 1))
+        store.set("1/hello", side.hello)
+        proof, session = side.prove(store.get(f"{side.name}/answer"))
+        store.set(f"{side.name}/proof", proof)
+        port = int(os.environ["MASTER_PORT"])
+        everything = TCPStore("127.0.0.1", port, None, False, link.BRIEF, wait_for_workers=False)
+        prefixes: set[str] = set()
+        while not prefixes:
+            prefixes = set(re.findall(r"byzdist/0/([0-9a-f]{64})/", " ".join(everything.list_keys())))
+        (prefix,) = prefixes
+        assert prefix != session.hex()
+        monkeypatch.setattr(link, "meeting", bytes.hex)
+        with pytest.raises((IdentityError, LinkLost)):
+            link._open(store, bytes.fromhex(prefix), 1)
+        monkeypatch.undo()
+        star.start_honest(1)
+        star.joined(1)
+
+
+def test_a_hello_from_a_dead_process_holds_up_nobody() -> None:
+    with Star(shape_of(1)) as star:
+        store, side = connect(host=False, patience=5), WorkerSide(worker_key(SECRET, 1))
+        store.set("1/hello", side.hello)
+        store.get(f"{side.name}/answer")
+        started = time.monotonic()
+        star.start_honest(1)
+        star.joined(1)
+        assert time.monotonic() - started < 3
+
+
+def test_a_message_that_nobody_asked_for_is_an_offence() -> None:
+    with Star(shape_of(1), replace(TERMS, offences=2)) as star:
+        began = time.monotonic()
+        for _ in range(2):
+            intruder = enter_in(star, 1)
+            work = intruder._group.send([torch.zeros(1, dtype=torch.uint8)], 0, link._LIFE)
+            until(star, lambda: star.server.news)
+            del work
+            assert star.server.news[0] == "worker 1 left: sent a message that nobody asked for"
+        assert time.monotonic() - began > gateway._PAUSE, "the next gateway came in no time"
+        assert star.server.news[1:] == [
+            "worker 1 is in quarantine after 2 offences, the last: sent a message that nobody asked for"
+        ]
+        assert star.server.position(0)["workers"] == [[1, 2, "sent a message that nobody asked for"]]
+
+
+@pytest.mark.parametrize("what", ["a request", "the order to resume"])
+def test_a_silent_link_is_closed_and_its_worker_comes_back(what: str) -> None:
+    with Star(shape_of(2), replace(TERMS, deadline=0.2, join_timeout=0.8)) as star:
+        star.start_honest(1)
+        star.joined(1)
+        link = enter_in(star, 2)
+        if what == "a request":
+            assert star.ask(full=True, deadline=0.2)[1] == Missing("no reply by the deadline")
+        else:
+            star.server.resume(0, {}, True)
+        until(star, lambda: "worker 2 left: silent" in star.server.news)
+        del link
+        star.start_honest(2)
+        star.joined(2)
+        assert torch.equal(values(star.ask(full=True)[1]), truth(star, 1, full=True))
+
+
+def test_a_worker_that_is_stopped_while_a_large_model_comes_costs_only_itself() -> None:
+    with Star(shape_of(2, dimension=2_000_000), replace(TERMS, deadline=0.3, join_timeout=1.0)) as star:
+        star.start_honest(1)
+        star.joined(1)
+        frozen = subprocess.Popen(
+            [sys.executable, "-c", "from tests.distributed import test_transport_star as t; t.freeze(2)"]
+        )
+        try:
+            star.joined(2, patience=30)
+            for _ in range(3):
+                replies = star.ask(full=True, deadline=3.0)
+                assert isinstance(replies[0], torch.Tensor) and isinstance(replies[1], Missing)
+            until(star, lambda: "worker 2 left: silent" in star.server.news)
+        finally:
+            frozen.kill()
+            frozen.wait()
+
+
+def freeze(rank: int) -> None:
+    """Join, post the receives of a request, and take nothing of it."""
+    link = enter(rank)
+    work = [link.post_receive(torch.zeros(size, dtype=torch.uint8)) for size in (10_000, 16_000_000)]
+    os.kill(os.getpid(), 19)
+    del work
+
+
+def test_a_worker_that_comes_late_learns_that_the_run_goes_on() -> None:
+    orders: dict[int, list[Save | Resume]] = {rank: [] for rank in (1, 2, 3)}
+    with Star(shape_of(3)) as star:
+        star.start_honest(1, orders=orders[1])
+        star.joined(1)
+        star.round = 7
+        star.server.resume(7, {"holders": [1]}, True)
+        star.start_honest(2, orders=orders[2])
+        star.joined(2)
+        link = enter_in(star, 3)
+        link.receive(REQUEST)  # the order to resume
+        until(star, lambda: not star.server._workers[3].ordered)
+        del link
+        until(star, lambda: "worker 3 left: connection closed" in star.server.news)
+        star.start_honest(3, orders=orders[3])  # what its clients remember may be newer by now
+        star.joined(3)
+        for client, payload in star.ask().items():
+            assert torch.equal(values(payload), (client + 1) * 8.0 * ONES), client  # the server's model was 0
+        assert orders == {1: [Resume(7)], 2: [Resume(7)], 3: []}
+
+
+def test_workers_save_or_fail() -> None:
+    with Star(shape_of(4), replace(TERMS, deadline=0.5, join_timeout=0.5)) as star:
+        star.start_honest(1)
+        star.joined(1)
+        links = {rank: enter_in(star, rank) for rank in (2, 3, 4)}
+
+        def write_for_ever() -> None:
+            for _ in range(3):
+                links[2].receive(REQUEST)
+                links[2].send(answer(5, 0))
+
+        star.start(write_for_ever)
+        star.start(lambda: (links[3].receive(REQUEST), links[3].send(answer(5, 2))))
+        star.start(lambda: (links[4].receive(REQUEST), links[4].send(answer(4, 1))))
+        order = Save(5, 0)
+        star.server.save(order)
+        until(star, lambda: star.server.unsaved() == [2])
+        assert star.server.failed() == [3]
+        for _ in range(2):
+            star.server.save(order)
+            until(star, lambda: not star.server._workers[2].ordered)
+        until(star, lambda: not star.server.unsaved())
+        assert star.server.failed() == [3, 2]
+        assert {text for text in star.server.news if not text.endswith("joined")} == {
+            "worker 3 could not save what its clients remember: see its log",
+            "worker 4 left: sent something else than an answer about the checkpoint of round 5",
+            "worker 2 could not save what its clients remember: it takes too long",
+        }
+        assert star.server.position(5)["workers"][0][:2] == [4, 1]
+
+
+def test_what_gateways_tell_in_an_unlucky_order() -> None:
+    with Star(shape_of(1)) as star:
+        enter_in(star, 1)
+        server, worker = star.server, star.server._workers[1]
+        worker.round, worker.pending, worker.rows = 3, {0}, {0: 0}
+        server._hear(Event(What.LOST, 1, worker.generation, text="silent"))
+        assert worker.rows == {0: 0}, "its gateway may write there to its last moment"
+        server._hear(Event(What.ENDED, 1, worker.generation))
+        assert worker.rows == {}
+        worker.state, worker.pending = "", {0}
+        server._hear(Event(What.JOINED, 1, worker.generation + 1))
+        assert worker.is_free
+
+
+def test_a_system_without_room_for_a_process_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([-1, -1])
+    fork = gateway._FORK
+    monkeypatch.setattr(gateway, "_FORK", lambda: next(answers, None) or fork())
+    with Star(shape_of(1)) as star:
+        star.start_honest(1)
+        star.joined(1)
+
+
+def test_a_limit_of_files_that_is_too_low_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ends.resource, "getrlimit", lambda which: (64, 1024))
+    with pytest.raises(ConfigError, match=r"1000 workers takes about 4100 open files, and this process may have 1024"):
+        ends._make_room_for_files(1000)
+
+
+def test_a_key_that_vanishes_between_two_looks_is_not_there() -> None:
+    class Store:
+        def check(self, keys: list[str]) -> bool:
+            return True
+
+        def get(self, key: str) -> bytes:
+            raise DistStoreError("wait timeout after 5000ms")
+
+    assert link.read_note(Store(), 1, worker_key(SECRET, 1)) is None
+
+
+@pytest.mark.parametrize("note", [link.END, "it is in quarantine"])
+def test_any_note_ends_a_worker_that_hangs(note: str) -> None:
+    script = (
+        "import time; from tests.star import SECRET, connect, worker_key; from byzdist.transport import star_worker; "
+        "star_worker.end_with_the_run(connect(host=False, patience=10), 1, worker_key(SECRET, 1), 0.1); time.sleep(60)"
+    )
+    with Star(shape_of(1)):
+        leave_note(connect(host=False, patience=10), 1, worker_key(SECRET, 1), note)
+        assert subprocess.run([sys.executable, "-c", script], timeout=30).returncode == 0
