@@ -167,20 +167,19 @@ class Aggregator:
 
     def _columns(self, points: Points, f: int, out: Tensor) -> Tensor:
         vectors, m = points.vectors, points.size
+        if m <= LARGEST_NETWORK and self._fused(points, f, out):
+            return out
         direct = out.dtype == vectors.dtype and out.is_contiguous()
         target = as_array(out) if direct else out
-        width = vectors.width(32768) if m <= LARGEST_NETWORK else max(16, min(vectors.d, (1 << 20) // m))
-        compiler = self._compiler if m <= LARGEST_NETWORK else None
-        if compiler is not None:
-            width = vectors.width(1 << 20)
+        width = (
+            vectors.width(16384 if points.mix is not None else 32768)
+            if m <= LARGEST_NETWORK
+            else max(16, min(vectors.d, (1 << 20) // m))
+        )
         with np.errstate(over="ignore"):  # an overflow is dealt with where it matters
             for start, stop, tile in vectors.tiles(width):
                 if points.mix is not None:
                     tile = vectors.mixed(points.mix, tile)
-                fused = compiler.run(self.rule.function, as_tensor(tile), f, self._parameters) if compiler else None
-                if fused is not None:
-                    out[start:stop] = fused
-                    continue
                 spare = vectors.buffer("spare", m + 4, stop - start)
                 columns = Columns(tile, spare, writable=points.mix is not None, lib=vectors.lib)
                 row = self.rule(columns, f, **self._parameters)
@@ -190,6 +189,19 @@ class Aggregator:
                 else:
                     out[start:stop] = as_tensor(row + 0.0)
         return out
+
+    def _fused(self, points: Points, f: int, out: Tensor) -> bool:
+        """Write a column rule's result by compiled loops; False where there are none."""
+        vectors, compiler = points.vectors, self._compiler
+        if compiler is None or not compiler.works:
+            return False
+        in_place = points.mix is None and vectors.is_plain
+        for start, stop, tile in vectors.tiles(vectors.d if in_place else vectors.width(1 << 20)):
+            if points.mix is not None:
+                tile = vectors.mixed(points.mix, tile)
+            if not compiler.run(self.rule.function, as_tensor(tile), f, self._parameters, out[start:stop]):
+                return False
+        return True
 
 
 def _weigh(points: Points, weights: Floats, out: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ point among them, and pairs still too close for the precision at hand are looked
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -183,15 +183,18 @@ def _on_cache_lines(tile: Tensor, columns: int) -> bool:
 def _add_products(tile: Tensor, blocks: int, total: Floats) -> None:
     """Add the inner products of the rows to ``total``, block of columns by block."""
     parts = tile.unflatten(1, (blocks, -1)).transpose(0, 1)  # type: ignore[no-untyped-call]
-    with _full_precision() if tile.is_cuda else nullcontext():
+    with full_precision(tile.device):
         products = torch.bmm(parts, parts.transpose(1, 2))
     for part in products.cpu().numpy():
         total += part
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
+def full_precision(device: torch.device) -> Iterator[None]:
     """Multiply float32 as such on a GPU: TF32, where the user allows it, keeps three digits."""
+    if device.type != "cuda":
+        yield
+        return
     allowed = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:

@@ -20,6 +20,7 @@ Array: TypeAlias = Any  # a numpy array in the CPU's memory (its calls cost half
 
 SHARE = 12  # a workspace takes at most one SHARE-th of the columns of the matrix
 NARROWEST = 4096  # columns; below it a call costs more than its arithmetic
+MANY = 3  # rows that one is mixed of, from which a product of matrices takes less time
 FEW = 1 << 16  # multiplications that plain loops do before a library call has begun
 
 
@@ -74,6 +75,11 @@ class Vectors:
     def width(self, largest: int, multiple: int = 16, buffers: int = 1) -> int:
         """Return how many columns a tile has, so that workspaces of n rows of them stay small beside V."""
         return max(multiple, max(NARROWEST, min(largest, self.d // SHARE)) // (buffers * multiple) * multiple)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether tiles are views of V, so that even the widest takes no memory."""
+        return self._array is not None
 
     def tile(self, start: int, stop: int) -> Array:
         """Return columns start..stop of the rows, n x (stop - start), in the dtype of the computation; read-only."""
@@ -141,7 +147,7 @@ class Vectors:
         factors = torch.from_numpy(weights).to(self.device, self.dtype)
         # the bits of a product can hang on where its result begins
         direct = out.dtype == self.dtype and out.is_contiguous() and out.data_ptr() % 64 == 0
-        for start, stop, tile in self.tiles(self.d if self._array is not None and direct else self.width(65536)):
+        for start, stop, tile in self.tiles(self.d if self.is_plain and direct else self.width(65536)):
             if direct:
                 torch.mv(as_tensor(tile).T, factors, out=out[start:stop])
             else:
@@ -151,13 +157,21 @@ class Vectors:
     def mixed(self, mix: Matrix, tile: Array) -> Array:
         """Return mix @ tile, m x columns, in the workspace.
 
-        Row by row, because the bits of a matrix product depend on its shape and on the number of threads, and those
-        of a matrix times a vector do not.
+        A product of matrices where rows mix many others: its bits hang on the numbers of columns and of threads only where
+        there is a single row or column. Else row by row.
         """
         m, n = mix.shape
         if m * n * self.d <= FEW and self.lib is np:
             return np.einsum("ij,jk->ik", mix.astype(tile.dtype), tile)
         result = self.buffer("rows", m + 1, tile.shape[1])
+        if m > 1 and isinstance(mix, np.ndarray) and np.count_nonzero(mix) > MANY * m:
+            factors, there = torch.from_numpy(mix).to(self.device, self.dtype), as_tensor(result[:m])
+            with gram.full_precision(self.device):
+                if tile.shape[1] > 1:
+                    torch.mm(factors, as_tensor(tile), out=there)
+                else:
+                    there.copy_(torch.mm(factors, as_tensor(tile).expand(-1, 2).contiguous())[:, :1])
+            return result[:m]
         for i in range(m):
             row = mix[i] if isinstance(mix, np.ndarray) else mix[[i]].toarray()[0]
             used = np.flatnonzero(row)

@@ -47,7 +47,9 @@ def alternate(calls: dict[str, Callable[[], object]], repeat: int) -> dict[str, 
 
 
 def label(rule: object) -> str:
-    return rule if isinstance(rule, str) else f"{rule['name']}({rule['rule']})"
+    if isinstance(rule, str):
+        return rule
+    return f"{rule['name']}({rule['rule']})" if "rule" in rule else rule["name"]
 
 
 def matrices(n: int, d: int, common: float = 0.0) -> Callable[[], torch.Tensor]:

@@ -226,9 +226,21 @@ def test_the_traced_expression_has_the_bits_of_the_eager_path(rule, monkeypatch)
     monkeypatch.setattr(torch, "compile", lambda graph, **kwargs: graph)
     for dtype in (torch.float32, torch.float64):
         V = rows(13, 9000, dtype)
-        V[:, 0] = 3e38
-        got = Aggregator(rule, ["nnm"], compile=True)(V, f=2).vector
-        assert torch.equal(got, Aggregator(rule, ["nnm"])(V, f=2).vector)
+        for pre in ([], ["nnm"]):
+            aggregator = Aggregator(rule, pre, compile=True)
+            assert torch.equal(aggregator(V, f=2).vector, Aggregator(rule, pre)(V, f=2).vector)
+            assert aggregator._compiler._loops
+
+
+@pytest.mark.parametrize("rule", ["coordinate_median", "trimmed_mean", "meamed"])
+def test_sums_beyond_the_range_of_the_numbers_go_the_eager_path(rule, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda graph, **kwargs: graph)
+    V = rows(13, 9000, torch.float32)
+    V[:, 0] = 3e38
+    aggregator = Aggregator(rule, compile=True)
+    for _ in range(2):
+        result = aggregator(V, f=2).vector
+        assert result.isfinite().all() and torch.equal(result, aggregate(V, rule, f=2))
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="reads the peak that Linux keeps")

@@ -160,7 +160,7 @@ def test_a_gpu_multiplies_in_full_float32_and_gets_its_setting_back():
     try:
         for allowed in (True, False):
             settings.allow_tf32 = allowed
-            with gram_module._full_precision():
+            with gram_module.full_precision(torch.device("cuda")):
                 assert not settings.allow_tf32
             assert settings.allow_tf32 == allowed
     finally:
