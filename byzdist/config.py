@@ -77,7 +77,7 @@ class Transport(Section):
         deadline: the longest wait for a round's replies, in seconds.
         join_timeout: the longest wait for workers to join, or to join again, in seconds.
         min_replies: with fewer replies than this, a round leaves the estimate as it is.
-        offences: how many malformed replies of a worker lead to its quarantine.
+        offences: how many malformed replies of a client, or breaches of its link by a worker, lead to quarantine.
         draw: whether cohorts come from the clients within reach, or from all, those out of reach counting as missing.
         restarts: how often a worker process that is killed is started again.
     """

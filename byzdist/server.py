@@ -142,7 +142,9 @@ class Server:
         self.round = checkpoint.round
         self._known.update(checkpoint.facts["known"])
         self._begun = checkpoint.facts["begun"]
-        position = checkpoint.facts["position"] if same_workers else {}
+        position = checkpoint.facts["position"]
+        if not same_workers:  # what it says of ranks is not of these clients
+            position = {key: value for key, value in position.items() if key == "clients"}
         self._transport.resume(self.round, position, self._clients_remember)
 
     def _step(self) -> None:

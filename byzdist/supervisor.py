@@ -17,6 +17,7 @@ from types import FrameType
 _GRANT = "BYZDIST_GRANT"  # the file descriptor on which the child says how often it may be started again
 _NEVER = 255  # what it says where the run cannot go on without it
 _UNTOLD = 3  # how often it is started again before it has said anything: it has not joined anybody yet
+_STOPPED = 120  # seconds
 _MISTAKE = 2  # the exit code of a wrong configuration
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _PRCTL = getattr(ctypes.CDLL(None), "prctl", None)  # Linux's; looked up once, before any fork
@@ -74,7 +75,7 @@ def supervise(command: Sequence[str]) -> int:
             preexec_fn=lambda: die_with_parent(me),  # noqa: PLW1509 - there are no threads here
         )
         _pass_signals_to(child, told_to_end)
-        code = child.wait()
+        code = _end_of(child)
         with contextlib.suppress(BlockingIOError):
             restarts = os.read(granted, 256)[0]
         shown = code if code >= 0 else 128 - code
@@ -92,10 +93,22 @@ def supervise(command: Sequence[str]) -> int:
         _say(f"was ended by {signal.Signals(-code).name}; starting it again ({tries} of {most})")
 
 
+def _end_of(child: subprocess.Popen[bytes]) -> int:
+    """Wait for the child's end and return its exit code; a child that stays stopped (SIGSTOP) is killed, for it would never end."""
+    signal.signal(signal.SIGALRM, lambda number, frame: os.kill(child.pid, signal.SIGKILL))
+    while True:
+        _, status = os.waitpid(child.pid, os.WUNTRACED | os.WCONTINUED)
+        signal.alarm(_STOPPED if os.WIFSTOPPED(status) else 0)
+        if not os.WIFSTOPPED(status) and not os.WIFCONTINUED(status):
+            child.returncode = os.waitstatus_to_exitcode(status)
+            return child.returncode
+
+
 def _pass_signals_to(child: subprocess.Popen[bytes], seen: list[int]) -> None:
     def forward(number: int, frame: FrameType | None) -> None:
         seen.append(number)
-        child.send_signal(number)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child.pid, number)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, forward)

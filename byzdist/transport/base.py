@@ -137,7 +137,7 @@ class ServerEnd(ABC):
 
         Args:
             round_: the round; its model is in ``frame.current``.
-            position: as `position` returned it then; empty where ranks host other clients now.
+            position: as `position` returned it then; where ranks host other clients now, only what its key "clients" holds.
             everyone: whether workers have to be told to take up what their clients remembered.
         """
         return None

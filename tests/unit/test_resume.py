@@ -280,3 +280,19 @@ def test_a_run_that_cannot_go_on_saves_the_last_complete_round(tmp_path, dies_in
     assert list(rounds(tmp_path / "run" / "checkpoint")) == [16]
     assert torch.equal(whole, train_in(BASE, tmp_path / "run", resume=True))
     assert comparable(tmp_path / "run") == comparable(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("workers, known", [(2, {"clients", "holders"}), (3, {"clients"})])
+def test_what_is_known_of_clients_survives_a_change_of_ranks(tmp_path, workers, known):
+    told = []
+
+    class Remembering(LocalServer):
+        def position(self, round_):
+            return {"clients": [[3, 1, ""]], "holders": [1]}
+
+        def resume(self, round_, position, everyone):
+            told.append(position)
+
+    train_in(saved(BASE, 5), tmp_path / "run", end=Remembering)
+    train_in(saved(BASE, 8), tmp_path / "run", workers, resume=True, end=Remembering)
+    assert len(told) == 1 and told[0].keys() == known and told[0]["clients"] == [[3, 1, ""]]

@@ -12,12 +12,13 @@ import pytest
 GRANT = "import os, signal; os.write(int(os.environ['BYZDIST_GRANT']), bytes([2]));"
 NEVER = "os.write(int(os.environ['BYZDIST_GRANT']), bytes([255]));"
 LIVES = "f = open('lives', 'a'); f.write('x'); f.close();"
+STOP = "os.kill(os.getpid(), signal.SIGSTOP)"
 KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 
 
 def supervise(folder: Path, program: str, agent: bool = True) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", program]
-    parent = f"import sys; from byzdist.supervisor import supervise; sys.exit(supervise({command!r}))"
+    parent = f"import sys; from byzdist import supervisor; supervisor._STOPPED = 1; sys.exit(supervisor.supervise({command!r}))"
     environment = {
         key: value for key, value in os.environ.items() if key not in ("BYZDIST_GRANT", "TORCHELASTIC_RUN_ID")
     }
@@ -37,6 +38,7 @@ def supervise(folder: Path, program: str, agent: bool = True) -> subprocess.Pope
         (f"{GRANT} {LIVES} raise SystemExit(1)", 0, 1),
         (f"{GRANT} {LIVES} raise SystemExit(2)", 2, 1),  # a mistake in the configuration
         (f"{GRANT} {LIVES} os.path.getsize('lives') < 2 and {KILL}; raise SystemExit(2)", 0, 2),  # of somebody else's
+        (f"{GRANT} {LIVES} os.path.getsize('lives') < 2 and {STOP}", 0, 2),  # nobody lets it go on
         (f"{GRANT} {LIVES} {KILL}", 0, 3),  # once, and twice more
         (f"{GRANT} {LIVES} os.path.getsize('lives') < 2 and {KILL}", 0, 2),
     ],
@@ -61,6 +63,20 @@ def test_without_an_agent_the_end_is_what_it_is(tmp_path: Path, end: str, code: 
     output = process.communicate(timeout=30)[1]
     assert process.returncode == code, output
     assert len((tmp_path / "lives").read_text()) == (3 if end == KILL else 1)
+
+
+def test_a_child_that_is_stopped_for_a_while_lives_on(tmp_path: Path) -> None:
+    program = f"{GRANT} {LIVES} open('pid', 'w').write(str(os.getpid())); import time; time.sleep(2.5)"
+    process = supervise(tmp_path, program)
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        time.sleep(0.02)
+    child = int((tmp_path / "pid").read_text())
+    os.kill(child, signal.SIGSTOP)
+    time.sleep(0.3)
+    os.kill(child, signal.SIGCONT)
+    output = process.communicate(timeout=30)[1]
+    assert process.returncode == 0 and not output
+    assert (tmp_path / "lives").read_text() == "x"
 
 
 def test_a_child_that_is_told_to_end_is_not_started_again(tmp_path: Path) -> None:
