@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from byzdist.aggregation import Aggregator
+from byzdist.aggregation import Aggregator, nonfinite_rows
 from byzdist.checkpoint import Checkpoint
 from byzdist.errors import RunError
 from byzdist.experiment import Experiment
@@ -212,19 +212,17 @@ class Server:
             for row, (client, payload) in zip(vectors, present.items(), strict=True):
                 compressor.decode(payload, row, self._config.seed, round_, client)
         vectors = vectors.to(self.x.device)
-        low, high = torch.aminmax(vectors, dim=1)
-        finite = (low.isfinite() & high.isfinite()).tolist()
-        if not all(finite):
+        if bad := nonfinite_rows(vectors):
             if not self.x.isfinite().all():
                 raise Diverged(
                     f"round {round_}: the run has diverged, its model is not finite. Use a smaller method.step_size, or "
                     "method.clip where it is none."
                 )
-            for client, good in zip(present, finite, strict=True):
-                if not good:
+            for row, client in enumerate(present):
+                if row in bad:
                     missing[client] = "not finite"
                     self._transport.blame(client, "not finite")
-            rows = [i for i, good in enumerate(finite) if good]
+            rows = [row for row in range(len(vectors)) if row not in bad]
             return (vectors[rows] if rows else None), missing
         return vectors, missing
 

@@ -120,7 +120,7 @@ class Aggregator:
                 removed by the caller ("trust").
         """
         assert V.ndim == 2 and V.shape[0] >= 1 and V.is_floating_point(), "V is n x d, n >= 1, floating point"
-        dropped = () if nonfinite == "trust" else _nonfinite_rows(V)
+        dropped = () if nonfinite == "trust" else nonfinite_rows(V)
         if len(dropped) == len(V):
             raise ConfigError(f"V: all {len(V)} rows hold NaN or infinity; none is left to aggregate.")
         if dropped and nonfinite == "error":
@@ -209,8 +209,8 @@ def _weigh(points: Points, weights: Floats, out: Tensor) -> Tensor:
     return points.vectors.weighted_sum(np.ascontiguousarray(mixed), out)
 
 
-def _nonfinite_rows(V: Tensor) -> tuple[int, ...]:
-    """Return the rows with NaN or infinity: their sums show them, or overflow and are looked at closely."""
+def nonfinite_rows(V: Tensor) -> tuple[int, ...]:
+    """Return the rows of V (n x d) with NaN or infinity: their sums show them, or overflow and are looked at closely."""
     suspects = (~torch.isfinite(V.sum(dim=1))).nonzero()[:, 0].tolist()
     return tuple(i for i in suspects if not torch.isfinite(V[i]).all())
 

@@ -20,6 +20,7 @@ Array: TypeAlias = Any  # a numpy array in the CPU's memory (its calls cost half
 
 SHARE = 12  # a workspace takes at most one SHARE-th of the columns of the matrix
 NARROWEST = 4096  # columns; below it a call costs more than its arithmetic
+LITTLE = 1 << 17  # numbers; a workspace of so many is small whatever the matrix
 MANY = 3  # rows that one is mixed of, from which a product of matrices takes less time
 FEW = 1 << 16  # multiplications that plain loops do before a library call has begun
 
@@ -74,7 +75,8 @@ class Vectors:
 
     def width(self, largest: int, multiple: int = 16, buffers: int = 1) -> int:
         """Return how many columns a tile has, so that workspaces of n rows of them stay small beside V."""
-        return max(multiple, max(NARROWEST, min(largest, self.d // SHARE)) // (buffers * multiple) * multiple)
+        least = max(NARROWEST, min(largest, LITTLE // self.n))
+        return max(multiple, max(least, min(largest, self.d // SHARE)) // (buffers * multiple) * multiple)
 
     @property
     def is_plain(self) -> bool:
