@@ -1,5 +1,6 @@
 """The aggregator: pre-aggregation steps, then the rule, over the data at most twice."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -211,8 +212,8 @@ def _weigh(points: Points, weights: Floats, out: Tensor) -> Tensor:
 
 def nonfinite_rows(V: Tensor) -> tuple[int, ...]:
     """Return the rows of V (n x d) with NaN or infinity: their sums show them, or overflow and are looked at closely."""
-    suspects = (~torch.isfinite(V.sum(dim=1))).nonzero()[:, 0].tolist()
-    return tuple(i for i in suspects if not torch.isfinite(V[i]).all())
+    sums = V.sum(dim=1).tolist()
+    return tuple(i for i, total in enumerate(sums) if not math.isfinite(total) and not torch.isfinite(V[i]).all())
 
 
 def aggregate(

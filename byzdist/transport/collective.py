@@ -139,13 +139,12 @@ class CollectiveServer(ServerEnd):
         if not is_on_gpu:
             self._expect(request, hosted)
         lacking = {rank for rank in hosted if request.needs_previous and self._model_round[rank] != request.round - 1}
-        for group, flags in ((lacking, HAS_MODEL | HAS_PREVIOUS), (hosted.keys() - lacking, HAS_MODEL)):
-            if group:
-                self._flush()  # the two messages share one header
-                parts = self._pack(request, flags)
-                for rank in sorted(group):
-                    self._post(parts, rank)
-                    self._model_round[rank] = request.round
+        # One header serves them all: whoever holds x^{k-1} knows that, and is sent a shorter message.
+        shorter = self._pack(request, HAS_MODEL)
+        longer = self._pack(request, HAS_MODEL | HAS_PREVIOUS) if lacking else shorter
+        for rank in hosted:
+            self._post(longer if rank in lacking else shorter, rank)
+            self._model_round[rank] = request.round
         if is_on_gpu:
             self._expect(request, hosted)
 
@@ -313,7 +312,9 @@ class CollectiveWorker(WorkerEnd):
             self._drain()
             dist.destroy_process_group()
             return None
-        for part in frame.parts_apart(header.flags):
+        holds_previous = self._model_round == header.round - 1
+        flags = header.flags & ~HAS_PREVIOUS if holds_previous else header.flags
+        for part in frame.parts_apart(flags):
             self._await(_irecv(part, SERVER))
         if header.kind is Kind.RESUME:
             self._model_round = header.round if header.flags & HAS_MODEL else -1
@@ -324,10 +325,9 @@ class CollectiveWorker(WorkerEnd):
         if self._full:
             dist.broadcast(frame.current, SERVER)
             self._turns = int(np.bincount(cohort % self._shape.workers).max(initial=0))
-        has_previous = header.flags & HAS_PREVIOUS or self._model_round == header.round - 1
-        previous = frame.previous if header.flags & HAS_PREVIOUS else self._before.current
+        previous = self._before.current if holds_previous else frame.previous if flags & HAS_PREVIOUS else None
         self._model_round = header.round
-        return Received(header.round, self._full, cohort, frame.current, previous if has_previous else None)
+        return Received(header.round, self._full, cohort, frame.current, previous)
 
     def _expect(self) -> None:
         """Post the receive of the next request, so that gloo sends it at once."""

@@ -19,7 +19,7 @@ WORKERS = 5
 SOAK: dict[str, Any] = {
     **CONFIG,
     "rounds": 5000,
-    "transport": {**CONFIG["transport"], "restarts": 255, "join_timeout": 60.0},
+    "transport": {**CONFIG["transport"], "restarts": 254, "join_timeout": 60.0},
     # A pace at which killed workers are back while the run still goes on.
     "attack": [{"name": "slow", "seconds": 0.1, "clients": [4]}],
 }
