@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -16,7 +18,7 @@ from byzdist.aggregation.mixing import Generator
 from byzdist.aggregation.points import Points
 from byzdist.aggregation.rules import PRE, RULES, Facts, Floats, PreStep, Rule, minority
 from byzdist.aggregation.span import clip_factors
-from byzdist.aggregation.vectors import Vectors, Workspace, as_array, as_tensor
+from byzdist.aggregation.vectors import NARROWEST, Array, Vectors, Workspace, as_array, as_tensor
 from byzdist.errors import ConfigError
 from byzdist.registry import Registry
 
@@ -170,25 +172,35 @@ class Aggregator:
         vectors, m = points.vectors, points.size
         if m <= LARGEST_NETWORK and self._fused(points, f, out):
             return out
-        direct = out.dtype == vectors.dtype and out.is_contiguous()
+        direct, mixed = out.dtype == vectors.dtype and out.is_contiguous(), points.mix is not None
         target = as_array(out) if direct else out
-        width = (
-            vectors.width(16384 if points.mix is not None else 32768)
-            if m <= LARGEST_NETWORK
-            else max(16, min(vectors.d, (1 << 20) // m))
-        )
-        with np.errstate(over="ignore"):  # an overflow is dealt with where it matters
-            for start, stop, tile in vectors.tiles(width):
-                if points.mix is not None:
-                    tile = vectors.mixed(points.mix, tile)
-                spare = vectors.buffer("spare", m + 4, stop - start)
-                columns = Columns(tile, spare, writable=points.mix is not None, lib=vectors.lib)
-                row = self.rule(columns, f, **self._parameters)
+
+        def work(tile: Array, spare: Array, start: int) -> None:
+            stop = start + tile.shape[1]
+            with np.errstate(over="ignore"):  # an overflow is dealt with where it matters
+                row = self.rule(Columns(tile, spare, writable=mixed, lib=vectors.lib), f, **self._parameters)
                 # adding zero turns -0 into 0: which of two zeros a comparison keeps depends on their places
                 if direct:
                     vectors.lib.add(row, 0.0, out=target[start:stop])
                 else:
                     out[start:stop] = as_tensor(row + 0.0)
+
+        threads = torch.get_num_threads() if vectors.lib is np else 1  # a GPU has its own
+        width = vectors.width(threads * (16384 if mixed else 32768))
+        if m > LARGEST_NETWORK:
+            width = max(16, min(vectors.d, (1 << 20) // m))
+        for start, stop, tile in vectors.tiles(width):
+            if mixed:
+                tile = vectors.mixed(points.mix, tile)
+            spare = vectors.buffer("spare", m + 4, stop - start)
+            share = max(NARROWEST, -(-(stop - start) // threads))
+            if stop - start <= share:
+                work(tile, spare, start)
+                continue
+            cuts = [slice(a, a + share) for a in range(0, stop - start, share)]
+            jobs = [_team(threads).submit(work, tile[:, cut], spare[:, cut], start + cut.start) for cut in cuts]
+            for job in jobs:
+                job.result()
         return out
 
     def _fused(self, points: Points, f: int, out: Tensor) -> bool:
@@ -203,6 +215,12 @@ class Aggregator:
             if not compiler.run(self.rule.function, as_tensor(tile), f, self._parameters, out[start:stop]):
                 return False
         return True
+
+
+@lru_cache(maxsize=1)
+def _team(threads: int) -> ThreadPoolExecutor:
+    """Return so many threads for numpy, which has none of its own for elementwise work and lets others run meanwhile."""
+    return ThreadPoolExecutor(threads, "aggregation")
 
 
 def _weigh(points: Points, weights: Floats, out: Tensor) -> Tensor:
