@@ -141,7 +141,7 @@ class Server:
         self._publish()
         self.round = checkpoint.round
         self._known.update(checkpoint.facts["known"])
-        self._begun = checkpoint.facts["begun"]
+        self._begun = checkpoint.facts.get("begun", True)  # which earlier versions did not say
         position = checkpoint.facts["position"]
         if not same_workers:  # what it says of ranks is not of these clients
             position = {key: value for key, value in position.items() if key == "clients"}
