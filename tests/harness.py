@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from contextlib import suppress
@@ -34,8 +35,10 @@ class Job:
     def __init__(self, command: list[str], *, env: dict[str, str] | None = None, cwd: Path | None = None) -> None:
         self.mark = uuid.uuid4().hex
         self.command = command
-        self.output = ""
         self.code: int | None = None
+        # A file, not a pipe: a pipe that nobody reads until the end fills up, and the children block on it.
+        self._file = tempfile.TemporaryFile()
+        self._text = ""
         # Nothing but what the test gives, least of all a rank from a surrounding job.
         inherited = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
         self.process = subprocess.Popen(
@@ -43,21 +46,26 @@ class Job:
             env={**inherited, "PYTHONUNBUFFERED": "1", **(env or {}), _MARK: self.mark},
             cwd=cwd or ROOT,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=self._file,
             stderr=subprocess.STDOUT,
-            text=True,
             start_new_session=True,
         )
+
+    @property
+    def output(self) -> str:
+        """What the job and its children have printed so far."""
+        if not self._file.closed:
+            said = self._file.fileno()
+            self._text = os.pread(said, os.fstat(said).st_size, 0).decode()  # pread leaves the writers' offset alone
+        return self._text
 
     def wait(self, timeout: float) -> int:
         """Wait for the end; on a timeout everything is killed and the test fails with the output so far."""
         try:
-            self.output += self.process.communicate(timeout=timeout)[0]
+            self.code = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             self.kill_all()
-            self.output += self.process.communicate()[0]
             raise AssertionError(f"no end after {timeout} s: {' '.join(self.command)}\n{self.output}") from None
-        self.code = self.process.returncode
         return self.code
 
     def processes(self) -> list[psutil.Process]:
@@ -103,7 +111,9 @@ class Job:
     def __exit__(self, *_: object) -> None:
         self.kill_all()
         with suppress(subprocess.TimeoutExpired):
-            self.process.communicate(timeout=10)
+            self.process.wait(10)
+        self._text = self.output
+        self._file.close()
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def started(job, folder, lines=3, timeout=90):
             return
         time.sleep(0.05)
     job.kill_all()
-    raise AssertionError(f"training never started\n{job.process.communicate()[0]}")
+    raise AssertionError(f"training never started\n{job.output}")
 
 
 def rounds(folder):
