@@ -52,14 +52,15 @@ class Aggregation(Section):
     """The robust rule, what is done to the vectors before it, and how many Byzantine clients the operator declares.
 
     Attributes:
-        compile: fuse a coordinate-wise rule by torch.compile, to the same bits. It needs a C++ compiler and some ten seconds at the
-            start, which a long run of a large model gains back.
+        compile: make a coordinate-wise rule one loop, several times faster and to the same bits. "auto" does so where there is a C
+            compiler and the model is large enough to gain its tenths of a second back; true insists, and on a GPU uses
+            torch.compile, which takes ten seconds and more.
     """
 
     rule: Spec
     pre: list[Spec] = []
     declared_byzantine: Annotated[int, Field(ge=0)] | None = None
-    compile: bool = False
+    compile: bool | Literal["auto"] = "auto"
 
     _names = field_validator("rule", mode="before")(_spec)
 

@@ -2,27 +2,28 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from byzdist.aggregation import gram
+from byzdist.aggregation import gram, native
 from byzdist.aggregation.columns import LARGEST_NETWORK, Columns
 from byzdist.aggregation.compiled import Compiler
 from byzdist.aggregation.mixing import Generator
 from byzdist.aggregation.points import Points
 from byzdist.aggregation.rules import PRE, RULES, Facts, Floats, PreStep, Rule, minority
 from byzdist.aggregation.span import clip_factors
-from byzdist.aggregation.vectors import NARROWEST, Array, Vectors, Workspace, as_array, as_tensor
+from byzdist.aggregation.threads import on_slices
+from byzdist.aggregation.vectors import NARROWEST, Vectors, Workspace, as_array, as_tensor
 from byzdist.errors import ConfigError
 from byzdist.registry import Registry
 
 Named: TypeAlias = str | Mapping[str, Any]
+Compile: TypeAlias = bool | Literal["auto"]
+_MANY = 1 << 18  # numbers; calls of numpy take about a millisecond for them
 
 _OWN = Facts(max_f=minority, breakdown="unknown: a user's own", robustness="", norm_bound=lambda n, f: float("nan"))
 
@@ -60,13 +61,14 @@ class Aggregator:
     Args:
         rule: a registered name, or {name: ..., parameters}.
         pre: steps in the order in which they are applied, each given likewise.
-        compile: fuse column rules by torch.compile. The first call for a number of rows takes some ten seconds, later
-            ones several times less than without: worth it for long runs of large models. Needs a C++ compiler.
+        compile: make column rules one loop, to the same bits: several times faster. It takes some tenths of a second
+            for each number of rows and needs a C compiler (on a GPU: torch.compile, ten seconds and more). "auto": on the
+            CPU, where there is a compiler and the rows are so long that this pays within some hundred calls.
         key: where the configuration names all this, for errors.
     """
 
     def __init__(
-        self, rule: Named, pre: Sequence[Named] = (), *, compile: bool = False, key: str = "aggregation"
+        self, rule: Named, pre: Sequence[Named] = (), *, compile: Compile = False, key: str = "aggregation"
     ) -> None:
         found, self._parameters = _resolve(RULES, rule, f"{key}.rule")
         self.rule = found if isinstance(found, Rule) else Rule(found, "plain", _OWN)
@@ -79,7 +81,8 @@ class Aggregator:
         steps = any(step.products or step.mixes and i + 1 < len(self.pre) for i, (step, _) in enumerate(self.pre))
         self._products: bool = steps or self.rule.products or (self._inner is not None and self._inner._products)
         self._workspace = Workspace()
-        self._compiler = Compiler() if compile else None
+        self._compile = compile
+        self._compiler = Compiler() if compile is True or compile == "auto" and native.is_possible() else None
 
     def max_f(self, n: int) -> int:
         """Return the largest number of Byzantine rows, of n, that steps and rule accept."""
@@ -175,52 +178,49 @@ class Aggregator:
         direct, mixed = out.dtype == vectors.dtype and out.is_contiguous(), points.mix is not None
         target = as_array(out) if direct else out
 
-        def work(tile: Array, spare: Array, start: int) -> None:
-            stop = start + tile.shape[1]
+        def work(some: slice) -> None:
             with np.errstate(over="ignore"):  # an overflow is dealt with where it matters
-                row = self.rule(Columns(tile, spare, writable=mixed, lib=vectors.lib), f, **self._parameters)
+                rows = Columns(tile[:, some], spare[:, some], writable=mixed, lib=vectors.lib)
+                row = self.rule(rows, f, **self._parameters)
                 # adding zero turns -0 into 0: which of two zeros a comparison keeps depends on their places
                 if direct:
-                    vectors.lib.add(row, 0.0, out=target[start:stop])
+                    vectors.lib.add(row, 0.0, out=target[start:stop][some])
                 else:
-                    out[start:stop] = as_tensor(row + 0.0)
+                    out[start:stop][some] = as_tensor(row + 0.0)
 
-        threads = torch.get_num_threads() if vectors.lib is np else 1  # a GPU has its own
-        width = vectors.width(threads * (16384 if mixed else 32768))
+        width = vectors.width(torch.get_num_threads() * (16384 if mixed else 32768))
         if m > LARGEST_NETWORK:
             width = max(16, min(vectors.d, (1 << 20) // m))
         for start, stop, tile in vectors.tiles(width):
             if mixed:
                 tile = vectors.mixed(points.mix, tile)
             spare = vectors.buffer("spare", m + 4, stop - start)
-            share = max(NARROWEST, -(-(stop - start) // threads))
-            if stop - start <= share:
-                work(tile, spare, start)
-                continue
-            cuts = [slice(a, a + share) for a in range(0, stop - start, share)]
-            jobs = [_team(threads).submit(work, tile[:, cut], spare[:, cut], start + cut.start) for cut in cuts]
-            for job in jobs:
-                job.result()
+            if vectors.lib is np:
+                on_slices(stop - start, NARROWEST, work)
+            else:  # a GPU has threads of its own
+                work(slice(None))
         return out
 
     def _fused(self, points: Points, f: int, out: Tensor) -> bool:
         """Write a column rule's result by compiled loops; False where there are none."""
         vectors, compiler = points.vectors, self._compiler
-        if compiler is None or not compiler.works:
+        if compiler is None or not compiler.works or self._compile == "auto" and not _pays(points):
             return False
-        in_place = points.mix is None and vectors.is_plain
+        in_place, direct = points.mix is None and vectors.is_plain, out.dtype == vectors.dtype and out.is_contiguous()
         for start, stop, tile in vectors.tiles(vectors.d if in_place else vectors.width(1 << 20)):
             if points.mix is not None:
                 tile = vectors.mixed(points.mix, tile)
-            if not compiler.run(self.rule.function, as_tensor(tile), f, self._parameters, out[start:stop]):
+            row = out[start:stop] if direct else as_tensor(vectors.buffer("result", 1, stop - start)[0])
+            if not compiler.run(self.rule.function, as_tensor(tile), f, self._parameters, row):
                 return False
+            if not direct:
+                out[start:stop] = row
         return True
 
 
-@lru_cache(maxsize=1)
-def _team(threads: int) -> ThreadPoolExecutor:
-    """Return so many threads for numpy, which has none of its own for elementwise work and lets others run meanwhile."""
-    return ThreadPoolExecutor(threads, "aggregation")
+def _pays(points: Points) -> bool:
+    """Return whether some hundred rounds make up for the tenths of a second that a loop in C takes to make."""
+    return points.vectors.lib is np and points.size * points.vectors.d >= _MANY
 
 
 def _weigh(points: Points, weights: Floats, out: Tensor) -> Tensor:

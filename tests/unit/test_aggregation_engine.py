@@ -3,15 +3,15 @@
 import os
 import subprocess
 import sys
-import warnings
 
 import numpy as np
 import pytest
 import torch
 
-from byzdist.aggregation import PRE, RULES, Aggregator, aggregate
+from byzdist.aggregation import PRE, RULES, Aggregator, aggregate, native, traced
 from byzdist.aggregation import engine as engine_module
 from byzdist.aggregation import vectors as vectors_module
+from byzdist.aggregation.coordinate import coordinate_median, meamed, trimmed_mean
 from byzdist.aggregation.rules import minority
 from byzdist.errors import ConfigError
 
@@ -205,42 +205,75 @@ def test_many_rows_of_a_rule_without_inner_products_build_no_square_matrix(monke
         torch.testing.assert_close(aggregate(V, rule, pre=pre, f=3, generator=seeded()), expected)
 
 
-@pytest.mark.parametrize("broken", ["loop", "compiler"])
-def test_without_a_compiler_the_eager_path_does_the_work(broken, monkeypatch):
-    def fail(*args, **kwargs):
-        raise RuntimeError("no compiler here")
+compiled = pytest.mark.skipif(not native.is_possible(), reason="needs a C compiler")
 
-    monkeypatch.setattr(torch, "compile", fail if broken == "compiler" else lambda *a, **k: fail)
+
+def test_without_a_compiler_the_eager_path_does_the_work_and_that_is_said_once(monkeypatch, caplog):
+    monkeypatch.setenv("CC", "/nowhere/cc")
     aggregator, V = Aggregator("coordinate_median", compile=True), rows(6, 30)
-    with pytest.warns(RuntimeWarning, match="no compiler here"):
-        first = aggregator(V).vector
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert torch.equal(aggregator(V).vector, first)
-    assert torch.equal(first, aggregate(V, "coordinate_median"))
+    for _ in range(2):
+        assert torch.equal(aggregator(V).vector, aggregate(V, "coordinate_median"))
+    assert len(caplog.messages) == 1 and "/nowhere/cc" in caplog.messages[0]
 
 
+@compiled
+def test_what_the_compiler_complains_of_is_passed_on(monkeypatch, caplog):
+    monkeypatch.setattr(native, "_LOOP", "no program\n")
+    aggregator, V = Aggregator("coordinate_median", compile=True), rows(6, 30)
+    assert torch.equal(aggregator(V).vector, aggregate(V, "coordinate_median"))
+    assert "error" in caplog.text and "no program" not in caplog.messages[0].partition("error")[0]
+
+
+@compiled
 @pytest.mark.parametrize("rule", ["coordinate_median", "trimmed_mean", "meamed", "bulyan"])
+@pytest.mark.parametrize("pre", [[], ["nnm"]], ids=["alone", "nnm"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_loop_in_c_has_the_bits_of_the_eager_path(rule, pre, dtype):
+    wide = rows(13, 70_001, dtype)  # wide enough for two threads
+    wide[:, :9000] = torch.randint(-2, 3, (13, 9000), generator=torch.Generator().manual_seed(1))  # ties
+    wide[:, 9000:9100] *= 1e-42  # too small for full precision
+    wide[:5, 9100:9200], wide[5:, 9100:9200] = 0.0, -0.0
+    strided, target = torch.empty(2, 13, 70_001, dtype=dtype)[1], torch.empty(70_001, 2, dtype=dtype)[:, 0]
+    strided.copy_(wide)
+    compiling, expected = Aggregator(rule, pre, compile=True), Aggregator(rule, pre)(wide, f=2).vector
+    was = torch.get_num_threads()
+    for threads, V, out in ((1, wide, None), (2, wide, None), (1, strided, target), (1, wide.T.contiguous().T, None)):
+        torch.set_num_threads(threads)
+        try:
+            result = compiling(V, f=2, out=out).vector
+        finally:
+            torch.set_num_threads(was)
+        assert torch.equal(result.contiguous().view(torch.uint8), expected.view(torch.uint8))
+    assert compiling._compiler.works and len(compiling._compiler._loops) == 1
+
+
+@pytest.mark.parametrize("rule", [coordinate_median, trimmed_mean, meamed])
 def test_the_traced_expression_has_the_bits_of_the_eager_path(rule, monkeypatch):
-    """What a compiler is given to fuse, run as it is: torch.compile itself takes too long here (see the benchmark)."""
+    """What a GPU's compiler is given to fuse, run as it is."""
     monkeypatch.setattr(torch, "compile", lambda graph, **kwargs: graph)
     for dtype in (torch.float32, torch.float64):
-        V = rows(13, 9000, dtype)
-        for pre in ([], ["nnm"]):
-            aggregator = Aggregator(rule, pre, compile=True)
-            assert torch.equal(aggregator(V, f=2).vector, Aggregator(rule, pre)(V, f=2).vector)
-            assert aggregator._compiler._loops
+        V, out = rows(13, 9000, dtype), torch.empty(9000, dtype=dtype)
+        traced.make_loop(rule, 13, 2, {})(V, out)
+        assert torch.equal(out, aggregate(V, rule.__name__, f=2))
 
 
+@compiled
 @pytest.mark.parametrize("rule", ["coordinate_median", "trimmed_mean", "meamed"])
-def test_sums_beyond_the_range_of_the_numbers_go_the_eager_path(rule, monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda graph, **kwargs: graph)
+def test_sums_beyond_the_range_of_the_numbers_go_the_eager_path(rule):
     V = rows(13, 9000, torch.float32)
     V[:, 0] = 3e38
     aggregator = Aggregator(rule, compile=True)
     for _ in range(2):
         result = aggregator(V, f=2).vector
         assert result.isfinite().all() and torch.equal(result, aggregate(V, rule, f=2))
+
+
+@compiled
+@pytest.mark.parametrize("columns, compiles", [(1000, False), (100_000, True)])
+def test_by_itself_only_what_is_large_is_compiled(columns, compiles):
+    aggregator = Aggregator("trimmed_mean", compile="auto")
+    aggregator(rows(6, columns), f=1)
+    assert bool(aggregator._compiler._loops) == compiles
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="reads the peak that Linux keeps")
