@@ -1,12 +1,12 @@
 """What a run leaves behind: a line a round, and a summary."""
 
-import json
 import logging
-import math
 import os
 import time
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from byzdist.errors import RunError
 from byzdist.files import write_text
@@ -14,13 +14,7 @@ from byzdist.files import write_text
 log = logging.getLogger(__name__)
 Line = dict[str, Any]
 EVALUATED = ("loss", "gap", "grad_norm", "accuracy")
-
-
-def _plain(value: Any) -> Any:
-    """Make a value JSON: numbers that JSON has no word for become null."""
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+_LINE = orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE  # numbers that JSON has no word for become null
 
 
 class Metrics:
@@ -86,7 +80,7 @@ class Metrics:
     def flush(self) -> None:
         """Write the line that is waiting."""
         if self._pending is not None:
-            text = json.dumps(_plain(self._pending)).encode() + b"\n"
+            text = orjson.dumps(self._pending, option=_LINE)
             self._pending = None
             self._size += len(text)
             self._write(text)
@@ -123,7 +117,9 @@ class Metrics:
             while self._unwritten:
                 self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
             self._file.close()
-            write_text(self._folder / "summary.json", json.dumps(_plain(summary), indent=2) + "\n")
+            write_text(
+                self._folder / "summary.json", orjson.dumps(summary, option=_LINE | orjson.OPT_INDENT_2).decode()
+            )
         except OSError as error:
             raise RunError(f"{str(self._folder)!r}: the metrics cannot be written: {error.strerror}.") from None
         return summary
