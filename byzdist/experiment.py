@@ -54,6 +54,7 @@ class Experiment:
         method, clients, d = self.method, self.config.clients.count, self.oracle.dimension
         assert method.full_cohort is not None
         cohorts = (method.cohort, method.full_cohort)
+        links = link_device(self.config, self.device)
         return Shape(
             clients=clients,
             workers=workers,
@@ -65,7 +66,8 @@ class Experiment:
             else max((cohort for cohort in cohorts if cohort < clients), default=0),
             longest=max(compressor.length(d, self.dtype) for compressor in self.compressors.values()),
             dtype=self.dtype,
-            device=link_device(self.config, self.device),
+            device=links,
+            pinned=self.device != links,
         )
 
 

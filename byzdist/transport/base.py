@@ -24,6 +24,8 @@ class Shape:
         most_cohort: the largest cohort of any round.
         most_ids: the largest cohort that is not simply everyone.
         longest: bytes of the longest payload of a reply.
+        device: where messages lie.
+        pinned: whether a GPU copies messages from and to the CPU's memory, which is then locked, so that it does so directly.
     """
 
     clients: int
@@ -35,10 +37,11 @@ class Shape:
     longest: int
     dtype: torch.dtype
     device: torch.device
+    pinned: bool = False
 
     def frame(self) -> RequestFrame:
         """Return a fresh request frame of this shape."""
-        return RequestFrame(self.dimension, self.sampled, self.most_ids, self.dtype, self.device)
+        return RequestFrame(self.dimension, self.sampled, self.most_ids, self.dtype, self.device, pinned=self.pinned)
 
     def rank(self, client: _Ids) -> _Ids:
         """Return the rank that hosts a client, or those of an array of clients."""
@@ -225,14 +228,14 @@ class ReplyRow:
         return 0 if self._apart else checksum(self.payload[:length])
 
 
-def reply_rows(count: int, longest: int, device: torch.device) -> list[ReplyRow]:
+def reply_rows(count: int, longest: int, device: torch.device, pinned: bool = False) -> list[ReplyRow]:
     """Return rows at equal distances in memory, so that the payloads of a round form a matrix without a copy."""
     stride = round_up(longest, HEADER_BYTES)
     if device.type == "cuda":
         messages = torch.zeros(count, HEADER_BYTES, dtype=torch.uint8)
         payloads = torch.zeros(count, stride, dtype=torch.uint8, device=device)
         return [ReplyRow(message, payload, True) for message, payload in zip(messages, payloads, strict=True)]
-    rows = torch.zeros(count, HEADER_BYTES + stride, dtype=torch.uint8)
+    rows = torch.zeros(count, HEADER_BYTES + stride, dtype=torch.uint8, pin_memory=pinned)
     return [ReplyRow(row, row[HEADER_BYTES:], False) for row in rows]
 
 

@@ -95,7 +95,7 @@ class CollectiveServer(ServerEnd):
         self.frame = shape.frame()
         self.bytes_down = self.bytes_up = 0
         self.news = []
-        self._rows = reply_rows(shape.most_cohort, shape.longest, shape.device)
+        self._rows = reply_rows(shape.most_cohort, shape.longest, shape.device, shape.pinned)
         self._filler: ReplyRow | None = None  # what ranks without a client in a gather send, and the server itself
         self._model_round = dict.fromkeys(range(1, shape.workers + 1), -1)
         self._request: Request
@@ -287,7 +287,7 @@ class CollectiveWorker(WorkerEnd):
         # x^{k-1} stays in one frame while x^k arrives in the other.
         self._frame, self._before = shape.frame(), shape.frame()
         self._model_round = -1
-        self._rows = reply_rows(2, shape.longest, shape.device)
+        self._rows = reply_rows(2, shape.longest, shape.device, shape.pinned)
         self._sending: list[list[dist.Work]] = [[], []]
         self._full = False
         self._turns = 0  # replies, or gathers of a full round, that this rank has still to take part in

@@ -1,7 +1,9 @@
 """What the server shares with its gateways: memory without a name, so that nothing is left of it when the processes are gone."""
 
+import logging
 import mmap
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from byzdist.errors import ConfigError
 from byzdist.transport.base import ReplyRow, Shape
 from byzdist.transport.wire import HEADER_BYTES, RequestFrame, round_up
 
+log = logging.getLogger(__name__)
 _LARGE = 256 * 1024  # bytes of a model above which it is sent from shared memory, as a message of its own
 OVER, QUARANTINED = 1, 2
 
@@ -53,6 +56,19 @@ class Shared:
         self._round = _memory(8).view(torch.int64).numpy()
         self._cohort = _memory(8 * shape.most_cohort).view(torch.int32).view(2, -1).numpy()  # clients, and their rows
 
+    def pin(self) -> None:
+        """Lock the models and the rows of one cohort in memory, for the GPU of this process to copy from and to directly.
+
+        Where the system does not allow that, such copies take longer.
+        """
+        for memory in (self.models, self._rows[: self._shape.most_cohort]):
+            cuda: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+            error = int(cuda.cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
+            if error:
+                log.warning(
+                    "%d bytes of shared memory cannot be locked for the GPU (CUDA error %d)", memory.nbytes, error
+                )
+
     def row(self, number: int) -> ReplyRow:
         """Return a row; only one gateway at a time may write there."""
         row = self._rows[number]
@@ -86,5 +102,13 @@ def link_frame(shape: Shape, models: Tensor | None = None) -> RequestFrame:
     if shape.dimension * shape.dtype.itemsize <= _LARGE:
         models = None
     elif models is None:
-        models = torch.zeros(2 * shape.dimension, dtype=shape.dtype)
-    return RequestFrame(shape.dimension, shape.sampled, shape.most_ids, shape.dtype, shape.device, models)
+        models = torch.zeros(2 * shape.dimension, dtype=shape.dtype, pin_memory=shape.pinned)
+    return RequestFrame(
+        shape.dimension,
+        shape.sampled,
+        shape.most_ids,
+        shape.dtype,
+        shape.device,
+        models,
+        shape.pinned and models is None,
+    )

@@ -18,7 +18,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import count
 from typing import Any
@@ -143,7 +143,8 @@ class StarServer(ServerEnd):
         self._events, events = os.pipe()
         readers = {rank: ends[0] for rank, ends in errands.items()}
         patience = timedelta(seconds=terms.deadline + terms.join_timeout)
-        self._keeper, fork_gateways = start_keeper(Post(shape, self._shared, keys, readers, events, connect, patience))
+        theirs = replace(shape, pinned=False)  # a fork must not touch its parent's GPU
+        self._keeper, fork_gateways = start_keeper(Post(theirs, self._shared, keys, readers, events, connect, patience))
         for end in (*readers.values(), events):
             os.close(end)
         self._workers = {rank: _Worker(ends[1]) for rank, ends in errands.items()}
@@ -153,6 +154,8 @@ class StarServer(ServerEnd):
         agree(self._store)
         self._store.set_timeout(_STORE_PATIENCE)
         fork_gateways()
+        if shape.pinned:
+            self._shared.pin()
         self._request: Request
         self._replies: dict[int, Tensor | Missing] = {}
         self._rows: dict[int, int] = {}  # by client of the round: where its reply is

@@ -47,7 +47,7 @@ class StarWorker(WorkerEnd):
         self._store, self._join_timeout = store, join_timeout
         # x^{k-1} stays in one frame while x^k arrives in the other.
         self._frame, self._before = link_frame(shape), link_frame(shape)
-        self._rows = reply_rows(2, shape.longest, shape.device)
+        self._rows = reply_rows(2, shape.longest, shape.device, shape.pinned)
         self._link: Link | None = None
         self._sending: Work | None = None
         self._expected: Work | None = None  # the receive of the next request's first message

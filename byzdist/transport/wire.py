@@ -112,6 +112,7 @@ class RequestFrame:
         dimension: d.
         few_ids: for so many ids there is room before the model.
         most_ids: the most ids of any request.
+        pinned: whether the message is to be locked in memory, for a GPU to copy from and to.
 
     Attributes:
         current: x^k, d values of the run's dtype.
@@ -126,11 +127,13 @@ class RequestFrame:
         dtype: torch.dtype,
         device: torch.device,
         models: Tensor | None = None,
+        pinned: bool = False,
     ) -> None:
         self._apart = device.type == "cuda" or models is not None
         self._model_at = HEADER_BYTES + round_up(4 * few_ids, HEADER_BYTES)
         self._model_bytes = dimension * dtype.itemsize
-        self.buffer = torch.zeros(self._model_at + 2 * self._model_bytes * (not self._apart), dtype=torch.uint8)
+        size = self._model_at + 2 * self._model_bytes * (not self._apart)
+        self.buffer = torch.zeros(size, dtype=torch.uint8, pin_memory=pinned)
         if models is not None:
             self._models = models
         elif self._apart:
