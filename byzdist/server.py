@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,9 @@ class Server:
         self._bad = frozenset(config.clients.bad)
         parameters = {key: value for key, value in config.clients.availability.items() if key != "name"}
         self._availability = partial(AVAILABILITY.get(config.clients.availability["name"]), **parameters)
+        # What depends on the round alone is drawn while the server waits for the replies of the round before.
+        self._is_full = lru_cache(maxsize=2)(partial(self._method.is_full, config.seed))
+        self._draw_from_all = lru_cache(maxsize=2)(self._draw_from)
         self._known: set[int] = set()  # clients that have something to remember
         self._begun = not self._method.starts_full  # whether there is an estimate: g^0, or what came in its place
         self.round = -1  # the last one that is complete
@@ -108,7 +111,7 @@ class Server:
                 self._round(0, True, self._draw(0, True))
             self.round = 0
         for round_ in range(self.round + 1, self._config.rounds + 1):
-            full = not self._begun or self._method.is_full(self._config.seed, round_)
+            full = not self._begun or self._is_full(round_)
             cohort = self._draw(round_, full)  # may wait for clients, and then the run may be told to stop
             if self._stop:
                 return "stopped"
@@ -169,6 +172,7 @@ class Server:
         self._transport.send(Request(round_, full, cohort, length, needs_previous))
         times.append(time.perf_counter())
         self._metrics.flush()
+        self._draw_from_all(round_ + 1, self._is_full(round_ + 1))
         replies = self._transport.collect(self._config.transport.deadline)
         times.append(time.perf_counter())
         received, missing = self._decode(replies, round_, full)
@@ -181,13 +185,21 @@ class Server:
 
     def _draw(self, round_: int, full: bool) -> np.ndarray:
         """Draw the cohort: from the clients that the availability model lets take part and, unless told otherwise, can be reached."""
+        reachable = self._transport.available()
+        if self._config.transport.draw == "available" and len(reachable) < self._config.clients.count:
+            return self._draw_from(round_, full, reachable)
+        return self._draw_from_all(round_, full)
+
+    def _draw_from(self, round_: int, full: bool, reachable: np.ndarray | None = None) -> np.ndarray:
+        """Draw the cohort from the ``reachable`` clients (None: all of them) that can take part in the round."""
         seed, n = self._config.seed, self._config.clients.count
         size = self._method.full_cohort if full else self._method.cohort
         assert size is not None
-        reachable = self._transport.available()
         among = self._availability(seed, round_, n)
-        if self._config.transport.draw == "available" and len(reachable) < n:
-            among = reachable if among is None else np.intersect1d(among, reachable, assume_unique=True)
+        if among is None:
+            among = reachable
+        elif reachable is not None:
+            among = np.intersect1d(among, reachable, assume_unique=True)
         return draw_cohort(seed, round_, n, size, among)
 
     def _decode(
@@ -211,7 +223,8 @@ class Server:
             vectors = self._dense[: len(present)]
             for row, (client, payload) in zip(vectors, present.items(), strict=True):
                 compressor.decode(payload, row, self._config.seed, round_, client)
-        vectors = vectors.to(self.x.device)
+        if vectors.device != self.x.device:
+            vectors = self._fetch(vectors)
         if bad := nonfinite_rows(vectors):
             if not self.x.isfinite().all():
                 raise Diverged(
@@ -225,6 +238,13 @@ class Server:
             rows = [row for row in range(len(vectors)) if row not in bad]
             return (vectors[rows] if rows else None), missing
         return vectors, missing
+
+    def _fetch(self, vectors: Tensor) -> Tensor:
+        """Return the rows on the device of the run, copied one by one from the memory in which they arrived."""
+        rows = self.x.new_empty(vectors.shape)
+        for row, arrived in zip(rows, vectors, strict=True):
+            row.copy_(arrived, non_blocking=True)
+        return rows
 
     def _note_memories(self, clients: Iterable[int]) -> None:
         """Record whose memory was lost."""
