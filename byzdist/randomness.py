@@ -4,8 +4,21 @@ import zlib
 from functools import cache
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
+from numpy.typing import NDArray
 
 _WORD = 2**64 - 1
+
+
+class _Key(ISeedSequence):
+    """A key as the seed of Philox, which for one given as a key asks the system for randomness that it does not use."""
+
+    def __init__(self, words: NDArray[np.uint64]) -> None:
+        self._words = words
+
+    def generate_state(self, n_words: int, dtype: object = np.uint64) -> NDArray[np.uint64]:
+        """Return the key."""
+        return self._words
 
 
 @cache
@@ -19,6 +32,6 @@ def stream(seed: int, purpose: str, client: int = 0, round_: int = 0) -> np.rand
     Philox is counter-based: seed and purpose form its key, client and round the upper words of its counter, and the two lower
     words run, so that no two streams overlap within 2**128 numbers.
     """
-    key = np.array([seed & _WORD, _purpose_key(purpose)], dtype=np.uint64)
+    key = _Key(np.array([seed & _WORD, _purpose_key(purpose)], dtype=np.uint64))
     counter = np.array([0, 0, client, round_], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(counter=counter, key=key))
+    return np.random.Generator(np.random.Philox(key, counter=counter))  # type: ignore[arg-type]  # the stub knows only SeedSequence

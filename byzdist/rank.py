@@ -223,7 +223,7 @@ def _work(experiment: Experiment, rank: int, workers: int, out: Path | None) -> 
         run, lives = json.loads(store.get("run"))
         saver = WorkerSaver(checkpoints(out), run, lives, rank, workers)
     method, compressors = experiment.method, experiment.compressors
-    worker = Worker(config, rank, workers, experiment.oracle, method, compressors, collusion, saver)
+    worker = Worker(config, experiment.oracle, method, compressors, collusion, saver)
     worker.run(transport)
 
 

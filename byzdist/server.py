@@ -67,7 +67,7 @@ class Server:
         self._bad = frozenset(config.clients.bad)
         parameters = {key: value for key, value in config.clients.availability.items() if key != "name"}
         self._availability = partial(AVAILABILITY.get(config.clients.availability["name"]), **parameters)
-        # What depends on the round alone is drawn while the server waits for the replies of the round before.
+        # What depends on the round alone is drawn in the round before, see `_round`.
         self._is_full = lru_cache(maxsize=2)(partial(self._method.is_full, config.seed))
         self._draw_from_all = lru_cache(maxsize=2)(self._draw_from)
         self._known: set[int] = set()  # clients that have something to remember
@@ -171,15 +171,18 @@ class Server:
         needs_previous = self._method.sends_differences and not full
         self._transport.send(Request(round_, full, cohort, length, needs_previous))
         times.append(time.perf_counter())
+        # What needs no reply is done while the server waits for them.
         self._metrics.flush()
         self._draw_from_all(round_ + 1, self._is_full(round_ + 1))
+        level = None if full else self._method.clip_level(self.g)
+        generator = stream(self._config.seed, "aggregation", 0, round_)
         replies = self._transport.collect(self._config.transport.deadline)
         times.append(time.perf_counter())
         received, missing = self._decode(replies, round_, full)
         self._note(replies, missing)
         if self._method.clients_remember:
             self._note_memories(client for client, reply in replies.items() if isinstance(reply, Tensor))
-        line = self._update(received, round_, full)
+        line = self._update(received, full, level, generator)
         times.append(time.perf_counter())
         self._record(line, round_, full, cohort, missing, times)
 
@@ -266,7 +269,7 @@ class Server:
                 self._away.remove(client)
                 log.info("client %d replies again", client)
 
-    def _update(self, received: Tensor | None, round_: int, full: bool) -> Line:
+    def _update(self, received: Tensor | None, full: bool, level: float | None, generator: np.random.Generator) -> Line:
         """Turn g^{k-1} into g^k; return what the metrics say of the aggregation."""
         line: Line = {"clipped": 0, "clip_level": None}
         if received is None or len(received) < self._config.transport.min_replies:
@@ -276,7 +279,6 @@ class Server:
         def aggregate(vectors: Tensor, level: float | None) -> Tensor:
             aggregator = self._robust if full else self._sampled
             declared = self._config.declared_byzantine * len(vectors) // self._config.clients.count
-            generator = stream(self._config.seed, "aggregation", 0, round_)
             result = aggregator(vectors, f=declared, clip=level, generator=generator, out=self._result)
             line.update(clipped=result.clipped, clip_level=level, f=result.f)
             if not full:
@@ -286,7 +288,7 @@ class Server:
         if full or start:
             self.g.copy_(aggregate(received, None))
         else:
-            self._method.update(self.g, received, aggregate)
+            self._method.update(self.g, received, level, aggregate)
         return line
 
     def _record(

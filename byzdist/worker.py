@@ -24,20 +24,18 @@ log = logging.getLogger(__name__)
 
 
 class Worker:
-    """One worker process; it hosts the clients i with 1 + i mod workers = rank."""
+    """One worker process, and the clients that it hosts."""
 
     def __init__(
         self,
         config: Config,
-        rank: int,
-        workers: int,
         oracle: Oracle,
         method: Method,
         compressors: dict[bool, Compressor],
         collusion: Collusion | None,
         saver: WorkerSaver | None = None,
     ) -> None:
-        self._config, self._rank, self._workers = config, rank, workers
+        self._config = config
         self._oracle, self._method, self._compressors = oracle, method, compressors
         self._collusion, self._saver = collusion, saver
         self._bad = frozenset(config.clients.bad)
@@ -79,7 +77,7 @@ class Worker:
         compressor = self._compressors[received.full]
         length = compressor.length(self._oracle.dimension, received.x.dtype)
         remember, state = self._method.clients_remember, self._method.client_state()
-        for client in received.cohort[(received.cohort % self._workers) + 1 == self._rank].tolist():
+        for client in received.mine:
             fill, forge = self._filler(received, client, compressor), self._forger(received.round, client)
             flags = AFRESH if remember and client not in state else 0
             transport.reply(received.round, client, length, fill, forge, flags)

@@ -160,7 +160,8 @@ class LocalWorker(WorkerEnd):
         if header.kind is Kind.RESUME:
             return Resume(header.round)
         cohort = frame.cohort(header, self._shape.clients)
-        return Received(header.round, header.kind is Kind.FULL, cohort, frame.current, frame.previous)
+        mine = self._shape.hosted(cohort, self._rank)
+        return Received(header.round, header.kind is Kind.FULL, cohort, mine, frame.current, frame.previous)
 
     def reply(
         self,
@@ -281,7 +282,7 @@ def _work(
         if run and experiment.clients_remember:
             saver = WorkerSaver(run.checkpoints, run.name, lives, rank, workers)
         method, compressors = experiment.method, experiment.compressors
-        worker = Worker(experiment.config, rank, workers, experiment.oracle, method, compressors, collusion, saver)
+        worker = Worker(experiment.config, experiment.oracle, method, compressors, collusion, saver)
         worker.run(LocalWorker(shape, rank, server))
     except BaseException as error:
         server.replies.put(error)

@@ -94,8 +94,15 @@ class Method(ABC):
         """Write into ``out`` what an honest client sends, before compression. The client half."""
 
     @abstractmethod
-    def update(self, g: Tensor, received: Tensor, aggregate: Aggregate) -> None:
-        """Turn g^{k-1} into g^k in place from a sampled round's vectors (rows of ``received``, which may be overwritten)."""
+    def update(self, g: Tensor, received: Tensor, level: float | None, aggregate: Aggregate) -> None:
+        """Turn g^{k-1} into g^k in place from a sampled round's vectors.
+
+        Args:
+            g: g^{k-1}, d values.
+            received: the vectors as rows, which may be overwritten.
+            level: what `clip_level` made of g^{k-1}.
+            aggregate: the server's rule.
+        """
 
     def client_state(self) -> dict[int, Tensor]:
         """Return what the clients of this process remember from round to round, by client: the very dict that `message` uses."""

@@ -49,9 +49,9 @@ class ByzVRMarinaPP(Method):
             batch = None if self.full_batch == "all" else task.batch(samples, self.full_batch)
             oracle.gradient(task.x, task.client, batch, out)
 
-    def update(self, g: Tensor, received: Tensor, aggregate: Aggregate) -> None:
+    def update(self, g: Tensor, received: Tensor, level: float | None, aggregate: Aggregate) -> None:
         """Server: g^k = g^{k-1} + ARAgg(clip_λ(received))."""
-        g.add_(aggregate(received, self.clip_level(g)))
+        g.add_(aggregate(received, level))
 
 
 @METHODS.register("byz_vr_marina_pp_plus")

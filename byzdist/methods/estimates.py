@@ -16,9 +16,8 @@ class ClippedEstimates(Method):
     With ``clip: none`` it is the method under plain partial participation, g^k = Agg(g_i^k). Round 0 takes ARAgg of Ĉ clients.
     """
 
-    def update(self, g: Tensor, received: Tensor, aggregate: Aggregate) -> None:
+    def update(self, g: Tensor, received: Tensor, level: float | None, aggregate: Aggregate) -> None:
         """Server: move the estimate by the aggregated clipped deviations from it."""
-        level = self.clip_level(g)
         if not level:  # no clipping, or no estimate yet because nobody replied: clipping to 0 would never give one
             g.copy_(aggregate(received, None))
         else:

@@ -47,6 +47,11 @@ class Shape:
         """Return the rank that hosts a client, or those of an array of clients."""
         return 1 + client % self.workers
 
+    def hosted(self, cohort: np.ndarray, rank: int) -> list[int]:
+        """Return which clients of a cohort a rank hosts."""
+        mine: list[int] = cohort[self.rank(cohort) == rank].tolist()
+        return mine
+
 
 @dataclass(frozen=True)
 class Request:
@@ -171,11 +176,12 @@ Forge = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Received:
-    """A request as a worker sees it; ``previous`` is x^{k-1} where the round needs it."""
+    """A request as a worker sees it: ``mine`` are the clients that it hosts, ``previous`` is x^{k-1} where the round needs it."""
 
     round: int
     full: bool
     cohort: np.ndarray
+    mine: list[int]
     x: Tensor
     previous: Tensor | None
 
@@ -240,16 +246,12 @@ def reply_rows(count: int, longest: int, device: torch.device, pinned: bool = Fa
 
 
 def as_matrix(payloads: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """Return equally long payloads as the rows of a matrix: a view where they lie at equal distances, else a copy."""
-    rows = [payload.view(dtype) for payload in payloads]
-    first = rows[0]
-    stride = rows[1].data_ptr() - first.data_ptr() if len(rows) > 1 else 0
-    size = len(first)
-    base = first.untyped_storage().data_ptr()
-    regular = all(
-        row.data_ptr() == first.data_ptr() + i * stride and row.untyped_storage().data_ptr() == base
-        for i, row in enumerate(rows)
-    )
+    """Return equally long payloads (uint8) as the rows of a matrix: a view where they lie at equal distances, else a copy."""
+    starts = [payload.data_ptr() for payload in payloads]
+    stride = starts[1] - starts[0] if len(starts) > 1 else 0
+    in_one_piece = len({start - payload.storage_offset() for start, payload in zip(starts, payloads, strict=True)}) == 1
+    regular = in_one_piece and all(start == starts[0] + i * stride for i, start in enumerate(starts))
     if not regular or stride < 0 or stride % dtype.itemsize:
-        return torch.stack(rows)
-    return first.as_strided((len(rows), size), (stride // dtype.itemsize, 1))
+        return torch.stack([payload.view(dtype) for payload in payloads])
+    first = payloads[0].view(dtype)
+    return first.as_strided((len(payloads), len(first)), (stride // dtype.itemsize, 1))

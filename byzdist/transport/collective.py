@@ -321,13 +321,14 @@ class CollectiveWorker(WorkerEnd):
             return Resume(header.round)
         cohort = frame.cohort(header, self._shape.clients)
         self._full = header.kind is Kind.FULL
-        self._turns = int(np.count_nonzero(1 + cohort % self._shape.workers == self._rank))
+        mine = self._shape.hosted(cohort, self._rank)
+        self._turns = len(mine)
         if self._full:
             dist.broadcast(frame.current, SERVER)
             self._turns = int(np.bincount(cohort % self._shape.workers).max(initial=0))
         previous = self._before.current if holds_previous else frame.previous if flags & HAS_PREVIOUS else None
         self._model_round = header.round
-        return Received(header.round, self._full, cohort, frame.current, previous)
+        return Received(header.round, self._full, cohort, mine, frame.current, previous)
 
     def _expect(self) -> None:
         """Post the receive of the next request, so that gloo sends it at once."""

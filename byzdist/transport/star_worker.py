@@ -90,14 +90,16 @@ class StarWorker(WorkerEnd):
             self._model_round = header.round if header.flags & HAS_MODEL else -1
             return Resume(header.round)
         has_previous = header.flags & HAS_PREVIOUS
-        previous = frame.previous if has_previous else self._before.current
-        holds_previous = has_previous or self._model_round == header.round - 1
+        previous = None
+        if has_previous:
+            previous = frame.previous
+        elif self._model_round == header.round - 1:
+            previous = self._before.current
         self._model_round = header.round
         cohort = frame.cohort(header, self._shape.clients)
-        self._turns = int((cohort % self._shape.workers + 1 == self._rank).sum())
-        return Received(
-            header.round, header.kind is Kind.FULL, cohort, frame.current, previous if holds_previous else None
-        )
+        mine = self._shape.hosted(cohort, self._rank)
+        self._turns = len(mine)
+        return Received(header.round, header.kind is Kind.FULL, cohort, mine, frame.current, previous)
 
     def reply(
         self,

@@ -145,7 +145,7 @@ def updated(method, g=(3.0, 4.0)):
         asked.append((rows.tolist(), level))
         return rows.mean(0)
 
-    method.update(g, torch.tensor(ROWS, dtype=torch.float64), aggregate)
+    method.update(g, torch.tensor(ROWS, dtype=torch.float64), method.clip_level(g), aggregate)
     return g.tolist(), *asked[0]
 
 

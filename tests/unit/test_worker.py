@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -35,14 +37,15 @@ class Scripted(WorkerEnd):
 def replies(config, requests, rank=1, workers=2):
     config = parse(config)
     experiment = prepare(config, torch.device("cpu"))
-    worker = Worker(config, rank, workers, experiment.oracle, experiment.method, experiment.compressors, None)
-    transport = Scripted(requests)
+    worker = Worker(config, experiment.oracle, experiment.method, experiment.compressors, None)
+    hosted = [replace(request, mine=experiment.shape(workers).hosted(request.cohort, rank)) for request in requests]
+    transport = Scripted(hosted)
     worker.run(transport)
     return transport.replies
 
 
 def request(cohort, round_=3, full=False):
-    return Received(round_, full, np.array(cohort), X, None if full else PREVIOUS)
+    return Received(round_, full, np.array(cohort), [], X, None if full else PREVIOUS)
 
 
 def test_a_worker_answers_for_the_clients_it_hosts_in_their_order():
@@ -95,7 +98,7 @@ def test_a_list_of_attacks_goes_by_client_and_round():
 def test_flipped_labels_turn_a_full_gradient_of_plain_logistic_regression_around():
     config = case("none")
     config["model"] = {"name": "logistic_regression", "l2": 0.0}
-    at_zero = Received(0, True, np.array([6]), torch.zeros(12, dtype=torch.float64), None)
+    at_zero = Received(0, True, np.array([6]), [], torch.zeros(12, dtype=torch.float64), None)
     honest = replies(config, [at_zero])[0][2]
     flipped = replies({**config, "attack": {"name": "label_flip"}}, [at_zero])[0][2]
     torch.testing.assert_close(flipped, -honest)  # at x = 0 both classes have probability one half
@@ -106,5 +109,5 @@ def test_an_attack_knows_the_model_before_only_where_the_round_needs_it(monkeypa
     seen = []
     monkeypatch.setitem(ATTACKS._entries, "zero", lambda now: (seen.append(now.previous), now.honest)[1])
     # Some workers hold x^{k-1} all the same, for other clients' sake: the run must not depend on it.
-    replies(case("zero", **method), [Received(3, full, np.array([6]), X, PREVIOUS)])
+    replies(case("zero", **method), [Received(3, full, np.array([6]), [], X, PREVIOUS)])
     assert [previous is not None for previous in seen] == [known]
