@@ -37,6 +37,9 @@ MISLED = {
 SAFE = (1e-24, 1e30)  # sums of squares of float32 within these limits neither overflow nor vanish
 FARTHEST = 1e280  # squared
 SMALL = 1 << 16  # numbers; so few are converted to float64 at no cost
+CACHED = (
+    1 << 19
+)  # numbers; so few are seen from the origin first, which costs little more than to look for a better point
 SAMPLE = 64  # rows, and blocks of 16 columns, that the reference is chosen by
 
 
@@ -50,20 +53,23 @@ def geometry(vectors: Vectors) -> tuple[Floats, Floats, NDArray[np.bool_]]:
     """
     n, small = vectors.n, vectors.n * vectors.d <= SMALL
     dtype = torch.float64 if small else vectors.dtype
-    reference = n if small else _reference(vectors)
+    sampled = n * vectors.d > CACHED
+    reference = _reference(vectors) if sampled else n
     for _ in range(3):  # a hostile row may have been taken; and from one too far away, no better row can be told
-        inner, squared, far = _seen_from(vectors, reference, dtype)
+        inner, far, precision = _seen_from(vectors, reference, dtype)
+        squared = _squared(inner)
         typical = _typical(squared[:, :-1])
         lost = typical[reference] >= FARTHEST
         best = n if lost else int(typical.argmin())
         if best == reference or not lost and typical[reference] <= MISLED[dtype] * typical[best]:
             break
-        reference = best
-    return inner, squared, far
+        reference, sampled = best if sampled else _reference(vectors), True
+    _look_again(vectors, inner, squared, np.arange(n + 1), CANCELLED[precision])
+    return inner, squared, far[:-1]
 
 
-def _seen_from(vectors: Vectors, reference: int, dtype: torch.dtype) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """Return what ``geometry`` does, in the frame of the reference (n: the origin)."""
+def _seen_from(vectors: Vectors, reference: int, dtype: torch.dtype) -> tuple[Floats, NDArray[np.bool_], torch.dtype]:
+    """Return the inner products in the frame of the reference (n: the origin), who is far away, and the precision of it."""
     everyone = np.arange(vectors.n + 1)
     inner = _inner_products(vectors, everyone, reference, dtype)
     if dtype == torch.float32 and not _in_range(vectors, inner.diagonal(), reference):
@@ -72,9 +78,7 @@ def _seen_from(vectors: Vectors, reference: int, dtype: torch.dtype) -> tuple[Fl
     far = ~(inner.diagonal() <= FARTHEST)
     inner[far], inner[:, far] = 0.0, 0.0
     inner[far, far] = FARTHEST
-    squared = _squared(inner)
-    _look_again(vectors, inner, squared, everyone, CANCELLED[dtype])
-    return inner, squared, far[:-1]
+    return inner, far, dtype
 
 
 def _in_range(vectors: Vectors, squares: Floats, reference: int) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from byzdist.aggregation import PRE, RULES, Aggregator, aggregate, native, traced
+from byzdist.aggregation import PRE, RULES, Aggregator, aggregate, gram, native, traced
 from byzdist.aggregation import engine as engine_module
 from byzdist.aggregation import vectors as vectors_module
 from byzdist.aggregation.coordinate import coordinate_median, meamed, trimmed_mean
@@ -139,8 +139,9 @@ def test_rows_that_require_a_gradient_are_aggregated_without_one(rule, pre):
 def test_every_rule_with_any_chain_passes_over_the_data_at_most_twice(rule, pre, offset, monkeypatch):
     read, tile = [], vectors_module.Vectors.tile
     monkeypatch.setattr(vectors_module.Vectors, "tile", lambda self, a, b: read.append(b - a) or tile(self, a, b))
-    d = 20_000
+    d = 45_000
     V = rows(13, d, torch.float32) + offset
+    assert V.numel() > gram.CACHED
     Aggregator(rule, pre)(V, f=1, clip=1e3, generator=seeded())
     # around a column rule, ctma has to write that rule's result, to measure distances to it, and to average
     most = 4 if rule["name"] == "ctma" else 2
