@@ -185,12 +185,19 @@ def _on_cache_lines(tile: Tensor, columns: int) -> bool:
 
 
 def _add_products(tile: Tensor, blocks: int, total: Floats) -> None:
-    """Add the inner products of the rows to ``total``, block of columns by block."""
+    """Add the inner products of the rows to ``total``, block of columns by block, in that order."""
     parts = tile.unflatten(1, (blocks, -1)).transpose(0, 1)  # type: ignore[no-untyped-call]
     with full_precision(tile.device):
-        products = torch.bmm(parts, parts.transpose(1, 2))
-    for part in products.cpu().numpy():
-        total += part
+        products = torch.bmm(parts, parts.transpose(1, 2)).cpu().numpy()
+    if products.size > SMALL:
+        for part in products:
+            total += part
+        return
+    # One call instead of one a block. The spare column keeps the blocks from being the only, and so the fast axis, along
+    # which numpy would add pairwise.
+    addends = np.zeros((1 + blocks, total.size + 1))
+    addends[0, :-1], addends[1:, :-1] = total.ravel(), products.reshape(blocks, -1)
+    total[:] = np.add.reduce(addends, axis=0)[:-1].reshape(total.shape)
 
 
 @contextmanager

@@ -18,6 +18,13 @@ def nearest(distances: Floats, count: int) -> NDArray[np.intp]:
     return np.argsort(distances, axis=-1, kind="stable")[..., :count]
 
 
+def median(values: Floats) -> Floats:
+    """Return the median along the last axis, as numpy does, without what takes it ten times as long where values are few."""
+    ordered, n = np.sort(values, axis=-1), values.shape[-1]
+    middle: Floats = (ordered[..., (n - 1) // 2] + ordered[..., n // 2]) / 2
+    return middle
+
+
 def clip_factors(norms: Floats, threshold: float) -> Floats:
     """Return min(1, threshold / norm) for each norm; 1 for a norm of zero."""
     factors: Floats = np.minimum(1.0, threshold / np.maximum(norms, max(threshold, TINY)))
@@ -108,7 +115,7 @@ def geometric_median(
     Pillutla, Kakade, Harchaoui, "Robust Aggregation for Federated Learning", IEEE TSP 2022.
     """
     n, gram = points.size, points.gram[:-1, :-1]
-    distance = np.median(np.sqrt(points.squared_distances()), axis=1)
+    distance = median(np.sqrt(points.squared_distances()))
     scale = float(distance.min())
     if scale == 0.0:  # most vectors are one and the same
         return uniform(n, np.flatnonzero(distance == 0.0))
@@ -151,11 +158,11 @@ def centered_clip(
     n = points.size
     weights = np.zeros(n)
     if start == "medoid":
-        median = np.median(points.squared_distances(), axis=1)
-        weights = uniform(n, np.flatnonzero(median == median.min()))
+        typical = median(points.squared_distances())
+        weights = uniform(n, np.flatnonzero(typical == typical.min()))
     for _ in range(iterations):
         distance = points.distances_to(weights)
-        radius = tau if tau is not None else float(np.median(distance))
+        radius = tau if tau is not None else float(median(distance))
         factors = clip_factors(distance, radius) / n
         weights = weights * (1.0 - factors.sum()) + factors
     return weights

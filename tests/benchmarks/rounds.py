@@ -20,7 +20,7 @@ from tests.benchmarks.measure import ROOT, bare
 WORKERS = 4
 CASES = {
     "a9a logistic regression": ("configs/paper/fig1_clip_1.yaml", "a9a.gz", 2000),
-    "MNIST cnn": ("configs/paper/mnist_cnn_clip.yaml", "mnist", 60),
+    "MNIST cnn": ("configs/paper/mnist_cnn_clip.yaml", "mnist", 300),
 }
 
 
