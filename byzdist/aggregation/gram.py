@@ -18,13 +18,13 @@ from torch import Tensor
 
 from byzdist.aggregation.points import Matrix
 from byzdist.aggregation.rules import Floats
+from byzdist.norms import BLOCK, SAFE, add_in_order, add_squares
 
 if TYPE_CHECKING:
     from byzdist.aggregation.vectors import Vectors
 
 Indices: TypeAlias = NDArray[np.intp]
 
-BLOCK = 1024  # columns that are summed in the data's precision; fixed, so that the bits depend on no tile size
 WIDTH = 32 * BLOCK
 CANCELLED = {
     torch.float32: 1 / 16,
@@ -34,7 +34,6 @@ MISLED = {
     torch.float32: 4.0,
     torch.float64: 1e4,
 }  # a reference whose typical squared distance is this many times that of the best row is given up for it
-SAFE = (1e-24, 1e30)  # sums of squares of float32 within these limits neither overflow nor vanish
 FARTHEST = 1e280  # squared
 SMALL = 1 << 16  # numbers; so few are converted to float64 at no cost
 CACHED = (
@@ -97,7 +96,7 @@ def lengths(vectors: Vectors) -> Floats:
         return np.sqrt(squared)
     total = np.zeros(vectors.n)
     for _, _, tile in vectors.tiles(vectors.width(WIDTH, BLOCK)):
-        _add_squares(torch.as_tensor(tile), total)
+        add_squares(torch.as_tensor(tile), total)
     return np.sqrt(total)
 
 
@@ -108,19 +107,8 @@ def distances_to(vectors: Vectors, mix: Matrix | None, centre: Tensor) -> Floats
     for start, stop, tile in vectors.tiles(vectors.width(WIDTH, BLOCK, buffers=6)):
         rows = torch.as_tensor(tile if mix is None else vectors.mixed(mix, tile))
         away = torch.as_tensor(vectors.buffer("away", m, stop - start, torch.float64))
-        _add_squares(away.copy_(rows).sub_(centre[start:stop]), total)
+        add_squares(away.copy_(rows).sub_(centre[start:stop]), total)
     return np.sqrt(total)
-
-
-def _add_squares(tile: Tensor, total: Floats) -> None:
-    """Add each row's sum of squares to ``total``, block by block, so that the bits depend on no tile size."""
-    whole = tile.shape[1] // BLOCK * BLOCK
-    for part in (tile[:, :whole].view(len(tile), -1, BLOCK), tile[:, None, whole:]):
-        squares = torch.linalg.vector_norm(part, dim=2).double().square()
-        if part.numel() and not (torch.isfinite(squares).all() and squares.amin() >= SAFE[0]):
-            squares = torch.linalg.vector_norm(part, dim=2, dtype=torch.float64).square()
-        for block in squares.T.cpu().numpy():
-            total += block
 
 
 def _squared(inner: Floats) -> Floats:
@@ -189,15 +177,7 @@ def _add_products(tile: Tensor, blocks: int, total: Floats) -> None:
     parts = tile.unflatten(1, (blocks, -1)).transpose(0, 1)  # type: ignore[no-untyped-call]
     with full_precision(tile.device):
         products = torch.bmm(parts, parts.transpose(1, 2)).cpu().numpy()
-    if products.size > SMALL:
-        for part in products:
-            total += part
-        return
-    # One call instead of one a block. The spare column keeps the blocks from being the only, and so the fast axis, along
-    # which numpy would add pairwise.
-    addends = np.zeros((1 + blocks, total.size + 1))
-    addends[0, :-1], addends[1:, :-1] = total.ravel(), products.reshape(blocks, -1)
-    total[:] = np.add.reduce(addends, axis=0)[:-1].reshape(total.shape)
+    add_in_order(products, total)
 
 
 @contextmanager
