@@ -16,8 +16,7 @@ from byzdist.aggregation.mixing import Generator
 from byzdist.aggregation.points import Points
 from byzdist.aggregation.rules import PRE, RULES, Facts, Floats, PreStep, Rule, minority
 from byzdist.aggregation.span import clip_factors
-from byzdist.aggregation.threads import on_slices
-from byzdist.aggregation.vectors import NARROWEST, Vectors, Workspace, as_array, as_tensor
+from byzdist.aggregation.vectors import Vectors, Workspace, as_array, as_tensor
 from byzdist.errors import ConfigError
 from byzdist.registry import Registry
 
@@ -178,27 +177,20 @@ class Aggregator:
         direct, mixed = out.dtype == vectors.dtype and out.is_contiguous(), points.mix is not None
         target = as_array(out) if direct else out
 
-        def work(some: slice) -> None:
-            with np.errstate(over="ignore"):  # an overflow is dealt with where it matters
-                rows = Columns(tile[:, some], spare[:, some], writable=mixed, lib=vectors.lib)
-                row = self.rule(rows, f, **self._parameters)
-                # adding zero turns -0 into 0: which of two zeros a comparison keeps depends on their places
-                if direct:
-                    vectors.lib.add(row, 0.0, out=target[start:stop][some])
-                else:
-                    out[start:stop][some] = as_tensor(row + 0.0)
-
-        width = vectors.width(torch.get_num_threads() * (16384 if mixed else 32768))
+        width = vectors.width(16384 if mixed else 32768)
         if m > LARGEST_NETWORK:
             width = max(16, min(vectors.d, (1 << 20) // m))
         for start, stop, tile in vectors.tiles(width):
             if mixed:
                 tile = vectors.mixed(points.mix, tile)
             spare = vectors.buffer("spare", m + 4, stop - start)
-            if vectors.lib is np:
-                on_slices(stop - start, NARROWEST, work)
-            else:  # a GPU has threads of its own
-                work(slice(None))
+            with np.errstate(over="ignore"):  # an overflow is dealt with where it matters
+                row = self.rule(Columns(tile, spare, writable=mixed, lib=vectors.lib), f, **self._parameters)
+                # adding zero turns -0 into 0: which of two zeros a comparison keeps depends on their places
+                if direct:
+                    vectors.lib.add(row, 0.0, out=target[start:stop])
+                else:
+                    out[start:stop] = as_tensor(row + 0.0)
         return out
 
     def _fused(self, points: Points, f: int, out: Tensor) -> bool:

@@ -13,6 +13,8 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,6 @@ from torch import Tensor
 
 from byzdist.aggregation.columns import Columns, Row
 from byzdist.aggregation.networks import selection_network
-from byzdist.aggregation.threads import on_slices
 
 _TYPES = {torch.float32: ("float", ctypes.c_float), torch.float64: ("double", ctypes.c_double)}
 # Nothing here reorders sums or fuses them with products. Values are finite, and of two zeros, which may be taken for
@@ -93,9 +94,9 @@ def make_loop(
         OSError, subprocess.SubprocessError: without a C compiler (CC, else cc) that can do it.
     """
     name, scalar = _TYPES[dtype]
-    columns = WrittenColumns(n)
-    result = rule(columns, f, **parameters)
-    loop = _compile(_LOOP.format(type=name, body="\n".join(columns.lines), result=result))
+    written = WrittenColumns(n)
+    result = rule(written, f, **parameters)
+    loop = _compile(_LOOP.format(type=name, body="\n".join(written.lines), result=result))
     loop.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, scalar, ctypes.c_void_p]
     loop.restype = None
 
@@ -104,9 +105,21 @@ def make_loop(
             at = some.start * rows.element_size()
             loop(rows.data_ptr() + at, rows.stride(0), some.stop - some.start, 0.0, out.data_ptr() + at)
 
-        on_slices(rows.shape[1], _NARROWEST, work)
+        columns, threads = rows.shape[1], torch.get_num_threads()
+        share = max(_NARROWEST, -(-columns // threads))
+        mine, *others = [slice(start, min(start + share, columns)) for start in range(0, columns, share)]
+        jobs = [_team(threads).submit(work, some) for some in others]
+        work(mine)
+        for job in jobs:
+            job.result()
 
     return run
+
+
+@lru_cache(maxsize=1)
+def _team(threads: int) -> ThreadPoolExecutor:
+    """Return threads for calls of C, which let others run meanwhile; one more works in its caller's."""
+    return ThreadPoolExecutor(max(1, threads - 1), "aggregation")
 
 
 def is_possible() -> bool:
