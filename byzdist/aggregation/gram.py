@@ -37,9 +37,7 @@ MISLED = {
 }  # a reference whose typical squared distance is this many times that of the best row is given up for it
 FARTHEST = 1e280  # squared
 SMALL = 1 << 16  # numbers; so few are converted to float64 at no cost
-CACHED = (
-    1 << 19
-)  # numbers; so few are seen from the origin first, which costs little more than to look for a better point
+CACHED = 1 << 19  # numbers; so few are seen from the origin first, which costs little more than to find a better point
 SAMPLE = 64  # rows, and blocks of 16 columns, that the reference is chosen by
 
 

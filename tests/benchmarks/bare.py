@@ -25,19 +25,16 @@ from byzdist.experiment import Experiment, prepare
 from byzdist.methods import Task
 from byzdist.sampling import draw_cohort
 
-HEAD, LINE = (
-    64,
-    64,
-)  # bytes before the ids of a request and the values of a reply; what the model begins at multiples of
+HEAD = 64  # bytes before the ids of a request and the values of a reply, which begin at multiples of it
 STOP, SAMPLED, FULL, COLLECTIVE = range(4)
 
 
 class Request:
-    """A request: k, what is asked, the size of the cohort and whether x^{k-1} is there; the cohort; x^k and x^{k-1}."""
+    """A request: a head with k, what is asked and the cohort's size; the cohort, x^k and x^{k-1}."""
 
     def __init__(self, experiment: Experiment) -> None:
         d, dtype, few = experiment.oracle.dimension, experiment.dtype, experiment.method.cohort
-        self.model_at, self.step = HEAD + -(-4 * few // LINE) * LINE, d * dtype.itemsize
+        self.model_at, self.step = HEAD + -(-4 * few // HEAD) * HEAD, d * dtype.itemsize
         self.buffer = torch.zeros(self.model_at + 2 * self.step, dtype=torch.uint8)
         self.head = self.buffer[:HEAD].view(torch.int32)
         self.ids = self.buffer[HEAD : self.model_at].view(torch.int32)
@@ -51,10 +48,8 @@ class Request:
 def replies(experiment: Experiment, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return room for replies, and the vectors in it."""
     length = experiment.oracle.dimension * experiment.dtype.itemsize
-    room = torch.zeros(count, HEAD + -(-length // LINE) * LINE, dtype=torch.uint8)
-    return room[:, : HEAD + length], room.view(experiment.dtype)[:, HEAD // experiment.dtype.itemsize :][
-        :, : experiment.oracle.dimension
-    ]
+    room = torch.zeros(count, HEAD + -(-length // HEAD) * HEAD, dtype=torch.uint8)
+    return room[:, : HEAD + length], room[:, HEAD : HEAD + length].view(experiment.dtype)
 
 
 def serve(experiment: Experiment, workers: int) -> list[float]:
