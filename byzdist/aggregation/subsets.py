@@ -6,6 +6,7 @@ from itertools import combinations, islice
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 from numpy.typing import NDArray
 
 from byzdist.aggregation.points import Points
@@ -134,12 +135,13 @@ def caf(points: Points, f: int) -> Floats:
         inner = gram @ share
         centred = gram - inner[:, None] - inner + share @ inner
         root = np.sqrt(share)
-        values, vectors = np.linalg.eigh(root[:, None] * centred * root)
-        if values[-1] < best:
-            best, result = float(values[-1]), share
-        along = np.abs(centred @ (root * vectors[:, -1])) * (weights > 0)
+        spread = root[:, None] * centred * root
+        (largest,), vectors = scipy.linalg.eigh(spread, subset_by_index=[n - 1, n - 1], check_finite=False)
+        if largest < best:
+            best, result = float(largest), share
+        along = np.abs(centred @ (root * vectors[:, 0])) * (weights > 0)
         tau = (along / max(along.max(), TINY)) ** 2  # only the ratio to the largest counts, and squares may overflow
-        if along.max() <= 0.0 or values[-1] <= 0.0:  # all alike
+        if along.max() <= 0.0 or largest <= 0.0:  # all alike
             break
         weights = weights * (1.0 - tau)
     return result
