@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -41,8 +42,13 @@ class Worker:
         self._bad = frozenset(config.clients.bad)
         self._assignments = assignments(config)
         self._sent: dict[int, Tensor] = {}  # the last message of each client that may repeat it
-        self._start = oracle.initial().to(link_device(config, oracle.device))  # like all that an attack is given
-        self._dense = torch.zeros_like(self._start)
+        self._links = link_device(config, oracle.device)
+        self._dense = torch.zeros(oracle.dimension, dtype=getattr(torch, config.dtype), device=self._links)
+
+    @cached_property
+    def _start(self) -> Tensor:
+        """x^0, for attacks: it takes no memory where nobody attacks."""
+        return self._oracle.initial().to(self._links)  # where all lies that an attack is given
 
     def run(self, transport: WorkerEnd) -> None:
         """Serve requests until the server ends the run."""
