@@ -14,7 +14,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import lru_cache, partial
 from typing import Any, NoReturn, Protocol
@@ -42,6 +42,20 @@ _MESSAGES, _LIFE = 0, 1  # tags: requests and replies; nothing ever, see `Link.w
 _MEETING = timedelta(seconds=20)  # for the steps of a meeting once both ends are known to be there
 _GLANCE, _REPEAT = 0.02, 1.0  # seconds between two looks at the store, and between two hellos
 _FILES = "/proc/self/fd"
+_SILENCE = 30  # seconds without a sign of life from the kernel at the other end that break a connection
+_TOUCH = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in (
+            ("TCP_KEEPIDLE", _SILENCE // 3),
+            ("TCP_KEEPINTVL", _SILENCE // 6),
+            ("TCP_KEEPCNT", 4),
+            ("TCP_USER_TIMEOUT", 1000 * _SILENCE),
+        )
+        if hasattr(socket, name)
+    ),
+]
 _SO_ATTACH_FILTER = 26  # Linux's
 _DROP = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # one instruction of BPF's, "return 0": drop it
 _FILTER = struct.pack("HL", 1, ctypes.addressof(_DROP))
@@ -56,6 +70,7 @@ def connect(*, host: bool, patience: float) -> Store:
     """
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     host = host and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    before = _open_files()
     try:
         store = TCPStore(address, port, None, host, timedelta(seconds=patience), wait_for_workers=False)
     except (DistError, RuntimeError) as error:
@@ -63,6 +78,7 @@ def connect(*, host: bool, patience: float) -> Store:
         raise RunError(
             f"no store at MASTER_ADDR:MASTER_PORT = {address}:{port} after {patience:g} s: {reason}"
         ) from None
+    _stay_in_touch(_open_files() - before)
     return PrefixStore(f"byzdist/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
@@ -175,10 +191,12 @@ def _open(store: Store, session: bytes, me: int) -> Link:
     options: Any = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
     options._devices, files = _devices()
     options._threads, options._timeout = 1, _MEETING
+    before = _open_files()
     try:
         link = Link(ProcessGroupGloo(PrefixStore(meeting(session), store), me, 2, options), 1 - me)
     except RuntimeError as error:
         raise LinkLost(f"no connection: {_reason(error)}") from None
+    _stay_in_touch(_open_files() - before)
     roles = "server", "worker"
     theirs = torch.zeros(len(session), dtype=torch.uint8)
     receiving = link.post_receive(theirs)
@@ -200,7 +218,12 @@ def _devices() -> tuple[list[Any], set[int]]:
 
 def _open_files() -> set[int]:
     """Return this process's descriptors, where the system shows them (Linux)."""
-    return set(map(int, os.listdir(_FILES))) if os.path.isdir(_FILES) else set()
+    found = set[int]()
+    for number in os.listdir(_FILES) if os.path.isdir(_FILES) else []:
+        with contextlib.suppress(OSError):  # the listing's own, which is closed by now: its number is free again
+            os.fstat(int(number))
+            found.add(int(number))
+    return found
 
 
 def _deafen(files: set[int]) -> None:
@@ -208,14 +231,33 @@ def _deafen(files: set[int]) -> None:
 
     It keeps them open as long as the link, and whoever connects takes a descriptor, and keeps it.
     """
+    for held in _sockets(files):
+        if held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            with contextlib.suppress(OSError):  # a kernel without such filters
+                held.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _FILTER)
+
+
+def _stay_in_touch(files: set[int]) -> None:
+    """Let the kernel ask now and then whether the other ends are still there, and break a connection that nobody answers.
+
+    An end that was cut off the network for a while would else wait for ever on a connection of which the other end knows
+    nothing any more.
+    """
+    for held in _sockets(files):
+        for level, option, value in _TOUCH:
+            with contextlib.suppress(OSError):  # of another kind than TCP
+                held.setsockopt(level, option, value)
+
+
+def _sockets(files: set[int]) -> Iterator[socket.socket]:
+    """Yield the sockets among descriptors that others have opened, and will close."""
     for number in files:
-        with contextlib.suppress(OSError):  # no socket, or a kernel without such filters
+        with contextlib.suppress(OSError):  # no socket, or closed meanwhile
             held = socket.socket(fileno=number)
             try:
-                if held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                    held.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _FILTER)
+                yield held
             finally:
-                held.detach()  # it is gloo's to close
+                held.detach()
 
 
 def _bytes(text: bytes) -> Tensor:

@@ -44,6 +44,39 @@ def test_every_client_gets_the_model_and_is_heard(dimension: int) -> None:
                 assert torch.equal(values(payload), truth(star, client, full=full)), (round_, client)
 
 
+def timers() -> dict[tuple[int, int], int]:
+    """Return what timer the kernel runs on each TCP connection of this host, by its two ports; 2 keeps it alive (Linux)."""
+    found = {}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        if os.path.exists(table):
+            for line in open(table).readlines()[1:]:
+                _, here, there, _, _, timer, *_ = line.split()
+                ports = int(here.rpartition(":")[2], 16), int(there.rpartition(":")[2], 16)
+                found[ports] = int(timer.partition(":")[0], 16)
+    return found
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/net/tcp"), reason="reads the timers that Linux shows")
+def test_the_kernel_asks_on_each_connection_whether_the_other_end_is_still_there() -> None:
+    """An end that was cut off may never hear that the other one is gone (docker/try.sh does that to a real network)."""
+    with Star(shape_of(2)) as star:
+        star.start_honest(1, 2)
+        star.server.open()
+        ours = [
+            (connection.laddr.port, connection.raddr.port)
+            for process in psutil.Process().children(recursive=True)
+            for connection in process.net_connections("tcp")
+            if connection.status == psutil.CONN_ESTABLISHED
+        ]
+        links = [pair for pair in ours if int(os.environ["MASTER_PORT"]) not in pair]
+        assert len(links) >= 2 and len(ours) > len(links)
+        both_ends = {*ours, *((there, here) for here, there in links)}
+        until = time.monotonic() + 5.0  # another timer runs while something is on its way
+        while any(timers()[pair] != 2 for pair in both_ends) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert {timers()[pair] for pair in both_ends} == {2}
+
+
 def test_bytes_are_those_of_the_messages() -> None:
     with Star(shape_of(2, dimension=5)) as star:
         star.start_honest(1, 2)
