@@ -93,10 +93,10 @@ def test_clip_levels(clip, reference, level, dtype):
     assert method.clip_level(torch.tensor([3.0, 4.0], dtype=dtype)) == level
 
 
-def test_the_norm_of_the_clip_level_is_taken_in_float64():
+def test_the_norm_of_the_clip_level_adds_up_in_float64():
     g = torch.full((1_000_000,), 1e-3, dtype=torch.float32)
     exact = 1000 * float(g[0])
-    assert SGD(step_size=1.0, cohort=4).clip_level(g) == pytest.approx(exact, rel=1e-12)
+    assert SGD(step_size=1.0, cohort=4).clip_level(g) == pytest.approx(exact, rel=1e-9)
 
 
 def test_a_sampled_client_sends_a_difference_on_one_batch():

@@ -76,7 +76,7 @@ class Averaging(SGD):
     def server_state(self):
         return self.memory
 
-    def update(self, g, received, aggregate):
+    def update(self, g, received, level, aggregate):
         fresh = aggregate(received, None)
         old = self.memory.get("mean", torch.zeros_like(g))
         self.memory["mean"] = old * (1 - self.weight) + fresh * self.weight
