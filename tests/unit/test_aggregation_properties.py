@@ -15,7 +15,7 @@ TRANSLATES = [r for r in NAMED if r["name"] != "cge"]  # measures lengths from t
 ROBUST = [r for r in NAMED if r["name"] not in ("mean", "cge", "monna")]  # cge, monna: see their facts
 
 every_rule = pytest.mark.parametrize("rule", NAMED, ids=lambda r: r["name"])
-few = settings(max_examples=15, deadline=None, derandomize=True)
+few = settings(max_examples=10, deadline=None, derandomize=True)
 
 
 @pytest.fixture(scope="module", autouse=True, params=[gram_module.SMALL, 0], ids=["small", "large"])
