@@ -232,8 +232,8 @@ def _deafen(files: set[int]) -> None:
     It keeps them open as long as the link, and whoever connects takes a descriptor, and keeps it.
     """
     for held in _sockets(files):
-        if held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            with contextlib.suppress(OSError):  # a kernel without such filters
+        with contextlib.suppress(OSError):  # a kernel without such filters
+            if held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 held.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _FILTER)
 
 
