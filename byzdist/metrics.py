@@ -15,13 +15,14 @@ log = logging.getLogger(__name__)
 Line = dict[str, Any]
 EVALUATED = ("loss", "gap", "grad_norm", "accuracy")
 _LINE = orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE  # numbers that JSON has no word for become null
+_WHILE = 0.1  # seconds
 
 
 class Metrics:
     """Writes metrics.jsonl and keeps the totals for summary.json.
 
-    A round's line is written when the next round is under way, so that writing costs no time between two rounds. What a full
-    disk does not take is kept, and tried again with the next line.
+    Lines are written while a later round is under way and no sooner than a tenth of a second after the last ones, so that
+    short rounds do not wait for the system. What a full disk does not take is kept, and tried again with the next lines.
 
     Args:
         folder: where the files go.
@@ -32,7 +33,8 @@ class Metrics:
         self._folder = folder
         self._file = (folder / "metrics.jsonl").open("ab", buffering=0)
         self._size = 0
-        self._pending: Line | None = None
+        self._pending: list[Line] = []
+        self._written = 0.0  # when, by the monotonic clock
         self._unwritten = b""
         self._complained = False
         self.last: Line = {}
@@ -65,8 +67,7 @@ class Metrics:
 
     def add(self, line: Line) -> None:
         """Take a round's line."""
-        self.flush()
-        self._pending = line
+        self._pending.append(line)
         totals = self.totals
         totals["rounds"] += 1
         totals["bytes_up"] += line["bytes_up"]
@@ -77,17 +78,22 @@ class Metrics:
             if key in line:
                 self.last[key] = line[key]
 
+    def flush_now_and_then(self) -> None:
+        """Write the lines that are waiting, if the last ones were written a while ago."""
+        if time.monotonic() - self._written >= _WHILE:
+            self.flush()
+
     def flush(self) -> None:
-        """Write the line that is waiting."""
-        if self._pending is not None:
-            text = orjson.dumps(self._pending, option=_LINE)
-            self._pending = None
+        """Write the lines that are waiting."""
+        if self._pending:
+            text = b"".join(orjson.dumps(line, option=_LINE) for line in self._pending)
+            self._pending.clear()
             self._size += len(text)
             self._write(text)
+            self._written = time.monotonic()
 
     def _write(self, text: bytes) -> None:
-        if self._unwritten:
-            text = self._unwritten + text
+        text = self._unwritten + text
         try:
             written = self._file.write(text)
         except OSError as error:

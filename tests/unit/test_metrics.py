@@ -20,17 +20,25 @@ def written(folder):
     return [json.loads(entry) for entry in text.splitlines()]
 
 
-def test_a_line_is_on_the_disk_when_the_next_round_is_under_way(tmp_path):
+def test_lines_are_on_the_disk_a_moment_later(tmp_path, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("byzdist.metrics.time.monotonic", lambda: now)
     metrics = Metrics(tmp_path)
     metrics.add(line(0))
     assert written(tmp_path) == []
-    metrics.flush()
+    metrics.flush_now_and_then()
     assert written(tmp_path) == [line(0)]
     metrics.add(line(1))
     metrics.add(line(2))
-    assert written(tmp_path) == [line(0), line(1)]
-    metrics.close("finished")
+    now += 0.05
+    metrics.flush_now_and_then()
+    assert written(tmp_path) == [line(0)]
+    now += 0.06
+    metrics.flush_now_and_then()
     assert written(tmp_path) == [line(0), line(1), line(2)]
+    metrics.add(line(3))
+    metrics.close("finished")
+    assert written(tmp_path) == [line(0), line(1), line(2), line(3)]
 
 
 def test_the_summary_is_the_last_evaluation_and_the_totals(tmp_path):
@@ -106,6 +114,7 @@ def test_a_full_disk_loses_no_line_once_there_is_room_again(tmp_path, caplog):
     with caplog.at_level(logging.ERROR, logger="byzdist"):
         for round_ in range(4):
             metrics.add(line(round_))
+            metrics.flush()
     assert sum("No space left" in message for message in caplog.messages) == 1
     with pytest.raises(OSError, match="lacks lines"):  # no checkpoint may count them
         metrics.sync()
