@@ -66,15 +66,17 @@ def open_group(store: Store, rank: int, world_size: int, device: torch.device, j
 
 
 def _isend(message: Tensor, rank: int) -> dist.Work:
-    work = dist.isend(message, rank)
-    assert work is not None, "this process is in the default group"
-    return work
+    return _group().send([message], rank, 0)
 
 
 def _irecv(buffer: Tensor, rank: int) -> dist.Work:
-    work = dist.irecv(buffer, rank)
-    assert work is not None, "this process is in the default group"
-    return work
+    return _group().recv([buffer], rank, 0)
+
+
+def _group() -> dist.ProcessGroup:
+    """Return the default group, whose own calls do without the checks of those of the module, which cost as much as they do."""
+    assert dist.group.WORLD is not None, "it has been opened"
+    return dist.group.WORLD
 
 
 def _left(until: float) -> timedelta:
@@ -101,6 +103,7 @@ class CollectiveServer(ServerEnd):
         self._request: Request
         self._sends: list[dist.Work] = []
         self._receives: list[list[dist.Work]] = []
+        self._afresh: set[int] = set()  # of those who replied in this round
         self._sent_at = 0.0
         self._unsaved: list[int] = []
         self._failed: list[int] = []
@@ -113,6 +116,7 @@ class CollectiveServer(ServerEnd):
         """Send point-to-point to the cohort's workers, or start a full round's broadcast and gathers."""
         self._request, self._sent_at = request, time.monotonic()
         self.bytes_down = self.bytes_up = 0
+        self._afresh.clear()
         hosted: dict[int, list[int]] = {}
         for position, client in enumerate(request.cohort):
             hosted.setdefault(self._shape.rank(int(client)), []).append(position)
@@ -142,7 +146,7 @@ class CollectiveServer(ServerEnd):
         # One header serves them all: whoever holds x^{k-1} knows that, and is sent a shorter message.
         shorter = self._pack(request, HAS_MODEL)
         longer = self._pack(request, HAS_MODEL | HAS_PREVIOUS) if lacking else shorter
-        for rank in hosted:
+        for rank in sorted(hosted, key=lambda rank: -len(hosted[rank])):  # who has most to do begins first
             self._post(longer if rank in lacking else shorter, rank)
             self._model_round[rank] = request.round
         if is_on_gpu:
@@ -199,9 +203,11 @@ class CollectiveServer(ServerEnd):
                 f"deadline, which ends a run on the collective transport: {cause(error)}"
             ) from None
         try:
-            check_reply(row.message, row.checksum(request.length), request.round, client, request.length)
+            flags = check_reply(row.message, row.checksum(request.length), request.round, client, request.length)
         except WireError as error:
             return Missing(str(error))
+        if flags & AFRESH:
+            self._afresh.add(client)
         return row.payload[: request.length]
 
     def _flush(self, until: float | None = None) -> None:
@@ -220,8 +226,7 @@ class CollectiveServer(ServerEnd):
 
     def starts_afresh(self, client: int) -> bool:
         """See `ServerEnd.starts_afresh`."""
-        row = self._rows[int(np.searchsorted(self._request.cohort, client))]
-        return bool(Header.read(row.message).flags & AFRESH)
+        return client in self._afresh
 
     def position(self, round_: int) -> dict[str, Any]:
         """Return which workers hold the round's model."""
@@ -375,7 +380,7 @@ class CollectiveWorker(WorkerEnd):
         """See `WorkerEnd.answer`."""
         message = torch.zeros(HEADER_BYTES, dtype=torch.uint8)
         Header(Kind.SAVED, order.round, stage).write(message)
-        dist.send(message, SERVER)
+        _isend(message, SERVER).wait()
 
     def _settle(self, works: list[dist.Work]) -> None:
         for work in works:

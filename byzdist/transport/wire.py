@@ -194,8 +194,8 @@ def read_stage(message: Tensor, round_: int) -> Stage:
     return Stage(header.count)
 
 
-def check_reply(message: Tensor, total: int, round_: int, client: int, length: int) -> None:
-    """Check a received reply, whose payload has the checksum ``total``, against what was asked for.
+def check_reply(message: Tensor, total: int, round_: int, client: int, length: int) -> int:
+    """Check a received reply, whose payload has the checksum ``total``, against what was asked for; return its flags.
 
     Raises:
         WireError: with the reason.
@@ -211,3 +211,4 @@ def check_reply(message: Tensor, total: int, round_: int, client: int, length: i
         raise WireError(f"wrong length: {header.length} bytes instead of {length}")
     if header.checksum != total:
         raise WireError("wrong checksum")
+    return header.flags
