@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from byzdist.aggregation.points import Matrix
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Indices: TypeAlias = NDArray[np.intp]
 
 WIDTH = 32 * BLOCK
+WIDEST = 128 * BLOCK  # where columns are multiplied in place, without a copy
 PANEL = 15  # rows that are multiplied with the others at once: with 16 and more, MKL takes twice as long for each
 CANCELLED = {
     torch.float32: 1 / 16,
@@ -74,17 +75,16 @@ def _seen_from(vectors: Vectors, reference: int, dtype: torch.dtype) -> tuple[Fl
         dtype = torch.float64
         inner = _inner_products(vectors, everyone, reference, dtype)
     far = ~(inner.diagonal() <= FARTHEST)
-    inner[far], inner[:, far] = 0.0, 0.0
-    inner[far, far] = FARTHEST
+    if far.any():
+        inner[far], inner[:, far] = 0.0, 0.0
+        inner[far, far] = FARTHEST
     return inner, far, dtype
 
 
 def _in_range(vectors: Vectors, squares: Floats, reference: int) -> bool:
     """Return whether float32 held these squared distances from the reference; a zero is right for a copy of it."""
-    positive = squares[squares > 0.0]
-    if not np.isfinite(squares).all() or positive.size and (positive.max() > SAFE[1] or positive.min() < SAFE[0]):
-        return False
-    return all(vectors.equal(int(i), reference) for i in np.flatnonzero(squares == 0.0) if i != reference)
+    doubtful = np.flatnonzero(~((squares >= SAFE[0]) & (squares <= SAFE[1])))
+    return all(i == reference or squares[i] == 0.0 and vectors.equal(int(i), reference) for i in doubtful)
 
 
 def lengths(vectors: Vectors) -> Floats:
@@ -143,17 +143,18 @@ def _inner_products(vectors: Vectors, points: Indices, reference: int, dtype: to
     shifted, all_rows = reference != n, len(points) == n + 1
     rows = points[points < n]
     has_origin = shifted and len(rows) < len(points)
-    block = BLOCK if d > BLOCK else max(16, -(-d // 32) * 16)
-    width = vectors.width(WIDTH, 2 * block, buffers=1 if dtype == vectors.dtype else 2)
     m = len(rows) + has_origin
     total = np.zeros((m, m))
-    for start in range(0, d, width):
+    block = BLOCK if d > BLOCK else max(16, -(-d // 32) * 16)
+    done = _in_place(vectors, block) if not shifted and all_rows and dtype == vectors.dtype else 0
+    for start in range(0, done, WIDEST):
+        stop = min(start + WIDEST, done)
+        _add_products(vectors.V[:, start:stop], (stop - start) // block, total)
+    width = vectors.width(WIDTH, 2 * block, buffers=1 if dtype == vectors.dtype else 2)
+    for start in range(done, d, width):
         stop = min(start + width, d)
         blocks = max(2, -(-(stop - start) // block))  # two at least: a single product may be split among threads
         tile = torch.as_tensor(vectors.tile(start, stop))
-        if not shifted and all_rows and dtype == tile.dtype and _on_cache_lines(tile, blocks * block):
-            _add_products(tile, blocks, total)
-            continue
         buffer = torch.as_tensor(vectors.buffer("rows", m, blocks * block, dtype))
         view = buffer[:, : stop - start]
         buffer[:, stop - start :].zero_()
@@ -161,18 +162,26 @@ def _inner_products(vectors: Vectors, points: Indices, reference: int, dtype: to
         if has_origin:
             torch.neg(tile[reference], out=view[-1]) if dtype == tile.dtype else view[-1].copy_(tile[reference]).neg_()
         _add_products(buffer, blocks, total)
-    return _with_zeros(np.triu(total) + np.triu(total, 1).T, points, rows, has_origin, n)
+    return _with_zeros(np.where(_upper(m), total, total.T), points, rows, has_origin, n)
 
 
-def _on_cache_lines(tile: Tensor, columns: int) -> bool:
-    """Return whether a tile's whole rows begin where those of the workspace would, so that the same bits come out."""
-    lines = [tile.data_ptr(), tile.stride(0) * tile.element_size()]
-    return tile.shape[1] == columns and tile.stride(1) == 1 and all(address % 64 == 0 for address in lines)
+def _in_place(vectors: Vectors, block: int) -> int:
+    """Return how many columns, from the first on, can be multiplied where they are, to the bits of a copy in the workspace."""
+    V = vectors.V
+    if not vectors.is_plain or any(address % 64 for address in (V.data_ptr(), V.stride(0) * V.element_size())):
+        return 0
+    blocks = vectors.d // block
+    return block * (blocks - (blocks % (WIDEST // BLOCK) == 1))  # none alone, see below
+
+
+@lru_cache(maxsize=64)
+def _upper(m: int) -> NDArray[np.bool_]:
+    return np.triu(np.ones((m, m), dtype=np.bool_))
 
 
 def _add_products(tile: Tensor, blocks: int, total: Floats) -> None:
     """Add the inner products of the rows to the upper half of ``total``, block of columns by block, in that order."""
-    parts = tile.unflatten(1, (blocks, -1)).transpose(0, 1)  # type: ignore[no-untyped-call]
+    parts = tile.view(len(tile), blocks, -1).transpose(0, 1)
     with full_precision(tile.device):
         for first in range(0, len(total), PANEL):
             last = first + PANEL
@@ -217,10 +226,10 @@ def _look_again(vectors: Vectors, inner: Floats, squared: Floats, points: Indice
     """Replace what cancellation spoiled, the products and distances of close pairs, group by group, in float64."""
     diagonal = inner.diagonal().copy()
     close = squared < share * (diagonal[:, None] + diagonal)
-    np.fill_diagonal(close, False)
-    if not close.any():
+    if np.count_nonzero(close) == np.count_nonzero(close.diagonal()):
         return
-    _, group_of = connected_components(close, directed=False)
+    np.fill_diagonal(close, True)
+    group_of = _components(close)
     for group in np.unique(group_of):
         members = np.flatnonzero(group_of == group)
         if len(members) < 2:
@@ -233,3 +242,14 @@ def _look_again(vectors: Vectors, inner: Floats, squared: Floats, points: Indice
         squared[np.ix_(members, members)] = finer
         own = diagonal[members]
         inner[np.ix_(members, members)] = (own[:, None] + own - finer) / 2
+
+
+def _components(linked: NDArray[np.bool_]) -> Indices:
+    """Return for each point the first of those that it is linked with, directly or by way of others; each is with itself."""
+    first = np.arange(len(linked))
+    while True:
+        lower = np.where(linked, first, len(linked)).min(axis=1)
+        lower = lower[lower]  # its first, which halves the way
+        if np.array_equal(lower, first):
+            return first
+        first = lower
