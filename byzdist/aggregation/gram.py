@@ -51,11 +51,12 @@ def geometry(vectors: Vectors) -> tuple[Floats, Floats, NDArray[np.bool_]]:
     (about 1e140) that float64 holds no squares of them: they stand at that distance, each in a direction of its own.
     """
     n, small = vectors.n, vectors.n * vectors.d <= SMALL
+    everyone = np.arange(n + 1)
     dtype = torch.float64 if small else vectors.dtype
     sampled = n * vectors.d > CACHED
     reference = _reference(vectors) if sampled else n
     for _ in range(3):  # a hostile row may have been taken; and from one too far away, no better row can be told
-        inner, far, precision = _seen_from(vectors, reference, dtype)
+        inner, far, precision = _seen_from(vectors, everyone, reference, dtype)
         squared = _squared(inner)
         typical = _typical(squared[:, :-1])
         lost = typical[reference] >= FARTHEST
@@ -63,17 +64,18 @@ def geometry(vectors: Vectors) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         if best == reference or not lost and typical[reference] <= MISLED[dtype] * typical[best]:
             break
         reference, sampled = best if sampled else _reference(vectors), True
-    _look_again(vectors, inner, squared, np.arange(n + 1), CANCELLED[precision])
+    _look_again(vectors, inner, squared, everyone, precision, again=precision)
     return inner, squared, far[:-1]
 
 
-def _seen_from(vectors: Vectors, reference: int, dtype: torch.dtype) -> tuple[Floats, NDArray[np.bool_], torch.dtype]:
-    """Return the inner products in the frame of the reference (n: the origin), who is far away, and the precision of it."""
-    everyone = np.arange(vectors.n + 1)
-    inner = _inner_products(vectors, everyone, reference, dtype)
-    if dtype == torch.float32 and not _in_range(vectors, inner.diagonal(), reference):
+def _seen_from(
+    vectors: Vectors, points: Indices, reference: int, dtype: torch.dtype
+) -> tuple[Floats, NDArray[np.bool_], torch.dtype]:
+    """Return the points' inner products in the frame of the reference (n: the origin), who is far away, and their precision."""
+    inner = _inner_products(vectors, points, reference, dtype)
+    if dtype == torch.float32 and not _in_range(vectors, points, inner.diagonal(), reference):
         dtype = torch.float64
-        inner = _inner_products(vectors, everyone, reference, dtype)
+        inner = _inner_products(vectors, points, reference, dtype)
     far = ~(inner.diagonal() <= FARTHEST)
     if far.any():
         inner[far], inner[:, far] = 0.0, 0.0
@@ -81,10 +83,11 @@ def _seen_from(vectors: Vectors, reference: int, dtype: torch.dtype) -> tuple[Fl
     return inner, far, dtype
 
 
-def _in_range(vectors: Vectors, squares: Floats, reference: int) -> bool:
+def _in_range(vectors: Vectors, points: Indices, squares: Floats, reference: int) -> bool:
     """Return whether float32 held these squared distances from the reference; a zero is right for a copy of it."""
-    doubtful = np.flatnonzero(~((squares >= SAFE[0]) & (squares <= SAFE[1])))
-    return all(i == reference or squares[i] == 0.0 and vectors.equal(int(i), reference) for i in doubtful)
+    doubtful = np.flatnonzero(~((squares >= SAFE[0]) & (squares <= SAFE[1]))).tolist()
+    rest = [i for i in doubtful if points[i] != reference]
+    return all(squares[i] == 0.0 and vectors.equal(int(points[i]), reference) for i in rest)
 
 
 def lengths(vectors: Vectors) -> Floats:
@@ -145,6 +148,11 @@ def _inner_products(vectors: Vectors, points: Indices, reference: int, dtype: to
     has_origin = shifted and len(rows) < len(points)
     m = len(rows) + has_origin
     total = np.zeros((m, m))
+    if vectors.loop is not None and vectors.is_plain and dtype == vectors.dtype:
+        first, step = vectors.V.data_ptr(), vectors.V.stride(0) * dtype.itemsize
+        addresses = np.append(first + step * rows, np.zeros(int(has_origin), dtype=np.int64))
+        vectors.loop(addresses, first + step * reference if shifted else None, d, total)
+        return _with_zeros(np.where(_upper(m), total, total.T), points, rows, has_origin, n)
     block = BLOCK if d > BLOCK else max(16, -(-d // 32) * 16)
     done = _in_place(vectors, block) if not shifted and all_rows and dtype == vectors.dtype else 0
     for start in range(0, done, WIDEST):
@@ -222,10 +230,16 @@ def _with_zeros(total: Floats, points: Indices, rows: Indices, has_origin: bool,
     return full
 
 
-def _look_again(vectors: Vectors, inner: Floats, squared: Floats, points: Indices, share: float) -> None:
-    """Replace what cancellation spoiled, the products and distances of close pairs, group by group, in float64."""
+def _look_again(
+    vectors: Vectors, inner: Floats, squared: Floats, points: Indices, precision: torch.dtype, again: torch.dtype
+) -> None:
+    """Replace what cancellation spoiled, the products and distances of close pairs, group by group.
+
+    A difference of two close numbers is right in any precision, so each group is seen from one of its own, in the precision
+    ``again``; what still is too close there, in float64.
+    """
     diagonal = inner.diagonal().copy()
-    close = squared < share * (diagonal[:, None] + diagonal)
+    close = squared < CANCELLED[precision] * (diagonal[:, None] + diagonal)
     if np.count_nonzero(close) == np.count_nonzero(close.diagonal()):
         return
     np.fill_diagonal(close, True)
@@ -236,9 +250,9 @@ def _look_again(vectors: Vectors, inner: Floats, squared: Floats, points: Indice
             continue
         chosen = points[members]
         centre = int(chosen[-1] if chosen[-1] == vectors.n else chosen[close[np.ix_(members, members)].sum(1).argmax()])
-        again = _inner_products(vectors, chosen, centre, torch.float64)
-        finer = _squared(again)
-        _look_again(vectors, again, finer, chosen, CANCELLED[torch.float64])
+        products, _, finest = _seen_from(vectors, chosen, centre, again)
+        finer = _squared(products)
+        _look_again(vectors, products, finer, chosen, finest, again=torch.float64)
         squared[np.ix_(members, members)] = finer
         own = diagonal[members]
         inner[np.ix_(members, members)] = (own[:, None] + own - finer) / 2

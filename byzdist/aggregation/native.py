@@ -1,9 +1,4 @@
-"""Column rules as one loop in C: each column is read once and all comparisons are in registers.
-
-The loop is written out from the rule itself, made by this machine's C compiler in a tenth of a second or two, and gives
-the same bits as the calls of numpy that it stands for: a processor's minimum is one instruction, where a library's,
-with care for NaN, takes three.
-"""
+"""Loops in C, made by this machine's compiler in some tenths of a second when they are first needed."""
 
 import ctypes
 import os
@@ -11,115 +6,18 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from byzdist.aggregation.columns import Columns, Row
-from byzdist.aggregation.networks import selection_network
-
-_TYPES = {torch.float32: ("float", ctypes.c_float), torch.float64: ("double", ctypes.c_double)}
-# Nothing here reorders sums or fuses them with products. Values are finite, and of two zeros, which may be taken for
-# one another, adding `zero`, of which the compiler does not know that it is 0, leaves the positive one.
-_FLAGS = "-O3 -march=native -ffp-contract=off -ffinite-math-only -fno-signed-zeros -fno-trapping-math -shared -fPIC"
-_WIDE = " -mprefer-vector-width=512" if platform.machine() in ("x86_64", "AMD64") else ""
+REALS = {torch.float32: ("float", ctypes.c_float), torch.float64: ("double", ctypes.c_double)}
+_FLAGS = "-O3 -march=native -shared -fPIC"
+_WIDE = "-mprefer-vector-width=512" if platform.machine() in ("x86_64", "AMD64") else ""
+# The threads are those that torch keeps: others would find its own on their cores, waiting for work.
+_THREADS = "-fopenmp" if sys.platform == "linux" else ""
 _PATIENCE = 60.0  # seconds for the compiler
-_NARROWEST = 1 << 15  # columns that are worth a thread
-_LOOP = """
-#include <stdint.h>
-typedef {type} real;
-void loop(const real *restrict rows, int64_t stride, int64_t columns, real zero, real *restrict out) {{
-    for (int64_t j = 0; j < columns; j++) {{
-{body}
-        out[j] = {result} + zero;
-    }}
-}}
-"""
-
-
-class WrittenColumns(Columns):
-    """The operations of ``Columns`` as lines of C; a row is the name of a variable."""
-
-    def __init__(self, n: int) -> None:
-        super().__init__((), (), writable=False)
-        self.size = n
-        self.lines: list[str] = []
-        self._rows = [self._let(f"rows[{i} * stride + j]") for i in range(n)]
-
-    def _let(self, expression: str) -> str:
-        name = f"v{len(self.lines)}"
-        self.lines.append(f"        const real {name} = {expression};")
-        return name
-
-    def ranks(self, labels: tuple[int, ...]) -> list[Row]:
-        """Return the rows, those with the ranks that ``labels`` ask for in place (see ``selection_network``)."""
-        rows = self._rows
-        for low, high, keep_low, keep_high in selection_network(labels):
-            a, b = rows[low], rows[high]
-            if keep_low:
-                rows[low] = self._let(f"{a} < {b} ? {a} : {b}")
-            if keep_high:
-                rows[high] = self._let(f"{a} < {b} ? {b} : {a}")
-        return rows
-
-    def mean(self, rows: Sequence[Row]) -> Row:
-        """Return the mean of the rows, added in the order given; of more than two it may overflow, see `Compiler.run`."""
-        if len(rows) == 1:
-            return rows[0]
-        share = f"(real){1.0 / len(rows)!r}"
-        if len(rows) == 2:
-            return self._let(f"{rows[0]} * {share} + {rows[1]} * {share}")
-        return self._let(f"({' + '.join(rows)}) * {share}")
-
-    def nearest(self, rows: Sequence[Row], centre: Row) -> Row:
-        """Return, in each column, the value nearest to the centre; rows ascend, and of two as near the lower counts."""
-        best = rows[0]
-        for row in rows[1:]:
-            best = self._let(f"{row} - {centre} < {centre} - {best} ? {row} : {best}")
-        return best
-
-
-def make_loop(
-    rule: Callable[..., Row], n: int, f: int, parameters: dict[str, Any], dtype: torch.dtype
-) -> Callable[[Tensor, Tensor], object]:
-    """Return the loop (rows [n x d], out [d]) of a column rule; rows and out are the CPU's, of ``dtype``, unit stride.
-
-    Raises:
-        OSError, subprocess.SubprocessError: without a C compiler (CC, else cc) that can do it.
-    """
-    name, scalar = _TYPES[dtype]
-    written = WrittenColumns(n)
-    result = rule(written, f, **parameters)
-    loop = _compile(_LOOP.format(type=name, body="\n".join(written.lines), result=result))
-    loop.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, scalar, ctypes.c_void_p]
-    loop.restype = None
-
-    def run(rows: Tensor, out: Tensor) -> None:
-        def work(some: slice) -> None:
-            at = some.start * rows.element_size()
-            loop(rows.data_ptr() + at, rows.stride(0), some.stop - some.start, 0.0, out.data_ptr() + at)
-
-        columns, threads = rows.shape[1], torch.get_num_threads()
-        share = max(_NARROWEST, -(-columns // threads))
-        mine, *others = [slice(start, min(start + share, columns)) for start in range(0, columns, share)]
-        jobs = [_team(threads).submit(work, some) for some in others]
-        work(mine)
-        for job in jobs:
-            job.result()
-
-    return run
-
-
-@lru_cache(maxsize=1)
-def _team(threads: int) -> ThreadPoolExecutor:
-    """Return threads for calls of C, which let others run meanwhile; one more works in its caller's."""
-    return ThreadPoolExecutor(max(1, threads - 1), "aggregation")
 
 
 def is_possible() -> bool:
@@ -131,10 +29,19 @@ def _compiler() -> list[str]:
     return shlex.split(os.environ.get("CC", "")) or ["cc"]
 
 
-def _compile(source: str) -> Any:
-    """Return the function ``loop`` of a C source; no file is left of it."""
+def compile_source(source: str, flags: str) -> ctypes.CDLL:
+    """Return the library of a C source; no file is left of it.
+
+    Raises:
+        OSError, subprocess.SubprocessError: without a C compiler (CC, else cc) that can do it.
+    """
     with tempfile.TemporaryDirectory(prefix="byzdist-") as folder:
         library = Path(folder, "loop.so")
-        command = [*_compiler(), *(_FLAGS + _WIDE).split(), "-x", "c", "-", "-o", str(library)]
+        command = [*_compiler(), *f"{_FLAGS} {_WIDE} {_THREADS} {flags}".split(), "-x", "c", "-", "-o", str(library)]
         subprocess.run(command, input=source, text=True, check=True, capture_output=True, timeout=_PATIENCE)
-        return ctypes.CDLL(str(library)).loop
+        return ctypes.CDLL(str(library))
+
+
+def threads(total: int, least: int) -> int:
+    """Return in how many threads to do ``total`` units of work, each of them at least ``least``: at most as many as torch has."""
+    return max(1, min(torch.get_num_threads(), total // least))

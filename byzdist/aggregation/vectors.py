@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from byzdist.aggregation import gram
+from byzdist.aggregation.native_products import Products
 from byzdist.aggregation.points import Matrix
 from byzdist.aggregation.rules import Floats
 
@@ -60,15 +61,24 @@ class Vectors:
         workspace: where tiles live between calls.
         rows: the rows that take part; all of them by default.
         products: whether inner products will be asked for in any case, so that lengths need no pass of their own.
+        loop: forms inner products of unchanged rows of V, where it was compiled.
     """
 
-    def __init__(self, V: Tensor, workspace: Workspace, rows: list[int] | None = None, products: bool = False) -> None:
+    def __init__(
+        self,
+        V: Tensor,
+        workspace: Workspace,
+        rows: list[int] | None = None,
+        products: bool = False,
+        loop: Products | None = None,
+    ) -> None:
         V = V.detach()
         self.V, self.rows, self.workspace, self._products = V, rows, workspace, products
         self.n: int = V.shape[0] if rows is None else len(rows)
         self.d: int = V.shape[1]
         self.device = V.device
         self.dtype = torch.float64 if V.dtype == torch.float64 else torch.float32
+        self.loop = loop
         plain = rows is None and V.dtype == self.dtype and (V.stride(1) == 1 or self.d == 1)
         self._array: Array | None = as_array(V) if plain else None
         self.lib: ModuleType = np if V.device.type == "cpu" else torch

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from byzdist.aggregation import PRE, RULES, Aggregator, aggregate, gram, native, traced
+from byzdist.aggregation import PRE, RULES, Aggregator, aggregate, gram, native, native_columns, traced
 from byzdist.aggregation import engine as engine_module
 from byzdist.aggregation import vectors as vectors_module
 from byzdist.aggregation.coordinate import coordinate_median, meamed, trimmed_mean
@@ -219,15 +219,24 @@ def test_without_a_compiler_the_eager_path_does_the_work_and_that_is_said_once(m
 
 @compiled
 def test_what_the_compiler_complains_of_is_passed_on(monkeypatch, caplog):
-    monkeypatch.setattr(native, "_LOOP", "no program\n")
+    monkeypatch.setattr(native_columns, "_LOOP", "no program\n")
     aggregator, V = Aggregator("coordinate_median", compile=True), rows(6, 30)
     assert torch.equal(aggregator(V).vector, aggregate(V, "coordinate_median"))
     assert "error" in caplog.text and "no program" not in caplog.messages[0].partition("error")[0]
 
 
 @compiled
-@pytest.mark.parametrize("rule", ["coordinate_median", "trimmed_mean", "meamed", "bulyan"])
-@pytest.mark.parametrize("pre", [[], ["nnm"]], ids=["alone", "nnm"])
+@pytest.mark.parametrize(
+    "rule, pre",
+    [
+        ("coordinate_median", []),
+        ("trimmed_mean", []),
+        ("meamed", []),
+        ("bulyan", []),
+        ("coordinate_median", ["nnm"]),
+        ("meamed", ["nnm"]),
+    ],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_the_loop_in_c_has_the_bits_of_the_eager_path(rule, pre, dtype):
     wide = rows(13, 40_001, dtype)  # wide enough for two threads
@@ -246,6 +255,25 @@ def test_the_loop_in_c_has_the_bits_of_the_eager_path(rule, pre, dtype):
             torch.set_num_threads(was)
         assert torch.equal(result.contiguous().view(torch.uint8), expected.view(torch.uint8))
     assert compiling._compiler.works and len(compiling._compiler._loops) == 1
+
+
+@compiled
+@pytest.mark.parametrize("rule", ["krum", "geometric_median", "centered_clip", "caf", "smea"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("common", [0.0, 30.0])
+def test_inner_products_in_c_give_the_same_vector_to_rounding(rule, dtype, common):
+    wide = rows(13, 40_001, dtype) + common
+    compiling, expected = Aggregator(rule, compile=True), Aggregator(rule)(wide, f=2).vector
+    was, results = torch.get_num_threads(), []
+    for threads, V in ((1, wide), (2, wide), (2, torch.empty(13, 40_010, dtype=dtype)[:, 3:-6].copy_(wide))):
+        torch.set_num_threads(threads)
+        try:
+            results.append(compiling(V, f=2).vector)
+        finally:
+            torch.set_num_threads(was)
+    assert compiling._compiler.works and dtype in compiling._compiler._products
+    assert all(torch.equal(result, results[0]) for result in results)
+    torch.testing.assert_close(results[0], expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("rule", [coordinate_median, trimmed_mean, meamed])
@@ -272,9 +300,11 @@ def test_sums_beyond_the_range_of_the_numbers_go_the_eager_path(rule):
 @compiled
 @pytest.mark.parametrize("columns, compiles", [(1000, False), (100_000, True)])
 def test_by_itself_only_what_is_large_is_compiled(columns, compiles):
-    aggregator = Aggregator("trimmed_mean", compile="auto")
-    aggregator(rows(6, columns), f=1)
-    assert bool(aggregator._compiler._loops) == compiles
+    aggregators = {rule: Aggregator(rule, compile="auto") for rule in ("trimmed_mean", "krum")}
+    for aggregator in aggregators.values():
+        aggregator(rows(6, columns), f=1)
+    assert bool(aggregators["trimmed_mean"]._compiler._loops) == compiles
+    assert bool(aggregators["krum"]._compiler._products) == compiles
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="reads the peak that Linux keeps")
