@@ -46,6 +46,7 @@ from byzdist.transport.wire import (
     Stage,
     WireError,
     check_reply,
+    checksum,
     read_stage,
 )
 from byzdist.worker import Worker
@@ -174,7 +175,7 @@ class LocalWorker(WorkerEnd):
     ) -> None:
         row = reply_rows(1, self._shape.longest, torch.device("cpu"))[0]
         fill(row.payload[:length])
-        Header(Kind.REPLY, round_, client, flags, length, row.checksum(length)).write(row.message)
+        Header(Kind.REPLY, round_, client, flags, length, checksum(row.payload[:length])).write(row.message)
         message = row.message[: HEADER_BYTES + length].clone()
         self._server.replies.put((client, message if forge is None else forge(message)))
 

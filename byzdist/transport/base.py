@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from byzdist.transport.wire import HEADER_BYTES, RequestFrame, Stage, checksum, round_up
+from byzdist.transport.wire import HEADER_BYTES, RequestFrame, Stage, round_up
 
 _Ids = TypeVar("_Ids", int, np.ndarray)
 
@@ -228,10 +228,6 @@ class ReplyRow:
         if self._apart:
             return [self.message, self.payload[:length]]
         return [self.message[: HEADER_BYTES + length]]
-
-    def checksum(self, length: int) -> int:
-        """Return the checksum of the payload; on a GPU it would cost a copy, and nccl's network is a trusted one."""
-        return 0 if self._apart else checksum(self.payload[:length])
 
 
 def reply_rows(count: int, longest: int, device: torch.device, pinned: bool = False) -> list[ReplyRow]:

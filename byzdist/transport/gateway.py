@@ -40,6 +40,7 @@ from byzdist.transport.wire import (
     RequestFrame,
     WireError,
     check_reply,
+    checksum,
     read_stage,
 )
 
@@ -322,7 +323,8 @@ class _Gateway:
         for client, row, work in zip(clients, rows, receiving, strict=True):
             link.finish(work, patience)
             try:
-                check_reply(row.message, row.checksum(errand.length), errand.round, client, errand.length)
+                total = checksum(row.payload[: errand.length])
+                check_reply(row.message, total, errand.round, client, errand.length)
             except WireError as error:
                 self._tell(What.OFFENCE, client, str(error))
             else:

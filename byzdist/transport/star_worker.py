@@ -14,7 +14,7 @@ from torch.distributed import DistError
 from byzdist.transport.base import Forge, Received, Resume, Save, Shape, WorkerEnd, reply_rows
 from byzdist.transport.link import Link, LinkLost, join, read_note
 from byzdist.transport.shared import link_frame
-from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, HEADER_BYTES, Header, Kind, Stage
+from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, HEADER_BYTES, Header, Kind, Stage, checksum
 
 log = logging.getLogger(__name__)
 _LOOK = 0.5  # seconds between two looks at the store
@@ -114,7 +114,7 @@ class StarWorker(WorkerEnd):
         self._rows.reverse()
         row = self._rows[0]
         fill(row.payload[:length])
-        Header(Kind.REPLY, round_, client, flags, length, row.checksum(length)).write(row.message)
+        Header(Kind.REPLY, round_, client, flags, length, checksum(row.payload[:length])).write(row.message)
         message = row.parts(length)[0]
         self._turns -= 1
         if self._link is None:

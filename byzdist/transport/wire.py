@@ -195,7 +195,7 @@ def read_stage(message: Tensor, round_: int) -> Stage:
 
 
 def check_reply(message: Tensor, total: int, round_: int, client: int, length: int) -> int:
-    """Check a received reply, whose payload has the checksum ``total``, against what was asked for; return its flags.
+    """Check a received reply, whose payload has the checksum ``total`` (0: it has none), against what was asked for; return its flags.
 
     Raises:
         WireError: with the reason.
