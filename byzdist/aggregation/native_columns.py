@@ -22,12 +22,20 @@ _NARROWEST = 1 << 15  # columns that are worth a thread
 _LOOP = """
 #include <stdint.h>
 typedef {type} real;
-void loop(const real *restrict rows, int64_t stride, int64_t columns, real zero, real *restrict out, int threads) {{
-#pragma omp parallel for num_threads(threads)
-    for (int64_t j = 0; j < columns; j++) {{
+
+/* Apart from the threads, for what is known of these pointers is lost in code that is shared out. */
+static __attribute__((noinline))
+void part(const real *restrict rows, int64_t stride, int64_t start, int64_t stop, real zero, real *restrict out) {{
+    for (int64_t j = start; j < stop; j++) {{
 {body}
         out[j] = {result} + zero;
     }}
+}}
+
+void loop(const real *rows, int64_t stride, int64_t columns, real zero, real *out, int threads) {{
+#pragma omp parallel for num_threads(threads)
+    for (int t = 0; t < threads; t++)
+        part(rows, stride, columns * t / threads, columns * (t + 1) / threads, zero, out);
 }}
 """
 
