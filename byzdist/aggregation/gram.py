@@ -39,7 +39,8 @@ MISLED = {
 FARTHEST = 1e280  # squared
 SMALL = 1 << 16  # numbers; so few are converted to float64 at no cost
 CACHED = 1 << 19  # numbers; so few are seen from the origin first, which costs little more than to find a better point
-SAMPLE = 64  # rows, and blocks of 16 columns, that the reference is chosen by
+SAMPLE = 64  # rows that the reference is chosen by
+PIECES = 32  # of 16 columns, for the same
 
 
 @np.errstate(invalid="ignore")  # sums of what float32 could not hold; they are formed again in float64
@@ -131,7 +132,7 @@ def _reference(vectors: Vectors) -> int:
     """Return the row (n: the origin) to see the others from, judged by a sample of the columns."""
     n = vectors.n
     rows = np.unique(np.linspace(0, n - 1, min(n, SAMPLE)).astype(int))
-    sample = vectors.sample(rows, SAMPLE, 16).double().cpu()
+    sample = vectors.sample(rows, PIECES, 16).double().cpu()
     inner = (sample @ sample.T).numpy()
     squared = _squared(inner)
     squared[~(squared <= FARTHEST)] = FARTHEST

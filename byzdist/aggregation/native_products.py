@@ -20,7 +20,7 @@ from byzdist.norms import BLOCK, add_in_order
 Products: TypeAlias = Callable[[NDArray[np.int64], int | None, int, Floats], None]
 
 MOST = 128  # rows; a block of more leaves the cache before it has met all others
-_PIECE = 16 * BLOCK  # columns whose sums a thread forms by itself
+_PIECE = 8 * BLOCK  # columns whose sums a thread forms by itself
 _LOOP = """
 #include <stdint.h>
 #if defined(__AVX512F__)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from byzdist.aggregation.points import Points
 from byzdist.aggregation.rules import Facts, Floats, minority, span_rule, uniform
-from byzdist.aggregation.span import TINY
+from byzdist.aggregation.span import TINY, nearest
 
 MOST_SUBSETS = 200_000  # that smea looks at: a second or two
 
@@ -54,12 +54,17 @@ def mda(points: Points, f: int) -> Floats:
     """Average the n - f vectors of the smallest diameter (largest distance of two of them).
 
     Found exactly: a diameter t is possible if some f vectors touch all pairs further apart than t (a vertex cover);
-    the smallest such t by bisection. El Mhamdi, Guerraoui, Guirguis, Rouault, "SGD: Decentralized Byzantine
+    the smallest such t by bisection. Each of the n - f has the others within t; and the n - f nearest to one vector
+    have some diameter: between those t lies. El Mhamdi, Guerraoui, Guirguis, Rouault, "SGD: Decentralized Byzantine
     Resilience", 2019.
     """
     n, squared = points.size, points.squared_distances()
     candidates = np.unique(squared)
-    low, high, left_out = 0, len(candidates) - 1, list[int]()  # the largest distance asks nobody to leave
+    radius = np.sort(squared, axis=1)[:, n - f - 1]
+    around = nearest(squared[radius.argmin()], n - f)
+    left_out = np.setdiff1d(np.arange(n), around).tolist()
+    bounds = [np.sort(radius)[n - f - 1], squared[np.ix_(around, around)].max()]
+    low, high = np.searchsorted(candidates, bounds).tolist()
     while low < high:
         mid = (low + high) // 2
         cover = _cover(squared > candidates[mid], f)

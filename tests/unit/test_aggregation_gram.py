@@ -95,7 +95,7 @@ def on_sampled_rows():
 def on_sampled_columns(dtype, elsewhere):
     V = (rows(11, 20_000) + 5).to(dtype)
     numbers = Vectors(torch.arange(20_000, dtype=torch.float64)[None], Workspace())
-    known = numbers.sample(np.array([0]), gram_module.SAMPLE, 16)[0].long()
+    known = numbers.sample(np.array([0]), gram_module.PIECES, 16)[0].long()
     V[0] = elsewhere
     V[0, known] = V[1:, known].mean(0)
     return V, [0]
