@@ -6,8 +6,8 @@ from itertools import combinations, islice
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
+from scipy.linalg.lapack import dsyevr
 
 from byzdist.aggregation.points import Points
 from byzdist.aggregation.rules import Facts, Floats, minority, span_rule, uniform
@@ -19,17 +19,18 @@ MOST_SUBSETS = 200_000  # that smea looks at: a second or two
 def _cover(edges: NDArray[np.bool_], budget: int) -> list[int] | None:
     """Return at most ``budget`` vertices that touch every edge of a graph, or None where there are none such.
 
-    A vertex with more edges than the budget must be taken. Else branch on the vertex with the most edges: it, or all
+    Vertices with more edges than the budget must be taken. Without such, branch on the vertex with the most edges: it, or all
     its neighbours. Exponential in the budget alone.
     """
     degree = edges.sum(axis=1)
     top = int(degree.argmax())
     if degree[top] == 0:
         return []
-    if budget == 0 or degree.sum() > 2 * budget * degree[top]:
+    branches = [np.flatnonzero(degree > budget)]
+    if len(branches[0]) > budget or degree.sum() > 2 * np.sort(degree)[-budget:].sum():
         return None
-    neighbours = np.flatnonzero(edges[top])
-    branches = [np.array([top])] if degree[top] > budget else [np.array([top]), neighbours]
+    if not len(branches[0]):
+        branches = [np.array([top]), np.flatnonzero(edges[top])]
     for taken in branches:
         rest = edges.copy()
         rest[taken] = False
@@ -141,7 +142,8 @@ def caf(points: Points, f: int) -> Floats:
         centred = gram - inner[:, None] - inner + share @ inner
         root = np.sqrt(share)
         spread = root[:, None] * centred * root
-        (largest,), vectors = scipy.linalg.eigh(spread, subset_by_index=[n - 1, n - 1], check_finite=False)
+        (largest, *_), vectors, *_, info = dsyevr(spread, range="I", il=n, iu=n)
+        assert info == 0, "every symmetric matrix of finite numbers has eigenvalues"
         if largest < best:
             best, result = float(largest), share
         along = np.abs(centred @ (root * vectors[:, 0])) * (weights > 0)
