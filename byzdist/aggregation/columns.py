@@ -1,8 +1,9 @@
 """The columns of a matrix, worked on row by row: each operation is one elementwise call on whole rows of a tile."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +17,39 @@ Row: TypeAlias = (
 LARGEST_NETWORK = 64  # more rows than this are sorted: a network grows as n log^2 n and its rows leave the cache
 
 
+class _Plan(NamedTuple):
+    """The calls that bring ranks into place, on slots: first those of the rows, then the spare ones.
+
+    Attributes:
+        steps: whether the smaller of two slots is wanted or the larger, which two, and the slot where it goes.
+        rows: the slot of each rank.
+        spare: the slots that are free afterwards.
+    """
+
+    steps: list[tuple[bool, int, int, int]]
+    rows: list[int]
+    spare: list[int]
+
+
+@lru_cache(maxsize=256)
+def _plan(labels: tuple[int, ...], writable: bool, spares: int) -> _Plan:
+    """Return which rows `selection_network` overwrites, and where it needs spare ones; made once, for tiles are many."""
+    n = len(labels)
+    rows, mine, spare, steps = list(range(n)), [writable] * n, list(range(n, n + spares)), []
+    for low, high, keep_low, keep_high in selection_network(labels):
+        a, b = rows[low], rows[high]
+        free = [row for row, own in ((a, mine[low]), (b, mine[high])) if own]
+        mine[low], mine[high] = keep_low, keep_high
+        if keep_low:  # where both are kept, b is needed once more
+            rows[low] = spare.pop() if keep_high or not free else free.pop()
+            steps.append((True, a, b, rows[low]))
+        if keep_high:
+            rows[high] = free.pop() if free else spare.pop()
+            steps.append((False, a, b, rows[high]))
+        spare += free
+    return _Plan(steps, rows, spare)
+
+
 class Columns:
     """m rows of a tile, and the rank and mean operations that column rules are made of.
 
@@ -25,29 +59,18 @@ class Columns:
     def __init__(self, rows: Sequence[Row], spare: Sequence[Row], *, writable: bool, lib: ModuleType = np) -> None:
         self.size = len(rows)
         self._rows, self._spare, self._lib = list(rows), list(spare), lib
-        self._writable = [writable] * len(rows)
+        self._writable = writable
 
     def ranks(self, labels: tuple[int, ...]) -> list[Row]:
         """Return the rows, those with the ranks that ``labels`` ask for in place (see ``selection_network``)."""
         if self.size > LARGEST_NETWORK:
             return self._sorted(labels)
-        rows, writable, spare, lib = self._rows, self._writable, self._spare, self._lib
-        for low, high, keep_low, keep_high in selection_network(labels):
-            a, b = rows[low], rows[high]
-            free = [row for row, mine in ((a, writable[low]), (b, writable[high])) if mine]
-            if keep_low and keep_high:
-                rows[low] = spare.pop()
-                lib.minimum(a, b, out=rows[low])
-                rows[high] = free.pop() if free else spare.pop()
-                lib.maximum(a, b, out=rows[high])
-                writable[low] = writable[high] = True
-            else:
-                wire = low if keep_low else high
-                rows[wire] = free.pop() if free else spare.pop()
-                (lib.minimum if keep_low else lib.maximum)(a, b, out=rows[wire])
-                writable[wire], writable[low + high - wire] = True, False
-            spare += free
-        return rows
+        plan = _plan(labels, self._writable, len(self._spare))
+        slots, minimum, maximum = self._rows + self._spare, self._lib.minimum, self._lib.maximum
+        for smaller, a, b, out in plan.steps:
+            (minimum if smaller else maximum)(slots[a], slots[b], out=slots[out])
+        self._rows, self._spare = [slots[i] for i in plan.rows], [slots[i] for i in plan.spare]
+        return self._rows
 
     def mean(self, rows: Sequence[Row]) -> Row:
         """Return the mean of the rows, added in the order given; finite wherever they are."""
