@@ -17,14 +17,13 @@ log = logging.getLogger(__name__)
 
 
 class Compiler:
-    """Makes and keeps the loops of a column rule for each number of rows, f, dtype and device, and those of inner products.
+    """Makes and keeps the loops of a column rule for each number of rows, f, dtype and device; those of inner products are common.
 
     Without a compiler there are none, which is said once.
     """
 
     def __init__(self) -> None:
         self._loops: dict[Any, Callable[[Tensor, Tensor], object]] = {}
-        self._products: dict[torch.dtype, Products] = {}
         self.works = True
 
     def products(self, rows: Tensor) -> Products | None:
@@ -32,12 +31,11 @@ class Compiler:
         possible = self.works and rows.device.type == "cpu" and rows.dtype in native.REALS
         if not possible or len(rows) > native_products.MOST:
             return None
-        if rows.dtype not in self._products:
-            try:
-                self._products[rows.dtype] = native_products.make_loop(rows.dtype)
-            except Exception as error:
-                self._give_up(error)
-        return self._products.get(rows.dtype)
+        try:
+            return native_products.make_loop(rows.dtype)
+        except Exception as error:
+            self._give_up(error)
+            return None
 
     def run(self, rule: Callable[..., Row], tile: Tensor, f: int, parameters: dict[str, Any], out: Tensor) -> bool:
         """Write the rule's result for the columns of ``tile`` to ``out``, both of unit stride.

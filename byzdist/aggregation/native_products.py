@@ -7,6 +7,7 @@ hangs on neither threads nor tiles. They are not the eager path's to the last di
 
 import ctypes
 from collections.abc import Callable
+from functools import cache
 from typing import TypeAlias
 
 import numpy as np
@@ -88,6 +89,7 @@ void loop(
 """
 
 
+@cache
 def make_loop(dtype: torch.dtype) -> Products:
     """Return the function (rows, reference, d, total) that adds their inner products to the upper half of ``total``.
 
