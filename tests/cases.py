@@ -5,7 +5,7 @@ from typing import Any
 BASE: dict[str, Any] = {
     "name": "case",
     "seed": 5,
-    "rounds": 40,
+    "rounds": 30,
     "clients": {"count": 9, "byzantine": 4},
     "data": {"name": "synthetic", "samples": 90, "features": 12, "separation": 2.0},
     "model": {"name": "logistic_regression", "l2": 0.01},

@@ -138,7 +138,7 @@ WRONG: list[tuple[str, str]] = [
     ("method.clip", r"'method.clip': an override has the form key=value"),
     ("=5", r"'=5': an override has the form key=value"),
     ("method..clip=1", r"'method..clip=1': an override has the form key=value"),
-    ("rounds.x=1", r"rounds.x: 'rounds' holds 40, which has no keys below it"),
+    ("rounds.x=1", r"rounds.x: 'rounds' holds 30, which has no keys below it"),
     ("method.clip=[1", r"method.clip: not valid YAML"),
     # the command line
     ("--workers\n10", r"--workers: 10 processes for 9 clients"),

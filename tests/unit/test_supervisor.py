@@ -66,7 +66,7 @@ def test_without_an_agent_the_end_is_what_it_is(tmp_path: Path, end: str, code: 
 
 
 def test_a_child_that_is_stopped_for_a_while_lives_on(tmp_path: Path) -> None:
-    program = f"{GRANT} {LIVES} open('pid', 'w').write(str(os.getpid())); import time; time.sleep(2.5)"
+    program = f"{GRANT} {LIVES} open('pid', 'w').write(str(os.getpid())); import time; time.sleep(1.2)"
     process = supervise(tmp_path, program)
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
         time.sleep(0.02)
