@@ -172,7 +172,6 @@ class Server:
         self._transport.send(Request(round_, full, cohort, length, needs_previous))
         times.append(time.perf_counter())
         # What needs no reply is done while the server waits for them.
-        self._metrics.flush_now_and_then()
         self._draw_from_all(round_ + 1, self._is_full(round_ + 1))
         level = None if full else self._method.clip_level(self.g)
         generator = stream(self._config.seed, "aggregation", 0, round_)

@@ -37,8 +37,9 @@ def test_away_from_a_terminal_a_plain_line_comes_now_and_then(tmp_path, capsys, 
     config, metrics = parse({**BASE, "rounds": 100}), Metrics(tmp_path)
     with Progress(config, tmp_path) as shown:
         for round_ in range(41):
-            metrics.add(line(round_, gap=0.125, accuracy=0.75, missing={1: "late"} if round_ == 10 else {}))
-            shown.show(metrics._pending[-1], metrics)
+            entry = line(round_, gap=0.125, accuracy=0.75, missing={1: "late"} if round_ == 10 else {})
+            metrics.add(entry)
+            shown.show(entry, metrics)
             clock.now += 0.5
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5  # in 20 s, one every 5 s
@@ -52,8 +53,9 @@ def test_the_time_left_of_a_resumed_run_is_of_its_own_pace(tmp_path, capsys, clo
     metrics.totals["rounds"] = 50
     with Progress(config, tmp_path) as shown:
         for round_ in range(50, 61):
-            metrics.add(line(round_))
-            shown.show(metrics._pending[-1], metrics)
+            entry = line(round_)
+            metrics.add(entry)
+            shown.show(entry, metrics)
             clock.now += 2
     assert capsys.readouterr().out.splitlines()[-1].endswith("left 82 s")
 
