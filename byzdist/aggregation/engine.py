@@ -60,8 +60,8 @@ class Aggregator:
     Args:
         rule: a registered name, or {name: ..., parameters}.
         pre: steps in the order in which they are applied, each given likewise.
-        compile: make loops in C of column rules, several times faster to the same bits, and of inner products, up to twice as
-            fast to all but the last digits. It takes some tenths of a second for each number of rows and needs a C compiler
+        compile: make loops in C of column rules, several times faster to the same bits, and of inner products, in about two
+            thirds of the time to all but the last digits. It takes some tenths of a second for each number of rows and needs a C compiler
             (on a GPU: torch.compile, ten seconds and more, for column rules alone). "auto": on the CPU, where there is a
             compiler and the rows are so long that this pays within some hundred calls.
         key: where the configuration names all this, for errors.

@@ -4,24 +4,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 # Ten wires in 29 exchanges, the fewest that there can be, where Batcher's takes 31; twenty rows are twice ten.
-_TEN = [
-    (0, 8),
-    (1, 9),
-    (2, 7),
-    (3, 5),
-    (4, 6),
-    (0, 2),
-    (1, 4),
-    (5, 8),
-    (7, 9),
-    (0, 3),
-    (2, 4),
-    (5, 7),
-    (6, 9),
-    (0, 1),
-    (3, 6),
-]
-_TEN += [(8, 9), (1, 5), (2, 3), (4, 8), (6, 7), (1, 2), (3, 5), (4, 6), (7, 8), (2, 3), (4, 5), (6, 7), (3, 4), (5, 6)]
+_TEN = "08 19 27 35 46 02 14 58 79 03 24 57 69 01 36 89 15 23 48 67 12 35 46 78 23 45 67 34 56".split()
 LOW, HIGH = -1, -2  # wires whose ranks nobody asked for: below, above what is wanted
 
 
@@ -57,7 +40,7 @@ def sorting_network(n: int) -> tuple[tuple[int, int], ...]:
 
     def sort(wires: list[int]) -> list[int]:
         if len(wires) == 10:
-            pairs.extend((wires[low], wires[high]) for low, high in _TEN)
+            pairs.extend((wires[int(pair[0])], wires[int(pair[1])]) for pair in _TEN)
             return wires
         half = len(wires) // 2
         return _merge(sort(wires[:half]), sort(wires[half:]), pairs) if half else wires

@@ -74,7 +74,7 @@ def _irecv(buffer: Tensor, rank: int) -> dist.Work:
 
 
 def _group() -> dist.ProcessGroup:
-    """Return the default group, whose own calls do without the checks of those of the module, which cost as much as they do."""
+    """Return the default group, whose own calls do without the checks that those of the module make each time."""
     assert dist.group.WORLD is not None, "it has been opened"
     return dist.group.WORLD
 
