@@ -333,12 +333,15 @@ for common in (0, 30):
     for rule in ("trimmed_mean", "krum", "smea", {"name": "ctma", "rule": "trimmed_mean"}, "bulyan"):
         Aggregator(rule, ["nnm"])(V[:, :20_000], f=2)  # what is loaded once
         print(extra(lambda: Aggregator(rule, ["nnm"])(V, f=4, out=out)))
+    loops = Aggregator("krum", ["nnm"], compile=True)
+    loops(V[:, :20_000], f=2)
+    print(extra(lambda: loops(V, f=4, out=out)))
 """
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # else buffers hide in heap that was freed and kept
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
     control, *shares = map(float, run.stdout.split())
     assert control >= 0.18  # the instrument sees a buffer of a fifth
-    assert len(shares) == 10 and all(0 < share <= 0.1 for share in shares), shares
+    assert len(shares) == 12 and all(0 < share <= 0.1 for share in shares), shares
 
 
 def test_the_engine_exports_what_the_trainer_calls():
