@@ -14,9 +14,9 @@ from byzdist.checkpoint import rounds
 from tests.cases import RAND_K, case
 from tests.harness import Job, Run, byzdist, comparable, train, write_config
 
-ROUNDS = 2500
+ROUNDS = 1000
 SAVING = {"every": 20, "keep": 2}
-MARINA = case("shift_back", RAND_K) | {"rounds": ROUNDS, "evaluate": {"every": 500}, "checkpoint": SAVING}
+MARINA = case("shift_back", RAND_K) | {"rounds": ROUNDS, "evaluate": {"every": 200}, "checkpoint": SAVING}
 MOMENTUM = {**MARINA, "method": case(name="momentum_sgd")["method"], "attack": {"name": "alie"}}
 CONFIGS = {"marina": MARINA, "momentum": MOMENTUM}
 
@@ -121,7 +121,7 @@ def killed_again_and_again(tmp_path: Path, config: dict, kills: int, whole: Run)
                 assert job.process.poll() is None, job.output
                 time.sleep(0.01)
             wait_for_round(job, tmp_path / "run", 0)
-            time.sleep(chance.random())
+            time.sleep(0.3 * chance.random())
             server = job.rank(0)
             if server.pid not in dead:
                 dead.add(server.pid)
