@@ -184,9 +184,9 @@ def _attack(config: Config) -> None:
             raise ConfigError(
                 f"{key}: {spec['name']!r} breaks the wire format, which only the star survives; use transport.name=star."
             )
-        if spec["name"] == "mimic" and spec["target"] not in config.clients.good:
+        if spec["name"] == "mimic" and spec["target"] != "worst" and spec["target"] not in config.clients.good:
             raise ConfigError(
-                f"{key}.target: client {spec['target']} is not one of the good clients 0..{len(config.clients.good) - 1}."
+                f"{key}.target: client {spec['target']} is not one of the good clients 0..{len(config.clients.good) - 1}; or take 'worst'."
             )
         checked.append(spec)
     config.attack = checked if isinstance(config.attack, list) else checked[0]

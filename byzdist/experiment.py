@@ -49,6 +49,11 @@ class Experiment:
         """Whether clients keep something from round to round: for the method, or to repeat it on the wire."""
         return self.method.clients_remember or any(entry.has("on_wire") for entry in assignments(self.config))
 
+    @property
+    def attackers_know_estimate(self) -> bool:
+        """Whether requests bring x^{k-1} in every round, for an attack's sake."""
+        return any(entry.has("knows_estimate") for entry in assignments(self.config))
+
     def shape(self, workers: int) -> Shape:
         """Return the sizes of the messages for so many worker ranks."""
         method, clients, d = self.method, self.config.clients.count, self.oracle.dimension
@@ -89,7 +94,7 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     source = {k: v for k, v in config.data.items() if k != "split"}
     dataset = data.load(source, dtype=config.dtype)
     clients = config.clients
-    split = data.split(config.data["split"], dataset.labels, clients.count, config.seed)
+    split = data.split(config.data["split"], dataset.labels, clients.count, config.seed, clients.byzantine)
     model = models.build(config.model, dataset.feature_shape, dataset.classes, config.seed)
     oracle = Oracle(model, dataset, split, device=device, dtype=dtype, flipped=flipped(config))
     compressor = make(COMPRESSORS, config.compression, "compression", Compressor)  # type: ignore[type-abstract]

@@ -52,6 +52,7 @@ class Server:
         config = experiment.config
         self._config, self._method = config, experiment.method
         self._clients_remember = experiment.clients_remember
+        self._always_previous = experiment.attackers_know_estimate
         self._compressors = experiment.compressors
         self._transport, self._metrics = transport, metrics
         self._evaluate, self._show, self._saver = evaluate, show, saver
@@ -168,7 +169,7 @@ class Server:
         at_round(round_)
         compressor = self._compressors[full]
         length = compressor.length(len(self.x), self.x.dtype)
-        needs_previous = self._method.sends_differences and not full
+        needs_previous = (self._method.sends_differences and not full) or (self._always_previous and round_ > 0)
         self._transport.send(Request(round_, full, cohort, length, needs_previous))
         times.append(time.perf_counter())
         # What needs no reply is done while the server waits for them.

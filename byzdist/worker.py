@@ -116,7 +116,7 @@ class Worker:
 
     def _message(self, received: Received, client: int, out: Tensor) -> Tensor:
         difference = self._method.sends_differences and not received.full
-        # A worker may hold x^{k-1} where the round does not need it: that depends on who else lives here.
+        # A worker may hold x^{k-1} where the client was not meant to get it: that depends on who else lives here.
         previous = received.previous if difference else None
         task = Task(received.round, received.full, client, self._config.seed, received.x, previous)
         self._method.message(self._oracle, task, out)
@@ -127,26 +127,30 @@ class Worker:
         assigned = self._assignment(received.round, client)
         if assigned is None or assigned.has("on_wire"):
             return out
-        return assigned.attack(self._situation(received, client, out, difference, previous), **assigned.parameters)
+        return assigned.attack(self._situation(received, client, out, assigned), **assigned.parameters)
 
-    def _situation(
-        self, received: Received, client: int, honest: Tensor, difference: bool, previous: Tensor | None
-    ) -> Situation:
-        colluders = None
+    def _situation(self, received: Received, client: int, honest: Tensor, assigned: Assignment) -> Situation:
+        config, difference, colluders = self._config, self._method.sends_differences and not received.full, None
         if self._collusion:
             good = [c for c in received.cohort.tolist() if c not in self._bad]
             colluders = self._collusion.gather(received.round, good, honest.device)
         return Situation(
             round=received.round,
             client=client,
-            seed=self._config.seed,
+            seed=config.seed,
             honest=honest,
+            full=received.full,
             difference=difference,
             x=received.x,
             start=self._start,
-            previous=previous,
+            previous=received.previous if difference or assigned.has("knows_estimate") else None,
             step_size=self._method.step_size,
             cohort=received.cohort,
+            clients=config.clients.count,
             byzantine=self._bad,
+            f=config.declared_byzantine * len(received.cohort) // config.clients.count,
             colluders=colluders,
+            aggregation=config.aggregation if assigned.has("knows_rule") else None,
+            clip=self._method.clip_level,
+            compressor=self._compressors[received.full],
         )

@@ -1,0 +1,73 @@
+"""Hostile clients of the tests' own, which use all that an attacker is told: g, the clipping level, what the server reads.
+
+A configuration names them as a user's own attacks: ``attack: {name: "tests.attacks:along"}``. Those of `HOSTILE` go as far as the
+server lets them: to the clipping level in sampled rounds, and to 1e6 where nothing is clipped.
+"""
+
+from torch import Tensor
+
+from byzdist.attacks import Situation, knows_estimate
+from byzdist.randomness import stream
+
+FAR = 1e6
+
+
+def _push(now: Situation, direction: Tensor) -> Tensor:
+    """Send a vector of this direction that is exactly as long as the server lets it be."""
+    reach = FAR if now.level is None else now.level
+    length = float(now.delivered(direction).norm())
+    message = direction * (reach / length) if length else direction
+    is_deviation = now.full or now.difference
+    return (
+        message if is_deviation else message.add_(now.g)
+    )  # for methods whose clients send estimates, clipped around g
+
+
+def _fixed(now: Situation) -> Tensor:
+    direction = stream(now.seed, "attack").standard_normal(len(now.x))
+    return now.x.new_tensor(direction)
+
+
+@knows_estimate
+def along(now: Situation) -> Tensor:
+    """Push along g: the level follows |g|, so that it grows."""
+    return _push(now, now.g)
+
+
+@knows_estimate
+def against(now: Situation) -> Tensor:
+    """Push against g."""
+    return _push(now, now.g.neg_())
+
+
+@knows_estimate
+def direction(now: Situation) -> Tensor:
+    """Push in one direction for the whole run."""
+    return _push(now, _fixed(now))
+
+
+def far(now: Situation) -> Tensor:
+    """Send 1e6 in every entry."""
+    return now.honest.fill_(FAR)
+
+
+@knows_estimate
+def back(now: Situation) -> Tensor:
+    """Pull the model back to x^0 in every round."""
+    pull = (now.x - now.start).div_(now.step_size)
+    return pull.sub_(now.g) if now.difference else pull
+
+
+@knows_estimate
+def in_full(now: Situation) -> Tensor:
+    """Be honest in sampled rounds, and push against g in full ones."""
+    return _push(now, now.g.neg_()) if now.full else now.honest
+
+
+@knows_estimate
+def in_sampled(now: Situation) -> Tensor:
+    """Be honest in full rounds, and push against g in sampled ones."""
+    return now.honest if now.full else _push(now, now.g.neg_())
+
+
+HOSTILE = [f"{__name__}:{attack.__name__}" for attack in (along, against, direction, far, back, in_full, in_sampled)]
