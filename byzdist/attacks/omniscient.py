@@ -57,7 +57,7 @@ def alie_z(clients: int, byzantine: int) -> float:
 @ATTACKS.register("mimic")
 @omniscient
 def mimic(now: Situation, *, target: Annotated[int, Ge(0)] | Literal["worst"] = "worst") -> Tensor:
-    """Repeat the message of one honest client, so that it outweighs the others (Karimireddy et al., ICLR 2022).
+    """Repeat the message of one honest client, target, so that it outweighs the others (Karimireddy et al., ICLR 2022).
 
     ``worst`` is, in each round, the one farthest out along the direction in which the honest messages of the cohort differ most. Else
     ``target`` is a client; where it is not in the cohort, the honest client with the next higher id stands in, cyclically.
