@@ -4,12 +4,17 @@ A configuration names them as a user's own attacks: ``attack: {name: "tests.atta
 server lets them: to the clipping level in sampled rounds, and to 1e6 where nothing is clipped.
 """
 
+from dataclasses import replace
+
+import torch
 from torch import Tensor
 
-from byzdist.attacks import Situation, knows_estimate
+from byzdist.aggregation import Aggregator
+from byzdist.attacks import Situation, knows_estimate, knows_rule, omniscient
 from byzdist.randomness import stream
 
 FAR = 1e6
+TIMES = [0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 4.0, 10.0, 100.0]
 
 
 def _push(now: Situation, direction: Tensor) -> Tensor:
@@ -70,4 +75,29 @@ def in_sampled(now: Situation) -> Tensor:
     return now.honest if now.full else _push(now, now.g.neg_())
 
 
-HOSTILE = [f"{__name__}:{attack.__name__}" for attack in (along, against, direction, far, back, in_full, in_sampled)]
+@omniscient
+@knows_rule
+@knows_estimate
+def tuned(now: Situation) -> Tensor:
+    """Send mean - τ·std or -τ·mean of the honest messages, whichever moves the server's result farthest from their mean."""
+    assert now.colluders is not None and now.aggregation is not None
+    if not now.colluders:
+        return _push(now, now.g.neg_())
+    honest = torch.stack(list(now.colluders.values()))
+    read = torch.stack([replace(now, client=client).delivered(row) for client, row in now.colluders.items()])
+    around = 0.0 if now.full or now.difference else now.g
+    server = Aggregator(now.aggregation.rule, now.aggregation.pre)
+    mean, deviation = honest.mean(dim=0), honest.std(dim=0, correction=0)
+
+    def harm(message: Tensor) -> float:
+        rows = torch.cat([read, now.delivered(message).expand(now.accomplices, -1)]) - around
+        result = server(rows, f=now.f, clip=now.level, generator=now.stream()).vector
+        return float((result + around - mean).norm())
+
+    tried = [mean - times * deviation for times in TIMES] + [-times * mean for times in TIMES]
+    return max(tried, key=harm)
+
+
+HOSTILE = [
+    f"{__name__}:{attack.__name__}" for attack in (along, against, direction, far, back, in_full, in_sampled, tuned)
+]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.stats import kstest, norm
 
 from byzdist.attacks import ATTACKS, Situation
+from byzdist.attacks.colluding import alie_z
 from byzdist.attacks.collusion import Collusion
-from byzdist.attacks.omniscient import alie_z
 from byzdist.attacks.simple import label_flip
 from byzdist.compression.identity import Identity
 from byzdist.compression.rand_k import RandK, draw_mask
