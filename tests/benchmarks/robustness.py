@@ -51,14 +51,16 @@ class Setting:
 
 
 def _settings() -> dict[str, Setting]:
-    quickstart, fig1, mnist = "configs/quickstart.yaml", "configs/paper/fig1_sound.yaml", "configs/paper/mnist_mlp.yaml"
+    quickstart, fig1, mnist = "configs/quickstart.yaml", "configs/paper/fig1_sound.yaml", "configs/paper/mnist_cnn_clip.yaml"
+    mlp = "model={name: mlp}"
     return {
         "quickstart": Setting(quickstart),
+        "compose": Setting("configs/cluster/compose.yaml"),
         "quickstart, half available": Setting(quickstart, ["clients.availability={name: bernoulli, q: 0.5}"]),
         "fig1_sound": Setting(fig1, data="a9a.gz"),
         "fig1_sound, Dirichlet(1)": Setting(fig1, ["data.split={name: dirichlet, alpha: 1.0}"], data="a9a.gz"),
-        "mnist, iid": Setting(mnist, ["data.split=iid"], "accuracy", "mnist"),
-        "mnist, Dirichlet(1)": Setting(mnist, ["data.split={name: dirichlet, alpha: 1.0}"], "accuracy", "mnist"),
+        "mnist, iid": Setting(mnist, [mlp, "data.split=iid"], "accuracy", "mnist"),
+        "mnist, Dirichlet(1)": Setting(mnist, [mlp, "data.split={name: dirichlet, alpha: 1.0}"], "accuracy", "mnist"),
     }
 
 
