@@ -11,6 +11,7 @@ from byzdist.attacks import Situation
 from byzdist.attacks.assignment import Assignment, assignments
 from byzdist.attacks.base import Envelope
 from byzdist.attacks.collusion import Collusion
+from byzdist.attacks.effect import Effect
 from byzdist.compression import Compressor
 from byzdist.config import Config
 from byzdist.experiment import link_device
@@ -41,6 +42,7 @@ class Worker:
         self._collusion, self._saver = collusion, saver
         self._bad = frozenset(config.clients.bad)
         self._assignments = assignments(config)
+        self._effect = Effect()
         self._sent: dict[int, Tensor] = {}  # the last message of each client that may repeat it
         self._links = link_device(config, oracle.device)
         self._dense = torch.zeros(oracle.dimension, dtype=getattr(torch, config.dtype), device=self._links)
@@ -127,7 +129,10 @@ class Worker:
         assigned = self._assignment(received.round, client)
         if assigned is None or assigned.has("on_wire"):
             return out
-        return assigned.attack(self._situation(received, client, out, difference, previous), **assigned.parameters)
+        honest = self._effect.before(out) if assigned.changes_messages else None
+        sent = assigned.attack(self._situation(received, client, out, difference, previous), **assigned.parameters)
+        self._effect.after(honest, sent, assigned.attack.__name__)
+        return sent
 
     def _situation(
         self, received: Received, client: int, honest: Tensor, difference: bool, previous: Tensor | None

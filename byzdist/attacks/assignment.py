@@ -22,6 +22,11 @@ class Assignment:
         """Return whether a client mounts this attack in a round."""
         return client in self.clients and (self.rounds is None or round_ in self.rounds)
 
+    @property
+    def changes_messages(self) -> bool:
+        """Return whether the attack means to change what the client sends: not its data, its process, or nothing."""
+        return not (self.has("on_labels") or self.has("on_process") or self.attack is ATTACKS.get("none"))
+
     def has(self, mark: str) -> bool:
         """Return whether the attack bears a mark such as "omniscient"."""
         return bool(getattr(self.attack, mark, False))
