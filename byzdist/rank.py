@@ -17,7 +17,7 @@ from types import FrameType
 import torch
 from torch._C._distributed_c10d import PrefixStore, Store
 
-from byzdist import __version__, logs
+from byzdist import __version__, advice, logs
 from byzdist.attacks.assignment import assignments
 from byzdist.attacks.collusion import Collusion
 from byzdist.config import Config, dump, load
@@ -130,6 +130,7 @@ def serve(experiment: Experiment, workers: int, run: RunFolder, transport: Serve
     """Be the parameter server: begin the run, or go on with it, and leave its results in its folder."""
     config, folder = experiment.config, run.path
     _describe(experiment, workers, run)
+    advice.of_run(experiment)
     evaluator = Evaluator(
         experiment.oracle,
         experiment.dataset,

@@ -11,11 +11,13 @@ from byzdist.attacks import Situation
 from byzdist.attacks.assignment import Assignment, assignments
 from byzdist.attacks.base import Envelope
 from byzdist.attacks.collusion import Collusion
+from byzdist.attacks.effect import Effect
 from byzdist.compression import Compressor
 from byzdist.config import Config
 from byzdist.experiment import link_device
 from byzdist.logs import at_round
 from byzdist.methods import Method, Task
+from byzdist.norms import norm
 from byzdist.oracle import Oracle
 from byzdist.saving import WorkerSaver
 from byzdist.transport.base import Forge, Received, Resume, WorkerEnd
@@ -41,6 +43,7 @@ class Worker:
         self._collusion, self._saver = collusion, saver
         self._bad = frozenset(config.clients.bad)
         self._assignments = assignments(config)
+        self._effect = Effect()
         self._sent: dict[int, Tensor] = {}  # the last message of each client that may repeat it
         self._links = link_device(config, oracle.device)
         self._dense = torch.zeros(oracle.dimension, dtype=getattr(torch, config.dtype), device=self._links)
@@ -127,7 +130,15 @@ class Worker:
         assigned = self._assignment(received.round, client)
         if assigned is None or assigned.has("on_wire"):
             return out
-        return assigned.attack(self._situation(received, client, out, assigned), **assigned.parameters)
+        honest = self._effect.before(out) if assigned.changes_messages else None
+        sent = assigned.attack(self._situation(received, client, out, assigned), **assigned.parameters)
+        self._effect.after(honest, sent, assigned.name)
+        return sent
+
+    def _level(self, g: Tensor) -> float | None:
+        """Return the clipping level of a sampled round, as far as an attacker knows it: not what the last full round gave."""
+        return self._method.clip_level(norm(g))
+
 
     def _situation(self, received: Received, client: int, honest: Tensor, assigned: Assignment) -> Situation:
         config, difference, colluders = self._config, self._method.sends_differences and not received.full, None
@@ -151,6 +162,6 @@ class Worker:
             f=config.declared_byzantine * len(received.cohort) // config.clients.count,
             colluders=colluders,
             aggregation=config.aggregation if assigned.has("knows_rule") else None,
-            clip=self._method.clip_level,
+            clip=self._level,
             compressor=self._compressors[received.full],
         )

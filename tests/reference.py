@@ -158,11 +158,16 @@ class Reference:
         gamma, alpha = method["step_size"], method.get("clip", "none" if method["name"] == "byz_vr_marina" else 1.0)
         c, c_full = method.get("cohort") or self.n, method.get("full_cohort") or self.n
         x, g = self.start.copy(), np.zeros_like(self.start)
-        x_old = x
+        x_old, growth = x, method.get("clip_growth", 2.0)
+        last_full, above, called = (
+            None,
+            0,
+            None,
+        )  # |g| of the last full round, rounds above its multiple, a round to be full
         for round_ in range(self.config["rounds"] + 1):
             if round_ == 0 and method.get("g0", "full") == "zero":
                 continue
-            full = round_ == 0 or (marina and stream(self.seed, "coin", 0, round_).random() < method["p"])
+            full = round_ in (0, called) or (marina and stream(self.seed, "coin", 0, round_).random() < method["p"])
             size = c_full if full else c
             cohort = list(range(self.n))
             if size < self.n:
@@ -173,7 +178,13 @@ class Reference:
             good = {i: v for i, v in sent.items() if i not in self.bad}
             level = 0.0 if full else np.inf
             if alpha != "none" and not full:
-                level = alpha * np.linalg.norm(g) * (1 if method.get("clip_reference") == "gradient" else gamma)
+                size = np.linalg.norm(g)
+                if last_full is not None and growth != "none":
+                    above = above + 1 if size > growth * last_full else 0
+                    called = round_ + 1 if above >= 3 and called is None else called
+                    size = min(size, growth * last_full)
+                level = alpha * size * (1 if method.get("clip_reference") == "gradient" else gamma)
+                level = min(level, method.get("clip_max", np.inf))
             for i in set(cohort) & self.bad:
                 sent[i] = self.attacked(i, round_, sent[i], good, cohort, x - self.start, g, level)
             if not full:
@@ -183,6 +194,7 @@ class Reference:
                 continue
             if full:
                 g = self.rule(vectors, round_)
+                last_full, above, called = np.linalg.norm(g), 0, None
                 continue
             around = np.zeros_like(g) if marina or alpha == "none" else g
             deviations = [v - around for v in vectors]

@@ -132,3 +132,9 @@ def on_labels(attack: F) -> F:
     """Mark an attack that acts on the data: the client's labels are flipped (y -> L-1-y)."""
     attack.on_labels = True  # type: ignore[attr-defined]
     return attack
+
+
+def on_process(attack: F) -> F:
+    """Mark an attack that acts on the worker process and leaves the message as it is."""
+    attack.on_process = True  # type: ignore[attr-defined]
+    return attack
