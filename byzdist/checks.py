@@ -122,7 +122,7 @@ def _aggregation(config: Config) -> None:
         cohorts["cohort"] = config.method.get("cohort") or count
     inner = rule.get("rule")
     for named in (rule, inner if isinstance(inner, dict) else {}):
-        if named.get("name") == "monna" and named.get("pivot"):
+        if named.get("name") == "monna" and named.get("pivot") is not None:
             raise ConfigError(
                 "aggregation.rule.pivot: whose reply is which row depends on who is drawn, and there may be fewer; leave the key out."
             )

@@ -90,6 +90,15 @@ class Aggregator:
         most = min(most, self.rule.facts.max_f(n, **self._parameters)) if n > 1 else 0
         return most if self._inner is None else min(most, self._inner.max_f(n))
 
+    def max_byzantine(self, n: int) -> int:
+        """Return how many of n rows may be Byzantine, whichever they are and whatever they hold; see ``max_byzantine``."""
+        n = self._left(n)
+        if n < 2:
+            return 0
+        facts = self.rule.facts
+        tolerated = (facts.max_byzantine or facts.max_f)(n, **self._parameters)
+        return tolerated if self._inner is None else min(tolerated, self._inner.max_byzantine(n))
+
     def norm_bound(self, n: int, f: int) -> float:
         """Return F with ‖result‖ <= F max ‖row‖, of n rows with f (at most ``max_f(n)``) declared Byzantine ones.
 
@@ -223,6 +232,25 @@ class Aggregator:
 def _weigh(points: Points, weights: Floats, out: Tensor) -> Tensor:
     mixed = weights if points.mix is None else points.mix.T @ weights
     return points.vectors.weighted_sum(np.ascontiguousarray(mixed), out)
+
+
+def max_byzantine(rule: Named, pre: Sequence[Named], n: int) -> int:
+    """Return the largest number of Byzantine rows among n that these steps and this rule tolerate in the worst case.
+
+    With so many, declared as f, the result stays within a constant times the spread of the other rows from their mean. With
+    bucketing each hostile row may fall into a group of its own, so the rule has to tolerate as many among the groups. The
+    other steps change neither number. One row alone tolerates none.
+
+    Args:
+        rule: as for ``aggregate``. A function of the user's own is taken at its word for any minority; one that tolerates
+            fewer is registered with ``Facts``, which say so.
+        pre: as for ``aggregate``.
+        n: how many rows there are (the replies that came, not those that were asked for).
+
+    Raises:
+        ConfigError: an unknown name or a wrong parameter.
+    """
+    return Aggregator(rule, pre).max_byzantine(n)
 
 
 def nonfinite_rows(V: Tensor) -> tuple[int, ...]:

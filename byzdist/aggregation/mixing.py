@@ -50,8 +50,9 @@ def arc(points: Points, f: int, generator: Generator) -> Points:
 
 @pre_step("bucketing", size=lambda n, size, **_: -(-n // size), mixes=True)
 def bucketing(points: Points, f: int, generator: Generator, *, size: Annotated[int, Ge(1)] = 2) -> Points:
-    """Average the vectors in random groups of ``size``, the last of which may be smaller; f stays as it is.
+    """Average the vectors in random groups of ``size``, which divides the breakdown point by ``size``.
 
+    The last group may be smaller. f hostile vectors may fall into f different groups, so f stays while n becomes n / size.
     Karimireddy, He, Jaggi, "Byzantine-Robust Learning on Heterogeneous Datasets via Bucketing", ICLR 2022.
     """
     n = points.size
