@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import cached_property
+from math import frexp, ldexp
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import scipy.sparse
 
 from byzdist.aggregation.rules import Floats
+from byzdist.aggregation.small import product
 
 if TYPE_CHECKING:
     from byzdist.aggregation.vectors import Vectors
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 Matrix: TypeAlias = Any  # a dense float64 array or, where it would be large and empty, a scipy.sparse array
 
 SPARSE_FROM = 256  # rows
+SMALLEST = 2.0**-100  # factors all of which are below it are given in another unit
 
 
 class Points:
@@ -25,21 +28,32 @@ class Points:
     and its position follows from the inner products of those in any frame of reference.
     """
 
-    def __init__(self, vectors: Vectors, mix: Matrix | None = None, norms: Floats | None = None) -> None:
-        self.vectors, self.mix, self._norms = vectors, mix, norms
+    def __init__(
+        self, vectors: Vectors, mix: Matrix | None = None, norms: Floats | None = None, own_unit: float = 1.0
+    ) -> None:
+        self.vectors, self.mix, self._norms, self._own_unit = vectors, mix, norms, own_unit
         self.size: int = vectors.n if mix is None else mix.shape[0]
+
+    @property
+    def unit(self) -> float:
+        """What everything here is multiplied with to be in the unit of the data: a power of two, known once anything is measured."""
+        return self.vectors.unit * self._own_unit
 
     def mixed(self, matrix: Matrix) -> Points:
         """Return the points matrix @ these."""
-        return Points(self.vectors, matrix if self.mix is None else matrix @ self.mix)
+        return Points(self.vectors, matrix if self.mix is None else product(matrix, self.mix), own_unit=self._own_unit)
 
     def scaled(self, factors: Floats) -> Points:
         """Return these points, each times its factor (0 to 1)."""
+        unit, largest = self._own_unit, float(factors.max())
+        if 0.0 < largest < SMALLEST:  # products of such weights would vanish
+            unit, factors = ldexp(unit, frexp(largest)[1]), np.ldexp(factors, -frexp(largest)[1])
         norms = None if self._norms is None else factors * self._norms
         if self.mix is not None:
-            return Points(self.vectors, factors[:, None] * self.mix, norms)
+            return Points(self.vectors, factors[:, None] * self.mix, norms, unit)
         sparse = self.size >= SPARSE_FROM
-        return Points(self.vectors, scipy.sparse.diags_array(factors).tocsr() if sparse else np.diag(factors), norms)
+        matrix = scipy.sparse.diags_array(factors).tocsr() if sparse else np.diag(factors)
+        return Points(self.vectors, matrix, norms, unit)
 
     def identity(self) -> Matrix:
         """Return the matrix that leaves the points as they are."""
@@ -63,9 +77,9 @@ class Points:
         gram, mix = self.vectors.gram, self.mix
         lack = 1.0 - np.asarray(mix.sum(axis=1)).ravel()
         lack[np.abs(lack) < 1e-12] = 0.0  # rounding; a far origin would blow it up
-        half = mix @ gram[:-1] + lack[:, None] * gram[-1]
+        half = product(mix, gram[:-1]) + lack[:, None] * gram[-1]
         result = np.empty((self.size + 1, self.size + 1))
-        result[:-1, :-1] = (mix @ half[:, :-1].T).T + half[:, -1:] * lack
+        result[:-1, :-1] = product(mix, half[:, :-1].T).T + half[:, -1:] * lack
         result[:-1, -1] = result[-1, :-1] = half[:, -1]
         result[-1, -1] = gram[-1, -1]
         return result
@@ -80,8 +94,9 @@ class Points:
         """Return the distance of each point to the weighted sum of the points, m values."""
         gram = self.gram
         affine = np.append(weights, 1.0 - weights.sum())
-        inner = gram @ affine
-        distances: Floats = np.sqrt(np.maximum(gram.diagonal() - 2 * inner + affine @ inner, 0.0))[:-1]
+        inner = product(gram, affine)
+        squared = gram.diagonal() - 2 * inner + product(affine[None], inner)
+        distances: Floats = np.sqrt(np.maximum(squared, 0.0))[:-1]
         return distances
 
 
