@@ -24,6 +24,9 @@ class Loops(NamedTuple):
     sums: Sums | None = None
 
 
+NO_LOOPS = Loops()
+
+
 class Compiler:
     """Makes and keeps the loops of a column rule for each number of rows, f, dtype and device; those of sums are common.
 
@@ -38,13 +41,13 @@ class Compiler:
         """Return the loops that form sums of these rows, ``products`` of them too, where they can be had."""
         dtype = rows.dtype if rows.dtype == torch.float64 else torch.float32
         if not self.works or rows.device.type != "cpu":
-            return Loops()
+            return NO_LOOPS
         suits = products and rows.dtype == dtype and len(rows) <= native_products.MOST
         try:
             return Loops(native_products.make_loop(dtype) if suits else None, native_sums.make_sums(dtype))
         except Exception as error:
             self._give_up(error)
-            return Loops()
+            return NO_LOOPS
 
     def run(self, rule: Callable[..., Row], tile: Tensor, f: int, parameters: dict[str, Any], out: Tensor) -> bool:
         """Write the rule's result for the columns of ``tile`` to ``out``, both of unit stride.

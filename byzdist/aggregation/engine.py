@@ -11,7 +11,7 @@ from torch import Tensor
 
 from byzdist.aggregation import gram, native
 from byzdist.aggregation.columns import LARGEST_NETWORK, Columns
-from byzdist.aggregation.compiled import Compiler, Loops
+from byzdist.aggregation.compiled import NO_LOOPS, Compiler
 from byzdist.aggregation.mixing import Generator
 from byzdist.aggregation.points import Points
 from byzdist.aggregation.rules import PRE, RULES, Facts, Floats, PreStep, Rule, minority
@@ -144,7 +144,7 @@ class Aggregator:
             raise ConfigError(f"V: rows {list(dropped)} hold NaN or infinity; remove them, or pass nonfinite='drop'.")
         rows = [i for i in range(len(V)) if i not in dropped] if dropped else None
         compiler = self._compiler_for(V.numel(), V.device)
-        loops = Loops() if compiler is None else compiler.sums(V, self._products)
+        loops = NO_LOOPS if compiler is None else compiler.sums(V, self._products)
         vectors = Vectors(V, self._workspace, rows, self._products, loops)
         f = min(max(0, f - len(dropped)), self.max_f(vectors.n))
         points, clipped = Points(vectors), 0

@@ -91,8 +91,7 @@ def lengths(vectors: Vectors) -> Floats:
     """Return the Euclidean length of each row, n values, without their inner products."""
     if vectors.n * vectors.d <= SMALL and vectors.lib is np:
         small: Floats = vectors.tile(0, vectors.d).astype(np.float64, copy=False)
-        with np.errstate(over="ignore"):  # which the caller sees
-            squared: Floats = np.einsum("ij,ij->i", small, small)
+        squared: Floats = np.einsum("ij,ij->i", small, small)
         return np.sqrt(squared)
     total, sums = np.zeros(vectors.n), vectors.loops.sums
     for _, _, tile in vectors.tiles(vectors.d if sums and vectors.is_plain else vectors.width(WIDTH, BLOCK)):

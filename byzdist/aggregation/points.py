@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from math import frexp, ldexp
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 Matrix: TypeAlias = Any  # a dense float64 array or, where it would be large and empty, a scipy.sparse array
 
 SPARSE_FROM = 256  # rows
+MILD = 2.0**-7  # factors; where most are smaller, points are seen in another frame
 SMALLEST = 2.0**-100  # factors all of which are below it are given in another unit
 
 
@@ -29,9 +31,15 @@ class Points:
     """
 
     def __init__(
-        self, vectors: Vectors, mix: Matrix | None = None, norms: Floats | None = None, own_unit: float = 1.0
+        self,
+        vectors: Vectors,
+        mix: Matrix | None = None,
+        norms: Floats | None = None,
+        own_unit: float = 1.0,
+        geometry: Callable[[], tuple[Floats, Floats]] | None = None,
     ) -> None:
         self.vectors, self.mix, self._norms, self._own_unit = vectors, mix, norms, own_unit
+        self._make_geometry = geometry
         self.size: int = vectors.n if mix is None else mix.shape[0]
 
     @property
@@ -41,19 +49,28 @@ class Points:
 
     def mixed(self, matrix: Matrix) -> Points:
         """Return the points matrix @ these."""
-        return Points(self.vectors, matrix if self.mix is None else product(matrix, self.mix), own_unit=self._own_unit)
+        mix = matrix if self.mix is None else product(matrix, self.mix)
+        return Points(self.vectors, mix, None, self._own_unit, lambda: _mixed(self.gram, matrix))
 
     def scaled(self, factors: Floats) -> Points:
         """Return these points, each times its factor (0 to 1)."""
-        unit, largest = self._own_unit, float(factors.max())
-        if 0.0 < largest < SMALLEST:  # products of such weights would vanish
-            unit, factors = ldexp(unit, frexp(largest)[1]), np.ldexp(factors, -frexp(largest)[1])
+        ordered = sorted(factors.tolist())
+        heavily, unit = ordered[self.size // 2] < MILD, self._own_unit
+        if 0.0 < ordered[-1] < SMALLEST:  # products of such weights would vanish
+            exponent = frexp(ordered[-1])[1]
+            unit, factors = ldexp(unit, exponent), np.ldexp(factors, -exponent)
         norms = None if self._norms is None else factors * self._norms
         if self.mix is not None:
-            return Points(self.vectors, factors[:, None] * self.mix, norms, unit)
-        sparse = self.size >= SPARSE_FROM
-        matrix = scipy.sparse.diags_array(factors).tocsr() if sparse else np.diag(factors)
-        return Points(self.vectors, matrix, norms, unit)
+            mix = factors[:, None] * self.mix
+        else:
+            mix = scipy.sparse.diags_array(factors).tocsr() if self.size >= SPARSE_FROM else np.diag(factors)
+
+        def geometry() -> tuple[Floats, Floats]:
+            if heavily:
+                return _scaled(self.gram, self._squared, factors)
+            return _mixed(self.gram, np.diag(factors) if self.size < SPARSE_FROM else scipy.sparse.diags_array(factors))
+
+        return Points(self.vectors, mix, norms, unit, geometry)
 
     def identity(self) -> Matrix:
         """Return the matrix that leaves the points as they are."""
@@ -64,31 +81,27 @@ class Points:
         if self._norms is None and self.mix is None:
             self._norms = self.vectors.lengths
         elif self._norms is None:
-            gram = self.gram
-            squared = gram.diagonal()[:-1] - 2 * gram[-1, :-1] + gram[-1, -1]
-            self._norms = np.sqrt(np.maximum(squared, 0.0))
+            self._norms = np.sqrt(self._squared[-1, :-1])
         return self._norms
 
     @cached_property
+    def _geometry(self) -> tuple[Floats, Floats]:
+        if self._make_geometry is None:
+            return self.vectors.gram, self.vectors.squared_distances
+        return self._make_geometry()
+
+    @property
     def gram(self) -> Floats:
         """Inner products (m+1) x (m+1) of the points and, last, the origin, in a frame near the bulk of the vectors."""
-        if self.mix is None:
-            return self.vectors.gram
-        gram, mix = self.vectors.gram, self.mix
-        lack = 1.0 - np.asarray(mix.sum(axis=1)).ravel()
-        lack[np.abs(lack) < 1e-12] = 0.0  # rounding; a far origin would blow it up
-        half = product(mix, gram[:-1]) + lack[:, None] * gram[-1]
-        result = np.empty((self.size + 1, self.size + 1))
-        result[:-1, :-1] = product(mix, half[:, :-1].T).T + half[:, -1:] * lack
-        result[:-1, -1] = result[-1, :-1] = half[:, -1]
-        result[-1, -1] = gram[-1, -1]
-        return result
+        return self._geometry[0]
+
+    @property
+    def _squared(self) -> Floats:
+        return self._geometry[1]
 
     def squared_distances(self) -> Floats:
         """Return the squared distance of each pair of points, m x m."""
-        if self.mix is None:
-            return self.vectors.squared_distances[:-1, :-1]
-        return squared_distances(self.gram[:-1, :-1])
+        return self._squared[:-1, :-1]
 
     def distances_to(self, weights: Floats) -> Floats:
         """Return the distance of each point to the weighted sum of the points, m values."""
@@ -98,6 +111,39 @@ class Points:
         squared = gram.diagonal() - 2 * inner + product(affine[None], inner)
         distances: Floats = np.sqrt(np.maximum(squared, 0.0))[:-1]
         return distances
+
+
+def _mixed(gram: Floats, matrix: Matrix) -> tuple[Floats, Floats]:
+    """Return the inner products and squared distances of matrix @ points, from those of the points, the origin being last."""
+    m = matrix.shape[0]
+    lack = 1.0 - np.asarray(matrix.sum(axis=1)).ravel()
+    lack[np.abs(lack) < 1e-12] = 0.0  # rounding; a far origin would blow it up
+    half = product(matrix, gram[:-1]) + lack[:, None] * gram[-1]
+    result = np.empty((m + 1, m + 1))
+    result[:-1, :-1] = product(matrix, half[:, :-1].T).T + half[:, -1:] * lack
+    result[:-1, -1] = result[-1, :-1] = half[:, -1]
+    result[-1, -1] = gram[-1, -1]
+    return result, squared_distances(result)
+
+
+def _scaled(gram: Floats, squared: Floats, factors: Floats) -> tuple[Floats, Floats]:
+    """Return the inner products and squared distances of points times their factors, in a frame near the bulk of those.
+
+    Where most are shortened so far that they lie close together near the origin, the frame of before is far from them, and
+    what they differ by is lost in it. So distances come first: of two that were close, from their distance,
+    |c v - b w|^2 = b c |v - w|^2 + (c - b)(c |v|^2 - b |w|^2); of others, from their inner product as seen from the origin.
+    """
+    c, norms = np.append(factors, 1.0), squared[-1]
+    inner = gram - gram[-1] - gram[:, -1:] + gram[-1, -1]
+    both, shorter = c[:, None] * c, c * norms
+    near = both * squared + (c[:, None] - c) * (shorter[:, None] - shorter)
+    far = (c * shorter)[:, None] + c * shorter - 2 * both * inner
+    lengths = np.sqrt(norms)
+    result = np.maximum(np.where(squared <= lengths[:, None] * lengths, near, far), 0.0)
+    result[-1], result[:, -1] = c * shorter, c * shorter
+    np.fill_diagonal(result, 0.0)
+    seen = result[np.partition(result[:, :-1], (len(c) - 1) // 2, axis=1)[:, (len(c) - 1) // 2].argmin()]
+    return (seen[:, None] + seen - result) / 2, result
 
 
 def squared_distances(gram: Floats) -> Floats:

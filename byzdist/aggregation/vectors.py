@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from byzdist.aggregation import gram
-from byzdist.aggregation.compiled import Loops
+from byzdist.aggregation.compiled import NO_LOOPS, Loops
 from byzdist.aggregation.points import Matrix
 from byzdist.aggregation.rules import Floats
 
@@ -33,6 +33,7 @@ LENGTHS = (
     1e139,
 )  # of rows in float64: between these, squares of them and of what they differ by have their digits
 USUAL = 300  # binary exponents; sizes within 2^-300 and 2^300 are left as they are
+LIGHT, LIFT = 1e-30, 120  # weights below which float32 loses digits, and the binary exponent by which they are lifted
 FARTHEST = 400  # binary exponents; a row that is 2^400 times as large as the typical one is shortened to that
 
 
@@ -44,9 +45,6 @@ def as_array(tensor: Tensor) -> Array:
 def as_tensor(array: Array) -> Tensor:
     """Return what ``as_array`` was given."""
     return torch.from_numpy(array) if isinstance(array, np.ndarray) else array
-
-
-_NO_LOOPS = Loops()
 
 
 class Workspace:
@@ -87,7 +85,7 @@ class Vectors:
         workspace: Workspace,
         rows: list[int] | None = None,
         products: bool = False,
-        loops: Loops = _NO_LOOPS,
+        loops: Loops = NO_LOOPS,
     ) -> None:
         V = V.detach()
         self.V, self.rows, self.workspace, self._products = V, rows, workspace, products
@@ -175,8 +173,8 @@ class Vectors:
         return gram.lengths(self) if self._unsafe(found) and self.tame() else found
 
     def _unsafe(self, lengths: Floats) -> bool:
-        typical = np.sort(lengths)[self.n // 2]
-        return not (typical >= LENGTHS[0] and (lengths <= LENGTHS[1]).all())
+        ordered: list[float] = sorted(lengths.tolist())
+        return ordered[self.n // 2] < LENGTHS[0] or ordered[-1] > LENGTHS[1]
 
     def tame(self) -> bool:
         """See the rows in a unit in which squares keep their digits, if that is needed; return whether anything changed.
@@ -207,14 +205,14 @@ class Vectors:
         used = np.flatnonzero(weights)
         if len(used) == 1 and weights[used[0]] == 1.0 and self._scale is None:
             return out.copy_(self.V[self.number(used[0])])
-        direct = out.dtype == self.dtype and out.is_contiguous()
-        whole = self.is_plain and direct and self.loops.sums is not None
+        direct, mix = out.dtype == self.dtype and out.is_contiguous(), weights[None]
+        whole = self.is_plain and direct and self.loops.sums is not None and self._light(mix) is None
         for start, stop, tile in self.tiles(self.d if whole else self.width(32768)):
             row = as_array(out[None, start:stop]) if direct else self.buffer("sum", 1, stop - start)
-            self._add_up(weights[None], tile, row)
+            self._add_up(mix, tile, row)
             if not self.lib.isfinite(row).all():  # rounding alone took it beyond the range of the numbers
                 limit = torch.finfo(self.dtype).max / 2
-                self._add_up(weights[None] / 2, tile, row)
+                self._add_up(mix / 2, tile, row)
                 row[...] = 2 * row.clip(-limit, limit)
             if not direct:
                 out[start:stop] = as_tensor(row[0])
@@ -222,19 +220,28 @@ class Vectors:
 
     def mixed(self, mix: Matrix, tile: Array) -> Array:
         """Return mix @ tile, m x columns, in the workspace."""
-        m, n = mix.shape
-        if m * n * tile.shape[1] <= FEW and tile.shape[1] > 1 and self.lib is np and isinstance(mix, np.ndarray):
-            # the axis along which is added is never the innermost, where numpy would add pairwise
-            return np.add.reduce(self._factors(mix)[:, :, None] * tile, axis=1)
-        result = self.buffer("rows", m, tile.shape[1])
+        result = self.buffer("rows", mix.shape[0], tile.shape[1])
         self._add_up(mix, tile, result)
         return result
+
+    def _few(self, mix: Matrix, tile: Array) -> bool:
+        """Return whether one call adds up all, along an axis that is not the innermost, where numpy would add pairwise."""
+        columns: int = tile.shape[1]
+        return bool(1 < columns <= FEW // mix.size and self.lib is np and isinstance(mix, np.ndarray))
 
     def _add_up(self, mix: Matrix, tile: Array, out: Array) -> None:
         """Write mix @ tile to ``out``, the products of each row added one by one; on a GPU, whose sums no thread divides, at will."""
         if self.lib is torch and isinstance(mix, np.ndarray) and np.count_nonzero(mix) > MANY * len(mix):
             with gram.full_precision(self.device):
                 torch.mm(torch.from_numpy(mix).to(self.device, self.dtype), tile, out=out)
+            return
+        if (light := self._light(mix)) is not None:
+            lighter = self.buffer("lighter", self.n, tile.shape[1])
+            lighter[...] = tile
+            lighter[light] *= 2.0**-LIFT
+            mix, tile = mix * np.where(light, 2.0**LIFT, 1.0), lighter
+        if self._few(mix, tile):
+            np.add.reduce(self._factors(mix)[:, :, None] * tile, axis=1, out=out)
             return
         begins, of, weights = self._entries(mix)
         if self.loops.sums is not None and (tile.shape[1] == 1 or tile.strides[1] == tile.itemsize):
@@ -257,8 +264,14 @@ class Vectors:
         return mix.indptr.astype(np.int64), mix.indices.astype(np.int64), self._factors(mix.data)
 
     def _factors(self, weights: Floats) -> NDArray[np.floating]:
-        """Return weights in the precision of the rows; where that has few digits left for them, none is made larger."""
-        factors = weights.astype(np.float32 if self.dtype == torch.float32 else np.float64, copy=False)
-        if (np.abs(factors) < 2 * np.finfo(factors.dtype).tiny).any():
-            return np.where(np.abs(factors) > np.abs(weights), np.nextafter(factors, factors.dtype.type(0)), factors)
-        return factors
+        """Return weights in the precision of the rows."""
+        return weights if self.dtype == torch.float64 else weights.astype(np.float32)
+
+    def _light(self, mix: Matrix) -> NDArray[np.bool_] | None:
+        """Return which rows count with weights too small for float32, as those that were clipped from 1e38 do; None: none does."""
+        if self.dtype == torch.float64:
+            return None
+        largest = abs(mix).max(axis=0)
+        largest = largest if isinstance(mix, np.ndarray) else largest.toarray().ravel()
+        light: NDArray[np.bool_] = (largest < LIGHT) & (largest > 0.0)
+        return light if light.any() else None
