@@ -87,6 +87,14 @@ def _in_range(vectors: Vectors, points: Indices, squares: Floats, reference: int
     return all(squares[i] == 0.0 and vectors.equal(int(points[i]), reference) for i in rest)
 
 
+def from_origin(vectors: Vectors) -> Floats:
+    """Return the inner products n x n of the rows as they are."""
+    dtype = torch.float64 if vectors.n * vectors.d <= SMALL else vectors.dtype
+    with np.errstate(invalid="ignore", over="ignore"):
+        inner, _ = _seen_from(vectors, np.arange(vectors.n + 1), vectors.n, dtype)
+    return inner[:-1, :-1]
+
+
 def lengths(vectors: Vectors) -> Floats:
     """Return the Euclidean length of each row, n values, without their inner products."""
     if vectors.n * vectors.d <= SMALL and vectors.lib is np:

@@ -67,7 +67,7 @@ class Points:
 
         def geometry() -> tuple[Floats, Floats]:
             if heavily:
-                return _scaled(self.gram, self._squared, factors)
+                return _scaled(self._from_origin(), self._squared, factors)
             return _mixed(self.gram, np.diag(factors) if self.size < SPARSE_FROM else scipy.sparse.diags_array(factors))
 
         return Points(self.vectors, mix, norms, unit, geometry)
@@ -94,6 +94,11 @@ class Points:
     def gram(self) -> Floats:
         """Inner products (m+1) x (m+1) of the points and, last, the origin, in a frame near the bulk of the vectors."""
         return self._geometry[0]
+
+    def _from_origin(self) -> Floats:
+        """Return the inner products m x m as seen from the origin, for which the data are read once more."""
+        inner = self.vectors.from_origin
+        return inner if self.mix is None else product(self.mix, product(self.mix, inner).T)
 
     @property
     def _squared(self) -> Floats:
@@ -126,23 +131,23 @@ def _mixed(gram: Floats, matrix: Matrix) -> tuple[Floats, Floats]:
     return result, squared_distances(result)
 
 
-def _scaled(gram: Floats, squared: Floats, factors: Floats) -> tuple[Floats, Floats]:
+def _scaled(from_origin: Floats, squared: Floats, factors: Floats) -> tuple[Floats, Floats]:
     """Return the inner products and squared distances of points times their factors, in a frame near the bulk of those.
 
     Where most are shortened so far that they lie close together near the origin, the frame of before is far from them, and
     what they differ by is lost in it. So distances come first: of two that were close, from their distance,
-    |c v - b w|^2 = b c |v - w|^2 + (c - b)(c |v|^2 - b |w|^2); of others, from their inner product as seen from the origin.
+    |c v - b w|^2 = b c |v - w|^2 + (c - b)(c |v|^2 - b |w|^2); of others, from their inner product.
     """
-    c, norms = np.append(factors, 1.0), squared[-1]
-    inner = gram - gram[-1] - gram[:, -1:] + gram[-1, -1]
-    both, shorter = c[:, None] * c, c * norms
-    near = both * squared + (c[:, None] - c) * (shorter[:, None] - shorter)
-    far = (c * shorter)[:, None] + c * shorter - 2 * both * inner
-    lengths = np.sqrt(norms)
-    result = np.maximum(np.where(squared <= lengths[:, None] * lengths, near, far), 0.0)
-    result[-1], result[:, -1] = c * shorter, c * shorter
+    norms = from_origin.diagonal()
+    both, shorter = factors[:, None] * factors, factors * norms
+    near = both * squared[:-1, :-1] + (factors[:, None] - factors) * (shorter[:, None] - shorter)
+    far = (factors * shorter)[:, None] + factors * shorter - 2 * both * from_origin
+    lengths, result = np.sqrt(norms), np.zeros_like(squared)
+    result[:-1, :-1] = np.maximum(np.where(squared[:-1, :-1] <= lengths[:, None] * lengths, near, far), 0.0)
+    result[-1, :-1] = result[:-1, -1] = factors * shorter
     np.fill_diagonal(result, 0.0)
-    seen = result[np.partition(result[:, :-1], (len(c) - 1) // 2, axis=1)[:, (len(c) - 1) // 2].argmin()]
+    middle = len(factors) // 2
+    seen = result[np.partition(result[:, :-1], middle, axis=1)[:, middle].argmin()]
     return (seen[:, None] + seen - result) / 2, result
 
 

@@ -165,6 +165,12 @@ class Vectors:
         return self._geometry[1]
 
     @cached_property
+    def from_origin(self) -> Floats:
+        """Inner products n x n of the rows as seen from the origin, by a pass of their own."""
+        self.lengths  # noqa: B018  # which may change the unit
+        return gram.from_origin(self)
+
+    @cached_property
     def lengths(self) -> Floats:
         """Euclidean length of each row, n values."""
         if self._products:
