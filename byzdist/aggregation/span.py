@@ -11,6 +11,7 @@ from byzdist.aggregation.rules import Facts, Floats, minority, no_byzantine, spa
 from byzdist.errors import ConfigError
 
 TINY = float(np.finfo(np.float64).tiny)
+LARGEST = float(np.finfo(np.float64).max)
 
 
 def nearest(distances: Floats, count: int) -> NDArray[np.intp]:
@@ -27,6 +28,7 @@ def median(values: Floats) -> Floats:
 
 def clip_factors(norms: Floats, threshold: float) -> Floats:
     """Return min(1, threshold / norm) for each norm; 1 for a norm of zero."""
+    threshold = min(threshold, LARGEST)
     factors: Floats = np.minimum(1.0, threshold / np.maximum(norms, max(threshold, TINY)))
     return factors
 
@@ -173,7 +175,7 @@ def centered_clip(
         weights = uniform(n, np.flatnonzero(typical == typical.min()))
     for _ in range(iterations):
         distance = points.distances_to(weights)
-        radius = tau if tau is not None else float(median(distance))
+        radius = tau / points.unit if tau is not None else float(median(distance))
         factors = clip_factors(distance, radius) / n
         weights = weights * (1.0 - factors.sum()) + factors
     return weights
