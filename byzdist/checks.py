@@ -186,6 +186,10 @@ def _attack(config: Config) -> None:
             raise ConfigError(
                 f"{key}.rounds: {spec['name']!r} changes a client's data for the whole run; leave the key out."
             )
+        if hasattr(attack, "on_process") and config.transport.name == "local":
+            raise ConfigError(
+                f"{key}: {spec['name']!r} strikes the worker's process, and with transport.name=local there is one for all."
+            )
         if hasattr(attack, "on_wire") and config.transport.name != "star":
             raise ConfigError(
                 f"{key}: {spec['name']!r} breaks the wire format, which only the star survives; use transport.name=star."

@@ -79,6 +79,7 @@ class Transport(Section):
     ``min_replies`` for ``join_timeout`` ends.
 
     Attributes:
+        name: star and collective start processes; local is a run in one process, in which times do not count.
         deadline: the longest wait for a round's replies, in seconds.
         join_timeout: the longest wait for workers to join, or to join again, in seconds.
         min_replies: with fewer replies than this, a round leaves the estimate as it is.
@@ -87,7 +88,7 @@ class Transport(Section):
         restarts: how often a worker process that is killed is started again.
     """
 
-    name: Literal["star", "collective"] = "star"
+    name: Literal["star", "collective", "local"] = "star"
     deadline: Annotated[float, Field(gt=0)] = 30.0
     join_timeout: Annotated[float, Field(gt=0)] = 60.0
     min_replies: Annotated[int, Field(ge=1)] = 1

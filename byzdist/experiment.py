@@ -42,7 +42,7 @@ class Experiment:
     @property
     def _can_shrink(self) -> bool:
         """Whether a cohort can be smaller than the method asks for, because clients are away."""
-        return self.config.transport.name == "star" or self.config.clients.availability["name"] != "always"
+        return self.config.transport.name != "collective" or self.config.clients.availability["name"] != "always"
 
     @property
     def clients_remember(self) -> bool:
@@ -123,7 +123,7 @@ def link_device(config: Config, device: torch.device) -> torch.device:
     nccl wants a GPU for each rank, so ranks that share one talk by gloo, as the star always does.
     """
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > torch.cuda.device_count()
-    return torch.device("cpu") if config.transport.name == "star" or sharing else device
+    return torch.device("cpu") if config.transport.name != "collective" or sharing else device
 
 
 def choose_device(config: Config, local_rank: int) -> torch.device:

@@ -20,7 +20,7 @@ from byzdist.methods import Method, Task
 from byzdist.norms import norm
 from byzdist.oracle import Oracle
 from byzdist.saving import WorkerSaver
-from byzdist.transport.base import Forge, Received, Resume, WorkerEnd
+from byzdist.transport.base import Forge, Received, Resume, Save, WorkerEnd
 from byzdist.transport.wire import AFRESH
 
 log = logging.getLogger(__name__)
@@ -56,13 +56,17 @@ class Worker:
     def run(self, transport: WorkerEnd) -> None:
         """Serve requests until the server ends the run."""
         while (received := transport.receive()) is not None:
-            if isinstance(received, Received):
-                self._serve(received, transport)
-            elif isinstance(received, Resume):
-                self._take_up(received.round)
-            else:
-                assert self._saver is not None, "the server asks only where clients remember something"
-                transport.answer(received, self._saver.save(received, self._remembered()))
+            self.handle(received, transport)
+
+    def handle(self, received: Received | Save | Resume, transport: WorkerEnd) -> None:
+        """Do what one message of the server asks for."""
+        if isinstance(received, Received):
+            self._serve(received, transport)
+        elif isinstance(received, Resume):
+            self._take_up(received.round)
+        else:
+            assert self._saver is not None, "the server asks only where clients remember something"
+            transport.answer(received, self._saver.save(received, self._remembered()))
 
     def _remembered(self) -> dict[str, Tensor]:
         """Return what the clients here remember, by name and client."""
