@@ -7,6 +7,7 @@ import torch
 from torch._C._distributed_c10d import HashStore
 
 from byzdist import logs
+from byzdist.attacks.assignment import assignments
 from byzdist.attacks.collusion import Collusion
 from byzdist.config import load
 from byzdist.experiment import choose_device, prepare
@@ -34,7 +35,9 @@ def run_alone(path: str, overrides: Sequence[str], out: Path | None, resume: boo
     saver = None
     if experiment.clients_remember:
         saver = WorkerSaver(run.checkpoints, run.name, run.lives, rank=1, workers=1)
-    collusion = Collusion(HashStore(), shape.dimension, shape.dtype, config.transport.deadline)
+    collusion = None
+    if any(entry.has("omniscient") for entry in assignments(config)):
+        collusion = Collusion(HashStore(), shape.dimension, shape.dtype, config.transport.deadline)
     worker = Worker(config, clients.oracle, clients.method, clients.compressors, collusion, saver)
     transport = LocalServer(shape, config.transport.offences)
     transport.connect(worker.handle)

@@ -143,10 +143,9 @@ class Worker:
         """Return the clipping level of a sampled round, as far as an attacker knows it: not what the last full round gave."""
         return self._method.clip_level(norm(g))
 
-
     def _situation(self, received: Received, client: int, honest: Tensor, assigned: Assignment) -> Situation:
         config, difference, colluders = self._config, self._method.sends_differences and not received.full, None
-        if self._collusion:
+        if self._collusion and assigned.has("omniscient"):
             good = [c for c in received.cohort.tolist() if c not in self._bad]
             colluders = self._collusion.gather(received.round, good, honest.device)
         return Situation(

@@ -3,7 +3,7 @@
 ``python -m tests.benchmarks.robustness RESULTS [--settings NAME ...] [--attacks NAME ...] [--seeds N] [--data FOLDER]`` runs what
 RESULTS, a file of JSON lines, does not hold yet, and prints all that it holds in Markdown. A run takes 3 to 30 seconds, all of them
 on one core an hour or two. Attacks are those of ``byzdist list`` and those of tests/attacks.py, which know the clipping level. Runs
-are in one process, which gives the bits of real ones, but for crash, hang and slow: those are real, a worker process a client.
+are in one process (transport.name=local), but for faults: those are real, with a worker process a client, and one seed.
 FOLDER holds a9a.gz and mnist/, which are not part of this package (by default BYZDIST_DATA or ../shared/data).
 """
 
@@ -16,28 +16,30 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from byzdist.alone import run_alone
 from byzdist.attacks import ATTACKS
 from byzdist.config import load
 from byzdist.errors import RunError
-from byzdist.evaluation import Evaluator
-from byzdist.optimum import find
 from tests.attacks import HOSTILE
-from tests.inprocess import train
 
 ROOT = Path(__file__).resolve().parents[2]
-# On the process itself; with times that leave a run of 3,000 rounds a matter of minutes.
-REAL = {
+# Faults, which need real processes; with such times a run of 3,000 rounds is a matter of minutes.
+FAULTS = {
     "crash": ["attack.probability=0.02"],
     "hang": [],
     "slow": ["attack.probability=0.02", "attack.seconds=2.0"],
+    "oversize": [],
+    "short": [],
+    "garbage": [],
+    "replay": [],
 }
-PATIENCE = ["transport.deadline=1.0", "transport.join_timeout=20.0", "checkpoint.minutes=none"]
+PATIENCE = ["transport.deadline=1.0", "transport.join_timeout=20.0"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,11 @@ class Setting:
 
 
 def _settings() -> dict[str, Setting]:
-    quickstart, fig1, mnist = "configs/quickstart.yaml", "configs/paper/fig1_sound.yaml", "configs/paper/mnist_cnn_clip.yaml"
+    quickstart, fig1, mnist = (
+        "configs/quickstart.yaml",
+        "configs/paper/fig1_sound.yaml",
+        "configs/paper/mnist_cnn_clip.yaml",
+    )
     mlp = "model={name: mlp}"
     return {
         "quickstart": Setting(quickstart),
@@ -77,31 +83,28 @@ def outcome(
         overrides.append(f"data.path={data / setting.data}")
     if attack != "as shipped":
         overrides.append(f"attack={{name: {json.dumps(attack)}}}")
-    if attack in REAL:
-        return _real(setting.path, [*overrides, *REAL[attack], *PATIENCE])
-    tree = load(ROOT / setting.path, overrides).model_dump(exclude_none=True)
+    path, out = str(ROOT / setting.path), StringIO()
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            run = train(tree, Path(folder), workers=1)
-        except RunError:
-            return {}
-    experiment = run.experiment
-    good = experiment.config.clients.good
-    gap = setting.measure == "gap"
-    optimum = find(experiment.config.model, experiment.dataset, experiment.split, good) if gap else None
-    return Evaluator(experiment.oracle, experiment.dataset, good, optimum=optimum).evaluate(run.x)
-
-
-def _real(path: str, overrides: Sequence[str]) -> dict[str, float]:
-    """Run a worker process for each client."""
-    clients = load(ROOT / path, overrides).clients.count
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "byzdist", "run", path, "--workers", str(clients), "--out", f"{folder}/run"]
-        done = subprocess.run([*command, *overrides], cwd=ROOT, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(done.stdout + done.stderr)
-        last = json.loads((Path(folder) / "run" / "summary.json").read_text())
+        run = Path(folder) / "run"
+        if attack in FAULTS:
+            _with_processes(path, [*overrides, *FAULTS[attack], *PATIENCE], run)
+        else:
+            try:
+                with redirect_stdout(out), redirect_stderr(out):
+                    run_alone(path, [*overrides, "transport.name=local"], run, resume=False)
+            except RunError:
+                return {}
+        last = json.loads((run / "summary.json").read_text())
     return {key: last[key] for key in ("loss", "gap", "accuracy") if key in last}
+
+
+def _with_processes(path: str, overrides: Sequence[str], run: Path) -> None:
+    """Run a worker process for each client."""
+    clients = load(path, overrides).clients.count
+    command = [sys.executable, "-m", "byzdist", "run", path, "--workers", str(clients), "--out", str(run)]
+    done = subprocess.run([*command, *overrides], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stdout + done.stderr)
 
 
 def main() -> None:
@@ -113,7 +116,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--data", type=Path, default=os.environ.get("BYZDIST_DATA", ROOT.parent / "shared" / "data"))
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     held = list(read(arguments.results))
     for name in arguments.settings:
@@ -122,7 +124,7 @@ def main() -> None:
             print(f"{name}: left out, there is no {arguments.data / setting.data}", file=sys.stderr)
             continue
         for attack in arguments.attacks:
-            for seed in range(1 if attack in REAL else arguments.seeds):
+            for seed in range(1 if attack in FAULTS else arguments.seeds):
                 if any((line["setting"], line["attack"], line["seed"]) == (name, attack, seed) for line in held):
                     continue
                 began = time.perf_counter()
