@@ -20,7 +20,7 @@ SECTIONS: dict[str, Registry[Any]] = {
     "compressors (compression.name)": COMPRESSORS,
     "attacks (attack.name)": ATTACKS,
     "data sets (data.name)": DATASETS,
-    "splits (data.split)": SPLITS,
+    "splits (data.split; all but shared: holders = honest or all)": SPLITS,
     "models (model.name)": MODELS,
     "availability models (clients.availability.name)": AVAILABILITY,
 }
@@ -43,11 +43,10 @@ def catalogue() -> str:
             lines.append(_wrapped("", LEGEND, 4, width))
         for name in registry:
             lines.append(_wrapped(f"  {name}", registry.describe(name), INDENT, width))
-            if registry is RULES:
-                lines += [
-                    _wrapped(f"{'':{INDENT}}{key}", text, INDENT + 12, width)
-                    for key, text in _known(RULES.get(name).facts).items()
-                ]
+            known = _known(RULES.get(name).facts) if registry is RULES else {}
+            if parameters := registry.parameters(name):
+                known = {"parameters": ", ".join(parameters)} | known
+            lines += [_wrapped(f"{'':{INDENT}}{key}", text, INDENT + 12, width) for key, text in known.items()]
     return "\n".join(lines[1:])
 
 

@@ -4,6 +4,7 @@ import logging
 
 import torch
 
+from byzdist import advice
 from byzdist.aggregation import PRE, RULES, Aggregator
 from byzdist.attacks import ATTACKS
 from byzdist.attacks.assignment import check_assignment, flipped
@@ -45,6 +46,7 @@ def check(config: Config) -> None:
     _aggregation(config)
     _transport(config)
     _device(config)
+    advice.of_config(config)
 
 
 def _complete(registry: Registry, spec: Spec, key: str) -> Spec:  # type: ignore[type-arg]
@@ -103,10 +105,9 @@ def _method(config: Config) -> None:
     if full is not None and real <= declared and full * declared < real * count:
         needed = -(-real * count // declared)
         log.warning("method.full_cohort: %d is below δ_real·n/δ = %d, which the theory needs.", full, needed)
-    if real and config.method.get("clip") == "none" and _plain_mean(config):
-        log.warning(
-            "method.clip: without clipping the sampled rounds of %s are a plain mean, which one Byzantine client decides.",
-            config.method["name"],
+    if config.method.get("clip") == "none" and config.method.get("clip_max") != "none":
+        raise ConfigError(
+            "method.clip_max: it is a cap on the level of method.clip, which is none; give method.clip a number."
         )
 
 
@@ -122,11 +123,11 @@ def _aggregation(config: Config) -> None:
         cohorts["cohort"] = config.method.get("cohort") or count
     inner = rule.get("rule")
     for named in (rule, inner if isinstance(inner, dict) else {}):
-        if named.get("name") == "monna" and named.get("pivot"):
+        if named.get("name") == "monna" and named.get("pivot") is not None:
             raise ConfigError(
                 "aggregation.rule.pivot: whose reply is which row depends on who is drawn, and there may be fewer; leave the key out."
             )
-    alone, together = Aggregator(rule), Aggregator(rule, pre)
+    together = Aggregator(rule, pre)
     left = {key: _left(together, size) for key, size in cohorts.items()}
     largest = max(cohorts.values())
     if config.clients.byzantine and largest > 1 and max(left.values()) == 1:
@@ -140,25 +141,30 @@ def _aggregation(config: Config) -> None:
             f"aggregation.rule.selected: {rule['selected']} is more than the {left[fewest]} vectors of a cohort "
             f"(method.{fewest}: {cohorts[fewest]}); all of them would be averaged."
         )
-    for key, size in cohorts.items():
-        wanted, most = config.declared_byzantine * size // count, alone.max_f(size)
-        if most < wanted:
-            log.warning(
-                "aggregation.rule: of %d vectors (method.%s) %s accepts %d as Byzantine, and %d are to be expected.",
-                size,
-                key,
-                rule["name"],
-                most,
-                wanted,
-            )
-        # Steps may cost some of that: the paper's own buckets leave 4 of 5, and of sampled cohorts, which are clipped, none.
-        elif key == "full_cohort" and wanted and not together.max_f(size):
-            log.warning(
-                "aggregation.pre: these steps leave %d vectors of %d (method.full_cohort), of which %s accepts none as Byzantine.",
-                left[key],
-                size,
-                rule["name"],
-            )
+    _breakdown(config, together, cohorts["full_cohort"])
+
+
+def _breakdown(config: Config, together: Aggregator, size: int) -> None:
+    """Refuse full rounds, which are not clipped, in which steps and rule tolerate fewer Byzantine clients than may be among them."""
+    rule, possible = config.aggregation.rule, min(config.declared_byzantine, size)
+    tolerated, alone = together.max_byzantine(size), Aggregator(rule).max_byzantine(size)
+    if tolerated >= possible:
+        return
+    steps = " with the steps of aggregation.pre" if config.aggregation.pre else ""
+    problem = (
+        f"of the {size} replies of a full round (method.full_cohort) {rule['name']}{steps} tolerates {tolerated} Byzantine ones, and "
+        f"{possible} may be among them. Full rounds are not clipped: one with too many undoes everything."
+    )
+    if config.aggregation.allow_breakdown:
+        log.warning("aggregation.allow_breakdown: %s", problem)
+        return
+    remedies = [f"leave out the steps (it then tolerates {alone})" if alone >= possible else "use another rule"]
+    if size < config.clients.count:
+        remedies.append("raise method.full_cohort")
+    remedies.append(f"declare at most {tolerated} (aggregation.declared_byzantine)")
+    raise ConfigError(
+        f"aggregation: {problem} Either {', or '.join(remedies)}; aggregation.allow_breakdown=true runs it as it is."
+    )
 
 
 def _left(aggregator: Aggregator, vectors: int) -> int:
@@ -180,13 +186,17 @@ def _attack(config: Config) -> None:
             raise ConfigError(
                 f"{key}.rounds: {spec['name']!r} changes a client's data for the whole run; leave the key out."
             )
+        if hasattr(attack, "on_process") and config.transport.name == "local":
+            raise ConfigError(
+                f"{key}: {spec['name']!r} strikes the worker's process, and with transport.name=local there is one for all."
+            )
         if hasattr(attack, "on_wire") and config.transport.name != "star":
             raise ConfigError(
                 f"{key}: {spec['name']!r} breaks the wire format, which only the star survives; use transport.name=star."
             )
-        if spec["name"] == "mimic" and spec["target"] not in config.clients.good:
+        if spec["name"] == "mimic" and spec["target"] != "worst" and spec["target"] not in config.clients.good:
             raise ConfigError(
-                f"{key}.target: client {spec['target']} is not one of the good clients 0..{len(config.clients.good) - 1}."
+                f"{key}.target: client {spec['target']} is not one of the good clients 0..{len(config.clients.good) - 1}; or take 'worst'."
             )
         checked.append(spec)
     config.attack = checked if isinstance(config.attack, list) else checked[0]

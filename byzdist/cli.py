@@ -72,8 +72,13 @@ def _run(arguments: argparse.Namespace) -> int:
         from byzdist.rank import run_rank
 
         return run_rank(arguments.config, arguments.overrides, arguments.out, arguments.resume)
+    from byzdist.config import load
     from byzdist.launcher import launch
+    from byzdist.logs import leave_advice_to_the_server
 
+    leave_advice_to_the_server()
+    if load(arguments.config, arguments.overrides).transport.name == "local":
+        return _run_alone(arguments)
     return launch(
         arguments.config,
         arguments.overrides,
@@ -82,6 +87,14 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.resume,
         arguments.max_restarts,
     )
+
+
+def _run_alone(arguments: argparse.Namespace) -> int:
+    from byzdist.alone import run_alone
+
+    if arguments.workers not in (None, 1):
+        raise ConfigError(f"--workers: {arguments.workers} processes, but with transport.name=local there is one.")
+    return run_alone(arguments.config, arguments.overrides, arguments.out, arguments.resume)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

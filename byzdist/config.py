@@ -52,6 +52,8 @@ class Aggregation(Section):
     """The robust rule, what is done to the vectors before it, and how many Byzantine clients the operator declares.
 
     Attributes:
+        allow_breakdown: take full rounds in which steps and rule tolerate fewer Byzantine clients than are declared, as the paper does
+            (5 of 20 and buckets of 2). Full rounds are not clipped: one such round can undo everything.
         compile: make loops in C of coordinate-wise rules, several times faster and to the same bits, and of inner products, in
             about two thirds of the time and to all but the last digits: a run that is to be repeated bit for bit has a compiler both times
             or none. "auto" does so where there is one and the model is large enough to gain its tenths of a second back; true
@@ -61,6 +63,7 @@ class Aggregation(Section):
     rule: Spec
     pre: list[Spec] = []
     declared_byzantine: Annotated[int, Field(ge=0)] | None = None
+    allow_breakdown: bool = False
     compile: bool | Literal["auto"] = "auto"
 
     _names = field_validator("rule", mode="before")(_spec)
@@ -76,6 +79,7 @@ class Transport(Section):
     ``min_replies`` for ``join_timeout`` ends.
 
     Attributes:
+        name: star and collective start processes; local is a run in one process, in which times do not count.
         deadline: the longest wait for a round's replies, in seconds.
         join_timeout: the longest wait for workers to join, or to join again, in seconds.
         min_replies: with fewer replies than this, a round leaves the estimate as it is.
@@ -84,7 +88,7 @@ class Transport(Section):
         restarts: how often a worker process that is killed is started again.
     """
 
-    name: Literal["star", "collective"] = "star"
+    name: Literal["star", "collective", "local"] = "star"
     deadline: Annotated[float, Field(gt=0)] = 30.0
     join_timeout: Annotated[float, Field(gt=0)] = 60.0
     min_replies: Annotated[int, Field(ge=1)] = 1

@@ -42,12 +42,17 @@ class Experiment:
     @property
     def _can_shrink(self) -> bool:
         """Whether a cohort can be smaller than the method asks for, because clients are away."""
-        return self.config.transport.name == "star" or self.config.clients.availability["name"] != "always"
+        return self.config.transport.name != "collective" or self.config.clients.availability["name"] != "always"
 
     @property
     def clients_remember(self) -> bool:
         """Whether clients keep something from round to round: for the method, or to repeat it on the wire."""
         return self.method.clients_remember or any(entry.has("on_wire") for entry in assignments(self.config))
+
+    @property
+    def attackers_know_estimate(self) -> bool:
+        """Whether requests bring x^{k-1} in every round, for an attack's sake."""
+        return any(entry.has("knows_estimate") for entry in assignments(self.config))
 
     def shape(self, workers: int) -> Shape:
         """Return the sizes of the messages for so many worker ranks."""
@@ -89,7 +94,7 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     source = {k: v for k, v in config.data.items() if k != "split"}
     dataset = data.load(source, dtype=config.dtype)
     clients = config.clients
-    split = data.split(config.data["split"], dataset.labels, clients.count, config.seed)
+    split = data.split(config.data["split"], dataset.labels, clients.count, config.seed, clients.byzantine)
     model = models.build(config.model, dataset.feature_shape, dataset.classes, config.seed)
     oracle = Oracle(model, dataset, split, device=device, dtype=dtype, flipped=flipped(config))
     compressor = make(COMPRESSORS, config.compression, "compression", Compressor)  # type: ignore[type-abstract]
@@ -118,7 +123,7 @@ def link_device(config: Config, device: torch.device) -> torch.device:
     nccl wants a GPU for each rank, so ranks that share one talk by gloo, as the star always does.
     """
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > torch.cuda.device_count()
-    return torch.device("cpu") if config.transport.name == "star" or sharing else device
+    return torch.device("cpu") if config.transport.name != "collective" or sharing else device
 
 
 def choose_device(config: Config, local_rank: int) -> torch.device:

@@ -39,13 +39,17 @@ def configure(rank: int) -> None:
     handler.addFilter(_place)
     logging.basicConfig(handlers=[handler], force=True)
     logging.getLogger("byzdist").setLevel(level)
-    if rank:
-        leave_advice_to_the_server()
+    _set_advice(logging.ERROR if rank else logging.NOTSET)
 
 
 def leave_advice_to_the_server() -> None:
     """Keep to oneself what there is to say of a configuration that works: every process of a run reads it."""
-    logging.getLogger("byzdist.checks").setLevel(logging.ERROR)
+    _set_advice(logging.ERROR)
+
+
+def _set_advice(level: int) -> None:
+    for name in ("byzdist.checks", "byzdist.advice"):
+        logging.getLogger(name).setLevel(level)
 
 
 def at_round(round_: int) -> None:

@@ -41,10 +41,12 @@ class Metrics:
         self._unwritten = b""
         self._complained = False
         self.last: Line = {}
-        self.totals = {"rounds": 0, "bytes_up": 0, "bytes_down": 0, "missing": 0, "byzantine_majorities": 0}
+        self.totals = dict.fromkeys(
+            ("rounds", "bytes_up", "bytes_down", "missing", "byzantine_majorities", "untrusted", "called"), 0
+        )
         self._started = time.monotonic()
         if state is not None:
-            self._size, self.last, self.totals = state["size"], state["last"], state["totals"]
+            self._size, self.last, self.totals = state["size"], state["last"], self.totals | state["totals"]
             self._started -= state["seconds"]
         there = self._file.seek(0, os.SEEK_END)
         if there < self._size:
@@ -82,6 +84,8 @@ class Metrics:
         totals["bytes_down"] += line["bytes_down"]
         totals["missing"] += len(line["missing"])
         totals["byzantine_majorities"] += 2 * line["byzantine"] > len(line["cohort"])
+        totals["untrusted"] += "untrusted" in line
+        totals["called"] += "called" in line
         for key in EVALUATED:
             if key in line:
                 self.last[key] = line[key]

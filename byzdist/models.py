@@ -115,6 +115,14 @@ class LogisticRegression(nn.Module):
         new, old = self._logits(x_new, features), self._logits(x_old, features)
         self._add_outer((_probabilities(new) - _probabilities(old)) * scale, features, out)
 
+    def smoothness(self, features: Tensor) -> float:
+        """Return a bound on the eigenvalues of the mean Hessian at any x, met at x = 0 with two classes: ‖X‖²/(4N), else ‖X‖²/(2N)."""
+        features = features.flatten(1).double()
+        if self.has_bias:
+            features = torch.cat([features, features.new_ones(len(features), 1)], 1)
+        square = float(torch.linalg.matrix_norm(features, 2)) ** 2
+        return square / len(features) / (4 if self.rows == 1 else 2)
+
     def hessian(self, x: Tensor, features: Tensor) -> Tensor:
         """Return the sum of the samples' Hessians at x, [d, d]."""
         features = features.flatten(1)

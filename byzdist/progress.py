@@ -29,6 +29,12 @@ def _quality(last: Line) -> str:
     return "  ".join(f"{name} {last[name]:.4g}" for name in names if last.get(name) is not None)
 
 
+def _out_of_turn(summary: dict[str, Any]) -> str:
+    """Say how many full rounds were not trusted, and how many were called out of turn; "" where there were none."""
+    untrusted, called = summary.get("untrusted", 0), summary.get("called", 0)
+    return f"  {untrusted} full rounds not trusted, {called} called out of turn\n" if untrusted or called else ""
+
+
 class Progress:
     """Shows rounds as they pass; a context manager."""
 
@@ -70,6 +76,8 @@ class Progress:
         state = f"{_quality(metrics.last)}  up {_bytes(totals['bytes_up'])}  down {_bytes(totals['bytes_down'])}"
         if totals["missing"]:
             state += f"  missing {totals['missing']}"
+        if totals["untrusted"]:
+            state += f"  untrusted {totals['untrusted']}"
         if self._live:
             self._bar.update(self._task, completed=line["round"], state=state)
             return
@@ -89,6 +97,7 @@ class Progress:
             f"  {quality}\n"
             f"  up {_bytes(summary['bytes_up'])}, down {_bytes(summary['bytes_down'])}, "
             f"{summary['missing']} replies missing, {summary['byzantine_majorities']} rounds with a Byzantine majority\n"
+            f"{_out_of_turn(summary)}"
             f"  {self._folder}",
             flush=True,
         )

@@ -17,12 +17,12 @@ from types import FrameType
 import torch
 from torch._C._distributed_c10d import PrefixStore, Store
 
-from byzdist import __version__, logs
+from byzdist import __version__, advice, logs
 from byzdist.attacks.assignment import assignments
 from byzdist.attacks.collusion import Collusion
 from byzdist.config import Config, dump, load
 from byzdist.data import load as load_data
-from byzdist.data import write_table
+from byzdist.data import warn_of_rare_classes, write_table
 from byzdist.errors import ConfigError, RunError
 from byzdist.evaluation import Evaluator
 from byzdist.experiment import Experiment, choose_device, prepare
@@ -130,6 +130,7 @@ def serve(experiment: Experiment, workers: int, run: RunFolder, transport: Serve
     """Be the parameter server: begin the run, or go on with it, and leave its results in its folder."""
     config, folder = experiment.config, run.path
     _describe(experiment, workers, run)
+    advice.of_run(experiment)
     evaluator = Evaluator(
         experiment.oracle,
         experiment.dataset,
@@ -253,4 +254,7 @@ def _describe(experiment: Experiment, workers: int, run: RunFolder) -> None:
     write_text(folder / CONFIG, dump(config))
     (folder / "summary.json").unlink(missing_ok=True)  # it is there when the run has ended
     labels, classes = experiment.dataset.labels, experiment.dataset.classes
-    write_table(experiment.split.table(labels, classes), folder / "clients.csv")
+    table = experiment.split.table(labels, classes)
+    write_table(table, folder / "clients.csv")
+    if config.clients.byzantine:
+        warn_of_rare_classes(table, len(config.clients.good))

@@ -5,7 +5,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 
 from pydantic import ConfigDict, ValidationError, create_model
 
@@ -82,6 +82,18 @@ class Registry(Generic[T]):
         """Return the first line of the docstring of ``name``."""
         return (inspect.getdoc(self._entries[name]) or "").split("\n")[0]
 
+    def parameters(self, name: str) -> list[str]:
+        """Return the parameters of ``name``, each with its default and the words that it takes besides, such as "scale = 1.0 or auto"."""
+        described = []
+        for p in self._signature(name, self.kind).parameters.values():
+            if p.kind is p.KEYWORD_ONLY:
+                default = (
+                    " (required)" if p.default is p.empty else " (not set)" if p.default is None else f" = {p.default}"
+                )
+                words = [word for word in _words(p.annotation) if word != p.default]
+                described.append(" or ".join([p.name + default, *words]))
+        return described
+
     def check(self, name: str, parameters: Mapping[str, Any], key: str) -> dict[str, Any]:
         """Return the complete parameters of ``name``: those given, checked, and the defaults of the others.
 
@@ -109,6 +121,15 @@ class Registry(Generic[T]):
             call = ", ".join([*self._arguments, "key=value, ..."])
             raise ConfigError(f"{key}: {name!r} is no {self.kind}, which is called with ({call}): {error}.") from error
         return signature
+
+
+def _words(annotation: Any) -> Iterator[str]:
+    """Yield the words that a parameter takes, wherever its annotation has a Literal."""
+    if get_origin(annotation) is Literal:
+        yield from (word for word in get_args(annotation) if isinstance(word, str))
+    else:
+        for part in get_args(annotation):
+            yield from _words(part)
 
 
 _STRICT = ConfigDict(

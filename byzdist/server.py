@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Any
@@ -11,22 +11,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from byzdist.aggregation import Aggregator, nonfinite_rows
+from byzdist.aggregation import Aggregator
 from byzdist.checkpoint import Checkpoint
+from byzdist.decoding import NOT_FINITE, Decoder, Diverged
 from byzdist.errors import RunError
 from byzdist.experiment import Experiment
+from byzdist.full_rounds import FullRounds
 from byzdist.logs import at_round
 from byzdist.metrics import Line, Metrics
+from byzdist.norms import norm
 from byzdist.randomness import stream
 from byzdist.sampling import AVAILABILITY, draw_cohort
 from byzdist.saving import ServerSaver
-from byzdist.transport.base import Missing, Request, ServerEnd, as_matrix
+from byzdist.transport.base import Request, ServerEnd
+from byzdist.watcher import Watcher
 
 log = logging.getLogger(__name__)
 
 
-class Diverged(RunError):
-    """The model is not finite any more; no later round can mend it."""
+_ZERO = "the estimate is exactly zero"
 
 
 class Server:
@@ -52,7 +55,8 @@ class Server:
         config = experiment.config
         self._config, self._method = config, experiment.method
         self._clients_remember = experiment.clients_remember
-        self._compressors = experiment.compressors
+        self._always_previous = experiment.attackers_know_estimate
+        self._decoder = Decoder(experiment, transport)
         self._transport, self._metrics = transport, metrics
         self._evaluate, self._show, self._saver = evaluate, show, saver
         chosen = config.aggregation
@@ -63,7 +67,6 @@ class Server:
         self.x.copy_(experiment.oracle.initial())
         self._publish()
         self.g, self._result = torch.zeros_like(self.x), torch.zeros_like(self.x)
-        self._dense: Tensor | None = None  # decoded vectors, where the payloads themselves are not the values
         self._bad = frozenset(config.clients.bad)
         parameters = {key: value for key, value in config.clients.availability.items() if key != "name"}
         self._availability = partial(AVAILABILITY.get(config.clients.availability["name"]), **parameters)
@@ -72,10 +75,22 @@ class Server:
         self._draw_from_all = lru_cache(maxsize=2)(self._draw_from)
         self._known: set[int] = set()  # clients that have something to remember
         self._begun = not self._method.starts_full  # whether there is an estimate: g^0, or what came in its place
+        assert self._method.full_cohort is not None
+        self._full_rounds = FullRounds(
+            config.declared_byzantine,
+            self._method.full_cohort,
+            self._robust.max_byzantine,
+            min_replies=config.transport.min_replies,
+            allow_breakdown=chosen.allow_breakdown,
+            growth=self._method.growth,
+        )
+        # Without clipping, rounds are as safe as their replies; a method that clips estimates cannot leave g = 0, at level 0.
+        self._sampled_rounds_are_safe = not self._method.plain_mean and self._full_rounds.are_safe(self._method.cohort)
+        self._stands_still_at_zero = self._method.clip != "none" and not self._method.sends_differences
         self.round = -1  # the last one that is complete
         self._stop = False
         self._clock = time.perf_counter()  # when the round before ended
-        self._sparsity = _Sparsity()
+        self._watcher = Watcher(self._method)
         self._away: set[int] = set()  # clients that owed their last reply
 
     def stop(self) -> None:
@@ -108,16 +123,15 @@ class Server:
         self._clock = time.perf_counter()
         if self.round < 0:
             if self._method.starts_full:
-                self._round(0, True, self._draw(0, True))
+                self._round(0, True, self._draw(0, True), {})
             self.round = 0
         for round_ in range(self.round + 1, self._config.rounds + 1):
-            full = not self._begun or self._is_full(round_)
-            cohort = self._draw(round_, full)  # may wait for clients, and then the run may be told to stop
+            plan = self._plan(round_)  # may wait for clients, and then the run may be told to stop
             if self._stop:
                 return "stopped"
             self._step()
             try:
-                self._round(round_, full, cohort)
+                self._round(round_, *plan)
             except RunError:
                 self.x.copy_(self._transport.frame.previous)  # what belongs to the last complete round
                 raise
@@ -132,7 +146,7 @@ class Server:
         tensors |= {f"method.{name}": tensor for name, tensor in self._method.server_state().items()}
         position, metrics = self._transport.position(self.round), self._metrics.state()
         facts = {"position": position, "metrics": metrics, "known": sorted(self._known), "begun": self._begun}
-        return tensors, facts
+        return tensors, facts | {"full_rounds": self._full_rounds.state()}
 
     def resume(self, checkpoint: Checkpoint, same_workers: bool) -> None:
         """Go on from a checkpoint, once the workers are there; ``same_workers``: each client lives where it lived then."""
@@ -145,6 +159,7 @@ class Server:
         self.round = checkpoint.round
         self._known.update(checkpoint.facts["known"])
         self._begun = checkpoint.facts.get("begun", True)  # which earlier versions did not say
+        self._full_rounds.resume(checkpoint.facts.get("full_rounds", {}))
         position = checkpoint.facts["position"]
         if not same_workers:  # what it says of ranks is not of these clients
             position = {key: value for key, value in position.items() if key == "clients"}
@@ -163,27 +178,53 @@ class Server:
         if self.x is not current:
             current.copy_(self.x)
 
-    def _round(self, round_: int, full: bool, cohort: np.ndarray) -> None:
+    def _plan(self, round_: int) -> tuple[bool, np.ndarray, Line]:
+        """Decide whether a round is a full one and who is asked; return what the metrics say of it, too."""
+        drawn, called = self._is_full(round_), self._full_rounds.called(round_)
+        full = not self._begun or drawn or called is not None
+        cohort = self._draw(round_, full)
+        if full and self._begun and (doubt := self._full_rounds.doubt(len(cohort), self._exposed(cohort.tolist(), {}))):
+            self._full_rounds.postpone(round_)
+            return False, self._draw(round_, False), {"untrusted": doubt}
+        return full, cohort, {"called": called} if called and not drawn else {}
+
+    def _exposed(self, replying: Collection[int], missing: dict[int, str]) -> int:
+        """Return how many clients are known to be Byzantine and are not among the replying ones."""
+        known = self._transport.quarantined()
+        known |= {client for client, reason in missing.items() if reason == NOT_FINITE}
+        return len(known.difference(replying))
+
+    def _round(self, round_: int, full: bool, cohort: np.ndarray, plan: Line) -> None:
         times = [self._clock]
         at_round(round_)
-        compressor = self._compressors[full]
-        length = compressor.length(len(self.x), self.x.dtype)
-        needs_previous = self._method.sends_differences and not full
+        length = self._decoder.length(full)
+        needs_previous = (self._method.sends_differences and not full) or (self._always_previous and round_ > 0)
         self._transport.send(Request(round_, full, cohort, length, needs_previous))
         times.append(time.perf_counter())
         # What needs no reply is done while the server waits for them.
         self._draw_from_all(round_ + 1, self._is_full(round_ + 1))
-        level = None if full else self._method.clip_level(self.g)
+        level = None if full else self._level(round_)
         generator = stream(self._config.seed, "aggregation", 0, round_)
         replies = self._transport.collect(self._config.transport.deadline)
         times.append(time.perf_counter())
-        received, missing = self._decode(replies, round_, full)
+        received, missing = self._decoder.decode(replies, round_, full, self.x)
         self._note(replies, missing)
         if self._method.clients_remember:
             self._note_memories(client for client, reply in replies.items() if isinstance(reply, Tensor))
-        line = self._update(received, full, level, generator)
+        exposed = self._exposed(replies.keys() - missing.keys(), missing)
+        line = plan | self._update(round_, received, full, level, exposed, generator)
         times.append(time.perf_counter())
         self._record(line, round_, full, cohort, missing, times)
+
+    def _level(self, round_: int) -> float | None:
+        """Return the level to which the replies of a sampled round are clipped."""
+        if self._method.clip == "none":
+            return None
+        size = norm(self.g)
+        self._full_rounds.watch(round_, size)
+        if size == 0 and self._stands_still_at_zero:
+            self._full_rounds.call(round_ + 1, _ZERO)
+        return self._method.clip_level(size, self._full_rounds.reference)
 
     def _draw(self, round_: int, full: bool) -> np.ndarray:
         """Draw the cohort: from the clients that the availability model lets take part and, unless told otherwise, can be reached."""
@@ -203,50 +244,6 @@ class Server:
         elif reachable is not None:
             among = np.intersect1d(among, reachable, assume_unique=True)
         return draw_cohort(seed, round_, n, size, among)
-
-    def _decode(
-        self, replies: dict[int, Tensor | Missing], round_: int, full: bool
-    ) -> tuple[Tensor | None, dict[int, str]]:
-        """Return the vectors of the usable replies as rows by ascending client id, and why the others are missing.
-
-        Raises:
-            Diverged: if replies are not finite because the model is not.
-        """
-        missing = {client: reply.reason for client, reply in replies.items() if isinstance(reply, Missing)}
-        present = {client: reply for client, reply in replies.items() if isinstance(reply, Tensor)}
-        if not present:
-            return None, missing
-        compressor = self._compressors[full]
-        if compressor.in_place:
-            vectors = as_matrix(list(present.values()), self.x.dtype)
-        else:
-            if self._dense is None:
-                self._dense = self._transport.frame.current.new_empty(self._method.cohort, len(self.x))
-            vectors = self._dense[: len(present)]
-            for row, (client, payload) in zip(vectors, present.items(), strict=True):
-                compressor.decode(payload, row, self._config.seed, round_, client)
-        if vectors.device != self.x.device:
-            vectors = self._fetch(vectors)
-        if bad := nonfinite_rows(vectors):
-            if not self.x.isfinite().all():
-                raise Diverged(
-                    f"round {round_}: the run has diverged, its model is not finite. Use a smaller method.step_size, or "
-                    "method.clip where it is none."
-                )
-            for row, client in enumerate(present):
-                if row in bad:
-                    missing[client] = "not finite"
-                    self._transport.blame(client, "not finite")
-            rows = [row for row in range(len(vectors)) if row not in bad]
-            return (vectors[rows] if rows else None), missing
-        return vectors, missing
-
-    def _fetch(self, vectors: Tensor) -> Tensor:
-        """Return the rows on the device of the run, copied one by one from the memory in which they arrived."""
-        rows = self.x.new_empty(vectors.shape)
-        for row, arrived in zip(rows, vectors, strict=True):
-            row.copy_(arrived, non_blocking=True)
-        return rows
 
     def _note_memories(self, clients: Iterable[int]) -> None:
         """Record whose memory was lost."""
@@ -268,27 +265,60 @@ class Server:
                 self._away.remove(client)
                 log.info("client %d replies again", client)
 
-    def _update(self, received: Tensor | None, full: bool, level: float | None, generator: np.random.Generator) -> Line:
+    def _update(
+        self,
+        round_: int,
+        received: Tensor | None,
+        full: bool,
+        level: float | None,
+        exposed: int,
+        generator: np.random.Generator,
+    ) -> Line:
         """Turn g^{k-1} into g^k; return what the metrics say of the aggregation."""
         line: Line = {"clipped": 0, "clip_level": None}
-        if received is None or len(received) < self._config.transport.min_replies:
+        config, replies = self._config, 0 if received is None else len(received)
+        unclipped = full or level is None and self._sampled_rounds_are_safe
+        doubt = self._full_rounds.doubt(replies, exposed) if unclipped else None
+        if doubt:
+            self._keep(round_, full, doubt)
+            line["untrusted"] = doubt
+        if doubt or received is None or replies < config.transport.min_replies:
             return line
-        start, self._begun = not self._begun, True
+        declared = self._full_rounds.byzantine(replies, exposed)
+        if not unclipped:
+            declared = config.declared_byzantine * replies // config.clients.count
 
         def aggregate(vectors: Tensor, level: float | None) -> Tensor:
             aggregator = self._robust if full else self._sampled
-            declared = self._config.declared_byzantine * len(vectors) // self._config.clients.count
             result = aggregator(vectors, f=declared, clip=level, generator=generator, out=self._result)
             line.update(clipped=result.clipped, clip_level=level, f=result.f)
             if not full:
-                self._sparsity.watch(vectors, result.vector)
+                self._watcher.watch(vectors, level, result)
             return result.vector
 
-        if full or start:
+        self._begun = True
+        if full:
             self.g.copy_(aggregate(received, None))
+            self._take(round_)
         else:
             self._method.update(self.g, received, level, aggregate)
         return line
+
+    def _take(self, round_: int) -> None:
+        """Take note of the estimate that a full round gave."""
+        size = norm(self.g)
+        if size == 0 and self._stands_still_at_zero:
+            self._full_rounds.fail(round_, _ZERO)
+        else:
+            self._full_rounds.succeed(size)
+
+    def _keep(self, round_: int, full: bool, doubt: str) -> None:
+        """Take note that the estimate is kept because replies that are not clipped cannot be trusted."""
+        if full:
+            self._full_rounds.fail(round_, "the replies of the last could not be trusted")
+        elif self._method.sends_differences:
+            self._full_rounds.call(round_ + 1, "an unclipped round's replies could not be trusted")
+        self._watcher.untrusted(doubt, self._begun)
 
     def _record(
         self, line: Line, round_: int, full: bool, cohort: np.ndarray, missing: dict[int, str], times: list[float]
@@ -317,24 +347,3 @@ class Server:
         seconds["total"] = self._clock - before
         self._metrics.add(record)
         self._show(record, self._metrics)
-
-
-class _Sparsity:
-    """Warns, once, when a rule's results are far sparser than the vectors it gets (SPEC: the trap of medians and rand_k)."""
-
-    _ROUNDS = 20
-
-    def __init__(self) -> None:
-        self._seen, self._vectors, self._results = 0, 0.0, 0.0
-
-    def watch(self, vectors: Tensor, result: Tensor) -> None:
-        if self._seen >= self._ROUNDS:
-            return
-        self._seen += 1
-        self._vectors += float(torch.count_nonzero(vectors)) / len(vectors)
-        self._results += float(torch.count_nonzero(result))
-        if self._seen == self._ROUNDS and self._results < self._vectors / 2:
-            log.warning(
-                "the aggregation rule returns mostly zeros: coordinate-wise medians of independently sparsified vectors do. "
-                "Use compression.support=shared, bucketing, or a rule that is not coordinate-wise."
-            )

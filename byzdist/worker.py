@@ -11,14 +11,16 @@ from byzdist.attacks import Situation
 from byzdist.attacks.assignment import Assignment, assignments
 from byzdist.attacks.base import Envelope
 from byzdist.attacks.collusion import Collusion
+from byzdist.attacks.effect import Effect
 from byzdist.compression import Compressor
 from byzdist.config import Config
 from byzdist.experiment import link_device
 from byzdist.logs import at_round
 from byzdist.methods import Method, Task
+from byzdist.norms import norm
 from byzdist.oracle import Oracle
 from byzdist.saving import WorkerSaver
-from byzdist.transport.base import Forge, Received, Resume, WorkerEnd
+from byzdist.transport.base import Forge, Received, Resume, Save, WorkerEnd
 from byzdist.transport.wire import AFRESH
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ class Worker:
         self._collusion, self._saver = collusion, saver
         self._bad = frozenset(config.clients.bad)
         self._assignments = assignments(config)
+        self._effect = Effect()
         self._sent: dict[int, Tensor] = {}  # the last message of each client that may repeat it
         self._links = link_device(config, oracle.device)
         self._dense = torch.zeros(oracle.dimension, dtype=getattr(torch, config.dtype), device=self._links)
@@ -53,13 +56,17 @@ class Worker:
     def run(self, transport: WorkerEnd) -> None:
         """Serve requests until the server ends the run."""
         while (received := transport.receive()) is not None:
-            if isinstance(received, Received):
-                self._serve(received, transport)
-            elif isinstance(received, Resume):
-                self._take_up(received.round)
-            else:
-                assert self._saver is not None, "the server asks only where clients remember something"
-                transport.answer(received, self._saver.save(received, self._remembered()))
+            self.handle(received, transport)
+
+    def handle(self, received: Received | Save | Resume, transport: WorkerEnd) -> None:
+        """Do what one message of the server asks for."""
+        if isinstance(received, Received):
+            self._serve(received, transport)
+        elif isinstance(received, Resume):
+            self._take_up(received.round)
+        else:
+            assert self._saver is not None, "the server asks only where clients remember something"
+            transport.answer(received, self._saver.save(received, self._remembered()))
 
     def _remembered(self) -> dict[str, Tensor]:
         """Return what the clients here remember, by name and client."""
@@ -116,7 +123,7 @@ class Worker:
 
     def _message(self, received: Received, client: int, out: Tensor) -> Tensor:
         difference = self._method.sends_differences and not received.full
-        # A worker may hold x^{k-1} where the round does not need it: that depends on who else lives here.
+        # A worker may hold x^{k-1} where the client was not meant to get it: that depends on who else lives here.
         previous = received.previous if difference else None
         task = Task(received.round, received.full, client, self._config.seed, received.x, previous)
         self._method.message(self._oracle, task, out)
@@ -127,26 +134,37 @@ class Worker:
         assigned = self._assignment(received.round, client)
         if assigned is None or assigned.has("on_wire"):
             return out
-        return assigned.attack(self._situation(received, client, out, difference, previous), **assigned.parameters)
+        honest = self._effect.before(out) if assigned.changes_messages else None
+        sent = assigned.attack(self._situation(received, client, out, assigned), **assigned.parameters)
+        self._effect.after(honest, sent, assigned.name)
+        return sent
 
-    def _situation(
-        self, received: Received, client: int, honest: Tensor, difference: bool, previous: Tensor | None
-    ) -> Situation:
-        colluders = None
-        if self._collusion:
+    def _level(self, g: Tensor) -> float | None:
+        """Return the clipping level of a sampled round, as far as an attacker knows it: not what the last full round gave."""
+        return self._method.clip_level(norm(g))
+
+    def _situation(self, received: Received, client: int, honest: Tensor, assigned: Assignment) -> Situation:
+        config, difference, colluders = self._config, self._method.sends_differences and not received.full, None
+        if self._collusion and assigned.has("omniscient"):
             good = [c for c in received.cohort.tolist() if c not in self._bad]
             colluders = self._collusion.gather(received.round, good, honest.device)
         return Situation(
             round=received.round,
             client=client,
-            seed=self._config.seed,
+            seed=config.seed,
             honest=honest,
+            full=received.full,
             difference=difference,
             x=received.x,
             start=self._start,
-            previous=previous,
+            previous=received.previous if difference or assigned.has("knows_estimate") else None,
             step_size=self._method.step_size,
             cohort=received.cohort,
+            clients=config.clients.count,
             byzantine=self._bad,
+            f=config.declared_byzantine * len(received.cohort) // config.clients.count,
             colluders=colluders,
+            aggregation=config.aggregation if assigned.has("knows_rule") else None,
+            clip=self._level,
+            compressor=self._compressors[received.full],
         )

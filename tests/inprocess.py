@@ -78,7 +78,7 @@ class LocalServer(ServerEnd):
         self.bytes_down = self.bytes_up = 0
         kind = Kind.FULL if request.full else Kind.SAMPLED
         everyone = len(request.cohort) == self._shape.clients
-        flags = HAS_MODEL | HAS_PREVIOUS
+        flags = HAS_MODEL | HAS_PREVIOUS * request.needs_previous
         (message,) = self.frame.pack(kind, request.round, request.cohort, everyone=everyone, flags=flags)
         for rank in {self._shape.rank(int(client)) for client in request.cohort}:
             self.requests[rank].put(message.clone())
@@ -162,7 +162,8 @@ class LocalWorker(WorkerEnd):
             return Resume(header.round)
         cohort = frame.cohort(header, self._shape.clients)
         mine = self._shape.hosted(cohort, self._rank)
-        return Received(header.round, header.kind is Kind.FULL, cohort, mine, frame.current, frame.previous)
+        previous = frame.previous if header.flags & HAS_PREVIOUS else None
+        return Received(header.round, header.kind is Kind.FULL, cohort, mine, frame.current, previous)
 
     def reply(
         self,

@@ -5,10 +5,10 @@ regression with l2·‖x‖²; the split is shared or iid; the rule is coordinat
 without. Sums run in another order than in byzdist, so results agree to rounding, not bit for bit.
 """
 
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+from scipy.stats import norm
 
 from byzdist.compression.rand_k import draw_mask
 from byzdist.randomness import stream
@@ -25,10 +25,12 @@ class Reference:
         self.declared = config["aggregation"].get("declared_byzantine", self.bad_count)
         self.features, self.labels, self.classes = features, labels, int(labels.max()) + 1
         self.held = [np.arange(len(labels))] * self.n
-        if config["data"].get("split") == "iid":
+        split = config["data"].get("split", "shared")
+        if split != "shared":
+            shards = self.n if split == {"name": "iid", "holders": "all"} else self.n - self.bad_count
             order = stream(self.seed, "split").permutation(len(labels))
-            owner = np.arange(len(labels)) * self.n // len(labels)
-            self.held = [np.sort(order[owner == client]) for client in range(self.n)]
+            owner = np.arange(len(labels)) * shards // len(labels)
+            self.held = [np.sort(order[owner == client % shards]) for client in range(self.n)]
         self.eta = config["model"]["l2"]
         self.start = np.zeros(features.shape[1] * (1 if self.classes == 2 else self.classes))
         self.momentum: dict[int, np.ndarray] = {}
@@ -72,14 +74,19 @@ class Reference:
         own: np.ndarray,
         good: dict[int, np.ndarray],
         cohort: list[int],
-        shift: np.ndarray,
+        drift: np.ndarray,
+        g: np.ndarray,
+        level: float,
     ) -> np.ndarray:
+        """What a Byzantine client sends; ``drift`` is x - x0, ``level`` the clipping level, 0 in full rounds."""
+        base = g if self.method["name"].startswith("byz_vr_marina") and level else np.zeros_like(g)
         name = self.attack["name"]
         byzantine = len(self.bad & set(cohort))
+        flipped = 0 if self.attack.get("form") == "difference" else base  # from what an attack turns around
         if name in ("none", "label_flip"):
             return own
         if name == "bit_flip":
-            return -own
+            return -(flipped + own) - flipped
         if name == "gaussian":
             noise = stream(self.seed, "attack", client, round_).standard_normal(len(own))
             return self.attack.get("sigma", 1.0) * noise
@@ -88,17 +95,26 @@ class Reference:
         if name in ("inf", "nan"):
             return np.full_like(own, float(name))
         if name == "shift_back":
-            return shift if 2 * byzantine > len(cohort) else own
+            scale = self.attack.get("scale", 1.0)
+            pull = drift / self.method["step_size"] if scale == "auto" else scale * drift
+            return pull - base if 2 * byzantine > len(cohort) else own
+        if name == "tests.attacks:along":
+            read = self.compressed(g, client, round_) if level else g
+            push = g * ((level if 0 < level < np.inf else 1e6) / np.linalg.norm(read)) if read.any() else g
+            return push if base.any() or not level else push + g
         vectors = list(good.values()) or [own]
         if name == "ipm":
-            return -self.attack.get("epsilon", 0.1) * np.mean(vectors, axis=0)
+            return -self.attack.get("epsilon", 0.1) * (flipped + np.mean(vectors, axis=0)) - flipped
         if name == "alie":
-            n_c = len(cohort)
-            share = (n_c - (n_c // 2 + 1)) / (n_c - byzantine) if n_c > byzantine else 0.0
-            z = NormalDist().inv_cdf(share) if 0 < share < 1 else 0.0
-            return np.mean(vectors, axis=0) - z * (np.std(vectors, axis=0) if good else 0.0)
+            supporters = self.n // 2 + 1 - self.bad_count  # honest ones that are to lie farther out than the attackers
+            z = max(0.0, float(norm.isf(supporters / (self.n - self.bad_count))))
+            ddof = self.attack.get("ddof", 0) if len(vectors) > 1 else 0
+            return np.mean(vectors, axis=0) - z * (np.std(vectors, axis=0, ddof=ddof) if good else 0.0)
         assert name == "mimic"
-        target = self.attack.get("target", 0)
+        target = self.attack.get("target", "worst")
+        if target == "worst":
+            left, _, _ = np.linalg.svd(vectors - np.mean(vectors, axis=0), full_matrices=False)
+            return vectors[int(np.argmax(np.round(np.abs(left[:, 0]), 6)))]
         for candidate in [*range(target, self.n), *range(target)]:
             if candidate in good:
                 return good[candidate]
@@ -142,11 +158,16 @@ class Reference:
         gamma, alpha = method["step_size"], method.get("clip", "none" if method["name"] == "byz_vr_marina" else 1.0)
         c, c_full = method.get("cohort") or self.n, method.get("full_cohort") or self.n
         x, g = self.start.copy(), np.zeros_like(self.start)
-        x_old = x
+        x_old, growth = x, method.get("clip_growth", 2.0)
+        last_full, above, called = (
+            None,
+            0,
+            None,
+        )  # |g| of the last full round, rounds above its multiple, a round to be full
         for round_ in range(self.config["rounds"] + 1):
             if round_ == 0 and method.get("g0", "full") == "zero":
                 continue
-            full = round_ == 0 or (marina and stream(self.seed, "coin", 0, round_).random() < method["p"])
+            full = round_ in (0, called) or (marina and stream(self.seed, "coin", 0, round_).random() < method["p"])
             size = c_full if full else c
             cohort = list(range(self.n))
             if size < self.n:
@@ -155,9 +176,17 @@ class Reference:
                 x_old, x = x, x - gamma * g
             sent = {i: self.honest(i, round_, full, x, x_old) for i in cohort}
             good = {i: v for i, v in sent.items() if i not in self.bad}
-            shift = self.attack.get("scale", 1.0) * (x - self.start) - (g if marina and not full else 0)
+            level = 0.0 if full else np.inf
+            if alpha != "none" and not full:
+                size = np.linalg.norm(g)
+                if last_full is not None and growth != "none":
+                    above = above + 1 if size > growth * last_full else 0
+                    called = round_ + 1 if above >= 3 and called is None else called
+                    size = min(size, growth * last_full)
+                level = alpha * size * (1 if method.get("clip_reference") == "gradient" else gamma)
+                level = min(level, method.get("clip_max", np.inf))
             for i in set(cohort) & self.bad:
-                sent[i] = self.attacked(i, round_, sent[i], good, cohort, shift)
+                sent[i] = self.attacked(i, round_, sent[i], good, cohort, x - self.start, g, level)
             if not full:
                 sent = {i: self.compressed(v, i, round_) for i, v in sent.items()}
             vectors = [v for _, v in sorted(sent.items()) if np.isfinite(v).all()]
@@ -165,13 +194,11 @@ class Reference:
                 continue
             if full:
                 g = self.rule(vectors, round_)
+                last_full, above, called = np.linalg.norm(g), 0, None
                 continue
-            level = np.inf
-            if alpha != "none":
-                level = alpha * np.linalg.norm(g) * (1 if method.get("clip_reference") == "gradient" else gamma)
-            base = np.zeros_like(g) if marina or alpha == "none" else g
-            deviations = [v - base for v in vectors]
+            around = np.zeros_like(g) if marina or alpha == "none" else g
+            deviations = [v - around for v in vectors]
             clipped = [v * min(1.0, level / np.linalg.norm(v)) if v.any() else v for v in deviations]
             step = np.mean(clipped, axis=0) if method["name"].endswith("plus") else self.rule(clipped, round_)
-            g = g + step if marina else base + step
+            g = g + step if marina else around + step
         return x

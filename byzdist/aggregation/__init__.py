@@ -1,7 +1,7 @@
 """Robust aggregation of the rows of a matrix: `aggregate` for one call, `Aggregator` for many."""
 
 from byzdist.aggregation import coordinate, mixing, span, subsets
-from byzdist.aggregation.engine import Aggregated, Aggregator, aggregate, nonfinite_rows
+from byzdist.aggregation.engine import Aggregated, Aggregator, aggregate, max_byzantine, nonfinite_rows
 from byzdist.aggregation.rules import PRE, RULES, Facts, column_rule, pre_step, span_rule
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "aggregate",
     "column_rule",
     "coordinate",
+    "max_byzantine",
     "mixing",
     "nonfinite_rows",
     "pre_step",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from byzdist.aggregation import gram, native
 from byzdist.aggregation.columns import LARGEST_NETWORK, Columns
-from byzdist.aggregation.compiled import Compiler
+from byzdist.aggregation.compiled import NO_LOOPS, Compiler
 from byzdist.aggregation.mixing import Generator
 from byzdist.aggregation.points import Points
 from byzdist.aggregation.rules import PRE, RULES, Facts, Floats, PreStep, Rule, minority
@@ -21,7 +21,7 @@ from byzdist.errors import ConfigError
 from byzdist.registry import Registry
 
 Named: TypeAlias = str | Mapping[str, Any]
-Compile: TypeAlias = bool | Literal["auto"]
+Compile: TypeAlias = bool | Literal["auto", "sums"]
 _MANY = 1 << 18  # numbers; calls of numpy take about a millisecond for them
 
 _OWN = Facts(max_f=minority, breakdown="unknown: a user's own", robustness="", norm_bound=lambda n, f: float("nan"))
@@ -60,15 +60,17 @@ class Aggregator:
     Args:
         rule: a registered name, or {name: ..., parameters}.
         pre: steps in the order in which they are applied, each given likewise.
-        compile: make loops in C of column rules, several times faster to the same bits, and of inner products, in about two
-            thirds of the time to all but the last digits. It takes some tenths of a second for each number of rows and needs a C compiler
-            (on a GPU: torch.compile, ten seconds and more, for column rules alone). "auto": on the CPU, where there is a
-            compiler and the rows are so long that this pays within some hundred calls.
+        compile: what is done by loops in C. "sums": inner products, lengths and weighted sums, where there is a compiler (CC,
+            else cc) and the matrix is large; those loops are made once in a process, in some tenths of a second. "auto": on
+            the CPU also column rules where that pays within some hundred calls, several times faster to the same bits, in as long
+            for each number of rows. True: both, whatever the size (on a GPU: torch.compile, ten seconds and more, for
+            column rules alone). False: nothing. Inner products in C differ from others in the last digits; all else has the
+            same bits with a compiler and without.
         key: where the configuration names all this, for errors.
     """
 
     def __init__(
-        self, rule: Named, pre: Sequence[Named] = (), *, compile: Compile = False, key: str = "aggregation"
+        self, rule: Named, pre: Sequence[Named] = (), *, compile: Compile = "sums", key: str = "aggregation"
     ) -> None:
         found, self._parameters = _resolve(RULES, rule, f"{key}.rule")
         self.rule = found if isinstance(found, Rule) else Rule(found, "plain", _OWN)
@@ -82,13 +84,22 @@ class Aggregator:
         self._products: bool = steps or self.rule.products or (self._inner is not None and self._inner._products)
         self._workspace = Workspace()
         self._compile = compile
-        self._compiler = Compiler() if compile is True or compile == "auto" and native.is_possible() else None
+        self._compiler = Compiler() if compile is True or compile and native.is_possible() else None
 
     def max_f(self, n: int) -> int:
         """Return the largest number of Byzantine rows, of n, that steps and rule accept."""
         most, n = max(0, n - 1), self._left(n)
         most = min(most, self.rule.facts.max_f(n, **self._parameters)) if n > 1 else 0
         return most if self._inner is None else min(most, self._inner.max_f(n))
+
+    def max_byzantine(self, n: int) -> int:
+        """Return how many of n rows may be Byzantine, whichever they are and whatever they hold; see ``max_byzantine``."""
+        n = self._left(n)
+        if n < 2:
+            return 0
+        facts = self.rule.facts
+        tolerated = (facts.max_byzantine or facts.max_f)(n, **self._parameters)
+        return tolerated if self._inner is None else min(tolerated, self._inner.max_byzantine(n))
 
     def norm_bound(self, n: int, f: int) -> float:
         """Return F with ‖result‖ <= F max ‖row‖, of n rows with f (at most ``max_f(n)``) declared Byzantine ones.
@@ -132,13 +143,14 @@ class Aggregator:
         if dropped and nonfinite == "error":
             raise ConfigError(f"V: rows {list(dropped)} hold NaN or infinity; remove them, or pass nonfinite='drop'.")
         rows = [i for i in range(len(V)) if i not in dropped] if dropped else None
-        compiler = self._compiler_for(V.numel(), V.device) if self._products else None
-        loop = None if compiler is None else compiler.products(V)
-        vectors = Vectors(V, self._workspace, rows, self._products, loop)
+        compiler = self._compiler_for(V.numel(), V.device)
+        loops = NO_LOOPS if compiler is None else compiler.sums(V, self._products)
+        vectors = Vectors(V, self._workspace, rows, self._products, loops)
         f = min(max(0, f - len(dropped)), self.max_f(vectors.n))
         points, clipped = Points(vectors), 0
         if clip is not None:
-            factors = clip_factors(points.norms(), clip)
+            norms = points.norms()
+            factors = clip_factors(norms, clip / points.unit)
             clipped = int(np.count_nonzero(factors < 1.0))
             if clipped:
                 points = points.scaled(factors)
@@ -146,7 +158,11 @@ class Aggregator:
             points = step(points, f, generator, **parameters)
         if out is None:
             out = torch.empty(V.shape[1], dtype=V.dtype, device=V.device)
-        return Aggregated(self._apply(points, f, out), clipped, f, dropped)
+        self._apply(points, f, out)
+        if points.unit != 1.0:
+            limit = torch.finfo(out.dtype).max
+            out.mul_(points.unit).clamp_(-limit, limit)
+        return Aggregated(out, clipped, f, dropped)
 
     def _apply(self, points: Points, f: int, out: Tensor) -> Tensor:
         """Write the rule's result for the points to ``out`` and return it."""
@@ -171,7 +187,10 @@ class Aggregator:
         """Return the distance of each point to the rule's result; ``scratch`` takes a result that has to be written."""
         if self.rule.kind == "span":
             return points.distances_to(self.rule(points, f, **self._parameters))
-        return gram.distances_to(points.vectors, points.mix, self._apply(points, f, scratch))
+        distances = gram.distances_to(points.vectors, points.mix, self._apply(points, f, scratch))
+        if not np.isfinite(distances).all() and points.vectors.tame():
+            return self._distances(points, f, scratch)
+        return distances
 
     def _columns(self, points: Points, f: int, out: Tensor) -> Tensor:
         vectors, m = points.vectors, points.size
@@ -197,7 +216,7 @@ class Aggregator:
         return out
 
     def _compiler_for(self, numbers: int, device: torch.device) -> Compiler | None:
-        """Return what makes loops for so many numbers; "auto": if some hundred calls make up for the tenths of a second it takes."""
+        """Return what makes loops for so many numbers; unless told to: if some hundred calls make up for the time it takes."""
         if self._compile is True or device.type == "cpu" and numbers >= _MANY:
             return self._compiler
         return None
@@ -206,7 +225,7 @@ class Aggregator:
         """Write a column rule's result by compiled loops; False where there are none."""
         vectors = points.vectors
         compiler = self._compiler_for(points.size * vectors.d, vectors.device)
-        if compiler is None:
+        if compiler is None or self._compile == "sums":
             return False
         in_place, direct = points.mix is None and vectors.is_plain, out.dtype == vectors.dtype and out.is_contiguous()
         for start, stop, tile in vectors.tiles(vectors.d if in_place else vectors.width(1 << 20)):
@@ -223,6 +242,25 @@ class Aggregator:
 def _weigh(points: Points, weights: Floats, out: Tensor) -> Tensor:
     mixed = weights if points.mix is None else points.mix.T @ weights
     return points.vectors.weighted_sum(np.ascontiguousarray(mixed), out)
+
+
+def max_byzantine(rule: Named, pre: Sequence[Named], n: int) -> int:
+    """Return the largest number of Byzantine rows among n that these steps and this rule tolerate in the worst case.
+
+    With so many, declared as f, the result stays within a constant times the spread of the other rows from their mean. With
+    bucketing each hostile row may fall into a group of its own, so the rule has to tolerate as many among the groups. The
+    other steps change neither number. One row alone tolerates none.
+
+    Args:
+        rule: as for ``aggregate``. A function of the user's own is taken at its word for any minority; one that tolerates
+            fewer is registered with ``Facts``, which say so.
+        pre: as for ``aggregate``.
+        n: how many rows there are (the replies that came, not those that were asked for).
+
+    Raises:
+        ConfigError: an unknown name or a wrong parameter.
+    """
+    return Aggregator(rule, pre).max_byzantine(n)
 
 
 def nonfinite_rows(V: Tensor) -> tuple[int, ...]:

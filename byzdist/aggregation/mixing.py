@@ -34,7 +34,8 @@ def _groups(n: int, size: int) -> tuple[NDArray[np.intp], Floats]:
 @pre_step("clip")
 def clip(points: Points, f: int, generator: Generator, *, threshold: Annotated[float, Gt(0)]) -> Points:
     """Shorten every vector to at most ``threshold``."""
-    return points.scaled(clip_factors(points.norms(), threshold))
+    norms = points.norms()
+    return points.scaled(clip_factors(norms, threshold / points.unit))
 
 
 @pre_step("arc")
@@ -50,8 +51,9 @@ def arc(points: Points, f: int, generator: Generator) -> Points:
 
 @pre_step("bucketing", size=lambda n, size, **_: -(-n // size), mixes=True)
 def bucketing(points: Points, f: int, generator: Generator, *, size: Annotated[int, Ge(1)] = 2) -> Points:
-    """Average the vectors in random groups of ``size``, the last of which may be smaller; f stays as it is.
+    """Average the vectors in random groups of ``size``, which divides the breakdown point by ``size``.
 
+    The last group may be smaller. f hostile vectors may fall into f different groups, so f stays while n becomes n / size.
     Karimireddy, He, Jaggi, "Byzantine-Robust Learning on Heterogeneous Datasets via Bucketing", ICLR 2022.
     """
     n = points.size

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
+from math import frexp, ldexp
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import scipy.sparse
 
 from byzdist.aggregation.rules import Floats
+from byzdist.aggregation.small import product
 
 if TYPE_CHECKING:
     from byzdist.aggregation.vectors import Vectors
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 Matrix: TypeAlias = Any  # a dense float64 array or, where it would be large and empty, a scipy.sparse array
 
 SPARSE_FROM = 256  # rows
+MILD = 2.0**-7  # factors; where most are smaller, points are seen in another frame
+SMALLEST = 2.0**-100  # factors all of which are below it are given in another unit
 
 
 class Points:
@@ -25,21 +30,47 @@ class Points:
     and its position follows from the inner products of those in any frame of reference.
     """
 
-    def __init__(self, vectors: Vectors, mix: Matrix | None = None, norms: Floats | None = None) -> None:
-        self.vectors, self.mix, self._norms = vectors, mix, norms
+    def __init__(
+        self,
+        vectors: Vectors,
+        mix: Matrix | None = None,
+        norms: Floats | None = None,
+        own_unit: float = 1.0,
+        geometry: Callable[[], tuple[Floats, Floats]] | None = None,
+    ) -> None:
+        self.vectors, self.mix, self._norms, self._own_unit = vectors, mix, norms, own_unit
+        self._make_geometry = geometry
         self.size: int = vectors.n if mix is None else mix.shape[0]
+
+    @property
+    def unit(self) -> float:
+        """What everything here is multiplied with to be in the unit of the data: a power of two, known once anything is measured."""
+        return self.vectors.unit * self._own_unit
 
     def mixed(self, matrix: Matrix) -> Points:
         """Return the points matrix @ these."""
-        return Points(self.vectors, matrix if self.mix is None else matrix @ self.mix)
+        mix = matrix if self.mix is None else product(matrix, self.mix)
+        return Points(self.vectors, mix, None, self._own_unit, lambda: _mixed(self.gram, matrix))
 
     def scaled(self, factors: Floats) -> Points:
         """Return these points, each times its factor (0 to 1)."""
+        ordered = sorted(factors.tolist())
+        heavily, unit = ordered[self.size // 2] < MILD, self._own_unit
+        if 0.0 < ordered[-1] < SMALLEST:  # products of such weights would vanish
+            exponent = frexp(ordered[-1])[1]
+            unit, factors = ldexp(unit, exponent), np.ldexp(factors, -exponent)
         norms = None if self._norms is None else factors * self._norms
         if self.mix is not None:
-            return Points(self.vectors, factors[:, None] * self.mix, norms)
-        sparse = self.size >= SPARSE_FROM
-        return Points(self.vectors, scipy.sparse.diags_array(factors).tocsr() if sparse else np.diag(factors), norms)
+            mix = factors[:, None] * self.mix
+        else:
+            mix = scipy.sparse.diags_array(factors).tocsr() if self.size >= SPARSE_FROM else np.diag(factors)
+
+        def geometry() -> tuple[Floats, Floats]:
+            if heavily:
+                return _scaled(self._from_origin(), self._squared, factors)
+            return _mixed(self.gram, np.diag(factors) if self.size < SPARSE_FROM else scipy.sparse.diags_array(factors))
+
+        return Points(self.vectors, mix, norms, unit, geometry)
 
     def identity(self) -> Matrix:
         """Return the matrix that leaves the points as they are."""
@@ -50,39 +81,74 @@ class Points:
         if self._norms is None and self.mix is None:
             self._norms = self.vectors.lengths
         elif self._norms is None:
-            gram = self.gram
-            squared = gram.diagonal()[:-1] - 2 * gram[-1, :-1] + gram[-1, -1]
-            self._norms = np.sqrt(np.maximum(squared, 0.0))
+            self._norms = np.sqrt(self._squared[-1, :-1])
         return self._norms
 
     @cached_property
+    def _geometry(self) -> tuple[Floats, Floats]:
+        if self._make_geometry is None:
+            return self.vectors.gram, self.vectors.squared_distances
+        return self._make_geometry()
+
+    @property
     def gram(self) -> Floats:
         """Inner products (m+1) x (m+1) of the points and, last, the origin, in a frame near the bulk of the vectors."""
-        if self.mix is None:
-            return self.vectors.gram
-        gram, mix = self.vectors.gram, self.mix
-        lack = 1.0 - np.asarray(mix.sum(axis=1)).ravel()
-        lack[np.abs(lack) < 1e-12] = 0.0  # rounding; a far origin would blow it up
-        half = mix @ gram[:-1] + lack[:, None] * gram[-1]
-        result = np.empty((self.size + 1, self.size + 1))
-        result[:-1, :-1] = (mix @ half[:, :-1].T).T + half[:, -1:] * lack
-        result[:-1, -1] = result[-1, :-1] = half[:, -1]
-        result[-1, -1] = gram[-1, -1]
-        return result
+        return self._geometry[0]
+
+    def _from_origin(self) -> Floats:
+        """Return the inner products m x m as seen from the origin, for which the data are read once more."""
+        inner = self.vectors.from_origin
+        return inner if self.mix is None else product(self.mix, product(self.mix, inner).T)
+
+    @property
+    def _squared(self) -> Floats:
+        return self._geometry[1]
 
     def squared_distances(self) -> Floats:
         """Return the squared distance of each pair of points, m x m."""
-        if self.mix is None:
-            return self.vectors.squared_distances[:-1, :-1]
-        return squared_distances(self.gram[:-1, :-1])
+        return self._squared[:-1, :-1]
 
     def distances_to(self, weights: Floats) -> Floats:
         """Return the distance of each point to the weighted sum of the points, m values."""
         gram = self.gram
         affine = np.append(weights, 1.0 - weights.sum())
-        inner = gram @ affine
-        distances: Floats = np.sqrt(np.maximum(gram.diagonal() - 2 * inner + affine @ inner, 0.0))[:-1]
+        inner = product(gram, affine)
+        squared = gram.diagonal() - 2 * inner + product(affine[None], inner)
+        distances: Floats = np.sqrt(np.maximum(squared, 0.0))[:-1]
         return distances
+
+
+def _mixed(gram: Floats, matrix: Matrix) -> tuple[Floats, Floats]:
+    """Return the inner products and squared distances of matrix @ points, from those of the points, the origin being last."""
+    m = matrix.shape[0]
+    lack = 1.0 - np.asarray(matrix.sum(axis=1)).ravel()
+    lack[np.abs(lack) < 1e-12] = 0.0  # rounding; a far origin would blow it up
+    half = product(matrix, gram[:-1]) + lack[:, None] * gram[-1]
+    result = np.empty((m + 1, m + 1))
+    result[:-1, :-1] = product(matrix, half[:, :-1].T).T + half[:, -1:] * lack
+    result[:-1, -1] = result[-1, :-1] = half[:, -1]
+    result[-1, -1] = gram[-1, -1]
+    return result, squared_distances(result)
+
+
+def _scaled(from_origin: Floats, squared: Floats, factors: Floats) -> tuple[Floats, Floats]:
+    """Return the inner products and squared distances of points times their factors, in a frame near the bulk of those.
+
+    Where most are shortened so far that they lie close together near the origin, the frame of before is far from them, and
+    what they differ by is lost in it. So distances come first: of two that were close, from their distance,
+    |c v - b w|^2 = b c |v - w|^2 + (c - b)(c |v|^2 - b |w|^2); of others, from their inner product.
+    """
+    norms = from_origin.diagonal()
+    both, shorter = factors[:, None] * factors, factors * norms
+    near = both * squared[:-1, :-1] + (factors[:, None] - factors) * (shorter[:, None] - shorter)
+    far = (factors * shorter)[:, None] + factors * shorter - 2 * both * from_origin
+    lengths, result = np.sqrt(norms), np.zeros_like(squared)
+    result[:-1, :-1] = np.maximum(np.where(squared[:-1, :-1] <= lengths[:, None] * lengths, near, far), 0.0)
+    result[-1, :-1] = result[:-1, -1] = factors * shorter
+    np.fill_diagonal(result, 0.0)
+    middle = len(factors) // 2
+    seen = result[np.partition(result[:, :-1], middle, axis=1)[:, middle].argmin()]
+    return (seen[:, None] + seen - result) / 2, result
 
 
 def squared_distances(gram: Floats) -> Floats:

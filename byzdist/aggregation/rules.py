@@ -23,6 +23,8 @@ class Facts:
 
     Attributes:
         max_f: the largest f that the rule's formula accepts for n vectors; given its parameters too.
+        max_byzantine: how many of n vectors may be anything and the result stays within a constant times the spread of the
+            others from their mean, whatever those are; given the parameters too. None: as many as ``max_f`` says.
         breakdown: the share of hostile vectors that it withstands, in words.
         robustness: its (delta, c) or (f, kappa) constants where they are known, else "".
         norm_bound: F(n, f) with ‖rule(v_1..v_n)‖ <= F max ‖v_i‖.
@@ -38,11 +40,17 @@ class Facts:
     norm_formula: str = "1"
     paper_norm_bound: Callable[[int, int, int], float] | None = None
     cost: str = "O(n^2 d) for the inner products"
+    max_byzantine: Callable[..., int] | None = None
 
 
 def minority(n: int, **_: Any) -> int:
     """Return the largest f with 2f < n."""
     return max(0, (n - 1) // 2)
+
+
+def no_byzantine(n: int, **_: Any) -> int:
+    """Return 0: one hostile vector may move the result by any amount, or by more than the others differ."""
+    return 0
 
 
 class Rule:

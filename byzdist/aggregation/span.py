@@ -7,10 +7,11 @@ from annotated_types import Ge, Gt
 from numpy.typing import NDArray
 
 from byzdist.aggregation.points import Points
-from byzdist.aggregation.rules import Facts, Floats, minority, span_rule, uniform, wrapper_rule
+from byzdist.aggregation.rules import Facts, Floats, minority, no_byzantine, span_rule, uniform, wrapper_rule
 from byzdist.errors import ConfigError
 
 TINY = float(np.finfo(np.float64).tiny)
+LARGEST = float(np.finfo(np.float64).max)
 
 
 def nearest(distances: Floats, count: int) -> NDArray[np.intp]:
@@ -27,6 +28,7 @@ def median(values: Floats) -> Floats:
 
 def clip_factors(norms: Floats, threshold: float) -> Floats:
     """Return min(1, threshold / norm) for each norm; 1 for a norm of zero."""
+    threshold = min(threshold, LARGEST)
     factors: Floats = np.minimum(1.0, threshold / np.maximum(norms, max(threshold, TINY)))
     return factors
 
@@ -42,7 +44,11 @@ def krum_scores(squared: Floats, f: int, margin: int) -> Floats:
 @span_rule(
     "mean",
     Facts(
-        max_f=lambda n, **_: max(0, n - 1), breakdown="0: one hostile vector decides", robustness="none", cost="none"
+        max_f=lambda n, **_: max(0, n - 1),
+        max_byzantine=no_byzantine,
+        breakdown="0: one hostile vector decides",
+        robustness="none",
+        cost="none",
     ),
     products=False,
 )
@@ -131,10 +137,15 @@ def geometric_median(
     return weights
 
 
+def _centered_max_byzantine(n: int, start: str = "medoid", **_: Any) -> int:
+    return minority(n) if start == "medoid" else no_byzantine(n)
+
+
 @span_rule(
     "centered_clip",
     Facts(
         max_f=minority,
+        max_byzantine=_centered_max_byzantine,
         breakdown="f/n < 1/2 with tau fit to the spread",
         robustness="(delta, c) by itself, proved for small delta with tau set from the honest variance, which the "
         "default is not [Karimireddy et al. 2021]",
@@ -151,7 +162,9 @@ def centered_clip(
     """Repeat z <- z + mean of clip_tau(v_i - z).
 
     The start is the vector (or the mean of those) with the smallest median distance to the others, which a minority
-    cannot move away from the majority, or zero, the natural one for differences clipped to lambda (tau about lambda/2).
+    cannot move away from the majority, or zero, the natural one for differences clipped to lambda (tau about lambda/2); what
+    is left of the way from zero after the last step is an error that hostile vectors make larger. With a tau of one's own
+    the result may be off by iterations * tau * f/n besides what the spread explains.
     tau: by default, in each step, the median distance to z. f does not enter.
     Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization", ICML 2021.
     """
@@ -162,7 +175,7 @@ def centered_clip(
         weights = uniform(n, np.flatnonzero(typical == typical.min()))
     for _ in range(iterations):
         distance = points.distances_to(weights)
-        radius = tau if tau is not None else float(median(distance))
+        radius = tau / points.unit if tau is not None else float(median(distance))
         factors = clip_factors(distance, radius) / n
         weights = weights * (1.0 - factors.sum()) + factors
     return weights
@@ -172,26 +185,33 @@ def centered_clip(
     "monna",
     Facts(
         max_f=minority,
-        breakdown="1/2 if the pivot is honest; bucketing makes the pivot a random bucket",
-        robustness="",
+        breakdown="f/n < 1/2, for the declared f; with a pivot of one's own, if that row is honest",
+        robustness="at most 5f/(n-f) honest diameters from the honest mean [ours: the pivot is within a diameter of some honest "
+        "vector, so who is taken in is within four of the honest mean]",
     ),
 )
-def monna(points: Points, f: int, *, pivot: Annotated[int, Ge(0)] = 0) -> Floats:
-    """Average the n - f vectors nearest to the pivot, the number of a row the caller trusts (itself included).
+def monna(points: Points, f: int, *, pivot: Annotated[int, Ge(0)] | None = None) -> Floats:
+    """Average the n - f vectors nearest to a pivot, which is one of them.
 
+    The pivot is the vector with the smallest median distance to all, which a minority cannot make one of its own far from
+    the others; no client becomes it by its number. ``pivot`` names a row instead, one that the caller trusts (in the paper
+    the row is the node's own).
     Farhadkhani et al., "Robust Collaborative Learning with Linear Gradient Overhead", ICML 2023.
     """
-    kept = points.vectors.kept(pivot)
+    squared = points.squared_distances()
+    kept = int(median(squared).argmin()) if pivot is None else points.vectors.kept(pivot)
     if kept is None or kept >= points.size:
         raise ConfigError(f"monna.pivot: row {pivot} is none of the {points.size} vectors, or was dropped.")
-    return uniform(points.size, nearest(points.squared_distances()[kept], points.size - f))
+    return uniform(points.size, nearest(squared[kept], points.size - f))
 
 
 @span_rule(
     "cge",
     Facts(
         max_f=minority,
-        breakdown="f/n < 1/3 at best, and only with redundancy among the honest",
+        max_byzantine=no_byzantine,
+        breakdown="0: where all honest vectors are one and the same, a hostile one as long still moves the result; f/n < 1/3 "
+        "with redundancy among the honest [Gupta et al. 2021]",
         robustness="",
         cost="none",
     ),

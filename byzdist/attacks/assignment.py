@@ -13,6 +13,7 @@ from byzdist.errors import ConfigError
 class Assignment:
     """One entry of the configuration's ``attack``; ``rounds`` None stands for all."""
 
+    name: str
     attack: Attack
     parameters: dict[str, Any]
     clients: Collection[int]
@@ -21,6 +22,11 @@ class Assignment:
     def covers(self, client: int, round_: int) -> bool:
         """Return whether a client mounts this attack in a round."""
         return client in self.clients and (self.rounds is None or round_ in self.rounds)
+
+    @property
+    def changes_messages(self) -> bool:
+        """Return whether the attack means to change what the client sends: not its data, its process, or nothing."""
+        return not (self.has("on_labels") or self.has("on_process") or self.attack is ATTACKS.get("none"))
 
     def has(self, mark: str) -> bool:
         """Return whether the attack bears a mark such as "omniscient"."""
@@ -35,6 +41,7 @@ def assignments(config: Config) -> list[Assignment]:
         rounds = spec.get("rounds")
         found.append(
             Assignment(
+                spec["name"],
                 ATTACKS.get(spec["name"]),
                 parameters,
                 frozenset(spec.get("clients", config.clients.bad)),

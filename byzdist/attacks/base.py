@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from byzdist.compression import Compressor
+from byzdist.config import Aggregation
 from byzdist.randomness import stream
 from byzdist.registry import Registry
 
@@ -17,28 +20,40 @@ F = TypeVar("F", bound=Attack)
 
 @dataclass(frozen=True)
 class Situation:
-    """What a Byzantine client knows when it is asked for a message.
+    """What a Byzantine client knows when it is asked for a message: what its request says, and how the run is configured.
 
     Attributes:
         honest: h, what this client would honestly send, before compression; d values that the attack may overwrite and return.
+        full: whether this is a full round, whose messages are neither compressed nor clipped.
         difference: whether the message is a gradient difference (else a gradient estimate).
-        x, previous, start: x^k, x^{k-1} (None where the message is no difference) and x^0.
+        x, previous, start: x^k, x^{k-1} (None where no difference is asked for, unless the attack is `knows_estimate`) and x^0.
         cohort: the ids of this round's cohort, ascending.
-        colluders: for omniscient attacks, the messages of the cohort's honest clients by id, to be read only; None for the others.
+        clients, byzantine: n, and the ids of all attackers.
+        f: how many of the cohort the operator takes for Byzantine.
+        colluders: for `omniscient` attacks, the messages of the cohort's honest clients by id, to be read only; None for the others.
+        aggregation: for attacks that are `knows_rule`, the server's rule and the steps before it; None for the others.
+        clip: maps g^{k-1} to the clipping level of a sampled round, see `level`.
+        compressor: what the message goes through on its way, see `delivered`.
     """
 
     round: int
     client: int
     seed: int
     honest: Tensor
+    full: bool
     difference: bool
     x: Tensor
     start: Tensor
     previous: Tensor | None
     step_size: float
     cohort: np.ndarray
+    clients: int
     byzantine: Collection[int]
+    f: int
     colluders: dict[int, Tensor] | None
+    aggregation: Aggregation | None
+    clip: Callable[[Tensor], float | None]
+    compressor: Compressor
 
     def stream(self) -> np.random.Generator:
         """Return the generator of this client's attack in this round."""
@@ -46,9 +61,26 @@ class Situation:
 
     @property
     def g(self) -> Tensor:
-        """The server's estimate g^{k-1}, as it follows from the two models of a difference round."""
-        assert self.previous is not None
+        """The server's estimate g^{k-1}, to the rounding of the two models from which it follows; 0 before there is any."""
+        if self.round == 0:
+            return torch.zeros_like(self.x)
+        assert self.previous is not None, "outside of difference rounds g is known to attacks that are knows_estimate"
         return (self.previous - self.x).div_(self.step_size)
+
+    @property
+    def level(self) -> float | None:
+        """The length to which the server clips the message, a difference or an estimate's deviation from g; None: it does not."""
+        return None if self.full or self.round == 0 else self.clip(self.g)
+
+    def delivered(self, vector: Tensor) -> Tensor:
+        """Return what the server reads if ``vector`` [d] is the message: with rand_k, zeros but for the coordinates it assigned."""
+        payload = torch.zeros(
+            self.compressor.length(len(vector), vector.dtype), dtype=torch.uint8, device=vector.device
+        )
+        self.compressor.encode(vector, payload, self.seed, self.round, self.client)
+        read = torch.empty_like(vector)
+        self.compressor.decode(payload, read, self.seed, self.round, self.client)
+        return read
 
     @property
     def accomplices(self) -> int:
@@ -78,6 +110,18 @@ def omniscient(attack: F) -> F:
     return attack
 
 
+def knows_estimate(attack: F) -> F:
+    """Mark an attack that needs g^{k-1} in every round: it is sent x^{k-1} with each request, as in difference rounds all are."""
+    attack.knows_estimate = True  # type: ignore[attr-defined]
+    return attack
+
+
+def knows_rule(attack: F) -> F:
+    """Mark an attack that is told the server's rule and the steps before it."""
+    attack.knows_rule = True  # type: ignore[attr-defined]
+    return attack
+
+
 def on_wire(attack: F) -> F:
     """Mark an attack that is given the finished reply, an `Envelope`, and returns what is sent in its place."""
     attack.on_wire = True  # type: ignore[attr-defined]
@@ -87,4 +131,10 @@ def on_wire(attack: F) -> F:
 def on_labels(attack: F) -> F:
     """Mark an attack that acts on the data: the client's labels are flipped (y -> L-1-y)."""
     attack.on_labels = True  # type: ignore[attr-defined]
+    return attack
+
+
+def on_process(attack: F) -> F:
+    """Mark an attack that acts on the worker process and leaves the message as it is."""
+    attack.on_process = True  # type: ignore[attr-defined]
     return attack

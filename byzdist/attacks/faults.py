@@ -13,7 +13,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from byzdist.attacks.base import ATTACKS, Envelope, Situation, on_wire
+from byzdist.attacks.base import ATTACKS, Envelope, Situation, on_process, on_wire
 from byzdist.randomness import stream
 
 Probability = Annotated[float, Gt(0), Le(1)]
@@ -26,6 +26,7 @@ def _strikes(now: Situation | Envelope, probability: float) -> bool:
 
 
 @ATTACKS.register("crash")
+@on_process
 def crash(now: Situation, *, probability: Probability = 1.0) -> Tensor:
     """The worker process is gone at once (SIGKILL), with the given probability each time it is asked."""
     if _strikes(now, probability):
@@ -34,6 +35,7 @@ def crash(now: Situation, *, probability: Probability = 1.0) -> Tensor:
 
 
 @ATTACKS.register("hang")
+@on_process
 def hang(now: Situation, *, probability: Probability = 1.0) -> Tensor:
     """The worker process stops answering for good."""
     if _strikes(now, probability):
@@ -42,6 +44,7 @@ def hang(now: Situation, *, probability: Probability = 1.0) -> Tensor:
 
 
 @ATTACKS.register("slow")
+@on_process
 def slow(now: Situation, *, seconds: Seconds = 1.0, probability: Probability = 1.0) -> Tensor:
     """The worker answers so many seconds late, and holds up its other clients as well."""
     if _strikes(now, probability):

@@ -1,6 +1,6 @@
 """Attacks that need to know nothing but the client's own message."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Gt
@@ -15,10 +15,18 @@ def none(now: Situation) -> Tensor:
     return now.honest
 
 
+Form = Literal["estimate", "difference"]
+"""What an attack turns around where a difference is asked for: the estimate g + h that it leads to, or the difference h alone."""
+
+
 @ATTACKS.register("bit_flip")
-def bit_flip(now: Situation) -> Tensor:
-    """Send -h (sign flip)."""
-    return now.honest.neg_()
+def bit_flip(now: Situation, *, form: Form = "estimate") -> Tensor:
+    """Flip the sign of the client's estimate: send -h, or -(g + h) - g where a difference h from g is asked for.
+
+    ``form: difference`` sends -h there as well, which merely slows the estimate down.
+    """
+    flipped = now.honest.neg_()
+    return flipped.sub_(now.g, alpha=2) if now.difference and form == "estimate" else flipped
 
 
 @ATTACKS.register("label_flip")

@@ -32,6 +32,9 @@ class RandK(Compressor):
 
     ``support: shared`` gives one mask a round to the whole cohort. It is outside the theorems, which want independence, but
     median-type rules need it: most entries of a coordinate of independently sparsified vectors are zero.
+
+    This binds Byzantine clients too. They know their coordinates and can put any K values there, however large, but a message has
+    room for nothing else: they cannot choose where they strike, nor strike everywhere at once, as without compression.
     """
 
     def __init__(

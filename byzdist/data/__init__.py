@@ -5,7 +5,7 @@ A new data set is one file here: a function with ``@DATASETS.register("name")`` 
 
 from byzdist.data.base import DATASETS, Dataset, RawData
 from byzdist.data.prepare import cache_folder, check, fingerprint, load
-from byzdist.data.splits import SPLITS, Split, check_split, split, write_table
+from byzdist.data.splits import SPLITS, Split, check_split, split, warn_of_rare_classes, write_table
 from byzdist.registry import import_all
 
 import_all(__name__, __path__)
@@ -22,5 +22,6 @@ __all__ = [
     "fingerprint",
     "load",
     "split",
+    "warn_of_rare_classes",
     "write_table",
 ]

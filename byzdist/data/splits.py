@@ -1,8 +1,15 @@
-"""Who holds which samples."""
+"""Who holds which samples.
+
+``holders`` says among whom a split deals out the data: ``honest``, the default, or ``all``. f, the loss that a run minimizes, is that of
+the honest clients: what Byzantine ones held would be lost to it, and where a split goes by label that is whole classes, or all of
+a class but one client's part, which a robust rule may take for an attack. So Byzantine clients get copies of honest clients' shards, as
+in the experiments of [BRPP]. With ``all`` each client has data of its own.
+"""
 
 import csv
 import heapq
-from collections.abc import Callable, Hashable, Mapping
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +20,8 @@ from numpy.typing import NDArray
 from byzdist.errors import ConfigError
 from byzdist.randomness import stream
 from byzdist.registry import Registry
+
+log = logging.getLogger(__name__)
 
 Owners = NDArray[np.int64]
 """The client that holds each sample, [N]."""
@@ -37,8 +46,8 @@ def iid(labels: NDArray[np.int64], count: int, generator: np.random.Generator) -
 def by_label(labels: NDArray[np.int64], count: int, generator: np.random.Generator) -> Owners:
     """Samples sorted by label and cut into shards of equal size, so that a client sees one label or two.
 
-    Shards are dealt out so that clients with consecutive ids hold different labels: the Byzantine clients are the
-    last ones, and the good ones shall see every label where their number allows it.
+    Shards are dealt out so that clients with consecutive ids hold different labels: where the Byzantine clients, the last ones, hold
+    data of their own (``holders: all``), the good ones shall see every label where their number allows it.
     """
     shuffled = generator.permutation(len(labels))
     ordered = shuffled[np.argsort(labels[shuffled], kind="stable")]
@@ -88,15 +97,19 @@ def _feed_the_empty(owners: Owners, count: int) -> None:
 
 
 class Split:
-    """The samples of each client: one array of positions in the data set, cut by offsets; a shard is found at once."""
+    """The samples of each client: one array of positions in the data set, cut by offsets; a shard is found at once.
 
-    def __init__(self, samples: int, count: int, owners: Owners | None) -> None:
+    The first ``holders`` of ``count`` clients (None: all) hold the data, a shard each, and client ``holders`` + i a copy of client i's.
+    """
+
+    def __init__(self, samples: int, count: int, owners: Owners | None, holders: int | None = None) -> None:
         self.samples = samples
         self.count = count
+        self._holders = holders = holders or count
         self._positions: NDArray[np.int64] | None = None
         if owners is not None:
-            sizes = np.bincount(owners, minlength=count)
-            assert len(sizes) == count and sizes.min() > 0, "an empty client"
+            sizes = np.bincount(owners, minlength=holders)
+            assert len(sizes) == holders and sizes.min() > 0, "an empty client"
             self._positions = np.argsort(owners, kind="stable")
             self._offsets = np.concatenate([[0], np.cumsum(sizes)])
 
@@ -109,50 +122,77 @@ class Split:
         """Return the positions of a client's samples in the data set, ascending, as a view; None: all of them."""
         if self._positions is None:
             return None
-        return self._positions[self._offsets[client] : self._offsets[client + 1]]
+        shard = self.shard(client)
+        return self._positions[self._offsets[shard] : self._offsets[shard + 1]]
 
     def size(self, client: int) -> int:
         """Return how many samples a client holds."""
-        return self.samples if self._positions is None else int(self._offsets[client + 1] - self._offsets[client])
+        shard = self.shard(client)
+        return self.samples if self._positions is None else int(self._offsets[shard + 1] - self._offsets[shard])
 
-    def shard(self, client: int) -> Hashable:
+    def shard(self, client: int) -> int:
         """Return an id that is equal for clients with the same samples, whose work can be shared."""
-        return 0 if self._positions is None else client
+        return 0 if self._positions is None else client % self._holders
 
     def table(self, labels: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
         """Return how many samples of each label each client holds, [clients, classes]."""
         if self._positions is None:
             return np.tile(np.bincount(labels, minlength=classes), (self.count, 1))
-        owners = np.repeat(np.arange(self.count), np.diff(self._offsets))
-        cells = np.bincount(owners * classes + labels[self._positions], minlength=self.count * classes)
-        return cells.reshape(self.count, classes)
+        owners = np.repeat(np.arange(self._holders), np.diff(self._offsets))
+        cells = np.bincount(owners * classes + labels[self._positions], minlength=self._holders * classes)
+        return cells.reshape(self._holders, classes)[np.arange(self.count) % self._holders]
 
 
 def check_split(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Check a split section (name and parameters) and return it completed; raise ConfigError naming ``data.split``."""
-    parameters = {key: value for key, value in spec.items() if key != "name"}
-    return {"name": spec["name"], **SPLITS.check(spec["name"], parameters, "data.split")}
+    """Check a split section (name, holders and parameters) and return it completed; raise ConfigError naming ``data.split``."""
+    name, holders = spec["name"], spec.get("holders", "honest")
+    parameters = {key: value for key, value in spec.items() if key not in ("name", "holders")}
+    checked = {"name": name, **SPLITS.check(name, parameters, "data.split")}
+    if name == "shared":
+        if "holders" in spec:
+            raise ConfigError(
+                "data.split.holders: with the split 'shared' all clients hold everything; leave the key out."
+            )
+        return checked
+    if holders not in ("honest", "all"):
+        raise ConfigError(f"data.split.holders: should be 'honest' or 'all' (it is {holders!r}).")
+    return {**checked, "holders": holders}
 
 
-def split(spec: Mapping[str, Any], labels: NDArray[np.int64], count: int, seed: int) -> Split:
+def split(spec: Mapping[str, Any], labels: NDArray[np.int64], count: int, seed: int, byzantine: int = 0) -> Split:
     """Share a data set with these labels out among ``count`` clients; the same arguments give the same split anywhere.
+
+    The last ``byzantine`` clients get copies of what the others hold, unless ``holders`` is ``all``.
 
     Raises:
         ConfigError: a wrong section, or fewer samples than clients where each is to have its own.
     """
     parameters = check_split(spec)
     entry = SPLITS.get(parameters.pop("name"), "data.split")
-    if entry is not shared and count > len(labels):
+    holders = count - byzantine if parameters.pop("holders", None) == "honest" else count
+    if entry is not shared and holders > len(labels):
         raise ConfigError(
-            f"data.split: {spec['name']!r} cannot give each of {count} clients a sample of the {len(labels)}."
+            f"data.split: {spec['name']!r} cannot give each of {holders} clients a sample of the {len(labels)}."
             " Use fewer clients or the split 'shared'."
         )
-    owners = entry(labels, count, stream(seed, "split"), **parameters)
-    if owners is not None and (len(owners) != len(labels) or not np.array_equal(np.unique(owners), np.arange(count))):
+    owners = entry(labels, holders, stream(seed, "split"), **parameters)
+    if owners is not None and (len(owners) != len(labels) or not np.array_equal(np.unique(owners), np.arange(holders))):
         raise ConfigError(
-            f"data.split: {spec['name']!r} must give each sample to one of {count} clients, and each of them one."
+            f"data.split: {spec['name']!r} must give each sample to one of {holders} clients, and each of them one."
         )
-    return Split(len(labels), count, owners)
+    return Split(len(labels), count, owners, holders)
+
+
+def warn_of_rare_classes(table: NDArray[np.int64], honest: int) -> None:
+    """Warn of classes that no rule can keep, as at most one of the ``honest`` first clients in the table of `Split.table` holds them."""
+    holders = (table[:honest] > 0).sum(axis=0)
+    rare = np.flatnonzero((holders <= 1) & (table.sum(axis=0) > 0)).tolist()
+    if honest > 1 and rare:
+        log.warning(
+            "data.split: at most one honest client holds class %s, and a robust rule may drop what one client alone says. Deal the "
+            "data to the honest clients (data.split.holders=honest), to fewer of them, or by another split.",
+            ", ".join(map(str, rare)),
+        )
 
 
 def write_table(table: NDArray[np.int64], path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a method is: what a sampled client sends, and what the server makes of it."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,7 +10,6 @@ import numpy as np
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from byzdist.norms import norm
 from byzdist.oracle import Oracle
 from byzdist.randomness import stream
 from byzdist.registry import Registry
@@ -18,6 +18,7 @@ METHODS: Registry[Callable[..., "Method"]] = Registry("method")
 
 Full = Literal["all"]
 ClipFactor = Annotated[float, Gt(0)] | Literal["none"]
+Growth = Annotated[float, Ge(1)] | Literal["none"]
 Probability = Annotated[float, Gt(0), Le(1)]
 Aggregate = Callable[[Tensor, float | None], Tensor]
 """(rows, clipping level) -> the rule's vector, in memory that the next round overwrites."""
@@ -56,13 +57,23 @@ class Sizes:
 
 @dataclass(kw_only=True)
 class Method(ABC):
-    """The parameters that every method has, its client half (`message`) and its server half (`update`)."""
+    """The parameters that every method has, its client half (`message`) and its server half (`update`).
+
+    Attributes:
+        clip: α in the level λ = α‖x^k - x^{k-1}‖ to which the server clips the vectors of sampled rounds.
+        clip_max: λ is at most this.
+        clip_growth: λ is at most this multiple of the level that the last full round's estimate gave, and a full round is called
+            where ‖g‖ stays above that multiple.
+        clip_reference: "gradient" for λ = α‖g^{k-1}‖, as in the authors' code.
+    """
 
     step_size: Annotated[float, Gt(0)]
     cohort: Annotated[int, Ge(1)]
     full_cohort: Annotated[int, Ge(1)] | None = None
     batch_size: Annotated[int, Ge(1)] = 32
     clip: ClipFactor = 1.0
+    clip_max: ClipFactor = "none"
+    clip_growth: Growth = 2.0
     clip_reference: Literal["step", "gradient"] = "step"
 
     sends_differences = False  # whether a sampled client needs x^{k-1} and sends a gradient difference
@@ -82,12 +93,33 @@ class Method(ABC):
         """Whether round 0 asks for g^0; otherwise g^0 = 0."""
         return True
 
-    def clip_level(self, g: Tensor) -> float | None:
-        """Return λ = α‖x^k - x^{k-1}‖ = αγ‖g^{k-1}‖ [BRPP Alg. 1], or α‖g^{k-1}‖ as in the authors' code; None: no clipping."""
+    @property
+    def clip_factor(self) -> float:
+        """λ as a multiple of ‖g^{k-1}‖, before its caps: αγ, or α as in the authors' code; infinite without clipping."""
+        if self.clip == "none":
+            return math.inf
+        return self.clip * (self.step_size if self.clip_reference == "step" else 1.0)
+
+    @property
+    def growth(self) -> float | None:
+        """Up to which multiple of what the last full round gave ‖g‖ counts in λ; None: without a bound."""
+        return None if self.clip == "none" or self.clip_growth == "none" else self.clip_growth
+
+    def clip_level(self, size: float, reference: float | None = None) -> float | None:
+        """Return λ = α‖x^k - x^{k-1}‖ = αγ‖g^{k-1}‖ [BRPP Alg. 1], within its caps; None: no clipping.
+
+        The caps are not the paper's. λ follows ‖g‖, so without them a minority that repeats g's own direction makes both grow.
+
+        Args:
+            size: ‖g^{k-1}‖.
+            reference: ‖g‖ as the last full round gave it, None where there was none.
+        """
         if self.clip == "none":
             return None
-        scale = self.step_size if self.clip_reference == "step" else 1.0
-        return self.clip * scale * norm(g)
+        if reference is not None and self.growth is not None:
+            size = min(size, self.growth * reference)
+        level = self.clip_factor * size
+        return level if self.clip_max == "none" else min(level, self.clip_max)
 
     @abstractmethod
     def message(self, oracle: Oracle, task: Task, out: Tensor) -> None:
@@ -100,7 +132,7 @@ class Method(ABC):
         Args:
             g: g^{k-1}, d values.
             received: the vectors as rows, which may be overwritten.
-            level: what `clip_level` made of g^{k-1}.
+            level: what `clip_level` made of ‖g^{k-1}‖.
             aggregate: the server's rule.
         """
 

@@ -13,12 +13,13 @@ from byzdist.oracle import Oracle
 class ClippedEstimates(Method):
     """The server half of eq. 10: g^k = g^{k-1} + Agg(clip_λ(g_i^k - g^{k-1})), for whatever estimate g_i^k clients send.
 
-    With ``clip: none`` it is the method under plain partial participation, g^k = Agg(g_i^k). Round 0 takes ARAgg of Ĉ clients.
+    With ``clip: none`` it is the method under plain partial participation, g^k = Agg(g_i^k). Round 0 takes ARAgg of Ĉ clients, and so
+    does a round that the server calls, for one after an estimate of exactly zero: the level is then 0, and nothing passes.
     """
 
     def update(self, g: Tensor, received: Tensor, level: float | None, aggregate: Aggregate) -> None:
         """Server: move the estimate by the aggregated clipped deviations from it."""
-        if not level:  # no clipping, or no estimate yet because nobody replied: clipping to 0 would never give one
+        if level is None:
             g.copy_(aggregate(received, None))
         else:
             g.add_(aggregate(received.sub_(g), level))

@@ -132,6 +132,10 @@ class ServerEnd(ABC):
         """Take note that a client's reply, though well-formed, was no reply, such as one that is not finite."""
         return None
 
+    def quarantined(self) -> set[int]:
+        """Return the clients that are not asked any more for what they themselves have sent."""
+        return set()
+
     def starts_afresh(self, client: int) -> bool:
         """Return whether a client said with its last reply that it had remembered nothing."""
         return False

@@ -7,7 +7,7 @@ beyond the deadline, ends the job. Payloads have no checksum: TCP's and nccl's o
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -142,7 +142,7 @@ class CollectiveServer(ServerEnd):
         is_on_gpu = self._shape.device.type == "cuda"
         if not is_on_gpu:
             self._expect(request, hosted)
-        lacking = {rank for rank in hosted if request.needs_previous and self._model_round[rank] != request.round - 1}
+        lacking = self._lacking(request, hosted)
         # One header serves them all: whoever holds x^{k-1} knows that, and is sent a shorter message.
         shorter = self._pack(request, HAS_MODEL)
         longer = self._pack(request, HAS_MODEL | HAS_PREVIOUS) if lacking else shorter
@@ -151,6 +151,10 @@ class CollectiveServer(ServerEnd):
             self._model_round[rank] = request.round
         if is_on_gpu:
             self._expect(request, hosted)
+
+    def _lacking(self, request: Request, ranks: Iterable[int]) -> set[int]:
+        """Return which ranks have to be sent x^{k-1}."""
+        return {rank for rank in ranks if request.needs_previous and self._model_round[rank] != request.round - 1}
 
     def _expect(self, request: Request, hosted: dict[int, list[int]]) -> None:
         """Post the receives of a sampled round."""
@@ -162,12 +166,15 @@ class CollectiveServer(ServerEnd):
 
     def _send_full(self, request: Request, hosted: dict[int, list[int]]) -> None:
         workers = range(1, self._shape.workers + 1)
-        parts = self._pack(request, 0)
+        lacking = self._lacking(request, workers)
+        shorter = self._pack(request, HAS_MODEL if lacking else 0)
+        longer = self._pack(request, HAS_MODEL | HAS_PREVIOUS) if lacking else shorter
         for rank in workers:
-            self._post(parts, rank)
+            self._post(longer if rank in lacking else shorter, rank)
             self._model_round[rank] = request.round
-        self._sends.append(dist.broadcast(self.frame.current, SERVER, async_op=True))
-        self.bytes_down += self.frame.current.nbytes * len(workers)
+        if not lacking:
+            self._sends.append(dist.broadcast(self.frame.current, SERVER, async_op=True))
+            self.bytes_down += self.frame.current.nbytes * len(workers)
         filler = self._filler = self._filler or reply_rows(1, self._shape.longest, self._shape.device)[0]
         for turn in range(max(map(len, hosted.values()), default=0)):
             positions = {rank: mine[turn] for rank, mine in hosted.items() if turn < len(mine)}
@@ -329,7 +336,8 @@ class CollectiveWorker(WorkerEnd):
         mine = self._shape.hosted(cohort, self._rank)
         self._turns = len(mine)
         if self._full:
-            dist.broadcast(frame.current, SERVER)
+            if not header.flags & HAS_MODEL:
+                dist.broadcast(frame.current, SERVER)
             self._turns = int(np.bincount(cohort % self._shape.workers).max(initial=0))
         previous = self._before.current if holds_previous else frame.previous if flags & HAS_PREVIOUS else None
         self._model_round = header.round

@@ -362,6 +362,10 @@ class StarServer(ServerEnd):
             self._tell(f"client {client} is in quarantine after {conduct.offences} offences, the last: {reason}")
             self._isolate(client, reason)
 
+    def quarantined(self) -> set[int]:
+        """See `ServerEnd.quarantined`."""
+        return {client for client, conduct in self._clients.items() if conduct.quarantine}
+
     def _isolate(self, client: int, reason: str) -> None:
         """Ask a client no more, nor its worker once that has no other."""
         self._trusted[client] = False

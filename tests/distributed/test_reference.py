@@ -21,6 +21,8 @@ METHODS = [
     "byz_vr_marina_pp, g0 zero",
     "byz_vr_marina_pp_plus, full_batch",
     "sgd, label_flip",
+    "sgd, along g",
+    "mimic, worst",
     "momentum_sgd, clip 0.5",
     "trimmed_mean, iid",
     "krum, iid",

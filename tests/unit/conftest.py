@@ -13,4 +13,5 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def advice_is_heard() -> Iterator[None]:
     yield
-    logging.getLogger("byzdist.checks").setLevel(logging.NOTSET)
+    for name in ("byzdist.checks", "byzdist.advice"):
+        logging.getLogger(name).setLevel(logging.NOTSET)

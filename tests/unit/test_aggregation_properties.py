@@ -12,7 +12,7 @@ from byzdist.aggregation import gram as gram_module
 
 NAMED = [{"name": "ctma", "rule": "coordinate_median"} if r == "ctma" else {"name": r} for r in RULES]
 TRANSLATES = [r for r in NAMED if r["name"] != "cge"]  # measures lengths from the origin
-ROBUST = [r for r in NAMED if r["name"] not in ("mean", "cge", "monna")]  # cge, monna: see their facts
+ROBUST = [r for r in NAMED if r["name"] not in ("mean", "cge")]  # cge: see its facts
 
 every_rule = pytest.mark.parametrize("rule", NAMED, ids=lambda r: r["name"])
 few = settings(max_examples=10, deadline=None, derandomize=True)
@@ -42,11 +42,10 @@ sizes = dict(n=st.integers(1, 16), d=st.integers(1, 40), seed=st.integers(0, 10*
 @few
 @given(**sizes)
 def test_the_order_of_rows_does_not_matter(rule, n, d, seed):
+    if "krum" in rule["name"]:
+        n += 3  # of fewer rows, two are nearest to each other: a tie
     V, f = well_spread(n, d, seed), largest_f(rule, n)
-    if rule["name"] == "monna":  # the pivot is a row number
-        order = [0, *(1 + np.random.default_rng(seed).permutation(n - 1))]
-    else:
-        order = np.random.default_rng(seed).permutation(n)
+    order = np.random.default_rng(seed).permutation(n)
     if n - f - 2 <= 1 and "krum" in rule["name"] or rule["name"] == "bulyan" and f < 3 or rule["name"] == "mda":
         f = 0  # else ties: two rows nearest to each other, several subsets of one diameter
     torch.testing.assert_close(aggregate(V[list(order)], rule, f=f), aggregate(V, rule, f=f), rtol=1e-5, atol=1e-5)

@@ -92,6 +92,10 @@ def near(X, x, f):
     return X[np.argsort(np.linalg.norm(X - x, axis=1), kind="stable")[: len(X) - f]].mean(0)
 
 
+def medoid(X):
+    return X[np.median(((X[:, None] - X[None]) ** 2).sum(2), axis=1).argmin()]
+
+
 TEXTBOOK = {
     "mean": ("mean", lambda X, f: X.mean(0)),
     "coordinate_median": ("coordinate_median", textbook_median),
@@ -104,7 +108,8 @@ TEXTBOOK = {
     "multi_krum, 3": ({"name": "multi_krum", "selected": 3}, lambda X, f: X[krum_order(X, f)[:3]].mean(0)),
     "geometric_median": ({"name": "geometric_median", "tolerance": 1e-9}, textbook_geometric_median),
     "centered_clip": ({"name": "centered_clip", "tau": 3.0, "iterations": 4}, textbook_centered_clip),
-    "monna": ({"name": "monna", "pivot": 2}, lambda X, f: near(X, X[2], f)),
+    "monna": ("monna", lambda X, f: near(X, medoid(X), f)),
+    "monna, a row of the caller's": ({"name": "monna", "pivot": 2}, lambda X, f: near(X, X[2], f)),
     "cge": ("cge", lambda X, f: near(X, 0.0, f)),
     "mda": ("mda", textbook_mda),
     "smea": ("smea", textbook_smea),

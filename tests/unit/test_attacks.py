@@ -6,12 +6,17 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import kstest, norm
 
 from byzdist.attacks import ATTACKS, Situation
+from byzdist.attacks.colluding import alie_z
 from byzdist.attacks.collusion import Collusion
-from byzdist.attacks.omniscient import alie_z
 from byzdist.attacks.simple import label_flip
+from byzdist.compression.identity import Identity
+from byzdist.compression.rand_k import RandK, draw_mask
+from byzdist.randomness import stream
 
 HONEST = [3.0, -1.0, 0.5]
 GOOD = {0: [1.0, 2.0, 0.0], 2: [3.0, 2.0, -6.0], 5: [2.0, 5.0, 0.0]}
@@ -21,20 +26,30 @@ def vector(values):
     return torch.tensor(values, dtype=torch.float64)
 
 
-def situation(cohort=(0, 2, 5, 8, 9), byzantine=range(7, 10), difference=True, colluders=GOOD, client=8, round_=4):
+# x - x0 = (1, -1, 1), g = (previous - x)/γ = (1, 0, -2)
+def situation(
+    cohort=(0, 2, 5, 8, 9), difference=True, colluders=GOOD, client=8, round_=4, full=False, compressor=None, **known
+):
     return Situation(
         round=round_,
         client=client,
         seed=1,
         honest=vector(HONEST),
+        full=full,
         difference=difference,
         x=vector([1.0, 1.0, 1.0]),
         start=vector([0.0, 2.0, 0.0]),
         previous=vector([1.5, 1.0, 0.0]),
         step_size=0.5,
         cohort=np.array(cohort),
-        byzantine=frozenset(byzantine),
+        clients=10,
+        byzantine=frozenset(range(7, 10)),
+        f=1,
         colluders={client: vector(values) for client, values in colluders.items()},
+        aggregation=None,
+        clip=lambda g: 0.1 * float(g.norm()),
+        compressor=compressor or Identity(),
+        **known,
     )
 
 
@@ -42,7 +57,7 @@ def situation(cohort=(0, 2, 5, 8, 9), byzantine=range(7, 10), difference=True, c
     "name, expected",
     [
         ("none", HONEST),
-        ("bit_flip", [-3.0, 1.0, -0.5]),
+        ("bit_flip", [-5.0, 1.0, 3.5]),
         ("label_flip", HONEST),  # the flip is in the data
         ("zero", [0.0, 0.0, 0.0]),
         ("inf", [torch.inf] * 3),
@@ -50,6 +65,36 @@ def situation(cohort=(0, 2, 5, 8, 9), byzantine=range(7, 10), difference=True, c
 )
 def test_simple_attacks(name, expected):
     assert ATTACKS.get(name)(situation()).tolist() == expected
+
+
+@pytest.mark.parametrize("name", ["bit_flip", "ipm"])
+def test_flips_turn_the_estimate_around_or_the_difference_alone(name):
+    """The server adds a difference to g: what comes out is the honest estimate (or the mean of them), turned around."""
+    attack, times = ATTACKS.get(name), -1.0 if name == "bit_flip" else -0.1
+    honest = vector(HONEST) if name == "bit_flip" else vector([2.0, 3.0, -2.0])  # the mean of GOOD
+    g = vector([1.0, 0.0, -2.0])
+    torch.testing.assert_close(g + attack(situation()), times * (g + honest))
+    torch.testing.assert_close(attack(situation(difference=False)), times * honest)
+    for difference in (True, False):
+        torch.testing.assert_close(attack(situation(difference=difference), form="difference"), times * honest)
+
+
+def test_an_attacker_knows_g_and_the_clipping_level_in_rounds_of_every_kind():
+    g = vector([1.0, 0.0, -2.0])
+    for known in ({}, {"difference": False}, {"difference": False, "full": True}):
+        now = situation(**known)
+        assert torch.equal(now.g, g)
+        assert now.level == (None if now.full else pytest.approx(0.1 * 5**0.5))
+    first = situation(round_=0, difference=False, full=True)
+    assert torch.equal(first.g, torch.zeros(3, dtype=torch.float64)) and first.level is None
+
+
+def test_an_attacker_knows_which_coordinates_the_server_will_read():
+    now, sent = situation(compressor=RandK(ratio=0.5)), vector([1.0, 2.0, 3.0])
+    read = now.delivered(sent)
+    mask = draw_mask(stream(1, "mask", 8, 4), 3, 2)
+    assert torch.equal(read.nonzero()[:, 0], mask) and torch.equal(read[mask], sent[mask] * 1.5)
+    assert torch.equal(situation().delivered(sent), sent)
 
 
 def test_nan_sends_nans():
@@ -76,34 +121,49 @@ def test_gaussian_noise_has_the_given_deviation_and_a_stream_for_each_client_and
 
 
 def test_ipm_sends_minus_epsilon_times_the_mean_of_the_honest():
-    assert ATTACKS.get("ipm")(situation(), epsilon=0.5).tolist() == [-1.0, -1.5, 1.0]
+    assert ATTACKS.get("ipm")(situation(difference=False), epsilon=0.5).tolist() == [-1.0, -1.5, 1.0]
+    assert ATTACKS.get("ipm")(situation(), epsilon=0.5).tolist() == [-2.5, -1.5, 4.0]
 
 
 def test_alie_sends_the_mean_minus_z_deviations():
     mean, deviation = vector([2.0, 3.0, -2.0]), vector([2 / 3, 2.0, 8.0]).sqrt()
     torch.testing.assert_close(ATTACKS.get("alie")(situation(), z=1.5), mean - 1.5 * deviation)
-    z = norm.ppf(2 / 3)  # 5 in the cohort, 2 Byzantine: s = floor(5/2 + 1) = 3, hence (5 - 3) / (5 - 2)
-    torch.testing.assert_close(ATTACKS.get("alie")(situation()), mean - z * deviation)
+    z = norm.ppf(4 / 7)  # 10 clients, 3 Byzantine: s = floor(10/2 + 1) = 6, hence (10 - 6) / (10 - 3)
+    for cohort in ((0, 2, 5, 8, 9), (0, 2, 5, 8), (0, 8)):  # however small
+        torch.testing.assert_close(ATTACKS.get("alie")(situation(cohort)), mean - z * deviation)
+    torch.testing.assert_close(ATTACKS.get("alie")(situation(), ddof=1), mean - z * deviation * 1.5**0.5)
 
 
 @pytest.mark.parametrize(
-    "cohort, byzantine, z",
+    "clients, byzantine, z",
     [
         (50, 24, 1.4260768722728473),  # the example of Baruch et al.: 24/26 of the honest must be nearer, z = 1.43
         (50, 12, 0.33603814),
         (20, 5, 0.2533471031357997),  # 9/15
-        (4, 1, -0.43072729929545744),  # 1/3
-        (4, 3, 0.0),  # 1/1 is no probability that a normal variable reaches
-        (4, 4, 0.0),  # nobody honest
+        (4, 1, 0.0),  # 1/3, whose quantile is -0.43: on the other side of the mean nothing is gained
+        (20, 1, 0.0),
+        (3, 1, 0.0),  # 1/2
         (1, 0, 0.0),  # 0/1
     ],
 )
-def test_alie_z(cohort, byzantine, z):
-    assert alie_z(cohort, byzantine) == pytest.approx(z, abs=1e-7)
+def test_alie_z(clients, byzantine, z):
+    assert alie_z(clients, byzantine) == pytest.approx(z, abs=1e-7)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_alie_hides_among_as_many_honest_clients_as_make_a_majority(data):
+    """Of the honest, normally distributed, so many lie farther out than z that with all attackers they are a majority of n."""
+    clients = data.draw(st.integers(1, 200))
+    byzantine = data.draw(st.integers(0, (clients - 1) // 2))
+    farther = norm.sf(alie_z(clients, byzantine)) * (clients - byzantine)
+    needed = clients // 2 + 1 - byzantine
+    assert farther == pytest.approx(min(needed, (clients - byzantine) / 2))
 
 
 def test_alie_of_one_honest_client_is_its_vector():
-    assert ATTACKS.get("alie")(situation(colluders={2: GOOD[2]}), z=3.0).tolist() == GOOD[2]
+    for ddof in (0, 1):
+        assert ATTACKS.get("alie")(situation(colluders={2: GOOD[2]}), z=3.0, ddof=ddof).tolist() == GOOD[2]
 
 
 @pytest.mark.parametrize("target, chosen", [(0, 0), (1, 2), (2, 2), (3, 5), (5, 5), (6, 0)])
@@ -111,9 +171,24 @@ def test_mimic_repeats_its_target_or_the_next_honest_client_of_the_cohort(target
     assert ATTACKS.get("mimic")(situation(), target=target).tolist() == GOOD[chosen]
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 8), st.integers(0, 10**6))
+def test_mimic_repeats_by_default_who_is_farthest_out_along_the_first_principal_direction(count, seed):
+    generator = np.random.default_rng(seed)
+    rows = generator.standard_normal((count, 3)) * (5, 1, 0.2)
+    colluders = dict(zip(sorted(generator.choice(20, count, replace=False).tolist()), rows.tolist(), strict=True))
+    chosen = ATTACKS.get("mimic")(situation(colluders=colluders)).numpy()
+    centered = rows - rows.mean(axis=0)
+    projections = np.abs(centered @ np.linalg.svd(centered)[2][0])
+    assert projections[(rows == chosen).all(axis=1)] == pytest.approx(projections.max(), rel=1e-6)
+    if count == 2:
+        assert chosen.tolist() == rows[0].tolist()  # as far out as the other
+
+
 @pytest.mark.parametrize("name, expected", [("mimic", HONEST), ("ipm", [-0.3, 0.1, -0.05]), ("alie", HONEST)])
 def test_omniscient_attacks_without_honest_clients_fall_back_on_their_own_vector(name, expected):
-    assert ATTACKS.get(name)(situation(cohort=(8, 9), colluders={})).tolist() == pytest.approx(expected)
+    now = situation(cohort=(8, 9), colluders={}, difference=False)
+    assert ATTACKS.get(name)(now).tolist() == pytest.approx(expected)
 
 
 def test_omniscient_attacks_leave_the_honest_vectors_alone():
@@ -133,18 +208,17 @@ def test_shift_back_waits_for_a_strict_majority(cohort, majority):
 
 
 def test_shift_back_pulls_towards_the_start():
-    # x - x0 = (1, -1, 1), g = (previous - x)/γ = (1, 0, -2)
     assert ATTACKS.get("shift_back")(situation((7, 8, 9))).tolist() == [0.0, -1.0, 3.0]
     assert ATTACKS.get("shift_back")(situation((7, 8, 9)), scale=3.0).tolist() == [2.0, -3.0, 5.0]
     assert ATTACKS.get("shift_back")(situation((7, 8, 9), difference=False)).tolist() == [1.0, -1.0, 1.0]
 
 
 def test_a_plain_mean_of_shift_back_lands_on_the_start():
-    """With γ = 1 and every client an attacker, x - γ(g + difference) is x^0: what the attack is for."""
+    """With every client an attacker and scale 1/γ, x - γ(g + difference) is x^0: what the attack is for."""
     now = situation((7, 8, 9))
-    g = (now.previous - now.x) / now.step_size
-    after = now.x - 1.0 * (g + ATTACKS.get("shift_back")(now))
-    assert torch.equal(after, now.start)
+    for scale in (2.0, "auto"):
+        after = now.x - now.step_size * (now.g + ATTACKS.get("shift_back")(now, scale=scale))
+        assert torch.equal(after, now.start)
 
 
 CPU = torch.device("cpu")

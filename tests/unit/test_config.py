@@ -1,5 +1,4 @@
 import logging
-import re
 from pathlib import Path
 
 import pytest
@@ -66,10 +65,10 @@ def test_the_configurations_that_come_along_are_valid(path):
 
 def test_short_forms_stand_for_a_name():
     config = parse(
-        {**BASE, "compression": "identity", "attack": "zero", "aggregation": {"rule": "mean", "pre": ["nnm"]}}
+        {**BASE, "compression": "identity", "attack": "zero", "aggregation": {"rule": "monna", "pre": ["nnm"]}}
     )
     assert config.compression == {"name": "identity"} and config.attack == {"name": "zero"}
-    assert config.aggregation.rule == {"name": "mean"} and config.aggregation.pre == [{"name": "nnm"}]
+    assert config.aggregation.rule == {"name": "monna", "pivot": None} and config.aggregation.pre == [{"name": "nnm"}]
 
 
 def test_defaults_are_filled_in():
@@ -121,7 +120,7 @@ def test_a_configuration_is_not_changed_by_parsing_it():
 
 def test_what_is_outside_the_theory_is_said(caplog):
     with caplog.at_level(logging.WARNING, logger="byzdist"):
-        parse({**BASE, "aggregation": {"rule": "mean", "declared_byzantine": 1}})
+        parse({**BASE, "aggregation": {"rule": "coordinate_median", "declared_byzantine": 1}})
     (message,) = caplog.messages
     assert "declared_byzantine (1) is below clients.byzantine (4)" in message
 
@@ -147,52 +146,54 @@ def test_full_cohorts_that_can_hold_too_large_a_share_of_byzantine_clients_are_n
             aggregation={"declared_byzantine": 3, "pre": []},
             method={"cohort": 3, "full_cohort": full_cohort},
         )
-        assert len(messages) == complaints
-        assert all("method.full_cohort: 2 is below δ_real·n/δ = 3" in message for message in messages)
+        assert sum("method.full_cohort: 2 is below δ_real·n/δ = 3" in message for message in messages) == complaints
+
+
+BUCKETS = [{"name": "bucketing", "size": 2}]
 
 
 @pytest.mark.parametrize(
-    "cohort, aggregation, complaints",
+    "byzantine, aggregation, complaint",
     [
-        (4, {"rule": "coordinate_median"}, []),  # with buckets of 2: the paper's own
-        (4, {"rule": "coordinate_median", "pre": []}, []),
-        (4, {"rule": "geometric_median"}, []),
-        (4, {"rule": "mean"}, []),  # the baseline
         (
-            4,
-            {"rule": "bulyan", "pre": []},
-            [
-                r"20 vectors \(method.full_cohort\) bulyan accepts 4 .* 5",
-                r"4 vectors \(method.cohort\) bulyan accepts 0 .* 1",
-            ],
+            5,
+            {"pre": BUCKETS},
+            "coordinate_median with the steps of aggregation.pre tolerates 4 .* 5 may .* leave out the steps .* 9",
         ),
-        (4, {"rule": "krum"}, [r"4 vectors \(method.cohort\) krum accepts 0 .* 1"]),
-        (5, {"rule": "krum"}, []),
-        (4, {"rule": {"name": "ctma", "rule": "krum"}}, [r"4 vectors \(method.cohort\) ctma accepts 0 .* 1"]),
-        (
-            4,
-            {"rule": "coordinate_median", "pre": [{"name": "bucketing", "size": 10}]},
-            [r"leave 2 vectors of 20 \(method.full_cohort\), of which coordinate_median accepts none"],
-        ),
+        (4, {"pre": BUCKETS}, None),
+        (5, {"pre": []}, None),
+        (9, {"pre": []}, None),
+        (5, {"rule": "bulyan", "pre": []}, "bulyan tolerates 4 .* use another rule, or declare at most 4"),
+        (1, {"rule": "mean", "pre": []}, "mean tolerates 0 .* 1 may"),
+        (0, {"rule": "mean", "pre": BUCKETS}, None),
+        (5, {"pre": [{"name": "bucketing", "size": 10}]}, "tolerates 0 .* 5 may"),
+        (2, {"declared_byzantine": 5, "pre": BUCKETS}, "tolerates 4 .* 5 may"),  # what is declared counts
     ],
 )
-def test_rules_that_cannot_serve_a_cohort_are_named(caplog, cohort, aggregation, complaints):
-    messages = warnings(
-        caplog, clients={"count": 20, "byzantine": 5}, method={"cohort": cohort}, aggregation=aggregation
-    )
-    assert len(messages) == len(complaints)
-    assert all(map(re.search, complaints, messages)), messages
+def test_full_rounds_that_break_down_are_refused_unless_that_is_allowed(caplog, byzantine, aggregation, complaint):
+    sections = {"clients": {"count": 20, "byzantine": byzantine}, "method": {"cohort": 5}}
+    strict, lax = ({**aggregation, "allow_breakdown": allowed} for allowed in (False, True))
+    if complaint is None:
+        warnings(caplog, **sections, aggregation=strict)
+    else:
+        with pytest.raises(ConfigError, match=f"aggregation: of the 20 replies .*{complaint}.*allow_breakdown=true"):
+            warnings(caplog, **sections, aggregation=strict)
+    messages = warnings(caplog, **sections, aggregation=lax)
+    said = [message for message in messages if message.startswith("aggregation.allow_breakdown: of the 20 replies")]
+    assert len(said) == (complaint is not None)
 
 
-def test_the_sampled_rounds_of_plus_are_no_matter_of_the_rule_but_of_clipping(caplog):
-    plus = {"name": "byz_vr_marina_pp_plus", "cohort": 3}
-    assert not warnings(
-        caplog, method=plus, aggregation={"rule": "krum", "declared_byzantine": 3}, clients={"byzantine": 3}
-    )
-    (message,) = warnings(caplog, method={**plus, "clip": "none"})
-    assert "method.clip: without clipping the sampled rounds of byz_vr_marina_pp_plus are a plain mean" in message
-    assert not warnings(caplog, method={**plus, "clip": "none"}, clients={"byzantine": 0})
-    assert not warnings(caplog, method={"clip": "none"})
+def test_of_fewer_replies_than_clients_all_declared_ones_may_be_among_them(caplog):
+    # 5 of 20 clients may all be among the 10 of a full round, of which the median tolerates 4.
+    sections = {"clients": {"count": 20, "byzantine": 5}, "aggregation": {"pre": [], "allow_breakdown": False}}
+    with pytest.raises(ConfigError, match=r"of the 10 replies .*tolerates 4 .* 5 may .* raise method.full_cohort"):
+        warnings(caplog, **sections, method={"full_cohort": 10})
+    warnings(caplog, **sections, method={"full_cohort": 11})
+
+
+def test_a_cap_on_a_level_that_is_not_there_is_refused():
+    with pytest.raises(ConfigError, match="method.clip_max: .* method.clip"):
+        parse({**BASE, "method": {**BASE["method"], "clip": "none", "clip_max": 1.0}})
 
 
 def test_a_single_bucket_is_allowed_where_nobody_is_byzantine():
@@ -202,7 +203,7 @@ def test_a_single_bucket_is_allowed_where_nobody_is_byzantine():
 
 def test_the_quickstart_is_free_of_warnings(caplog):
     with caplog.at_level(logging.INFO, logger="byzdist"):
-        load(ROOT / "configs" / "quickstart.yaml")
+        load(ROOT / "configs" / "quickstart.yaml", ["aggregation.pre=[]"])
     assert not caplog.messages
 
 

@@ -48,6 +48,37 @@ def test_shared_gives_everything_to_everyone():
     assert split.shard(0) == split.shard(4999)
 
 
+@pytest.mark.parametrize("spec", PARTITIONS, ids=str)
+def test_the_data_are_dealt_to_the_honest_clients_and_the_others_hold_copies(spec):
+    split, alone = data.split(spec, LABELS, 20, 3, byzantine=5), data.split(spec, LABELS, 15, 3)
+    for client in range(20):
+        np.testing.assert_array_equal(split.indices(client), alone.indices(client % 15))
+        assert split.size(client) == alone.size(client % 15)
+    assert split.shard(17) == split.shard(2) and len({split.shard(client) for client in range(15)}) == 15
+    np.testing.assert_array_equal(split.table(LABELS, 10), alone.table(LABELS, 10)[[*range(15), *range(5)]])
+    among_all = data.split({**spec, "holders": "all"}, LABELS, 20, 3, byzantine=5)
+    without = data.split(spec, LABELS, 20, 3)
+    for client in range(20):
+        np.testing.assert_array_equal(among_all.indices(client), without.indices(client))
+
+
+def test_copies_do_not_change_the_loss_of_the_honest_and_sizes_may_be_many():
+    split = data.split({"name": "iid"}, LABELS, 999, 0, byzantine=450)
+    assert sum(split.size(client) for client in range(549)) == 1000
+    assert [split.size(549 + i) for i in range(450)] == [split.size(i) for i in range(450)]
+
+
+@pytest.mark.parametrize("holders, rare", [("honest", []), ("all", ["5", "6", "7", "8", "9"])])
+def test_classes_that_one_honest_client_holds_are_named(holders, rare, caplog):
+    """10 labels, 20 clients, 5 of them Byzantine, by label: among all, five labels are left with one honest client each."""
+    labels = np.repeat(np.arange(10), 100)
+    table = data.split({"name": "by_label", "holders": holders}, labels, 20, 0, 5).table(labels, 10)
+    data.warn_of_rare_classes(table, 15)
+    named = [record.getMessage().split("class ")[1].split(", and")[0].split(", ") for record in caplog.records]
+    assert named == ([rare] if rare else [])
+    assert sorted(np.flatnonzero((table[:15] > 0).sum(axis=0) < 2).tolist()) == [int(label) for label in rare]
+
+
 @pytest.mark.parametrize("name", ["iid", "by_label"])
 def test_shards_are_of_equal_size(name):
     split = data.split({"name": name}, LABELS, 30, seed=0)
@@ -117,6 +148,8 @@ def test_the_table_counts_labels_and_is_written_as_csv(tmp_path):
         ({"name": "dirichlet", "alpha": 0.0}, r"data\.split\.alpha"),
         ({"name": "iid", "alpha": 1.0}, r"data\.split\.alpha: unknown key"),
         ({"name": "idd"}, "Did you mean 'iid'"),
+        ({"name": "iid", "holders": "good"}, r"data\.split\.holders: should be 'honest' or 'all' \(it is 'good'\)"),
+        ({"name": "shared", "holders": "all"}, r"data\.split\.holders: with the split 'shared' all clients"),
     ],
 )
 def test_wrong_splits_name_the_key(spec, message):

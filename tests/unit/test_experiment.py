@@ -50,8 +50,10 @@ def test_the_default_of_p_comes_from_the_sizes_of_the_run():
 
 
 def test_p_counts_the_samples_of_a_mean_client():
-    config = {**case("none", p=None, cohort=9, batch_size=5), "data": {**BASE["data"], "split": "iid"}}
-    assert prepare(parse(config), CPU).method.p == 5 / 10
+    for holders, samples in (("all", 10), ("honest", 18)):  # 90 samples among 9 clients, or among the 5 honest ones
+        data = {**BASE["data"], "split": {"name": "iid", "holders": holders}}
+        config = {**case("none", p=None, cohort=9, batch_size=5), "data": data}
+        assert prepare(parse(config), CPU).method.p == 5 / samples
 
 
 @pytest.mark.parametrize("transport, most_ids", [("collective", 5), ("star", 9)])
@@ -80,7 +82,7 @@ def test_the_same_configuration_gives_the_same_start_and_another_seed_another_on
     assert torch.equal(start(1), start(1)) and not torch.equal(start(1), start(2))
 
 
-@pytest.mark.parametrize("split, most", [("shared", 90), ("iid", 10)])
+@pytest.mark.parametrize("split, most", [("shared", 90), ("iid", 18)])
 def test_a_batch_may_be_all_that_the_smallest_client_has(split, most):
     data = {**BASE["data"], "split": split}
     prepare(parse({**case("none", batch_size=most, full_batch=most), "data": data}), CPU)

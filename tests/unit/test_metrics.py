@@ -39,14 +39,15 @@ def test_lines_are_on_the_disk_a_moment_later_whatever_the_run_does(tmp_path):
 def test_the_summary_is_the_last_evaluation_and_the_totals(tmp_path):
     metrics = Metrics(tmp_path)
     metrics.add(line(0, loss=2.0, gap=1.0, accuracy=0.5))
-    metrics.add(line(1, missing={4: "late", 7: "gone"}, byzantine=2))
-    metrics.add(line(2, loss=1.5, gap=0.5, accuracy=0.75, byzantine=1, bytes_up=5))
+    metrics.add(line(1, missing={4: "late", 7: "gone"}, byzantine=2, called="why", untrusted="why not"))
+    metrics.add(line(2, called="again", loss=1.5, gap=0.5, accuracy=0.75, byzantine=1, bytes_up=5))
     metrics.add(line(3))
     summary = metrics.close("stopped")
     assert summary == json.loads((tmp_path / "summary.json").read_text())
     assert summary["seconds"] > 0 and summary["rounds_per_second"] == pytest.approx(4 / summary["seconds"])
     expected = {"status": "stopped", "loss": 1.5, "gap": 0.5, "accuracy": 0.75, "rounds": 4}
     expected |= {"bytes_up": 35, "bytes_down": 120, "missing": 2, "byzantine_majorities": 1}  # 2 of 3, not 1 of 3
+    expected |= {"untrusted": 1, "called": 2}
     assert {key: value for key, value in summary.items() if "second" not in key} == expected
 
 

@@ -1,10 +1,11 @@
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from byzdist.attacks import ATTACKS
+from byzdist.attacks import ATTACKS, knows_estimate, knows_rule
 from byzdist.compression.rand_k import draw_mask
 from byzdist.config import parse
 from byzdist.experiment import prepare
@@ -77,12 +78,12 @@ def test_full_rounds_are_not_compressed_and_sampled_ones_carry_the_kept_values_a
 
 @pytest.mark.parametrize("client, attacks", [(4, False), (6, True)])
 def test_the_last_clients_attack_and_the_others_do_not(client, attacks):
-    honest, sent = (replies(case(name), [request([client])])[0][2] for name in ("none", "bit_flip"))
+    honest, sent = (replies(case(name), [request([client], full=True)])[0][2] for name in ("none", "bit_flip"))
     assert torch.equal(sent, -honest if attacks else honest)
 
 
 def test_a_list_of_attacks_goes_by_client_and_round():
-    attacks = [{"name": "zero", "clients": [6]}, {"name": "bit_flip", "rounds": [3, 4]}]
+    attacks = [{"name": "zero", "clients": [6]}, {"name": "bit_flip", "form": "difference", "rounds": [3, 4]}]
     config = {**case("none"), "attack": attacks}
     honest = {(r, c): v for r, c, v in replies(case("none"), [request([6, 8], r) for r in (2, 3, 4, 5)])}
     sent = {(r, c): v for r, c, v in replies(config, [request([6, 8], r) for r in (2, 3, 4, 5)])}
@@ -105,9 +106,37 @@ def test_flipped_labels_turn_a_full_gradient_of_plain_logistic_regression_around
 
 
 @pytest.mark.parametrize("method, full, known", [({}, False, True), ({}, True, False), ({"name": "sgd"}, False, False)])
-def test_an_attack_knows_the_model_before_only_where_the_round_needs_it(monkeypatch, method, full, known):
-    seen = []
-    monkeypatch.setitem(ATTACKS._entries, "zero", lambda now: (seen.append(now.previous), now.honest)[1])
+def test_an_attack_knows_the_model_before_where_the_round_needs_it_or_it_says_that_it_does(
+    monkeypatch, method, full, known
+):
+    def spy(now):
+        seen.append(now)
+        return now.honest
+
     # Some workers hold x^{k-1} all the same, for other clients' sake: the run must not depend on it.
-    replies(case("zero", **method), [Received(3, full, np.array([6]), [], X, PREVIOUS)])
-    assert [previous is not None for previous in seen] == [known]
+    received = Received(3, full, np.array([6]), [], X, PREVIOUS)
+    for attack, knows in ((spy, known), (knows_estimate(partial(spy)), True)):
+        seen = []
+        monkeypatch.setitem(ATTACKS._entries, "zero", attack)
+        replies(case("zero", **method), [received])
+        (now,) = seen
+        assert (now.previous is not None) == knows
+        if knows:
+            torch.testing.assert_close(now.g, (PREVIOUS - X) / 0.3)
+            assert now.level == (None if full else pytest.approx(float((PREVIOUS - X).norm())))
+        assert (now.full, now.difference) == (full, not full and not method)
+
+
+def test_an_attack_is_told_the_rule_if_it_says_so_and_how_many_the_server_expects(monkeypatch):
+    def spy(now):
+        seen.append(now)
+        return now.honest
+
+    seen = []
+    for attack in (spy, knows_rule(partial(spy))):
+        monkeypatch.setitem(ATTACKS._entries, "zero", attack)
+        replies(case("zero"), [request([0, 1, 4, 6, 7])])
+    plain, told = seen
+    assert plain.aggregation is None
+    assert (told.aggregation.rule["name"], told.aggregation.pre[0]["size"]) == ("coordinate_median", 2)
+    assert plain.f == told.f == 2 and plain.clients == 9  # 4 of 9 are declared Byzantine, 5 are asked

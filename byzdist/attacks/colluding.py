@@ -1,0 +1,85 @@
+"""Attacks that see the honest messages of their cohort."""
+
+from statistics import NormalDist
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge, Gt
+from torch import Tensor
+
+from byzdist.attacks.base import ATTACKS, Situation, omniscient
+from byzdist.attacks.simple import Form
+
+
+def _mean(now: Situation) -> Tensor:
+    """Average the cohort's honest messages; a cohort without honest clients falls back on the attacker's own."""
+    assert now.colluders is not None, "an omniscient attack runs with the collusion channel"
+    total = torch.zeros_like(now.honest)
+    for vector in now.colluders.values():
+        total.add_(vector)
+    return total.div_(len(now.colluders)) if now.colluders else total.copy_(now.honest)
+
+
+@ATTACKS.register("ipm")
+@omniscient
+def ipm(now: Situation, *, epsilon: Annotated[float, Gt(0)] = 0.1, form: Form = "estimate") -> Tensor:
+    """Send -ε times the mean of the cohort's honest estimates: inner-product manipulation (Xie et al., UAI 2019).
+
+    Where differences from g are asked for, with mean m, that is -ε(g + m) - g, and with ``form: difference`` -εm.
+    """
+    message = _mean(now).mul_(-epsilon)
+    return message.sub_(now.g, alpha=1 + epsilon) if now.difference and form == "estimate" else message
+
+
+@ATTACKS.register("alie")
+@omniscient
+def alie(now: Situation, *, z: float | None = None, ddof: Literal[0, 1] = 0) -> Tensor:
+    """Send mean - z·std of the cohort's honest messages: A Little Is Enough (Baruch et al., NeurIPS 2019).
+
+    Unless set, z follows from all clients, see `alie_z`: in a small cohort it would be 0, and the message the honest mean. ``ddof``
+    is subtracted from the number of honest messages in the standard deviation.
+    """
+    mean = _mean(now)
+    assert now.colluders is not None
+    variance = torch.zeros_like(mean)
+    for vector in now.colluders.values():
+        variance.addcmul_(vector - mean, vector - mean)
+    std = variance.div_(max(1, len(now.colluders) - ddof)).sqrt_()
+    return mean.sub_(std, alpha=alie_z(now.clients, len(now.byzantine)) if z is None else z)
+
+
+def alie_z(clients: int, byzantine: int) -> float:
+    """Return the largest z that hides B of n clients in a majority: the normal quantile of (n - floor(n/2 + 1)) / (n - B), or 0."""
+    probability = (clients - (clients // 2 + 1)) / (clients - byzantine)
+    return max(0.0, NormalDist().inv_cdf(probability)) if probability > 0 else 0.0
+
+
+@ATTACKS.register("mimic")
+@omniscient
+def mimic(now: Situation, *, target: Annotated[int, Ge(0)] | Literal["worst"] = "worst") -> Tensor:
+    """Repeat the message of one honest client, target, so that it outweighs the others (Karimireddy et al., ICLR 2022).
+
+    ``worst`` is, in each round, the one farthest out along the direction in which the honest messages of the cohort differ most. Else
+    ``target`` is a client; where it is not in the cohort, the honest client with the next higher id stands in, cyclically.
+    """
+    assert now.colluders is not None
+    if not now.colluders:
+        return now.honest
+    if target == "worst":
+        chosen = _farthest(now.colluders)
+    else:
+        chosen = min(now.colluders, key=lambda client: (client < target, client))
+    return now.honest.copy_(now.colluders[chosen])
+
+
+def _farthest(vectors: dict[int, Tensor]) -> int:
+    """Return whose vector lies farthest from their mean along their first principal direction; the lowest id of those level.
+
+    With the singular value decomposition UΣVᵀ of the centered vectors those distances are σ_1|U_i1|, and U are the eigenvectors of
+    the Gram matrix.
+    """
+    rows = torch.stack(list(vectors.values())).double()
+    rows -= rows.mean(dim=0)
+    distances = torch.linalg.eigh(rows @ rows.T).eigenvectors[:, -1].abs()
+    level = distances >= distances.max() * (1 - 1e-6)  # two vectors are equally far from their mean, to rounding
+    return list(vectors)[int(level.nonzero()[0])]

@@ -1,0 +1,75 @@
+"""From the payloads of a round's replies to the vectors that are aggregated."""
+
+import torch
+from torch import Tensor
+
+from byzdist.aggregation import nonfinite_rows
+from byzdist.errors import RunError
+from byzdist.experiment import Experiment
+from byzdist.transport.base import Missing, ServerEnd, as_matrix
+
+NOT_FINITE = "not finite"
+"""Why a reply with NaN or infinity is missing."""
+
+
+class Diverged(RunError):
+    """The model is not finite any more; no later round can mend it."""
+
+
+class Decoder:
+    """Makes rows of payloads, and sorts out those that are not finite; keeps memory for them from round to round."""
+
+    def __init__(self, experiment: Experiment, transport: ServerEnd) -> None:
+        self._seed, self._compressors = experiment.config.seed, experiment.compressors
+        self._transport, self._device, self._dtype = transport, experiment.device, experiment.dtype
+        self._cohort, self._dimension = experiment.method.cohort, experiment.oracle.dimension
+        self._dense: Tensor | None = None  # decoded vectors, where the payloads themselves are not the values
+
+    def length(self, full: bool) -> int:
+        """Return the bytes of a payload in full or in sampled rounds."""
+        return self._compressors[full].length(self._dimension, self._dtype)
+
+    def decode(
+        self, replies: dict[int, Tensor | Missing], round_: int, full: bool, x: Tensor
+    ) -> tuple[Tensor | None, dict[int, str]]:
+        """Return the vectors of the usable replies as rows by ascending client id, and why the others are missing.
+
+        Raises:
+            Diverged: if replies are not finite because the model x is not.
+        """
+        missing = {client: reply.reason for client, reply in replies.items() if isinstance(reply, Missing)}
+        present = {client: reply for client, reply in replies.items() if isinstance(reply, Tensor)}
+        if not present:
+            return None, missing
+        vectors = self._vectors(present, round_, full)
+        if bad := nonfinite_rows(vectors):
+            if not x.isfinite().all():
+                raise Diverged(
+                    f"round {round_}: the run has diverged, its model is not finite. Use a smaller method.step_size, or "
+                    "method.clip where it is none."
+                )
+            for row, client in enumerate(present):
+                if row in bad:
+                    missing[client] = NOT_FINITE
+                    self._transport.blame(client, NOT_FINITE)
+            rows = [row for row in range(len(vectors)) if row not in bad]
+            return (vectors[rows] if rows else None), missing
+        return vectors, missing
+
+    def _vectors(self, present: dict[int, Tensor], round_: int, full: bool) -> Tensor:
+        """Return the decoded payloads as rows on the device of the run."""
+        compressor = self._compressors[full]
+        if compressor.in_place:
+            vectors = as_matrix(list(present.values()), self._dtype)
+        else:
+            if self._dense is None:
+                self._dense = self._transport.frame.current.new_empty(self._cohort, self._dimension)
+            vectors = self._dense[: len(present)]
+            for row, (client, payload) in zip(vectors, present.items(), strict=True):
+                compressor.decode(payload, row, self._seed, round_, client)
+        if vectors.device == self._device:
+            return vectors
+        rows = torch.empty(vectors.shape, dtype=self._dtype, device=self._device)
+        for row, arrived in zip(rows, vectors, strict=True):  # one by one from the memory in which they arrived
+            row.copy_(arrived, non_blocking=True)
+        return rows

@@ -1,0 +1,175 @@
+"""Every attack on the shipped settings and harder ones, as the tables of docs/robustness.md.
+
+``python -m tests.benchmarks.robustness RESULTS [--settings NAME ...] [--attacks NAME ...] [--seeds N] [--data FOLDER]`` runs what
+RESULTS, a file of JSON lines, does not hold yet, and prints all that it holds in Markdown. A run takes 3 to 30 seconds, all of them
+on one core an hour or two. Attacks are those of ``byzdist list`` and those of tests/attacks.py, which know the clipping level. Runs
+are in one process (transport.name=local), but for faults: those are real, with a worker process a client, and one seed.
+FOLDER holds a9a.gz and mnist/, which are not part of this package (by default BYZDIST_DATA or ../shared/data).
+"""
+
+import argparse
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from byzdist.alone import run_alone
+from byzdist.attacks import ATTACKS
+from byzdist.config import load
+from byzdist.errors import RunError
+from tests.attacks import HOSTILE
+
+ROOT = Path(__file__).resolve().parents[2]
+# Faults, which need real processes; with such times a run of 3,000 rounds is a matter of minutes.
+FAULTS = {
+    "crash": ["attack.probability=0.02"],
+    "hang": [],
+    "slow": ["attack.probability=0.02", "attack.seconds=2.0"],
+    "oversize": [],
+    "short": [],
+    "garbage": [],
+    "replay": [],
+}
+PATIENCE = ["transport.deadline=1.0", "transport.join_timeout=20.0"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A configuration of this repository with changes; ``measure`` is what its table shows."""
+
+    path: str
+    changes: list[str] = field(default_factory=list)
+    measure: str = "gap"
+    data: str = ""
+
+
+def _settings() -> dict[str, Setting]:
+    quickstart, fig1, mnist = (
+        "configs/quickstart.yaml",
+        "configs/paper/fig1_sound.yaml",
+        "configs/paper/mnist_cnn_clip.yaml",
+    )
+    mlp = "model={name: mlp}"
+    return {
+        "quickstart": Setting(quickstart),
+        "compose": Setting("configs/cluster/compose.yaml"),
+        "quickstart, half available": Setting(quickstart, ["clients.availability={name: bernoulli, q: 0.5}"]),
+        "fig1_sound": Setting(fig1, data="a9a.gz"),
+        "fig1_sound, Dirichlet(1)": Setting(fig1, ["data.split={name: dirichlet, alpha: 1.0}"], data="a9a.gz"),
+        "mnist, iid": Setting(mnist, [mlp, "data.split=iid"], "accuracy", "mnist"),
+        "mnist, Dirichlet(1)": Setting(mnist, [mlp, "data.split={name: dirichlet, alpha: 1.0}"], "accuracy", "mnist"),
+    }
+
+
+SETTINGS = _settings()
+
+
+def outcome(
+    setting: Setting, attack: str, seed: int, changes: Sequence[str] = (), data: Path | None = None
+) -> dict[str, float]:
+    """Run a setting under an attack; return loss, accuracy and gap at its end, an empty mapping where it diverged."""
+    overrides = [*setting.changes, f"seed={seed}", "evaluate.every=1000000", *changes]
+    if setting.data:
+        assert data is not None
+        overrides.append(f"data.path={data / setting.data}")
+    if attack != "as shipped":
+        overrides.append(f"attack={{name: {json.dumps(attack)}}}")
+    path, out = str(ROOT / setting.path), StringIO()
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        if attack in FAULTS:
+            _with_processes(path, [*overrides, *FAULTS[attack], *PATIENCE], run)
+        else:
+            try:
+                with redirect_stdout(out), redirect_stderr(out):
+                    run_alone(path, [*overrides, "transport.name=local"], run, resume=False)
+            except RunError:
+                return {}
+        last = json.loads((run / "summary.json").read_text())
+    return {key: last[key] for key in ("loss", "gap", "accuracy") if key in last}
+
+
+def _with_processes(path: str, overrides: Sequence[str], run: Path) -> None:
+    """Run a worker process for each client."""
+    clients = load(path, overrides).clients.count
+    command = [sys.executable, "-m", "byzdist", "run", path, "--workers", str(clients), "--out", str(run)]
+    done = subprocess.run([*command, *overrides], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stdout + done.stderr)
+
+
+def main() -> None:
+    """Run what is missing and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--settings", nargs="*", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--attacks", nargs="*", default=[*ATTACKS, *HOSTILE])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--data", type=Path, default=os.environ.get("BYZDIST_DATA", ROOT.parent / "shared" / "data"))
+    arguments = parser.parse_args()
+    logging.disable(logging.WARNING)
+    held = list(read(arguments.results))
+    for name in arguments.settings:
+        setting = SETTINGS[name]
+        if setting.data and not (arguments.data / setting.data).exists():
+            print(f"{name}: left out, there is no {arguments.data / setting.data}", file=sys.stderr)
+            continue
+        for attack in arguments.attacks:
+            for seed in range(1 if attack in FAULTS else arguments.seeds):
+                if any((line["setting"], line["attack"], line["seed"]) == (name, attack, seed) for line in held):
+                    continue
+                began = time.perf_counter()
+                found = outcome(setting, attack, seed, data=arguments.data)
+                line = {
+                    "setting": name,
+                    "attack": attack,
+                    "seed": seed,
+                    "seconds": time.perf_counter() - began,
+                    **found,
+                }
+                held.append(line)
+                with arguments.results.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                print(line, file=sys.stderr)
+    print(markdown(held))
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the results that a file holds."""
+    if path.exists():
+        yield from map(json.loads, path.read_text().splitlines())
+
+
+def markdown(lines: Sequence[dict[str, Any]]) -> str:
+    """Return a table of the worst seed, by attack and setting, for those settings that there are results of."""
+    names = [name for name in SETTINGS if any(line["setting"] == name for line in lines)]
+    rows = [["attack", *names], ["---"] * (1 + len(names))]
+    for attack in [*ATTACKS, *HOSTILE]:
+        cells = [
+            _cell(SETTINGS[name], [line for line in lines if (line["setting"], line["attack"]) == (name, attack)])
+            for name in names
+        ]
+        rows.append([attack, *cells])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _cell(setting: Setting, lines: Sequence[dict[str, Any]]) -> str:
+    if not lines:
+        return ""
+    if any(setting.measure not in line for line in lines):
+        return "diverges"
+    values = [line[setting.measure] for line in lines]
+    return f"{max(values):.1e}" if setting.measure == "gap" else f"{min(values):.3f}"
+
+
+if __name__ == "__main__":
+    main()
