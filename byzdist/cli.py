@@ -111,8 +111,8 @@ def _keys(arguments: argparse.Namespace) -> int:
 
     write_keys(arguments.out, arguments.workers)
     print(
-        f"{arguments.out}/secret is for the server (BYZDIST_SECRET_FILE), {arguments.out}/worker-R.key for worker R alone "
-        "(BYZDIST_KEY_FILE)."
+        f"{arguments.out}/secret is for the server (BYZDIST_SECRET_FILE), {arguments.out}/workers/worker-R.key for worker R "
+        "alone (BYZDIST_KEY_FILE)."
     )
     return 0
 

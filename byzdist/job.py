@@ -117,6 +117,7 @@ class Job:
             REPORT: str(self._reports.fileno()),
         }
         environment.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does for several processes
+        environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a store that is started again means stack traces
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
         passed = [self._reports.fileno()]
         if rank:

@@ -40,6 +40,7 @@ from byzdist.server import Server
 from byzdist.supervisor import ATTEMPT, GONE, call_process, grant
 from byzdist.transport.base import ServerEnd
 from byzdist.transport.opening import open_server, open_worker
+from byzdist.transport.rendezvous import warn_of_torchrun
 from byzdist.transport.store import STORE_PATIENCE, connect
 from byzdist.worker import Worker
 
@@ -57,6 +58,8 @@ def run_rank(path: str, overrides: Sequence[str], out: Path | None, resume: bool
     rank, workers = _place()
     call_process(f"byzdist-w{rank}" if rank else "byzdist-server")
     logs.configure(rank)
+    if os.environ.get("LOCAL_RANK") == "0":
+        warn_of_torchrun()
     config = load(path, overrides)
     grant(config.transport.restarts if config.transport.name == "star" else None)
     torch.set_num_threads(config.threads)

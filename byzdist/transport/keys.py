@@ -16,6 +16,7 @@ from byzdist.errors import ConfigError
 SECRET, SECRET_FILE = "BYZDIST_SECRET", "BYZDIST_SECRET_FILE"
 KEY, KEY_FILE = "BYZDIST_KEY", "BYZDIST_KEY_FILE"
 VARIABLES = SECRET, SECRET_FILE, KEY, KEY_FILE
+_FOLDER = "workers"  # the folder of the workers' keys
 _SHORTEST = 16
 _KEY_BYTES = 32
 
@@ -73,7 +74,7 @@ def own_key(rank: int, environment: Mapping[str, str] = os.environ) -> bytes:
 
 
 def write_keys(folder: Path, workers: int) -> None:
-    """Write the run's secret and the key of each worker into a folder, in files that only this user can read.
+    """Write the run's secret into a folder, and the workers' keys into one below it, in files that only this user can read.
 
     A secret that is there already stays, and so do the keys; further workers get theirs.
 
@@ -81,12 +82,12 @@ def write_keys(folder: Path, workers: int) -> None:
         ConfigError: if that is not possible, or the folder holds other keys.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (folder / _FOLDER).mkdir(parents=True, exist_ok=True, mode=0o700)
         secret, path = new_secret().encode(), folder / "secret"
         if not _write(path, secret.decode()):
             secret = _checked(_read(path, "--out"), "--out")
         for rank in range(1, workers + 1):
-            key, path = worker_key(secret, rank), folder / _file(rank)
+            key, path = worker_key(secret, rank), folder / _FOLDER / _file(rank)
             if not _write(path, key.hex()) and _decoded(_read(path, "--out"), "--out") != key:
                 raise ConfigError(f"--out: {str(path)!r} is of another secret; remove it or name a new folder.")
     except OSError as error:

@@ -31,8 +31,9 @@ SOCKET = "BYZDIST_STORE_SOCKET"  # the descriptor of a listening socket, where t
 STORE_PATIENCE = 300.0  # seconds for the store to be there: ranks of one job may start minutes apart
 _MEMORY = 256 << 20  # bytes that a store may take, beyond what a run needs of it
 _FILES = 16, 256  # descriptors of the store for each worker, and for strangers
+_SPARE_MEMORY, _SPARE_FILES = 64 << 20, 16  # so close to its limits a store is full
 _QUEUE = 4096  # of connections that wait for the store
-_GLANCE, _PAUSE = 0.02, 0.2  # seconds between two tries to connect, and between two looks at the store's process
+_GLANCE, _PAUSE = 0.02, 0.1  # seconds between two tries to connect, and between two looks at the store's process
 
 
 class NoStore(RunError):
@@ -99,34 +100,49 @@ def _bind(listening: socket.socket, address: Any) -> socket.socket:
 
 
 def _keep(listening: socket.socket, server: int, workers: int, memory: int) -> NoReturn:
-    """Start the store, again whenever it has ended, until the server is gone."""
+    """Start the store, again whenever it has ended or is full, until the server is gone."""
     keeper, store = os.getpid(), 0
-    stay_in_touch(
-        {listening.fileno()}
-    )  # what it accepts is like it: nobody's descriptor is taken by a peer that has vanished
+    stay_in_touch({listening.fileno()})  # what it accepts is like it: no peer that has vanished keeps a descriptor
+    each, strangers = _FILES
+    files, space = each * workers + strangers, _size(keeper) + memory
     while os.getppid() == server:
         if not store:
             store = os.fork()
             if not store:
                 die_with_parent(keeper)
-                _limit(workers, memory)
+                _limit(files, space)
                 _serve(listening)
         time.sleep(_PAUSE)
-        if os.waitpid(store, os.WNOHANG) != (0, 0):
+        if _is_full(store, files, space):  # it would turn everybody away, and never recover
+            os.kill(store, signal.SIGKILL)
+            os.waitpid(store, 0)
+            store = 0
+        elif os.waitpid(store, os.WNOHANG) != (0, 0):
             store = 0
     os._exit(0)
 
 
-def _limit(workers: int, memory: int) -> None:
+def _size(process: int) -> int:
+    """Return the bytes of a process's address space; 0 where the system does not show them (Linux does)."""
+    with contextlib.suppress(OSError), open(f"/proc/{process}/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+    return 0
+
+
+def _is_full(store: int, files: int, space: int) -> bool:
+    """Return whether a store is close to its limits."""
+    with contextlib.suppress(OSError):
+        return _size(store) > space - _SPARE_MEMORY or len(os.listdir(f"/proc/{store}/fd")) > files - _SPARE_FILES
+    return False
+
+
+def _limit(files: int, space: int) -> None:
     """Let this process take no more than a store needs, and be the first one that the kernel ends where memory is short."""
     with contextlib.suppress(OSError):  # Linux's
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")
-        with open("/proc/self/statm") as file:
-            taken = int(file.read().split()[0]) * resource.getpagesize()
-        _lower(resource.RLIMIT_AS, taken + memory)
-    each, strangers = _FILES
-    _lower(resource.RLIMIT_NOFILE, each * workers + strangers)
+        _lower(resource.RLIMIT_AS, space)
+    _lower(resource.RLIMIT_NOFILE, files)
     _lower(resource.RLIMIT_CORE, 0)
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 2)  # strangers must not fill the log

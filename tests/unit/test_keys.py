@@ -98,23 +98,25 @@ def test_the_command_writes_what_server_and_workers_need(tmp_path: Path, capsys:
     folder = tmp_path / "new" / "keys"
     assert main(["keys", "--workers", "2", "--out", str(folder)]) == 0
     assert str(folder) in capsys.readouterr().out
-    assert sorted(os.listdir(folder)) == ["secret", "worker-1.key", "worker-2.key"]
-    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+    assert sorted(os.listdir(folder)) == ["secret", "workers"]
+    assert sorted(os.listdir(folder / "workers")) == ["worker-1.key", "worker-2.key"]
+    files = [folder / "secret", *(folder / "workers").iterdir()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
     secret = keys.run_secret({"BYZDIST_SECRET_FILE": str(folder / "secret")})
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = {path: path.read_bytes() for path in files}
     assert main(["keys", "--workers", "3", "--out", str(folder)]) == 0  # one more; what was there stays
     for rank in (1, 2, 3):
-        assert own_key(rank, {"BYZDIST_KEY_FILE": str(folder)}) == worker_key(secret, rank)
-    assert before.items() <= {path.name: path.read_bytes() for path in folder.iterdir()}.items()
-    file(folder / "worker-1.key", KEY.hex())
+        assert own_key(rank, {"BYZDIST_KEY_FILE": str(folder / "workers")}) == worker_key(secret, rank)
+    assert before == {path: path.read_bytes() for path in files}
+    file(folder / "workers" / "worker-1.key", KEY.hex())
     assert main(["keys", "--workers", "2", "--out", str(folder)]) == 2
     assert "worker-1.key' is of another secret" in capsys.readouterr().err
 
 
 def test_keys_are_written_through_no_link_that_somebody_has_planted(tmp_path: Path) -> None:
     folder, target = tmp_path / "keys", tmp_path / "theirs"
-    folder.mkdir()
-    (folder / "worker-1.key").symlink_to(target)
+    (folder / "workers").mkdir(parents=True)
+    (folder / "workers" / "worker-1.key").symlink_to(target)
     with pytest.raises(ConfigError):
         keys.write_keys(folder, 1)
     assert not target.exists()
