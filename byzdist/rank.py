@@ -58,7 +58,7 @@ def run_rank(path: str, overrides: Sequence[str], out: Path | None, resume: bool
     rank, workers = _place()
     call_process(f"byzdist-w{rank}" if rank else "byzdist-server")
     logs.configure(rank)
-    if os.environ.get("LOCAL_RANK") == "0":
+    if rank == 0:
         warn_of_torchrun()
     config = load(path, overrides)
     grant(config.transport.restarts if config.transport.name == "star" else None)

@@ -210,14 +210,14 @@ def accept(
     """
     store.set_timeout(BRIEF)
     while (state := dismissed())[0] != OVER:
-        changed = partial(_differs, dismissed, state)
-        if (hello := _wait(store, f"{rank}/hello", _REPEAT, unless=changed)) is None:
+        if (hello := _wait(store, f"{rank}/hello", _REPEAT, unless=partial(_differs, dismissed, state))) is None:
             continue
+        refused, reason = dismissed()
         store.delete_key(f"{rank}/hello")
         with contextlib.suppress(IdentityError, LinkLost):
-            side = ServerSide(key, hello, json.dumps({"refused": state[1]}).encode() if state[0] else welcome)
+            side = ServerSide(key, hello, json.dumps({"refused": reason}).encode() if refused else welcome)
             _put(store, f"{side.name}/answer", side.answer)
-            if state[0]:
+            if refused:
                 continue
             another = partial(_says_another, store, rank, key, hello)
             proof = _wait(store, f"{side.name}/proof", _MEETING.total_seconds(), unless=another)

@@ -11,7 +11,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from byzdist.transport import rendezvous
 from tests.cases import BASE
 from tests.harness import Job, byzdist, free_port, write_config
 
@@ -132,23 +131,3 @@ def test_a_torchrun_that_can_be_made_to_run_code_is_named(tmp_path: Path, is_sta
     with Job([sys.executable, *words]) as job:
         assert job.wait(120) == 0, job.output
     assert job.output.count("unpickles what it finds in its store") == (0 if is_static else 1), job.output
-
-
-@pytest.mark.parametrize(
-    ("addresses", "is_private"),
-    [
-        (["0100007F:1F90"], True),
-        (["00000000:1F90"], False),
-        (["0100007F:1F90", "00000000000000000000000000000000:1F90"], False),
-        (["00000000000000000000000001000000:1F90"], True),
-        (["0000000000000000FFFF00000100007F:1F90"], True),
-        (["0A00000A:1F90", "0100007F:1F90"], False),
-        (["0100007F:1F91"], False),  # another port
-        ([], False),
-    ],
-)
-def test_who_can_reach_a_port(tmp_path: Path, addresses: list[str], is_private: bool) -> None:
-    table = tmp_path / "tcp"
-    rows = [f"   {i}: {address} 00000000:0000 0A 00000000:00000000" for i, address in enumerate(addresses)]
-    table.write_text("\n".join(["  sl  local_address rem_address   st tx_queue", *rows]) + "\n")
-    assert rendezvous._is_private(8080, (str(table), str(tmp_path / "none"))) == is_private
