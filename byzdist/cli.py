@@ -18,7 +18,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run", help="train; starts one server and N worker processes, or is one of them under torchrun"
     )
-    run.add_argument("config", metavar="CONFIG", help="a YAML file")
+    run.add_argument("config", metavar="CONFIG", help="a YAML file, or - for standard input")
     run.add_argument("overrides", metavar="key=value", nargs="*", help="for example method.clip=none")
     run.add_argument(
         "--workers", type=_positive, metavar="N", help="worker processes on this machine (default: 4, or one a client)"
@@ -33,6 +33,11 @@ def _parser() -> argparse.ArgumentParser:
         help="start all processes again, up to N times, when one fails; they go on from the last checkpoint (default: 0)",
     )
     run.set_defaults(action=_run)
+
+    keys = commands.add_parser("keys", help="make the secret of a run on several hosts, and each worker's key")
+    keys.add_argument("--workers", type=_positive, metavar="N", required=True, help="how many workers the run has")
+    keys.add_argument("--out", type=Path, metavar="DIR", default=Path("keys"), help="where to (default: keys)")
+    keys.set_defaults(action=_keys)
 
     evaluate = commands.add_parser("evaluate", help="print loss and accuracy of a run's last model")
     evaluate.add_argument("run", metavar="DIR", type=Path, help="the run's folder")
@@ -66,12 +71,11 @@ def _count(text: str) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     supervisor.end_with_agent()
+    _import_from_folder_of(arguments.config)
     if supervisor.is_wanted():
-        return supervisor.supervise([sys.executable, "-m", "byzdist", *sys.argv[1:]])
+        return supervisor.supervise(supervisor.itself(sys.argv[1:]))
     if "RANK" in os.environ:
-        from byzdist.rank import run_rank
-
-        return run_rank(arguments.config, arguments.overrides, arguments.out, arguments.resume)
+        return _run_rank(arguments)
     from byzdist.config import load
     from byzdist.launcher import launch
     from byzdist.logs import leave_advice_to_the_server
@@ -95,6 +99,35 @@ def _run_alone(arguments: argparse.Namespace) -> int:
     if arguments.workers not in (None, 1):
         raise ConfigError(f"--workers: {arguments.workers} processes, but with transport.name=local there is one.")
     return run_alone(arguments.config, arguments.overrides, arguments.out, arguments.resume)
+
+
+def _run_rank(arguments: argparse.Namespace) -> int:
+    try:
+        from byzdist.rank import run_rank
+
+        return run_rank(arguments.config, arguments.overrides, arguments.out, arguments.resume)
+    except Exception as error:
+        said = str(error) if isinstance(error, ConfigError | RunError) else f"{type(error).__name__}: {error}"
+        supervisor.report_failure(said)
+        raise
+
+
+def _import_from_folder_of(config: str) -> None:
+    """Let ``module:Name`` stand for a module that lies beside the configuration, as well; it hides no other module."""
+    folder = os.path.dirname(os.path.abspath(config))
+    if config != "-" and folder not in sys.path:
+        sys.path.append(folder)
+
+
+def _keys(arguments: argparse.Namespace) -> int:
+    from byzdist.transport.keys import write_keys
+
+    write_keys(arguments.out, arguments.workers)
+    print(
+        f"{arguments.out}/secret is for the server (BYZDIST_SECRET_FILE), {arguments.out}/workers/worker-R.key for worker R "
+        "alone (BYZDIST_KEY_FILE)."
+    )
+    return 0
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -151,4 +184,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"byzdist: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
+        return 1
+    except KeyboardInterrupt:
+        print("byzdist: interrupted.", file=sys.stderr)
         return 1

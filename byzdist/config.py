@@ -1,6 +1,9 @@
 """One experiment, one file: strict, typed, and every error names the key, the value and what is allowed."""
 
+import os
 import re
+import stat
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -208,7 +211,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: for a missing file, a wrong key or value, or a combination that cannot work.
     """
     try:
-        text = Path(path).read_text()
+        text = Path(path).read_text() if str(path) != "-" else _standard_input()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"{path}: cannot read the configuration: {reason}.") from None
@@ -218,6 +221,13 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     for assignment in overrides:
         override(tree, assignment)
     return parse(tree)
+
+
+def _standard_input() -> str:
+    """Return what standard input holds; a file is read from its start, for the processes of a run share it."""
+    if stat.S_ISREG((facts := os.fstat(0)).st_mode):
+        return os.pread(0, facts.st_size, 0).decode()
+    return sys.stdin.buffer.read().decode()
 
 
 def parse(tree: Mapping[str, Any]) -> Config:

@@ -21,8 +21,8 @@ from torch._C._distributed_c10d import HashStore, ProcessGroupGloo
 
 from byzdist.data.prepare import cache_folder
 from byzdist.errors import ConfigError
-from byzdist.transport.identity import run_secret
-from byzdist.transport.link import address_towards
+from byzdist.transport.keys import KEY, KEY_FILE, VARIABLES, own_key, run_secret
+from byzdist.transport.sockets import address_towards
 
 _PATIENCE = 5.0  # seconds for whatever needs another end
 _FILES = 1024  # open files: enough for some 200 workers
@@ -184,14 +184,21 @@ def check_ports(environment: Environment, file: Path = Path("/proc/sys/net/ipv4/
 
 
 def check_secret(environment: Environment) -> Finding:
-    """Check that this rank of a run over several hosts would find the run's secret."""
-    if "RANK" not in environment and "BYZDIST_SECRET" not in environment and "BYZDIST_SECRET_FILE" not in environment:
-        return Finding("ok", "secret", "none set: `byzdist run` makes one for a run on one host")
+    """Check that this rank of a run over several hosts would find its secret: the run's own for the server, a worker's key."""
+    if "RANK" not in environment and not any(name in environment for name in VARIABLES):
+        return Finding("ok", "secret", "none set: `byzdist run` makes what a run on one host needs")
+    rank = environment.get("RANK", "0")
     try:
-        run_secret(environment)
+        if not rank.isdecimal() or rank == "0":
+            run_secret(environment)
+            return Finding("ok", "secret", "the run's secret is there")
+        own_key(int(rank), environment)
     except ConfigError as error:
         return Finding("error", "secret", "none that can be used", str(error))
-    return Finding("ok", "secret", "there")
+    if not any(name in environment for name in (KEY, KEY_FILE)):
+        remedy = f"give each worker its own key alone ({KEY_FILE}; `byzdist keys` makes them)."
+        return Finding("warning", "secret", "a worker that holds the run's secret can pose as any other", remedy)
+    return Finding("ok", "secret", "this worker's key is there")
 
 
 def check_open_files(environment: Environment) -> Finding:

@@ -1,35 +1,34 @@
-"""Starts a run on this machine: checks the configuration, then becomes torchrun's agent for one server and N workers."""
+"""Starts a run on this machine: checks the configuration, then starts one server and N workers, and waits for their end.
+
+What was resolved here the ranks use: the configuration comes to them on their standard input, the import path with their command.
+"""
 
 import json
-import logging
 import os
-import signal
-import sys
-import time
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from byzdist import logs
-from byzdist.config import Config, load
+from byzdist.config import Config, dump, load
 from byzdist.errors import ConfigError, RunError
 from byzdist.experiment import prepare
 from byzdist.folder import claim
-from byzdist.supervisor import AGENT
-from byzdist.transport.identity import FILE_VARIABLE, VARIABLE, new_secret
+from byzdist.job import Job
+from byzdist.supervisor import itself
+from byzdist.transport.keys import SECRET, SECRET_FILE, new_secret, run_secret
 
 _DEFAULT_WORKERS = 4
+_PATIENCE = 60.0  # seconds, and a round's deadline, in which the ranks are to end once they are told to
 
 
 def launch(
     path: str, overrides: Sequence[str], workers: int | None, out: Path | None, resume: bool, max_restarts: int
 ) -> int:
     """Run the experiment with 1 + ``workers`` processes, by default as many as the run to resume had; return the exit code.
+
+    Environment and signal handlers of this process are afterwards what they were.
 
     Raises:
         ConfigError: before anything is started.
@@ -38,13 +37,23 @@ def launch(
     logs.leave_advice_to_the_server()
     config = load(path, overrides)
     folder, workers = _claim(config, workers, out, resume)
-    command = ["-m", "byzdist", "run", path, *overrides, "--out", str(folder), *(["--resume"] if resume else [])]
-    # After a signal torchrun's agent kills what has not ended by then.
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(60 + int(config.transport.deadline)))
-    code = _start(command, workers, max_restarts)
-    if code == 0:
-        _check_end(folder)
-    return code
+    words = ["run", "-", "--out", str(folder), *(["--resume"] if resume else [])]
+    secret = run_secret() if SECRET in os.environ or SECRET_FILE in os.environ else new_secret().encode()
+    _start(words, dump(config), workers, max_restarts, secret, _PATIENCE + config.transport.deadline)
+    _check_end(folder)
+    return 0
+
+
+def _start(
+    words: Sequence[str], configuration: str, workers: int, max_restarts: int, secret: bytes, patience: float
+) -> None:
+    with Job(itself(words), configuration, workers, secret, patience) as job:
+        for attempt in range(1 + max_restarts):
+            failure = job.run(attempt)
+            if failure is None:
+                return
+            if failure.is_final or attempt == max_restarts:
+                raise RunError(failure.reason)
 
 
 def _claim(config: Config, workers: int | None, out: Path | None, resume: bool) -> tuple[Path, int]:
@@ -70,37 +79,3 @@ def _check_end(folder: Path) -> None:
     summary = folder / "summary.json"
     if not summary.exists() or json.loads(summary.read_text())["status"] == "failed":
         raise RunError("the run was interrupted within a round.")
-
-
-def _start(command: Sequence[str], workers: int, max_restarts: int) -> int:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does for several processes
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    os.environ[AGENT] = str(os.getpid())
-    if FILE_VARIABLE not in os.environ:
-        os.environ.setdefault(VARIABLE, new_secret())
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we report failures ourselves
-    agent = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=1 + workers,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        local_addr="localhost",
-        max_restarts=max_restarts,
-    )
-    try:
-        elastic_launch(agent, sys.executable)(*command)
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        raise RunError(f"rank {rank} failed: {failure.message}") from None
-    except SignalException as interruption:
-        return 0 if interruption.sigval in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) else 1
-    return 0
-
-
-def report_failure(reason: str) -> None:
-    """Leave the reason of a rank's failure where the agent that started it looks."""
-    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if file:
-        Path(file).write_text(json.dumps({"message": reason, "timestamp": str(int(time.time()))}))

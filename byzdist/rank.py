@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from torch._C._distributed_c10d import PrefixStore, Store
@@ -29,7 +30,6 @@ from byzdist.experiment import Experiment, choose_device, prepare
 from byzdist.export import save_model
 from byzdist.files import write_text
 from byzdist.folder import CONFIG, RUN, RunFolder, checkpoints, claim, identity
-from byzdist.launcher import report_failure
 from byzdist.metrics import Line, Metrics
 from byzdist.optimum import can_be_found, find
 from byzdist.progress import Progress
@@ -37,9 +37,11 @@ from byzdist.prometheus import VARIABLE as SCRAPED
 from byzdist.prometheus import Prometheus
 from byzdist.saving import ServerSaver, WorkerSaver
 from byzdist.server import Server
-from byzdist.supervisor import call_process, grant
+from byzdist.supervisor import ATTEMPT, GONE, call_process, grant
 from byzdist.transport.base import ServerEnd
 from byzdist.transport.opening import open_server, open_worker
+from byzdist.transport.rendezvous import warn_of_torchrun
+from byzdist.transport.store import STORE_PATIENCE, connect
 from byzdist.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -55,28 +57,27 @@ def run_rank(path: str, overrides: Sequence[str], out: Path | None, resume: bool
     """
     rank, workers = _place()
     call_process(f"byzdist-w{rank}" if rank else "byzdist-server")
-    try:
-        logs.configure(rank)
-        config = load(path, overrides)
-        grant(config.transport.restarts if config.transport.name == "star" else None)
-        torch.set_num_threads(config.threads)
-        device = choose_device(config, int(os.environ.get("LOCAL_RANK", "0")))
-        if device.type == "cuda":
-            torch.cuda.set_device(device)  # nccl's, too
-        experiment = prepare(config, device)
-        _check_out(out, experiment)
-        if rank == 0:
-            resume |= int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-            run = claim(out, experiment, resume)
-            shape = experiment.shape(workers)
-            tell = partial(_tell, config=config, run=run, links=shape.device.type)
-            transport = open_server(config.transport, shape, tell)  # before any thread: it may fork
-            serve(experiment, workers, run, transport)
-        else:
-            _work(experiment, rank, workers, out)
-    except Exception as error:
-        report_failure(str(error) if isinstance(error, ConfigError | RunError) else f"{type(error).__name__}: {error}")
-        raise
+    logs.configure(rank)
+    if rank == 0:
+        warn_of_torchrun()
+    config = load(path, overrides)
+    grant(config.transport.restarts if config.transport.name == "star" else None)
+    torch.set_num_threads(config.threads)
+    device = choose_device(config, int(os.environ.get("LOCAL_RANK", "0")))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # nccl's, too
+    experiment = prepare(config, device)
+    _check_out(out, experiment)
+    if rank:
+        _work(experiment, rank, workers, out)
+        return 0
+    resume |= int(os.environ.get(ATTEMPT, "0")) > 0
+    run = claim(out, experiment, resume)
+    shape = experiment.shape(workers)
+    facts = _facts(config, run, shape.device.type)
+    memory = 2 * shape.most_cohort * shape.dimension * shape.dtype.itemsize if _colludes(config) else 0
+    transport = open_server(config.transport, shape, facts, memory)  # before any thread: it forks
+    serve(experiment, workers, run, transport)
     return 0
 
 
@@ -106,23 +107,30 @@ def _digest(config: Config) -> str:
     return hashlib.sha256(dump(config).encode()).hexdigest()
 
 
-def _tell(store: Store, config: Config, run: RunFolder, links: str) -> None:
-    """Tell the workers which experiment this is, the kind of memory that messages lie in, the name of the run, and its lives."""
-    store.set("configuration", _digest(config))
-    store.set("links", links)
-    store.set("run", json.dumps([run.name, run.lives]))
+def _colludes(config: Config) -> bool:
+    """Return whether attackers look at honest messages, in the job's store."""
+    return any(entry.has("omniscient") for entry in assignments(config))
 
 
-def _agree(store: Store, rank: int, config: Config, links: str) -> None:
-    """Make sure that this rank runs the server's experiment, and that the two can talk."""
-    if store.get("configuration").decode() != _digest(config):
+def _facts(config: Config, run: RunFolder, links: str) -> str:
+    """Return what the workers are told: which experiment this is, where messages lie, the name of the run, and its lives."""
+    return json.dumps({"configuration": _digest(config), "links": links, "run": run.name, "lives": run.lives})
+
+
+def _agree(facts: str, told: dict[str, Any], rank: int, config: Config, links: str) -> None:
+    """Take in what the server tells; make sure that this rank runs the server's experiment, and that the two can talk."""
+    before = told.get("lives")
+    told.update(json.loads(facts))
+    if before not in (None, told["lives"]):
+        raise RunError("the server was started again, and goes on from another point; start this worker again as well.")
+    if told["configuration"] != _digest(config):
         raise ConfigError(
             f"the configuration of rank {rank} is not the server's; give every rank the same file and overrides."
         )
-    if (servers := store.get("links").decode()) != links:
+    if told["links"] != links:
         raise ConfigError(
-            f"device: messages of rank {rank} lie in {links} memory, and the server's in {servers} memory; give every rank a GPU of "
-            "its own or none (device=cpu), or use transport.name=star."
+            f"device: messages of rank {rank} lie in {links} memory, and the server's in {told['links']} memory; give every rank a GPU "
+            "of its own or none (device=cpu), or use transport.name=star."
         )
 
 
@@ -196,7 +204,7 @@ def _on_signals(told: Callable[[], None]) -> None:
 
     def first(number: int, frame: FrameType | None) -> None:
         told()
-        if number != signal.SIGHUP:  # which the kernel sends for each thread of an agent that is gone
+        if number != GONE:  # which the kernel sends for each thread of an agent that is gone
             for repeated in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(repeated, signal.SIG_IGN)
             _thread.start_new_thread(heed_again, ())  # the signal may have come amid threading's own locks
@@ -206,26 +214,34 @@ def _on_signals(told: Callable[[], None]) -> None:
         for fatal in (signal.SIGINT, signal.SIGTERM):
             _SYSTEM_SIGNAL(fatal, None)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, first)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, GONE):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, first)
 
 
 def _work(experiment: Experiment, rank: int, workers: int, out: Path | None) -> None:
     config, shape = experiment.config, experiment.shape(workers)
-    agree = partial(_agree, rank=rank, config=config, links=shape.device.type)
-    transport, store = open_worker(config.transport, shape, rank, agree)
+    told: dict[str, Any] = {}
+    agree = partial(_agree, told=told, rank=rank, config=config, links=shape.device.type)
+    transport = open_worker(config.transport, shape, rank, agree)
     _on_signals(transport.let_go)  # it is for the server to end the run
+    if not transport.open():
+        return
     collusion = None
-    if any(entry.has("omniscient") for entry in assignments(config)):
-        collusion = Collusion(PrefixStore("collusion", store), shape.dimension, shape.dtype, config.transport.deadline)
+    if _colludes(config):
+        collusion = Collusion(_channel, shape.dimension, shape.dtype, config.transport.deadline)
     saver = None
     if experiment.clients_remember:
         assert out is not None
-        run, lives = json.loads(store.get("run"))
-        saver = WorkerSaver(checkpoints(out), run, lives, rank, workers)
+        saver = WorkerSaver(checkpoints(out), told["run"], told["lives"], rank, workers)
     method, compressors = experiment.method, experiment.compressors
     worker = Worker(config, experiment.oracle, method, compressors, collusion, saver)
     worker.run(transport)
+
+
+def _channel() -> Store:
+    """Return a connection to the part of the job's store that attackers use."""
+    return PrefixStore("collusion", connect(STORE_PATIENCE))
 
 
 def _describe(experiment: Experiment, workers: int, run: RunFolder) -> None:

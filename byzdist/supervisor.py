@@ -1,4 +1,4 @@
-"""The thin parent of a worker process: it starts a killed worker again, and torchrun's agent sees a clean end.
+"""The thin parent of a worker process: it starts a killed worker again, and the agent that started the rank sees a clean end.
 
 Whoever else started the worker, such as systemd or Kubernetes, sees how it ended, and may start it once more. One agent ends
 all its ranks when one of them fails. On the star a lost worker is no failure of the run, so the agent gets to see this process
@@ -7,10 +7,12 @@ in its place, which costs a bare interpreter: nothing heavy may be imported here
 
 import contextlib
 import ctypes
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from types import FrameType
 
@@ -18,11 +20,14 @@ _GRANT = "BYZDIST_GRANT"  # the file descriptor on which the child says how ofte
 _NEVER = 255  # what it says where the run cannot go on without it
 _UNTOLD = 3  # how often it is started again before it has said anything: it has not joined anybody yet
 _STOPPED = 120  # seconds
-_MISTAKE = 2  # the exit code of a wrong configuration
+MISTAKE = 2  # the exit code of a wrong configuration
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _PRCTL = getattr(ctypes.CDLL(None), "prctl", None)  # Linux's; looked up once, before any fork
+GONE = signal.SIGUSR2  # tells a rank that its agent is gone; a hang-up would not do, for it may be ignored
 AGENT = "BYZDIST_AGENT"  # the process of the agent, where it is our own launcher
-_UNDER_AGENT = "TORCHELASTIC_RUN_ID"  # is in the environment of every rank that an agent started
+ATTEMPT = "TORCHELASTIC_RESTART_COUNT"  # how often the agent, of whatever kind, has started the whole job again
+REPORT = "BYZDIST_REPORT"  # the descriptor of the file to which a rank appends why it failed, for our own launcher
+_TORCHRUN = "TORCHELASTIC_RUN_ID"  # is in the environment of every rank that torchrun started
 
 
 def is_wanted() -> bool:
@@ -51,9 +56,34 @@ def call_process(name: str) -> None:
 
 
 def end_with_agent() -> None:
-    """See to it that this rank is told to end (SIGHUP) once torchrun's agent is gone; without an agent do nothing."""
-    if _UNDER_AGENT in os.environ and _GRANT not in os.environ:
-        die_with_parent(int(os.environ.get(AGENT) or os.getppid()), signal.SIGHUP)
+    """See to it that this rank is told to end (`GONE`) once its agent is gone; without an agent do nothing."""
+    if _has_agent() and _GRANT not in os.environ:
+        die_with_parent(int(os.environ.get(AGENT) or os.getppid()), GONE)
+
+
+def _has_agent() -> bool:
+    """Return whether somebody ends all ranks when one of them fails: our own launcher, or torchrun."""
+    return AGENT in os.environ or _TORCHRUN in os.environ
+
+
+def itself(words: Sequence[str]) -> list[str]:
+    """Return the command that runs byzdist with these words just as this process does: by its import path, and no other.
+
+    With -m the interpreter would look for byzdist, and for all that it imports, where the user happens to stand.
+    """
+    program = f"import sys; sys.path[:] = {sys.path!r}; from byzdist.cli import main; sys.exit(main())"
+    return [sys.executable, "-c", program, *words]
+
+
+def report_failure(reason: str) -> None:
+    """Leave the reason of this rank's failure where the agent that started it looks."""
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        with contextlib.suppress(OSError), open(file, "w") as there:
+            json.dump({"message": reason, "timestamp": str(int(time.time()))}, there)
+    if number := os.environ.get(REPORT):
+        line = json.dumps({"rank": int(os.environ["RANK"]), "message": reason})
+        with contextlib.suppress(OSError):
+            os.write(int(number), line.encode() + b"\n")
 
 
 def supervise(command: Sequence[str]) -> int:
@@ -70,7 +100,7 @@ def supervise(command: Sequence[str]) -> int:
         child = subprocess.Popen(
             command,
             env={**os.environ, _GRANT: str(grants)},
-            pass_fds=[grants],
+            pass_fds=[grants, *([int(os.environ[REPORT])] if REPORT in os.environ else [])],
             start_new_session=True,  # it gets each signal once, from here: agents and terminals signal whole groups
             preexec_fn=lambda: die_with_parent(me),  # noqa: PLW1509 - there are no threads here
         )
@@ -81,7 +111,7 @@ def supervise(command: Sequence[str]) -> int:
         shown = code if code >= 0 else 128 - code
         if restarts == _NEVER:
             return shown
-        if _UNDER_AGENT in os.environ and restarts is not None and (code != _MISTAKE or tries):
+        if _has_agent() and restarts is not None and (code != MISTAKE or tries):
             shown = 0
         if code >= 0 or told_to_end:
             return shown
@@ -110,8 +140,9 @@ def _pass_signals_to(child: subprocess.Popen[bytes], seen: list[int]) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child.pid, number)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, forward)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, GONE):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, forward)
 
 
 def _say(text: str) -> None:

@@ -30,7 +30,7 @@ docker image inspect "$BASE_IMAGE" >/dev/null 2>&1 || docker pull --quiet "$BASE
 
 export COMPOSE_PROJECT_NAME=byzdist-try-$$ BYZDIST_IMAGE=byzdist-try WORKERS=4
 scratch=$(mktemp -d)
-export BYZDIST_SECRET_FILE=$scratch/secret
+export BYZDIST_KEYS=$scratch/keys BYZANTINE_KEY=$scratch/keys/workers/worker-5.key
 # A container that stops running is the engine's to report; a run of so many rounds ends when this script says so.
 export CONFIG="/configs/cluster/compose.yaml rounds=1000000 evaluate.every=1000"
 
@@ -81,9 +81,9 @@ fi
 say "building on $BASE_IMAGE"
 compose build server >"$scratch/build.log" 2>&1 || { cat "$scratch/build.log" >&2 && fail "the build failed."; }
 
-head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$BYZDIST_SECRET_FILE"
-chmod 600 "$BYZDIST_SECRET_FILE"
-if [ "$(id -u)" = 0 ]; then chown 10001 "$BYZDIST_SECRET_FILE"; else BYZDIST_USER=$(id -u) && export BYZDIST_USER; fi
+docker run --rm --volume "$scratch:/scratch" --user "$(id -u)" --entrypoint byzdist "$BYZDIST_IMAGE" \
+    keys --workers 5 --out /scratch/keys >/dev/null || fail "no keys were made."
+if [ "$(id -u)" = 0 ]; then chown -R 10001 "$BYZDIST_KEYS"; else BYZDIST_USER=$(id -u) && export BYZDIST_USER; fi
 chmod 755 "$scratch"
 
 say "starting a server, $WORKERS workers and a Byzantine one"

@@ -31,13 +31,14 @@ for host in $one $two; do
     ip -n "$host" link set eth0 up
 done
 
-export TORCH_CPP_LOG_LEVEL=ERROR MASTER_ADDR=10.99.0.1 MASTER_PORT=29500 WORLD_SIZE=4 BYZDIST_SECRET_FILE=$folder/secret OMP_NUM_THREADS=1
-(umask 077 && head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$BYZDIST_SECRET_FILE")
+export TORCH_CPP_LOG_LEVEL=ERROR MASTER_ADDR=10.99.0.1 MASTER_PORT=29500 WORLD_SIZE=4 OMP_NUM_THREADS=1
+"$venv/bin/byzdist" keys --workers 3 --out "$folder/keys" >/dev/null
 
 start() { # host, rank, words...
-    local host=$1 rank=$2
+    local host=$1 rank=$2 key=BYZDIST_SECRET_FILE=$folder/keys/secret
+    [ "$rank" = 0 ] || key=BYZDIST_KEY_FILE=$folder/keys/workers/worker-$rank.key
     shift 2
-    RANK=$rank ip netns exec "$host" "$venv/bin/python" -m byzdist run "$config" "$@" &
+    env RANK="$rank" "$key" ip netns exec "$host" "$venv/bin/python" -m byzdist run "$config" "$@" &
     processes+=($!)
 }
 start $two 2 "$@"

@@ -279,7 +279,7 @@ def _work(
 ) -> None:
     try:
         shape = experiment.shape(workers)
-        collusion = Collusion(channel, shape.dimension, shape.dtype, patience=30)
+        collusion = Collusion(lambda: channel, shape.dimension, shape.dtype, patience=30)
         saver = None
         if run and experiment.clients_remember:
             saver = WorkerSaver(run.checkpoints, run.name, lives, rank, workers)

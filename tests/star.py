@@ -12,15 +12,15 @@ from torch import Tensor
 
 from byzdist.errors import RunError
 from byzdist.transport.base import Missing, Received, Request, Resume, Save, Shape
-from byzdist.transport.identity import worker_key
-from byzdist.transport.link import Connect, Link, await_store, connect, join
+from byzdist.transport.keys import worker_key
+from byzdist.transport.link import Link, join
 from byzdist.transport.star import StarServer, Terms
 from byzdist.transport.star_worker import StarWorker
+from byzdist.transport.store import Connect, connect, host
 from byzdist.transport.wire import HEADER_BYTES, Header, Kind, Stage, checksum
 from tests.harness import free_port
 
 SECRET = b"a secret of the tests"
-CONNECT = partial(connect, patience=10)
 TERMS = Terms(deadline=5.0, join_timeout=10.0, min_replies=1, offences=3)
 
 
@@ -51,14 +51,15 @@ class Star:
         shape: Shape,
         terms: Terms = TERMS,
         processes: bool = False,
-        connect: Connect = CONNECT,
+        connect: Connect = connect,
     ) -> None:
-        """``processes``: also start an honest worker process for each rank; ``connect``: of server and gateways."""
+        """``processes``: also start an honest worker process for each rank; ``connect``: of the gateways."""
         meet_at(free_port())
         self._processes = [_fork_honest(shape, rank) for rank in range(1, shape.workers + 1)] if processes else []
         keys = {rank: worker_key(SECRET, rank) for rank in range(1, shape.workers + 1)}
         self.shape = shape
-        self.server = StarServer(shape, terms, keys, connect, lambda store: None)
+        self._end_store = host(shape.workers)
+        self.server = StarServer(shape, terms, keys, connect, "facts")
         self.round = -1
         self._threads: list[threading.Thread] = []
 
@@ -67,6 +68,7 @@ class Star:
 
     def __exit__(self, *_: object) -> None:
         self.server.stop()
+        self._end_store()
         for thread in self._threads:
             thread.join(10)
             assert not thread.is_alive(), "a worker did not end with the run"
@@ -103,10 +105,8 @@ class Star:
 
 
 def _fork_honest(shape: Shape, rank: int) -> int:
-    """Fork before the server hosts the store, whose thread may hold a lock that nobody releases in a child."""
     if not (pid := os.fork()):
         torch.set_num_threads(1)
-        await_store(60)
         serve(shape, rank, patience=300)
         os._exit(0)
     return pid
@@ -117,7 +117,7 @@ def serve(shape: Shape, rank: int, patience: float = 10.0, orders: list[Save | R
 
     ``orders`` takes up what else it was told.
     """
-    worker = StarWorker(shape, rank, worker_key(SECRET, rank), connect(host=False, patience=patience), patience)
+    worker = StarWorker(shape, rank, worker_key(SECRET, rank), connect, patience)
     with suppress(RunError):
         while (received := worker.receive()) is not None:
             if not isinstance(received, Received):
@@ -148,9 +148,9 @@ def values(reply: Tensor | Missing) -> Tensor:
 
 def enter(rank: int) -> Link:
     """Join as a worker that then does what it likes."""
-    link = join(connect(host=False, patience=10), rank, worker_key(SECRET, rank), 10.0, lambda: True)
-    assert link is not None
-    return link
+    joined = join(connect, rank, worker_key(SECRET, rank), 10.0)
+    assert joined is not None
+    return joined.link
 
 
 def reply(round_: int, client: int, payload: Tensor, **header: int) -> Tensor:

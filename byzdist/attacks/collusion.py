@@ -4,7 +4,7 @@ It exists only when the configuration names such an attack, uses the job's store
 counted in the training bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import torch
@@ -18,12 +18,15 @@ _CHUNK = 4 << 20  # bytes; the job's store takes no value above 8 MiB
 class Collusion:
     """One process's access to the channel; vectors are raw bytes of ``dtype``, in chunks under keys for round and client.
 
+    A store that was started again is empty: what was in it is not seen, and not missed.
+
     Args:
+        connect: opens a connection to the store.
         patience: how long the server waits for a round's replies, in seconds; waiting for honest messages takes half of it.
     """
 
-    def __init__(self, store: Store, dimension: int, dtype: torch.dtype, patience: float) -> None:
-        self._store = store
+    def __init__(self, connect: Callable[[], Store], dimension: int, dtype: torch.dtype, patience: float) -> None:
+        self._connect, self._store = connect, connect()
         self._dimension, self._dtype = dimension, dtype
         self._patience = timedelta(seconds=patience / 2)
         self._published: list[str] = []
@@ -35,8 +38,15 @@ class Collusion:
 
     def publish(self, round_: int, client: int, vector: Tensor) -> None:
         """Make an honest client's message known; those of earlier rounds are withdrawn."""
-        while self._published and not self._published[0].startswith(f"{round_}/"):
-            self._store.delete_key(self._published.pop(0))
+        try:
+            while self._published and not self._published[0].startswith(f"{round_}/"):
+                self._store.delete_key(self._published.pop(0))
+            self._put(round_, client, vector)
+        except dist.DistNetworkError:
+            self._store, self._published = self._connect(), []
+            self._put(round_, client, vector)
+
+    def _put(self, round_: int, client: int, vector: Tensor) -> None:
         content = vector.cpu().numpy().tobytes()
         for chunk, key in enumerate(self._keys(round_, client)):
             self._store.set(key, content[chunk * _CHUNK : (chunk + 1) * _CHUNK])  # type: ignore[arg-type]  # the stub knows only of strings
@@ -45,15 +55,18 @@ class Collusion:
     def gather(self, round_: int, cohort: Sequence[int], device: torch.device) -> dict[int, Tensor]:
         """Return the messages of the cohort's honest clients, as far as they come in time; asked again, the same ones."""
         if self._gathered[0] != round_:
-            there = self._await(round_, cohort)
-            self._gathered = round_, {client: self._read(round_, client).to(device) for client in there}
+            try:
+                there = self._await(round_, cohort)
+                self._gathered = round_, {client: self._read(round_, client).to(device) for client in there}
+            except dist.DistNetworkError:
+                self._store, self._gathered = self._connect(), (round_, {})
         return self._gathered[1]
 
     def _await(self, round_: int, clients: Sequence[int]) -> Sequence[int]:
         """Wait for the messages of these clients; return those whose message is there."""
         try:
             self._store.wait([key for client in clients for key in self._keys(round_, client)], self._patience)
-        except (dist.DistStoreError, dist.DistNetworkError):
+        except dist.DistStoreError:
             return [client for client in clients if self._store.check(self._keys(round_, client))]
         return clients
 

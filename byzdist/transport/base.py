@@ -193,6 +193,14 @@ class Received:
 class WorkerEnd(ABC):
     """A worker's end."""
 
+    def open(self) -> bool:
+        """Join the run; return False if it is over.
+
+        Raises:
+            RunError: if the server cannot be found or will not have this worker.
+        """
+        return True
+
     @abstractmethod
     def receive(self) -> Received | Save | Resume | None:
         """Wait for the next request or order; None when the run is over."""

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import IntEnum
+from functools import partial
 from typing import NoReturn
 
 import numpy as np
@@ -29,8 +30,9 @@ from torch import Tensor
 
 from byzdist.supervisor import call_process, die_with_parent
 from byzdist.transport.base import Shape
-from byzdist.transport.link import Connect, Intrusion, Link, LinkLost, accept, where_to_listen
+from byzdist.transport.link import Intrusion, Link, LinkLost, accept, where_to_listen
 from byzdist.transport.shared import OVER, Shared, link_frame
+from byzdist.transport.store import STORE_PATIENCE, Connect
 from byzdist.transport.wire import (
     HAS_MODEL,
     HAS_PREVIOUS,
@@ -133,6 +135,7 @@ class Post:
 
     Attributes:
         keys: each worker's key, by rank.
+        welcome: what a worker is told that may join.
         errands: the reading end of each gateway's own pipe, by rank.
         events: the writing end of the shared pipe.
         connect: opens a process's own connection to the job's store.
@@ -142,6 +145,7 @@ class Post:
     shape: Shape
     shared: Shared
     keys: dict[int, bytes]
+    welcome: bytes
     errands: dict[int, int]
     events: int
     connect: Connect
@@ -193,7 +197,7 @@ def _fill_heap() -> None:
 
 
 def _keep(post: Post) -> NoReturn:
-    """Fork a gateway for each worker, and anew whenever one has ended, until the server dismissed them all."""
+    """Fork a gateway for each worker, and anew whenever one has ended, until the run is over."""
     keeper = os.getpid()
     generations = dict.fromkeys(post.errands, 0)
     living: dict[int, tuple[int, float]] = {}  # by process: rank, and when it began
@@ -217,7 +221,7 @@ def _keep(post: Post) -> NoReturn:
         how = f"was ended by {signal.Signals(number).name}" if number else "has ended"
         post.tell(Event(What.ENDED, rank, generations[rank], text=f"its gateway {how}"))
         is_quick = time.monotonic() - began < _QUICK
-        waiting = {} if post.shared.dismissed[rank] else {rank: _PAUSE * is_quick}
+        waiting = {} if post.shared.dismissed[rank] == OVER else {rank: _PAUSE * is_quick}
     os._exit(0)
 
 
@@ -255,7 +259,9 @@ class _Gateway:
         os._exit(_LOST)
 
     def _live(self) -> None:
-        link = accept(self._post.connect(host=False), self._rank, self._post.keys[self._rank], self._is_dismissed)
+        post, rank = self._post, self._rank
+        why_dismissed = partial(post.shared.why_dismissed, rank)
+        link = accept(post.connect(STORE_PATIENCE), rank, post.keys[rank], post.welcome, why_dismissed)
         if link is None:
             return
         self._link = link

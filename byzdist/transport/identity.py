@@ -1,10 +1,10 @@
-"""Who may join: a run secret, a key for each worker that derives from it, and how two ends recognise each other.
+"""How two ends recognise each other: the server, and a worker that shares a key with it (see keys.py).
 
 The exchange is a challenge each way, keyed with HMAC-SHA256 (RFC 2104). Each end contributes a fresh nonce, and each
-proof names its role, so that nothing overheard can be played back or reflected:
+proof names its role, so that nothing overheard can be played back or reflected. What the worker is told comes with the answer:
 
     worker -> server   hello  = nonce_w | HMAC(key, "hello", nonce_w)
-    server -> worker   answer = nonce_s | HMAC(key, "answer", nonce_w, nonce_s)
+    server -> worker   answer = nonce_s | HMAC(key, "answer", nonce_w, nonce_s, told) | told
     worker -> server   proof  = HMAC(key, "proof", nonce_w, nonce_s)
     both               session = HMAC(key, "session", nonce_w, nonce_s), known to nobody else
 
@@ -13,85 +13,13 @@ The session itself never leaves the two ends; what they show of it derives from 
 
 import hmac
 import os
-import secrets
-import stat
-import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
 from hashlib import sha256
-from pathlib import Path
 
-from byzdist.data.prepare import cache_folder
-from byzdist.errors import ConfigError
-
-VARIABLE, FILE_VARIABLE = "BYZDIST_SECRET", "BYZDIST_SECRET_FILE"
-_SHORTEST = 16
 _NONCE, _PROOF = 16, 32
 
 
 class IdentityError(ValueError):
     """A peer that could not prove who it is."""
-
-
-def new_secret() -> str:
-    """Return a fresh run secret, for a run on this machine."""
-    return secrets.token_hex(32)
-
-
-def run_secret(environment: Mapping[str, str] = os.environ) -> bytes:
-    """Return the secret of this run, from the environment or from the file that the environment names.
-
-    Where neither is set and all ranks are on this machine, it is a file of this user's, made by whoever comes first.
-
-    Raises:
-        ConfigError: if there is none, if it is too short to be one, or if others can read its file.
-    """
-    if FILE_VARIABLE in environment:
-        return _checked(_read(Path(environment[FILE_VARIABLE])), FILE_VARIABLE)
-    if VARIABLE in environment:
-        return _checked(environment[VARIABLE].encode(), VARIABLE)
-    if environment.get("LOCAL_WORLD_SIZE", "local") == environment.get("WORLD_SIZE"):
-        return _checked(_own_file(cache_folder() / "secret"), VARIABLE)
-    raise ConfigError(
-        f"{VARIABLE}: the star transport needs a run secret that server and workers share. Set {VARIABLE}, or "
-        f"{FILE_VARIABLE} to a file that only you can read; `byzdist run` makes one for a run on one machine."
-    )
-
-
-def _own_file(path: Path) -> bytes:
-    """Return what the file holds; a file that is not there appears at once with a fresh secret in it."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent) as fresh:  # which only its owner can read
-            fresh.write(new_secret())
-            fresh.flush()
-            with suppress(FileExistsError):
-                os.link(fresh.name, path)
-    return _read(path)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        facts = path.stat()
-        # A secret that a cluster mounts belongs to somebody else, and reaches this user through its group.
-        others = stat.S_IRWXO | (stat.S_IRWXG if facts.st_uid == os.getuid() else stat.S_IWGRP | stat.S_IXGRP)
-        if facts.st_mode & others:
-            raise ConfigError(
-                f"{FILE_VARIABLE}: others can read {str(path)!r}; chmod 600 it, and better make a new secret."
-            )
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{FILE_VARIABLE}: cannot read {str(path)!r}: {error.strerror}.") from None
-
-
-def _checked(secret: bytes, variable: str) -> bytes:
-    secret = secret.strip()
-    if len(secret) < _SHORTEST:
-        raise ConfigError(
-            f"{variable}: a secret of {len(secret)} bytes can be guessed; give at least {_SHORTEST}, for example the "
-            "output of `openssl rand -hex 32`."
-        )
-    return secret
 
 
 def _mac(key: bytes, label: str, *parts: bytes) -> bytes:
@@ -101,12 +29,7 @@ def _mac(key: bytes, label: str, *parts: bytes) -> bytes:
 
 def _check(key: bytes, given: bytes, label: str, *parts: bytes) -> None:
     if not hmac.compare_digest(given, _mac(key, label, *parts)):
-        raise IdentityError(f"the {label} is not made with this run's secret")
-
-
-def worker_key(secret: bytes, rank: int) -> bytes:
-    """Derive the key that the server shares with one worker."""
-    return _mac(secret, "worker", str(rank).encode())
+        raise IdentityError(f"the {label} is not made with this worker's key")
 
 
 class WorkerSide:
@@ -122,30 +45,30 @@ class WorkerSide:
         """What this exchange is filed under."""
         return self._nonce.hex()
 
-    def prove(self, answer: bytes) -> tuple[bytes, bytes]:
-        """Check the server's answer; return the proof that it asks for and the session key.
+    def prove(self, answer: bytes) -> tuple[bytes, bytes, bytes]:
+        """Check the server's answer; return the proof that it asks for, the session key, and what the server tells.
 
         Raises:
             IdentityError: if whoever answered does not know the key.
         """
-        server_nonce, given = answer[:_NONCE], answer[_NONCE:]
-        nonces = self._nonce, server_nonce
-        _check(self._key, given, "answer", *nonces)
-        return _mac(self._key, "proof", *nonces), _mac(self._key, "session", *nonces)
+        nonces = self._nonce, answer[:_NONCE]
+        given, told = answer[_NONCE : _NONCE + _PROOF], answer[_NONCE + _PROOF :]
+        _check(self._key, given, "answer", *nonces, told)
+        return _mac(self._key, "proof", *nonces), _mac(self._key, "session", *nonces), told
 
 
 class ServerSide:
-    """The server's half of one exchange.
+    """The server's half of one exchange, in which the worker is ``told`` something.
 
     Raises:
         IdentityError: if the hello was not made with this key.
     """
 
-    def __init__(self, key: bytes, hello: bytes) -> None:
+    def __init__(self, key: bytes, hello: bytes, told: bytes = b"") -> None:
         self._key = key
         self._nonces = hello[:_NONCE], os.urandom(_NONCE)
         _check(key, hello[_NONCE:], "hello", self._nonces[0])
-        self.answer = self._nonces[1] + _mac(key, "answer", *self._nonces)
+        self.answer = self._nonces[1] + _mac(key, "answer", *self._nonces, told) + told
 
     @property
     def name(self) -> str:
@@ -172,18 +95,22 @@ def confirmation(session: bytes, role: str) -> bytes:
     return _mac(session, f"link {role}")
 
 
-def seal(key: bytes, text: str) -> bytes:
-    """Return a note from the server to one worker that only the server can have written."""
+def seal(key: bytes, life: str, text: str) -> bytes:
+    """Return a note from the server to one worker: nobody else can have written it, nor does it hold in another life of the server."""
     note = text.encode()
-    return _mac(key, "note", note) + note
+    return _mac(key, "note", _digest(life), note) + note
 
 
-def unseal(key: bytes, sealed: bytes) -> str:
+def unseal(key: bytes, life: str, sealed: bytes) -> str:
     """Return the text of a note.
 
     Raises:
-        IdentityError: if it was not written with this key.
+        IdentityError: if it was not written with this key in this life.
     """
     given, note = sealed[:_PROOF], sealed[_PROOF:]
-    _check(key, given, "note", note)
+    _check(key, given, "note", _digest(life), note)
     return note.decode()
+
+
+def _digest(life: str) -> bytes:
+    return sha256(life.encode()).digest()

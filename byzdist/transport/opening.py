@@ -1,50 +1,46 @@
 """How the ends of a run's transport are made in its processes."""
 
 from collections.abc import Callable
-from functools import partial
 
-from torch._C._distributed_c10d import PrefixStore, Store
+from torch._C._distributed_c10d import PrefixStore
 
 from byzdist.config import Transport
 from byzdist.transport.base import ServerEnd, Shape, WorkerEnd
 from byzdist.transport.collective import CollectiveServer, CollectiveWorker, open_group
-from byzdist.transport.identity import run_secret, worker_key
-from byzdist.transport.link import BRIEF, await_store, connect
+from byzdist.transport.keys import own_key, run_secret, worker_key
 from byzdist.transport.star import StarServer, Terms
-from byzdist.transport.star_worker import StarWorker, end_with_the_run
+from byzdist.transport.star_worker import StarWorker
+from byzdist.transport.store import STORE_PATIENCE, connect, host
 
-_STORE_PATIENCE = 300.0  # ranks of one job may start minutes apart
 _END_PATIENCE = 5.0
-Agree = Callable[[Store], None]
 
 
-def open_server(settings: Transport, shape: Shape, agree: Agree) -> ServerEnd:
-    """Return the server's end; ``agree`` is called with the job's store before any worker is let in.
+def open_server(settings: Transport, shape: Shape, facts: str, memory: int) -> ServerEnd:
+    """Return the server's end; the workers are told the facts, and ``memory`` bytes of the store are for their own use.
 
-    The star's forks: call this before the process starts a thread.
+    It forks: call this before the process starts a thread.
     """
+    keys = {}
     if settings.name == "star":
         secret = run_secret()
         keys = {rank: worker_key(secret, rank) for rank in range(1, shape.workers + 1)}
+    host(shape.workers, memory)  # until this process ends
+    if settings.name == "star":
         terms = Terms(settings.deadline, settings.join_timeout, settings.min_replies, settings.offences)
-        return StarServer(shape, terms, keys, partial(connect, patience=_STORE_PATIENCE), agree)
-    store = connect(host=True, patience=_STORE_PATIENCE)
-    agree(store)
+        return StarServer(shape, terms, keys, connect, facts)
+    store = connect(STORE_PATIENCE)
+    store.set("facts", facts)
     open_group(PrefixStore("group", store), 0, shape.workers + 1, shape.device)
     return CollectiveServer(shape, settings.deadline + settings.join_timeout)
 
 
-def open_worker(settings: Transport, shape: Shape, rank: int, agree: Agree) -> tuple[WorkerEnd, Store]:
-    """Return a worker's end and its connection to the store; ``agree`` is called before it joins."""
-    await_store(_STORE_PATIENCE)
+def open_worker(settings: Transport, shape: Shape, rank: int, agree: Callable[[str], None]) -> WorkerEnd:
+    """Return a worker's end, still to be opened; ``agree`` is called with the server's facts before it takes part."""
     if settings.name == "star":
-        key = worker_key(run_secret(), rank)
-        store = connect(host=False, patience=_STORE_PATIENCE)
-        agree(store)
-        store.set_timeout(BRIEF)
-        end_with_the_run(store, rank, key, patience=_END_PATIENCE)
-        return StarWorker(shape, rank, key, store, settings.join_timeout), store
-    store = connect(host=False, patience=_STORE_PATIENCE)
-    agree(store)
+        worker = StarWorker(shape, rank, own_key(rank), connect, settings.join_timeout, agree)
+        worker.end_with_the_run(_END_PATIENCE)
+        return worker
+    store = connect(STORE_PATIENCE)
+    agree(store.get("facts").decode())
     open_group(PrefixStore("group", store), rank, shape.workers + 1, shape.device)
-    return CollectiveWorker(shape), store
+    return CollectiveWorker(shape)

@@ -16,6 +16,7 @@ from byzdist.transport.wire import HEADER_BYTES, RequestFrame, round_up
 log = logging.getLogger(__name__)
 _LARGE = 256 * 1024  # bytes of a model above which it is sent from shared memory, as a message of its own
 OVER, QUARANTINED = 1, 2
+_REASON = 256  # bytes of the reason why a worker is dismissed
 
 
 def _memory(size: int) -> Tensor:
@@ -53,8 +54,20 @@ class Shared:
             ) from None
         self.traffic = _memory(16 * (shape.workers + 1)).view(torch.int64).view(-1, 2).numpy()
         self.dismissed = _memory(shape.workers + 1).numpy()
+        self._reasons = _memory(_REASON * (shape.workers + 1)).view(-1, _REASON).numpy()
         self._round = _memory(8).view(torch.int64).numpy()
         self._cohort = _memory(8 * shape.most_cohort).view(torch.int32).view(2, -1).numpy()  # clients, and their rows
+
+    def dismiss(self, rank: int, state: int, reason: str = "") -> None:
+        """Note that the server will not have a worker any more, and why."""
+        text = reason.encode()[: _REASON - 1] + b"\0"
+        self._reasons[rank, : len(text)] = np.frombuffer(text, dtype=np.uint8)
+        self.dismissed[rank] = state
+
+    def why_dismissed(self, rank: int) -> tuple[int, str]:
+        """Return whether the server will not have a worker any more, and why."""
+        state = int(self.dismissed[rank])
+        return state, self._reasons[rank].tobytes().partition(b"\0")[0].decode(errors="ignore")
 
     def pin(self) -> None:
         """Lock the models and the rows of one cohort in memory, for the GPU of this process to copy from and to directly.

@@ -13,7 +13,6 @@ import os
 import resource
 import select
 import signal
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -25,19 +24,19 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch._C._distributed_c10d import Store
 from torch.distributed import DistError
 
 from byzdist.errors import ConfigError, RunError
 from byzdist.transport.base import Missing, Request, Save, ServerEnd, Shape
 from byzdist.transport.gateway import Errand, Event, Post, What, start_keeper
-from byzdist.transport.link import END, Connect, leave_note
+from byzdist.transport.link import END, leave_note, welcome
 from byzdist.transport.shared import OVER, QUARANTINED, Shared
+from byzdist.transport.store import Connect
 from byzdist.transport.wire import AFRESH, HAS_MODEL, HAS_PREVIOUS, Header, Kind, Stage
 
 log = logging.getLogger(__name__)
 _END_PATIENCE = 2.0
-_STORE_PATIENCE = timedelta(seconds=20)  # for a note, which is not worth more
+_STORE_PATIENCE = 2.0  # seconds for the notes at the end, which are not worth more
 _QUARANTINED = "quarantined: "
 _LOOK = 0.5  # seconds after which a wait notices that the server was let go
 _FILES = 4, 100  # descriptors for each worker (ends of pipes, connections to the store), and for all else
@@ -126,14 +125,13 @@ class StarServer(ServerEnd):
 
     Args:
         keys: each worker's key, by rank.
-        connect: opens a connection to the job's store, or hosts it (``host=True``).
-        agree: is called with the store before any worker is let in.
+        connect: opens a connection to the job's store.
+        facts: what each worker is told of the run when it joins.
     """
 
-    def __init__(
-        self, shape: Shape, terms: Terms, keys: dict[int, bytes], connect: Connect, agree: Callable[[Store], None]
-    ) -> None:
-        self._shape, self._terms, self._keys = shape, terms, keys
+    def __init__(self, shape: Shape, terms: Terms, keys: dict[int, bytes], connect: Connect, facts: str) -> None:
+        self._shape, self._terms, self._keys, self._connect = shape, terms, keys, connect
+        self._life = os.urandom(16).hex()
         self._shared = Shared(shape)
         self.frame = self._shared.frame
         self.bytes_down = self.bytes_up = 0
@@ -144,15 +142,13 @@ class StarServer(ServerEnd):
         readers = {rank: ends[0] for rank, ends in errands.items()}
         patience = timedelta(seconds=terms.deadline + terms.join_timeout)
         theirs = replace(shape, pinned=False)  # a fork must not touch its parent's GPU
-        self._keeper, fork_gateways = start_keeper(Post(theirs, self._shared, keys, readers, events, connect, patience))
+        post = Post(theirs, self._shared, keys, welcome(self._life, facts), readers, events, connect, patience)
+        self._keeper, fork_gateways = start_keeper(post)
         for end in (*readers.values(), events):
             os.close(end)
         self._workers = {rank: _Worker(ends[1]) for rank, ends in errands.items()}
         self._poll = select.poll()
         self._poll.register(self._events, select.POLLIN)
-        self._store = connect(host=True)
-        agree(self._store)
-        self._store.set_timeout(_STORE_PATIENCE)
         fork_gateways()
         if shape.pinned:
             self._shared.pin()
@@ -378,9 +374,7 @@ class StarServer(ServerEnd):
     def _dismiss(self, rank: int, reason: str) -> None:
         """Have no more to do with a worker."""
         worker = self._workers[rank]
-        self._shared.dismissed[rank] = QUARANTINED
-        note = f"it is in quarantine, the last reason: {reason}"
-        threading.Thread(target=self._leave_notes, args=([rank], note)).start()  # the round does not wait for the store
+        self._shared.dismiss(rank, QUARANTINED, f"it is in quarantine, the last reason: {reason}")
         self._give(worker, Errand.end(worker.generation))
         for client in list(worker.pending):
             self._settle(worker, client, Missing(_QUARANTINED + reason))
@@ -464,18 +458,19 @@ class StarServer(ServerEnd):
 
     def stop(self) -> None:
         """Tell every worker that the run is over; those that are away learn it when they come back, from a note in the store."""
-        staying = [rank for rank in self._workers if self._shared.dismissed[rank] != QUARANTINED]
-        for rank in staying:
-            self._shared.dismissed[rank] = OVER
-        self._leave_notes(staying, END)
+        for rank in self._workers:
+            self._shared.dismiss(rank, OVER)
+        self._leave_notes()
         for worker in self._workers.values():
             self._give(worker, Errand.end(worker.generation))
         self._end_keeper(_END_PATIENCE if all(worker.is_free for worker in self._workers.values()) else 1.0)
 
-    def _leave_notes(self, ranks: list[int], note: str) -> None:
-        with suppress(DistError):  # whoever finds no note gives up in its own time
-            for rank in ranks:
-                leave_note(self._store, rank, self._keys[rank], note)
+    def _leave_notes(self) -> None:
+        with suppress(DistError, RunError):  # whoever finds no note gives up in its own time
+            store = self._connect(_STORE_PATIENCE)
+            store.set_timeout(timedelta(seconds=_STORE_PATIENCE))
+            for rank, key in self._keys.items():
+                leave_note(store, rank, key, self._life, END)
 
     def _end_keeper(self, patience: float) -> None:
         until = time.monotonic() + patience

@@ -8,43 +8,41 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch._C._distributed_c10d import Store, Work
+from torch._C._distributed_c10d import Work
 from torch.distributed import DistError
 
 from byzdist.transport.base import Forge, Received, Resume, Save, Shape, WorkerEnd, reply_rows
-from byzdist.transport.link import Link, LinkLost, join, read_note
+from byzdist.transport.link import BRIEF, END, Link, LinkLost, join, read_note
 from byzdist.transport.shared import link_frame
+from byzdist.transport.store import STORE_PATIENCE, Connect, NoStore
 from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, HEADER_BYTES, Header, Kind, Stage, checksum
 
 log = logging.getLogger(__name__)
 _LOOK = 0.5  # seconds between two looks at the store
 
 
-def end_with_the_run(store: Store, rank: int, key: bytes, patience: float) -> None:
-    """Start a thread that ends this process ``patience`` seconds after its part in the run, should it hang."""
-    main = threading.main_thread()
-
-    def watch() -> None:
-        code = 0
-        try:
-            while main.is_alive() and not read_note(store, rank, key):
-                time.sleep(_LOOK)
-        except DistError:  # nobody is left who could say it
-            code = 1
-        main.join(patience)
-        if main.is_alive():
-            os._exit(code)
-
-    # No daemon: the interpreter waits for it, instead of tearing it out of the store's code, which aborts the process.
-    threading.Thread(target=watch).start()
-
-
 class StarWorker(WorkerEnd):
-    """The end of worker ``rank``; ``join_timeout`` is how long it tries to join, or to join again."""
+    """The end of worker ``rank``.
 
-    def __init__(self, shape: Shape, rank: int, key: bytes, store: Store, join_timeout: float) -> None:
+    Args:
+        key: the one that this worker shares with the server.
+        connect: opens a connection to the job's store.
+        join_timeout: how long it tries to join, or to join again, in seconds.
+        agree: takes what the server says of the run, each time that this worker joins, and may raise.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        rank: int,
+        key: bytes,
+        connect: Connect,
+        join_timeout: float,
+        agree: Callable[[str], None] = lambda facts: None,
+    ) -> None:
         self._shape, self._rank, self._key = shape, rank, key
-        self._store, self._join_timeout = store, join_timeout
+        self._connect, self._join_timeout, self._agree = connect, join_timeout, agree
+        self._life = ""  # the server's, in which this worker joined
         # x^{k-1} stays in one frame while x^k arrives in the other.
         self._frame, self._before = link_frame(shape), link_frame(shape)
         self._rows = reply_rows(2, shape.longest, shape.device, shape.pinned)
@@ -55,6 +53,54 @@ class StarWorker(WorkerEnd):
         self._stays = True
         self._turns = 0  # replies that this request still asks for
 
+    def open(self) -> bool:
+        """Join; see `WorkerEnd.open`. The store may appear minutes after this process, but not go away for so long.
+
+        Raises:
+            RunError: if nobody who knows the key lets this worker in.
+        """
+        patience, wait = self._join_timeout, 0.0 if self._life else STORE_PATIENCE
+        joined = join(self._connect, self._rank, self._key, patience, lambda: self._stays, self._life, wait)
+        if joined is None:
+            return False
+        self._agree(joined.facts)
+        self._link, self._life, self._model_round = joined.link, joined.life, -1
+        log.info("joined")
+        return True
+
+    def end_with_the_run(self, patience: float) -> None:
+        """Start a thread that ends this process ``patience`` seconds after its part in the run, should it hang.
+
+        The server's note counts while there is no open link: a link says itself when the run is over.
+        """
+        main = threading.main_thread()
+
+        def watch() -> None:
+            code, until = 0, time.monotonic() + self._join_timeout
+            store = None
+            while main.is_alive():
+                time.sleep(_LOOK)
+                if self._life == "" or (self._link is not None and self._link.is_open):
+                    until = time.monotonic() + self._join_timeout
+                    continue
+                try:
+                    store = store or self._connect(_LOOK)
+                    store.set_timeout(BRIEF)
+                    if read_note(store, self._rank, self._key, self._life) == END:
+                        break
+                    until = time.monotonic() + self._join_timeout
+                except (DistError, NoStore):
+                    store = None
+                    if time.monotonic() > until:  # nobody is left who could say it
+                        code = 1
+                        break
+            main.join(patience)
+            if main.is_alive():
+                os._exit(code)
+
+        # No daemon: the interpreter waits for it, instead of tearing it out of the store's code, which aborts the process.
+        threading.Thread(target=watch).start()
+
     def receive(self) -> Received | Save | Resume | None:
         """Wait for the next request or order, joining first where there is no link; see `WorkerEnd.receive`.
 
@@ -62,12 +108,9 @@ class StarWorker(WorkerEnd):
             RunError: if the server is gone or will not have this worker.
         """
         while True:
-            if self._link is None:
-                self._link = join(self._store, self._rank, self._key, self._join_timeout, lambda: self._stays)
-                self._model_round = -1
-                if self._link is None:
-                    return None
-                log.info("joined")
+            if self._link is None and not self.open():
+                return None
+            assert self._link is not None
             try:
                 return self._next(self._link)
             except LinkLost as lost:

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from byzdist.transport.identity import worker_key
-from byzdist.transport.link import Link, LinkLost, connect, join
+from byzdist.transport.keys import worker_key
+from byzdist.transport.link import Link, LinkLost, join
+from byzdist.transport.store import connect
 from byzdist.transport.wire import HEADER_BYTES, Header
 from tests.star import SECRET, meet_at, reply
 
@@ -76,13 +77,13 @@ def attack(link: Link, rng: np.random.Generator, client: int, sent: Counter[str]
 def main() -> None:
     port, rank, seed, count = map(int, sys.argv[1:])
     meet_at(port)
-    store, rng, sent = connect(host=False, patience=20), np.random.default_rng(seed), Counter[str]()
+    rng, sent = np.random.default_rng(seed), Counter[str]()
     while sent.total() < count:
-        link = join(store, rank, worker_key(SECRET, rank), 60.0, lambda: True)
-        if link is None:
+        joined = join(connect, rank, worker_key(SECRET, rank), 60.0)
+        if joined is None:
             break
         try:
-            attack(link, rng, rank - 1, sent, count)
+            attack(joined.link, rng, rank - 1, sent, count)
         except LinkLost:
             continue
     print(dict(sent), flush=True)

@@ -14,13 +14,15 @@ import pytest
 import torch
 from torch._C._distributed_c10d import Store
 
+from byzdist.transport import store
 from byzdist.transport.base import Missing
-from byzdist.transport.link import Connect
+from byzdist.transport.store import Connect
 from tests.harness import Job
-from tests.star import CONNECT, TERMS, Star, shape_of, truth, values
+from tests.star import TERMS, Star, shape_of, truth, values
 
 ENDLESS = replace(TERMS, offences=10**9, join_timeout=60.0)
 DEADLINE = 2.0
+SERVER = os.getpid()
 
 
 def port_of() -> str:
@@ -64,15 +66,15 @@ def listening(star: Star) -> list[int]:
     return sorted(found)
 
 
-def connect_with_few_files(*, host: bool) -> Store:
+def connect_with_few_files(patience: float) -> Store:
     """Connect a process that may open hardly more files than it needs, where it is a gateway."""
-    if not host:
+    if os.getpid() != SERVER:
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, most))
-    return CONNECT(host=host)
+    return store.connect(patience)
 
 
-@pytest.mark.parametrize("connect", [CONNECT, connect_with_few_files], ids=["many files", "few files"])
+@pytest.mark.parametrize("connect", [store.connect, connect_with_few_files], ids=["many files", "few files"])
 def test_strangers_at_every_port(connect: Connect) -> None:
     with Star(shape_of(3), connect=connect) as star, contextlib.ExitStack() as open_sockets:
         star.start_honest(1, 2)  # the gateway of worker 3 is still waiting

@@ -13,7 +13,7 @@ from torch._C._distributed_c10d import PrefixStore
 from byzdist.errors import RunError
 from byzdist.transport.base import Request, Save
 from byzdist.transport.collective import CollectiveServer, CollectiveWorker, open_group
-from byzdist.transport.link import await_store, connect
+from byzdist.transport.store import connect, host
 from byzdist.transport.wire import Stage
 from tests.cases import RAND_K, case
 from tests.harness import free_port, train
@@ -55,8 +55,7 @@ def serve(port, shape, rank, delay):
     """Be an honest worker that takes its time, or for ever where that is None."""
     torch.set_num_threads(1)
     meet_at(port)
-    await_store(30)
-    open_group(PrefixStore("group", connect(host=False, patience=30)), rank, shape.workers + 1, shape.device)
+    open_group(PrefixStore("group", connect(30)), rank, shape.workers + 1, shape.device)
     if delay is None:
         time.sleep(60)
     worker = CollectiveWorker(shape)
@@ -78,12 +77,14 @@ def group(shape, delays, patience=1.0):
     workers = [spawn(target=serve, args=(port, shape, rank, delay)) for rank, delay in enumerate(delays, 1)]
     for worker in workers:
         worker.start()
-    open_group(PrefixStore("group", connect(host=True, patience=30)), 0, shape.workers + 1, shape.device)
+    end_store = host(shape.workers)
+    open_group(PrefixStore("group", connect(30)), 0, shape.workers + 1, shape.device)
     try:
         yield CollectiveServer(shape, patience)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+        end_store()
         for worker in workers:
             worker.kill()
             worker.join()

@@ -225,7 +225,7 @@ CPU = torch.device("cpu")
 
 
 def channel(store, patience=0.4):
-    return Collusion(store, 3, torch.float64, patience)
+    return Collusion(lambda: store, 3, torch.float64, patience)
 
 
 def listed(vectors):
@@ -259,7 +259,7 @@ def test_the_collusion_channel_waits_half_a_deadline_a_round_for_what_may_still_
 def test_the_collusion_channel_takes_vectors_that_are_longer_than_a_value_of_the_store():
     store = dist.TCPStore("127.0.0.1", 0, None, True, timedelta(seconds=5), wait_for_workers=False)
     long = torch.arange(2_200_000, dtype=torch.float32)
-    one, other = (Collusion(store, len(long), torch.float32, 1.0) for _ in range(2))
+    one, other = (Collusion(lambda: store, len(long), torch.float32, 1.0) for _ in range(2))
     one.publish(1, 0, long)
     assert torch.equal(other.gather(1, [0], CPU)[0], long)
     kept = store.num_keys()

@@ -106,9 +106,11 @@ def test_a_wrong_number_of_workers_is_refused(here, capsys, number):
 
 def test_overrides_may_come_before_and_after_options(here, monkeypatch):
     started = []
-    monkeypatch.setattr(launcher, "_start", lambda command, *_: started.append(command) or 1)
+    monkeypatch.setattr(
+        launcher, "_start", lambda words, configuration, *_: started.append(yaml.safe_load(configuration))
+    )
     main(["run", "config.yaml", "rounds=3", "--workers", "2", "method.clip=none", "--out", "new", "seed=4"])
-    assert started[0][2:7] == ["run", "config.yaml", "rounds=3", "method.clip=none", "seed=4"]
+    assert (started[0]["rounds"], started[0]["method"]["clip"], started[0]["seed"]) == (3, "none", 4)
 
 
 def test_list_shows_every_name_with_a_description(capsys):

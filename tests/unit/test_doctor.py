@@ -92,7 +92,10 @@ def test_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BYZDIST_CACHE", str(tmp_path))
     assert doctor.check_secret({}).level == "ok"
-    assert doctor.check_secret({"RANK": "1", "BYZDIST_SECRET": "x" * 32}).level == "ok"
+    assert doctor.check_secret({"RANK": "0", "BYZDIST_SECRET": "x" * 32}).level == "ok"
+    assert doctor.check_secret({"RANK": "1", "BYZDIST_KEY": "0" * 64}).level == "ok"
+    too_much = doctor.check_secret({"RANK": "1", "BYZDIST_SECRET": "x" * 32})
+    assert too_much.level == "warning" and "pose as any other" in too_much.found
     short = doctor.check_secret({"RANK": "1", "BYZDIST_SECRET": "x"})
     assert short.level == "error" and "openssl" in short.remedy
     missing = doctor.check_secret({"RANK": "1", "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "1"})

@@ -1,14 +1,13 @@
-"""The secret, the keys, and the proofs of both ends."""
+"""The proofs of both ends."""
 
 import hmac
-import os
-from pathlib import Path
+from hashlib import sha256
 
 import pytest
 
-from byzdist.errors import ConfigError
 from byzdist.transport import identity
-from byzdist.transport.identity import IdentityError, ServerSide, WorkerSide, seal, unseal, worker_key
+from byzdist.transport.identity import IdentityError, ServerSide, WorkerSide, seal, unseal
+from byzdist.transport.keys import worker_key
 
 SECRET = b"0123456789abcdef"
 KEY = worker_key(SECRET, 1)
@@ -16,9 +15,10 @@ KEY = worker_key(SECRET, 1)
 
 def test_both_ends_agree_on_a_session() -> None:
     worker = WorkerSide(KEY)
-    server = ServerSide(KEY, worker.hello)
-    proof, session = worker.prove(server.answer)
+    server = ServerSide(KEY, worker.hello, b"what the run is")
+    proof, session, told = worker.prove(server.answer)
     assert server.accept(proof) == session
+    assert told == b"what the run is"
     assert worker.name == server.name
     assert session not in (proof, KEY) and len(session) == 32
 
@@ -26,7 +26,8 @@ def test_both_ends_agree_on_a_session() -> None:
 def test_the_proof_is_the_hmac_it_is_said_to_be() -> None:
     worker = WorkerSide(KEY)
     server = ServerSide(KEY, worker.hello)
-    proof, _ = worker.prove(server.answer)
+    proof, _, told = worker.prove(server.answer)
+    assert told == b""
     nonces = worker.hello[:16] + server.answer[:16]
     assert proof == hmac.new(KEY, b"proof\0" + nonces, "sha256").digest()
     assert KEY == hmac.new(SECRET, b"worker\x001", "sha256").digest()
@@ -40,7 +41,7 @@ def test_another_rank_or_another_secret_is_found_out_at_every_step(key: bytes) -
     with pytest.raises(IdentityError, match="answer"):
         worker.prove(ServerSide(key, stranger.hello).answer)
     server = ServerSide(KEY, worker.hello)
-    proof, _ = stranger.prove(ServerSide(key, stranger.hello).answer)
+    proof, _, _ = stranger.prove(ServerSide(key, stranger.hello).answer)
     with pytest.raises(IdentityError, match="proof"):
         server.accept(proof)
 
@@ -48,7 +49,7 @@ def test_another_rank_or_another_secret_is_found_out_at_every_step(key: bytes) -
 def test_nothing_overheard_can_be_played_back_or_reflected() -> None:
     worker = WorkerSide(KEY)
     server = ServerSide(KEY, worker.hello)
-    proof, session = worker.prove(server.answer)
+    proof, session, _ = worker.prove(server.answer)
     again = ServerSide(KEY, worker.hello)  # the hello played back
     with pytest.raises(IdentityError):
         again.accept(proof)
@@ -57,6 +58,17 @@ def test_nothing_overheard_can_be_played_back_or_reflected() -> None:
     with pytest.raises(IdentityError):
         server.accept(server.answer[16:])
     assert identity.confirmation(session, "server") != identity.confirmation(session, "worker")
+
+
+def test_what_the_worker_is_told_cannot_be_changed_or_told_again() -> None:
+    worker = WorkerSide(KEY)
+    answer = ServerSide(KEY, worker.hello, b"the rounds are 100").answer
+    for forged in (answer[:-1], answer[:-1] + b"1", answer + b"0", answer[:47] + answer[48:]):
+        with pytest.raises(IdentityError):
+            worker.prove(forged)
+    assert worker.prove(answer)[2] == b"the rounds are 100"
+    with pytest.raises(IdentityError):
+        WorkerSide(KEY).prove(answer)
 
 
 @pytest.mark.parametrize("text", [b"", b"short", bytes(16), bytes(48), bytes(200)])
@@ -69,61 +81,18 @@ def test_random_bytes_are_no_step_of_an_exchange(text: bytes) -> None:
     with pytest.raises(IdentityError):
         ServerSide(KEY, worker.hello).accept(text)
     with pytest.raises(IdentityError):
-        unseal(KEY, text)
+        unseal(KEY, "life", text)
 
 
-def test_a_note_is_the_servers_own() -> None:
-    sealed = seal(KEY, "the run is over")
-    assert unseal(KEY, sealed) == "the run is over"
-    with pytest.raises(IdentityError):
-        unseal(worker_key(SECRET, 2), sealed)
-    with pytest.raises(IdentityError):
-        unseal(KEY, sealed[:-1] + b"?")
-
-
-def test_the_secret_comes_from_a_file_first_then_from_the_environment(tmp_path: Path) -> None:
-    file = tmp_path / "secret"
-    file.write_text("from the file, long enough\n")
-    file.chmod(0o600)
-    variables = {"BYZDIST_SECRET": "from the environment"}
-    assert identity.run_secret(variables) == b"from the environment"
-    assert identity.run_secret({**variables, "BYZDIST_SECRET_FILE": str(file)}) == b"from the file, long enough"
-
-
-def test_a_bad_secret_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    file = tmp_path / "secret"
-    with pytest.raises(ConfigError, match=r"BYZDIST_SECRET_FILE: cannot read .*: No such file"):
-        identity.run_secret({"BYZDIST_SECRET_FILE": str(file)})
-    file.write_text("long enough a secret")
-    file.chmod(0o640)
-    with pytest.raises(ConfigError, match=r"others can read .*; chmod 600"):
-        identity.run_secret({"BYZDIST_SECRET_FILE": str(file)})
-    with pytest.raises(ConfigError, match=r"BYZDIST_SECRET: a secret of 3 bytes can be guessed; give at least 16"):
-        identity.run_secret({"BYZDIST_SECRET": "abc"})
-    with pytest.raises(ConfigError, match=r"BYZDIST_SECRET: the star transport needs a run secret"):
-        identity.run_secret({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"})
-
-
-def test_ranks_on_one_machine_share_a_file_of_their_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BYZDIST_CACHE", str(tmp_path / "cache"))
-    variables = {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}
-    secret = identity.run_secret(variables)
-    assert len(secret) == 64
-    assert identity.run_secret(variables) == secret
-    assert os.listdir(tmp_path / "cache") == ["secret"]
-    assert (tmp_path / "cache" / "secret").stat().st_mode & 0o777 == 0o600
-
-
-def test_a_secret_that_a_cluster_mounts_may_reach_its_user_through_the_group(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "secret"
-    file.write_text("long enough a secret")
-    monkeypatch.setattr(os, "getuid", lambda: file.stat().st_uid + 1)
-    variables = {"BYZDIST_SECRET_FILE": str(file)}
-    file.chmod(0o440)
-    assert identity.run_secret(variables) == b"long enough a secret"
-    for mode in (0o460, 0o444):
-        file.chmod(mode)
-        with pytest.raises(ConfigError, match="others can read"):
-            identity.run_secret(variables)
+def test_a_note_is_the_servers_own_and_of_one_life() -> None:
+    sealed = seal(KEY, "life", "the run is over")
+    assert unseal(KEY, "life", sealed) == "the run is over"
+    assert sealed[:32] == hmac.new(KEY, b"note\0" + sha256(b"life").digest() + b"the run is over", "sha256").digest()
+    for key, life, note in (
+        (worker_key(SECRET, 2), "life", sealed),
+        (KEY, "another life", sealed),
+        (KEY, "life", sealed[:-1] + b"?"),
+        (KEY, "lif", seal(KEY, "life", "ethe run is over")),
+    ):
+        with pytest.raises(IdentityError):
+            unseal(key, life, note)

@@ -1,0 +1,38 @@
+"""What can be said of a torchrun that somebody else has started: whether its agent unpickles what it finds in an open store.
+
+torchrun's dynamic rendezvous (c10d, and etcd likewise) keeps its state in a store, pickled, and each agent unpickles it, again and
+again. c10d's store listens on all interfaces. It is what torchrun takes where neither --master-port nor --rdzv-endpoint is given. The
+static rendezvous pickles nothing.
+"""
+
+import logging
+import os
+from datetime import timedelta
+
+from torch._C._distributed_c10d import TCPStore
+from torch.distributed import DistError
+
+log = logging.getLogger(__name__)
+_PATIENCE = timedelta(seconds=5)  # for what the agent's store has at hand
+
+
+def warn_of_torchrun() -> None:
+    """Say so loudly if the agent of this rank can be made to run the code of whoever reaches its store."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and not _is_static(os.environ["TORCHELASTIC_RUN_ID"]):
+        log.warning(
+            "torchrun's rendezvous listens on all interfaces of its host and unpickles what it finds in its store: whoever "
+            "reaches that port can run code as you. Start torchrun with --master-addr and --master-port (for ranks on one host: "
+            "--master-addr 127.0.0.1 --master-port 29500), or use `byzdist run`."
+        )
+
+
+def _is_static(job: str) -> bool:
+    """Return whether the agent's rendezvous is the static one, which shares with the ranks the store that it uses itself."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return False
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        store = TCPStore(address, port, None, False, _PATIENCE, wait_for_workers=False)
+        return bool(store.check([f"{job}/torchelastic/role_info/0"]))
+    except (DistError, RuntimeError):
+        return False

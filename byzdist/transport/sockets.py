@@ -1,0 +1,103 @@
+"""What torch and gloo do not let one say of the sockets that they open: how long a peer may be silent, and who may connect.
+
+It is said from outside, to the descriptors that have appeared in this process (Linux; elsewhere nothing is done).
+"""
+
+import contextlib
+import ctypes
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+_FILES = "/proc/self/fd"
+_SILENCE = 30  # seconds without a sign of life from the kernel at the other end that break a connection
+_TOUCH = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in (
+            ("TCP_KEEPIDLE", _SILENCE // 3),
+            ("TCP_KEEPINTVL", _SILENCE // 6),
+            ("TCP_KEEPCNT", 4),
+            ("TCP_USER_TIMEOUT", 1000 * _SILENCE),
+        )
+        if hasattr(socket, name)
+    ),
+]
+_SO_ATTACH_FILTER = 26  # Linux's
+_DROP = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # one instruction of BPF's, "return 0": drop it
+_FILTER = struct.pack("HL", 1, ctypes.addressof(_DROP))
+
+
+def address_towards(host: str) -> str | None:
+    """Return this host's own address on the way to another, loopback where that is itself; None if unknown."""
+    try:
+        family, kind, _, _, there = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:  # a datagram socket sends nothing when it connects
+            probe.connect(there)
+            return str(probe.getsockname()[0])
+    except OSError:
+        return None
+
+
+def open_files() -> set[int]:
+    """Return this process's descriptors, where the system shows them (Linux)."""
+    found = set[int]()
+    for number in os.listdir(_FILES) if os.path.isdir(_FILES) else []:
+        with contextlib.suppress(OSError):  # the listing's own, which is closed by now: its number is free again
+            os.fstat(int(number))
+            found.add(int(number))
+    return found
+
+
+def deafen(files: set[int]) -> None:
+    """Let the listening sockets hear nobody any more: a gloo that runs out of file descriptors aborts its process.
+
+    It keeps them open as long as the link, and whoever connects takes a descriptor, and keeps it.
+    """
+    for held in _sockets(files):
+        with contextlib.suppress(OSError):  # a kernel without such filters
+            if held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                held.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _FILTER)
+
+
+def stay_in_touch(files: set[int]) -> None:
+    """Let the kernel ask now and then whether the other ends are still there, and break a connection that nobody answers.
+
+    An end that was cut off the network for a while would else wait for ever on a connection of which the other end knows
+    nothing any more.
+    """
+    for held in _sockets(files):
+        for level, option, value in _TOUCH:
+            with contextlib.suppress(OSError):  # of another kind than TCP
+                held.setsockopt(level, option, value)
+
+
+def connections(files: set[int]) -> dict[int, int]:
+    """Return which of the descriptors are open connections, each with the number by which the kernel knows the connection."""
+    found = {}
+    for held in _sockets(files):
+        with contextlib.suppress(OSError):  # of another kind, or it only listens
+            held.getpeername()
+            found[held.fileno()] = os.fstat(held.fileno()).st_ino
+    return found
+
+
+def are_open(connections: dict[int, int]) -> bool:
+    """Return whether these connections have not been closed by whoever opened them."""
+    try:
+        return all(os.fstat(number).st_ino == inode for number, inode in connections.items())
+    except OSError:
+        return False
+
+
+def _sockets(files: set[int]) -> Iterator[socket.socket]:
+    """Yield the sockets among descriptors that others have opened, and will close."""
+    for number in files:
+        with contextlib.suppress(OSError):  # no socket, or closed meanwhile
+            held = socket.socket(fileno=number)
+            try:
+                yield held
+            finally:
+                held.detach()

@@ -1,0 +1,259 @@
+"""The job's store: where it listens, that it comes back, and that nothing in it is believed."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import psutil
+import pytest
+import torch
+
+from byzdist.errors import RunError
+from byzdist.transport import link, store
+from byzdist.transport.identity import ServerSide, WorkerSide, seal
+from byzdist.transport.keys import worker_key
+from byzdist.transport.link import END, join, leave_note, read_note
+from byzdist.transport.store import NoStore, connect
+from tests.harness import free_port
+from tests.star import SECRET, TERMS, Star, enter, meet_at, shape_of, truth, values
+
+KEY = worker_key(SECRET, 1)
+
+
+def processes() -> list[psutil.Process]:
+    """Return the keeper of this process's store, and the store."""
+    return [it for it in psutil.Process().children(recursive=True) if it.name() == "byzdist-store"]
+
+
+def until(is_so: Callable[[], object], patience: float = 10.0) -> None:
+    end = time.monotonic() + patience
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def hosted(monkeypatch: pytest.MonkeyPatch):
+    """Host a store at an address; return the addresses at which its processes listen."""
+    ends = []
+
+    def start(address: str) -> set[str]:
+        meet_at(free_port())
+        monkeypatch.setenv("MASTER_ADDR", address)
+        ends.append(store.host(2))
+        until(lambda: len(processes()) == 2)
+        connect(10).set("a", "b")
+        found = [it.net_connections("tcp") for it in processes()]
+        return {c.laddr.ip for them in found for c in them if c.status == psutil.CONN_LISTEN}
+
+    yield start
+    for end in ends:
+        end()
+    assert not processes()
+
+
+def own_addresses() -> list[str]:
+    found = [it.address for them in psutil.net_if_addrs().values() for it in them if it.family == socket.AF_INET]
+    return sorted(found)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "localhost", *(it for it in own_addresses() if it[:4] != "127.")])
+def test_the_store_listens_at_its_address_alone(hosted, address: str) -> None:
+    heard = hosted(address)
+    assert heard == {address} if address != "localhost" else heard <= {"127.0.0.1", "::1"}, heard
+
+
+def test_an_address_of_something_in_between_is_served_all_the_same(
+    hosted, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as the one of a load balancer, which passes connections on."""
+    bind, asked = store._bind, []
+
+    def refuse_first(listening: socket.socket, address: object) -> socket.socket:
+        asked.append(address)
+        if len(asked) == 1:
+            raise OSError(99, "Cannot assign requested address")
+        return bind(listening, address)
+
+    monkeypatch.setattr(store, "_bind", refuse_first)
+    assert hosted("127.0.0.1") == {"0.0.0.0"}
+    assert "is no address of this host: the store listens at all of its addresses" in caplog.text
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        meet_at(taken.getsockname()[1])
+        with pytest.raises(RunError, match=rf"127.0.0.1:{taken.getsockname()[1]}: Address already in use"):
+            store.host(1)
+
+
+def test_no_store_in_time_is_an_error_that_names_the_place() -> None:
+    meet_at(free_port())
+    began = time.monotonic()
+    with pytest.raises(NoStore, match=r"127\.0\.0\.1:\d+: Connection refused"):
+        connect(0.3)
+    assert time.monotonic() - began < 3
+
+
+def test_a_store_that_dies_comes_back_at_the_same_place_and_a_worker_joins_later() -> None:
+    with Star(shape_of(2)) as star:
+        star.start_honest(1)
+        star.joined(1)
+        keeper, first = sorted(processes(), key=lambda it: it.pid)
+        for _ in range(3):
+            (now,) = [it for it in processes() if it.pid != keeper.pid]
+            now.send_signal(signal.SIGKILL)
+            until(lambda now=now: [it for it in processes() if it.pid not in (keeper.pid, now.pid)])
+        assert torch.equal(values(star.ask(full=True)[0]), truth(star, 0, full=True))
+        star.start_honest(2)
+        star.joined(2)
+        assert "worker 1 left" not in str(star.server.news)
+        assert torch.equal(values(star.ask(full=True)[1]), truth(star, 1, full=True))
+
+
+def test_the_store_takes_no_more_than_its_limits_and_goes_first() -> None:
+    with Star(shape_of(2)):
+        until(lambda: len(processes()) == 2)
+        _, process = sorted(processes(), key=lambda it: it.pid)
+        connect(10)
+        space, _ = process.rlimit(psutil.RLIMIT_AS)
+        assert 0 < space - process.memory_info().vms < 300 << 20
+        assert process.rlimit(psutil.RLIMIT_NOFILE)[0] == 16 * 2 + 256
+        assert open(f"/proc/{process.pid}/oom_score_adj").read() == "1000\n"
+
+
+def test_the_store_dies_with_its_server() -> None:
+    script = (
+        "import os, time; from tests.star import meet_at; from byzdist.transport.store import host, connect; "
+        f"meet_at({free_port()}); host(1); connect(10); print('there', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as server:
+        assert server.stdout.readline() == b"there\n"
+        theirs = psutil.Process(server.pid).children(recursive=True)
+        assert len(theirs) == 2
+        server.kill()
+        server.wait()
+        _, alive = psutil.wait_procs(theirs, 10)
+        assert not [it for it in alive if it.status() != psutil.STATUS_ZOMBIE]
+
+
+def poison(rank: int, stop: threading.Event) -> None:
+    """Overwrite whatever is there, again and again, with what is nearly right."""
+    mine = connect(10)
+    old = WorkerSide(KEY)
+    replayed = ServerSide(KEY, old.hello, link.welcome("an earlier life", "{}")).answer
+    while not stop.is_set():
+        for text in (b"", b"\xff" * 5, replayed, os.urandom(64)):
+            mine.set(f"{rank}/hello", text)
+            mine.set(f"{rank}/closed", text)
+            mine.set(f"{rank}/closed", seal(KEY, "an earlier life", END))
+            for key in ("configuration", "facts", "run", "links"):
+                mine.set(key, text)
+        time.sleep(0.05)
+
+
+def test_poison_in_the_store_keeps_nobody_out_and_ends_nobody() -> None:
+    stop = threading.Event()
+    with Star(shape_of(1)) as star:
+        stranger = threading.Thread(target=poison, args=(1, stop))
+        stranger.start()
+        try:
+            star.start_honest(1, patience=30)
+            star.joined(1, patience=30)
+            for _ in range(20):
+                assert torch.equal(values(star.ask(full=True)[0]), truth(star, 0, full=True))
+        finally:
+            stop.set()
+            stranger.join()
+
+
+def test_a_false_answer_is_reported_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    """A stranger answers each hello before the server does, with an answer that was overheard."""
+    with Star(shape_of(1)) as star:
+        overheard = ServerSide(KEY, WorkerSide(KEY).hello, link.welcome("a life", "facts")).answer
+        mine, answered = connect(10), []
+
+        class Stranger(WorkerSide):
+            def __init__(self, key: bytes) -> None:
+                super().__init__(key)
+                if len(answered) < 2:
+                    mine.set(f"{self.name}/answer", overheard)
+                    answered.append(self.name)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(link, "WorkerSide", Stranger)
+            star.start_honest(1)
+            star.joined(1)
+        assert caplog.text.count("somebody else answered in the server's place") == 2
+
+
+def test_a_note_of_another_life_or_key_is_no_note() -> None:
+    with Star(shape_of(2)) as star:
+        mine, life = connect(10), star.server._life
+        for key, of in ((KEY, "another life"), (worker_key(SECRET, 2), life)):
+            leave_note(mine, 1, key, of, END)
+            assert read_note(mine, 1, KEY, life) is None
+        leave_note(mine, 1, KEY, life, END)
+        assert read_note(mine, 1, KEY, life) == END
+        # A worker that has not joined in this life is not told by a note, whoever wrote it.
+        assert enter_later(star)
+
+
+def enter_later(star: Star) -> bool:
+    found = []
+    star.start(lambda: found.append(enter(1)))
+    star.joined(1)
+    return bool(found) or not star._threads[-1].join(10) and bool(found)
+
+
+def test_a_worker_without_a_link_heeds_the_note_of_its_life() -> None:
+    with Star(shape_of(2)) as star:
+        leave_note(connect(10), 1, KEY, star.server._life, END)
+        assert join(connect, 1, KEY, 10.0, life=star.server._life) is None
+
+
+def test_a_worker_in_quarantine_is_told_so_as_often_as_it_asks() -> None:
+    with Star(shape_of(2), replace(TERMS, offences=1)) as star:
+        star.start_honest(2)
+        star.joined(2)
+        star.server.blame(0, "not finite")
+        for _ in range(2):
+            with pytest.raises(RunError, match="worker rank 1: it is in quarantine, the last reason: not finite"):
+                join(connect, 1, KEY, 10.0)
+        assert torch.equal(values(star.ask(full=True)[1]), truth(star, 1, full=True))
+
+
+def test_workers_are_told_what_the_server_says_of_the_run() -> None:
+    heard = list[str]()
+    with Star(shape_of(1)) as star:
+        joined = None
+
+        def come() -> None:
+            nonlocal joined
+            joined = join(connect, 1, KEY, 10.0)
+
+        star.start(come)
+        star.joined(1)
+        star._threads.pop().join()
+        heard.append(joined.facts)
+        assert joined.life == star.server._life and joined.link.is_open
+        generation = star.server._workers[1].generation
+        os.kill(next(it.pid for it in psutil.Process().children(True) if it.name() == "byzdist-g1"), signal.SIGKILL)
+        until(lambda: not joined.link.is_open)
+        assert generation
+    assert heard == ["facts"]
+
+
+def test_a_worker_that_is_told_to_leave_stops_waiting_for_a_store() -> None:
+    meet_at(free_port())
+    stays = iter([True])
+    began = time.monotonic()
+    assert join(connect, 1, KEY, 1.0, stays=partial(next, stays, False), store_patience=300.0) is None
+    assert time.monotonic() - began < 5
