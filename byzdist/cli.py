@@ -4,10 +4,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from byzdist import __version__, supervisor
 from byzdist.errors import ConfigError, RunError
+from byzdist.processes import Program
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,9 +75,14 @@ def _run(arguments: argparse.Namespace) -> int:
     supervisor.end_with_agent()
     _import_from_folder_of(arguments.config)
     if supervisor.is_wanted():
-        return supervisor.supervise(supervisor.itself(sys.argv[1:]))
+        return supervisor.supervise(arguments.again)
     if "RANK" in os.environ:
         return _run_rank(arguments)
+    # What libraries read when they are imported: see `byzdist.job`, which sets it for each rank.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    import byzdist.checks
+    import byzdist.rank  # noqa: F401 - once for all the ranks, which are forks of this process
     from byzdist.launcher import launch
 
     return launch(
@@ -85,6 +92,7 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.out,
         arguments.resume,
         arguments.max_restarts,
+        lambda words: partial(main, words, again=partial(main, words)),
     )
 
 
@@ -158,9 +166,15 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit code: 0 finished, 1 failed, 2 a mistake of the user's before anything was started."""
+def main(words: Sequence[str] | None = None, again: Program | None = None) -> int:
+    """Run a command; return its exit code: 0 finished, 1 failed, 2 a mistake of the user's before anything was started.
+
+    Args:
+        words: the command line (default: this process's).
+        again: what runs the same command in a new process (default: a new interpreter).
+    """
     arguments = _parse(words)
+    arguments.again = again or supervisor.itself(sys.argv[1:])
     try:
         code: int = arguments.action(arguments)
         return code
