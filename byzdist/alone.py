@@ -37,7 +37,7 @@ def run_alone(path: str, overrides: Sequence[str], out: Path | None, resume: boo
         saver = WorkerSaver(run.checkpoints, run.name, run.lives, rank=1, workers=1)
     collusion = None
     if any(entry.has("omniscient") for entry in assignments(config)):
-        collusion = Collusion(HashStore(), shape.dimension, shape.dtype, config.transport.deadline)
+        collusion = Collusion(HashStore, shape.dimension, shape.dtype, config.transport.deadline)
     worker = Worker(config, clients.oracle, clients.method, clients.compressors, collusion, saver)
     transport = LocalServer(shape, config.transport.offences)
     transport.connect(worker.handle)

@@ -3,11 +3,14 @@
 import argparse
 import os
 import sys
+import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from byzdist import __version__, supervisor
 from byzdist.errors import ConfigError, RunError
+from byzdist.processes import Program
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,9 +76,14 @@ def _run(arguments: argparse.Namespace) -> int:
     supervisor.end_with_agent()
     _import_from_folder_of(arguments.config)
     if supervisor.is_wanted():
-        return supervisor.supervise(supervisor.itself(sys.argv[1:]))
+        return supervisor.supervise(arguments.again)
     if "RANK" in os.environ:
         return _run_rank(arguments)
+    # What libraries read when they are imported: see `byzdist.job`, which sets it for each rank.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    import byzdist.checks
+    import byzdist.rank  # noqa: F401 - once for all the ranks, which are forks of this process
     from byzdist.config import load
     from byzdist.launcher import launch
     from byzdist.logs import leave_advice_to_the_server
@@ -90,7 +98,13 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.out,
         arguments.resume,
         arguments.max_restarts,
+        _forked if threading.active_count() == 1 else None,  # a user's module may start threads
     )
+
+
+def _forked(words: Sequence[str]) -> Program:
+    """Return what runs a command in a fork of this process."""
+    return partial(main, words, again=partial(main, words))
 
 
 def _run_alone(arguments: argparse.Namespace) -> int:
@@ -171,9 +185,15 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit code: 0 finished, 1 failed, 2 a mistake of the user's before anything was started."""
+def main(words: Sequence[str] | None = None, again: Program | None = None) -> int:
+    """Run a command; return its exit code: 0 finished, 1 failed, 2 a mistake of the user's before anything was started.
+
+    Args:
+        words: the command line (default: this process's).
+        again: what runs the same command in a new process (default: a new interpreter).
+    """
     arguments = _parse(words)
+    arguments.again = again or supervisor.itself(sys.argv[1:])
     try:
         code: int = arguments.action(arguments)
         return code

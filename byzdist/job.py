@@ -8,16 +8,15 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from byzdist.processes import Process, Program, start
 from byzdist.supervisor import AGENT, ATTEMPT, MISTAKE, REPORT
 from byzdist.transport.keys import KEY, SECRET, VARIABLES, worker_key
 from byzdist.transport.store import SOCKET
@@ -26,7 +25,6 @@ _LOOK = 0.05  # seconds between two looks at the processes
 _SETTLE = 0.2  # seconds in which a rank's end and what it causes in others count as one
 _END_PATIENCE = 10.0  # seconds for the workers after the server's good end, and for all others after a failure
 _SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
-_Process = subprocess.Popen[bytes]
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Failure:
 
 
 class Job:
-    """1 + ``workers`` processes of a command; use it as a context manager, which gives this process's signals back.
+    """1 + ``workers`` processes of a program; use it as a context manager, which gives this process's signals back.
 
     Args:
         configuration: what each rank finds on its standard input.
@@ -46,10 +44,8 @@ class Job:
         patience: seconds in which the ranks are to end once a signal has told them to.
     """
 
-    def __init__(
-        self, command: Sequence[str], configuration: str, workers: int, secret: bytes, patience: float
-    ) -> None:
-        self._command, self._workers, self._secret, self._patience = command, workers, secret, patience
+    def __init__(self, program: Program, configuration: str, workers: int, secret: bytes, patience: float) -> None:
+        self._program, self._workers, self._secret, self._patience = program, workers, secret, patience
         self._configuration = (
             tempfile.TemporaryFile()
         )  # without a name: nobody can change it, and nothing is left of it
@@ -59,7 +55,7 @@ class Job:
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self._socket.listen(4096)
-        self._ranks: dict[int, _Process] = {}
+        self._ranks: dict[int, Process] = {}
         self._told: list[int] = []  # the signals that this process got
         self._handlers: dict[int, Any] = {}
 
@@ -102,7 +98,7 @@ class Job:
         self._end()
         return failure
 
-    def _start(self, rank: int, attempt: int) -> _Process:
+    def _start(self, rank: int, attempt: int) -> Process:
         size = str(1 + self._workers)
         environment = {k: v for k, v in os.environ.items() if not k.startswith("TORCHELASTIC_") and k not in VARIABLES}
         environment |= {
@@ -119,23 +115,21 @@ class Job:
         environment.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does for several processes
         environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a store that is started again means stack traces
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        passed = [self._reports.fileno()]
+        reports, server = self._reports.fileno(), self._socket.fileno()
         if rank:
             environment[KEY] = worker_key(self._secret, rank).hex()
         else:
             environment[SECRET] = self._secret.decode()
-            environment[SOCKET] = str(self._socket.fileno())
-            passed.append(self._socket.fileno())
-        return subprocess.Popen(
-            self._command, env=environment, stdin=self._configuration, pass_fds=passed, start_new_session=True
-        )
+            environment[SOCKET] = str(server)
+        keep, close = ([reports], [server]) if rank else ([reports, server], [])
+        return start(self._program, environment, keep=keep, close=close, stdin=self._configuration)
 
     def _codes(self) -> dict[int, int]:
         """Return the exit codes of the ranks that have ended."""
         codes = {rank: process.poll() for rank, process in self._ranks.items()}
         return {rank: code for rank, code in codes.items() if code is not None}
 
-    def _living(self) -> list[_Process]:
+    def _living(self) -> list[Process]:
         return [process for process in self._ranks.values() if process.poll() is None]
 
     def _send(self, number: int) -> None:

@@ -5,17 +5,19 @@ What was resolved here the ranks use: the configuration comes to them on their s
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from byzdist import logs
-from byzdist.config import Config, dump, load
+from byzdist.config import dump, load
 from byzdist.errors import ConfigError, RunError
 from byzdist.experiment import prepare
 from byzdist.folder import claim
 from byzdist.job import Job
+from byzdist.processes import Program, call_in_fork
 from byzdist.supervisor import itself
 from byzdist.transport.keys import SECRET, SECRET_FILE, new_secret, run_secret
 
@@ -24,30 +26,37 @@ _PATIENCE = 60.0  # seconds, and a round's deadline, in which the ranks are to e
 
 
 def launch(
-    path: str, overrides: Sequence[str], workers: int | None, out: Path | None, resume: bool, max_restarts: int
+    path: str,
+    overrides: Sequence[str],
+    workers: int | None,
+    out: Path | None,
+    resume: bool,
+    max_restarts: int,
+    fork: Callable[[Sequence[str]], Program] | None = None,
 ) -> int:
     """Run the experiment with 1 + ``workers`` processes, by default as many as the run to resume had; return the exit code.
 
-    Environment and signal handlers of this process are afterwards what they were.
+    Environment and signal handlers of this process are afterwards what they were. ``fork`` maps a command line to what a fork
+    of this process is to call, where it can be forked (see `byzdist.processes.start`); without it each rank is a new interpreter.
 
     Raises:
         ConfigError: before anything is started.
         RunError: if the run failed, with the first failure's reason.
     """
-    logs.leave_advice_to_the_server()
-    config = load(path, overrides)
-    folder, workers = _claim(config, workers, out, resume)
-    words = ["run", "-", "--out", str(folder), *(["--resume"] if resume else [])]
+    resolve = partial(_resolve, path, overrides, workers, out, resume)
+    configuration, folder, workers, deadline = call_in_fork(resolve) if fork else resolve()
+    words = ["run", "-", "--out", folder, *(["--resume"] if resume else [])]
     secret = run_secret() if SECRET in os.environ or SECRET_FILE in os.environ else new_secret().encode()
-    _start(words, dump(config), workers, max_restarts, secret, _PATIENCE + config.transport.deadline)
-    _check_end(folder)
+    program = fork(words) if fork else itself(words)
+    _start(program, configuration, workers, max_restarts, secret, _PATIENCE + deadline)
+    _check_end(Path(folder))
     return 0
 
 
 def _start(
-    words: Sequence[str], configuration: str, workers: int, max_restarts: int, secret: bytes, patience: float
+    program: Program, configuration: str, workers: int, max_restarts: int, secret: bytes, patience: float
 ) -> None:
-    with Job(itself(words), configuration, workers, secret, patience) as job:
+    with Job(program, configuration, workers, secret, patience) as job:
         for attempt in range(1 + max_restarts):
             failure = job.run(attempt)
             if failure is None:
@@ -56,8 +65,15 @@ def _start(
                 raise RunError(failure.reason)
 
 
-def _claim(config: Config, workers: int | None, out: Path | None, resume: bool) -> tuple[Path, int]:
-    """Return the run's folder and the number of its workers; data, model and checkpoint are the processes' to keep."""
+def _resolve(
+    path: str, overrides: Sequence[str], workers: int | None, out: Path | None, resume: bool
+) -> tuple[str, str, int, float]:
+    """Check all that a run needs; return its resolved configuration, its folder, the number of its workers and a round's deadline.
+
+    Data, model and checkpoint are the processes' to keep.
+    """
+    logs.leave_advice_to_the_server()
+    config = load(path, overrides)
     try:
         experiment = prepare(config, torch.device("cpu"))  # also warms the data cache for the processes to come
     except MemoryError as error:
@@ -69,7 +85,7 @@ def _claim(config: Config, workers: int | None, out: Path | None, resume: bool) 
     run.lock.release()  # the server takes it
     if workers is None:
         workers = run.checkpoint.facts["workers"] if run.checkpoint else min(_DEFAULT_WORKERS, most)
-    return run.path, workers
+    return dump(config), str(run.path), workers, config.transport.deadline
 
 
 def _check_end(folder: Path) -> None:

@@ -10,11 +10,12 @@ import ctypes
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from types import FrameType
+
+from byzdist.processes import Process, Program, start
 
 _GRANT = "BYZDIST_GRANT"  # the file descriptor on which the child says how often it may be started again
 _NEVER = 255  # what it says where the run cannot go on without it
@@ -86,8 +87,8 @@ def report_failure(reason: str) -> None:
             os.write(int(number), line.encode() + b"\n")
 
 
-def supervise(command: Sequence[str]) -> int:
-    """Run the command until it ends by itself, or was killed more often than it granted; return the exit code.
+def supervise(program: Program) -> int:
+    """Run the program until it ends by itself, or was killed more often than it granted; return the exit code.
 
     An agent sees what happened before the child's grant, and a mistake in the configuration; else a clean end.
     """
@@ -97,12 +98,12 @@ def supervise(command: Sequence[str]) -> int:
     restarts: int | None = None
     tries, told_to_end = 0, list[int]()
     while True:
-        child = subprocess.Popen(
-            command,
-            env={**os.environ, _GRANT: str(grants)},
-            pass_fds=[grants, *([int(os.environ[REPORT])] if REPORT in os.environ else [])],
-            start_new_session=True,  # it gets each signal once, from here: agents and terminals signal whole groups
-            preexec_fn=lambda: die_with_parent(me),  # noqa: PLW1509 - there are no threads here
+        # In a session of its own it gets each signal once, from here: agents and terminals signal whole groups.
+        child = start(
+            program,
+            {**os.environ, _GRANT: str(grants)},
+            keep=[grants, *([int(os.environ[REPORT])] if REPORT in os.environ else [])],
+            first=lambda: die_with_parent(me),
         )
         _pass_signals_to(child, told_to_end)
         code = _end_of(child)
@@ -123,18 +124,19 @@ def supervise(command: Sequence[str]) -> int:
         _say(f"was ended by {signal.Signals(-code).name}; starting it again ({tries} of {most})")
 
 
-def _end_of(child: subprocess.Popen[bytes]) -> int:
+def _end_of(child: Process) -> int:
     """Wait for the child's end and return its exit code; a child that stays stopped (SIGSTOP) is killed, for it would never end."""
     signal.signal(signal.SIGALRM, lambda number, frame: os.kill(child.pid, signal.SIGKILL))
     while True:
         _, status = os.waitpid(child.pid, os.WUNTRACED | os.WCONTINUED)
         signal.alarm(_STOPPED if os.WIFSTOPPED(status) else 0)
         if not os.WIFSTOPPED(status) and not os.WIFCONTINUED(status):
-            child.returncode = os.waitstatus_to_exitcode(status)
-            return child.returncode
+            code = os.waitstatus_to_exitcode(status)
+            child.returncode = code
+            return code
 
 
-def _pass_signals_to(child: subprocess.Popen[bytes], seen: list[int]) -> None:
+def _pass_signals_to(child: Process, seen: list[int]) -> None:
     def forward(number: int, frame: FrameType | None) -> None:
         seen.append(number)
         with contextlib.suppress(ProcessLookupError):

@@ -78,13 +78,13 @@ class Job:
         return found
 
     def rank(self, rank: int, timeout: float = 60) -> psutil.Process:
-        """Return the process of a rank: for a worker the innermost one, for a parent watches over it; the server has children."""
-        until = time.monotonic() + timeout
+        """Return the process of a rank, which it has named; a worker has a parent that watches over it, the server has children."""
+        until, name = time.monotonic() + timeout, f"byzdist-w{rank}" if rank else "byzdist-server"
         while time.monotonic() < until:
             mine = []
             for process in self.processes():
                 with suppress(psutil.Error):
-                    if process.environ().get("RANK") == str(rank):
+                    if process.name() == name:
                         mine.append(process)
             if mine:
                 return (max if rank else min)(mine, key=lambda process: process.create_time())

@@ -1,0 +1,168 @@
+"""Processes of a run: another program, or a fork of this process, which has imported everything already."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, BinaryIO, Protocol
+
+from byzdist.errors import ConfigError, RunError
+
+Program = Sequence[str] | Callable[[], int]
+"""The words of a command, or a function that a fork calls and whose result is its exit code."""
+_HANDLED = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+
+
+class Process(Protocol):
+    """What is needed of `subprocess.Popen`: exit codes are negative for a signal."""
+
+    pid: int
+    returncode: Any
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while the process lives."""
+
+    def wait(self) -> int:
+        """Wait for the end and return the exit code."""
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless the process has ended."""
+
+
+class _Fork:
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        return self._reap(os.WNOHANG)
+
+    def wait(self) -> int:
+        code = self._reap(0)
+        assert code is not None
+        return code
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def _reap(self, options: int) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, options)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+
+def start(
+    program: Program,
+    environment: Mapping[str, str],
+    *,
+    keep: Sequence[int] = (),
+    close: Sequence[int] = (),
+    stdin: BinaryIO | None = None,
+    first: Callable[[], None] = lambda: None,
+) -> Process:
+    """Start a program as the leader of a new session.
+
+    A fork costs milliseconds where a new interpreter takes two seconds to import torch (tests/benchmarks/start.py). It is for
+    a process that has no threads but the main one, and has computed nothing: neither OpenMP nor CUDA survives a fork.
+
+    Args:
+        program: what it is.
+        environment: the new process's whole environment.
+        keep: descriptors that it inherits.
+        close: descriptors that it must not inherit; a fork would inherit all.
+        stdin: its standard input, else this process's.
+        first: is called in the new process before anything else.
+    """
+    if not callable(program):
+        return subprocess.Popen(
+            program, env=environment, stdin=stdin, pass_fds=keep, start_new_session=True, preexec_fn=first
+        )
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A signal that comes before the fork has handlers of its own waits for them.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+    try:
+        child = os.fork()
+        if child:
+            return _Fork(child)
+        _be(program, environment, close, stdin, first, before)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    raise AssertionError("a fork never comes here")
+
+
+def _be(
+    program: Callable[[], int],
+    environment: Mapping[str, str],
+    close: Sequence[int],
+    stdin: BinaryIO | None,
+    first: Callable[[], None],
+    mask: set[Any],
+) -> None:
+    """Be the forked process, to its end."""
+    code = 1
+    try:
+        os.setsid()
+        first()
+        for number in _HANDLED:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        os.environ.clear()
+        os.environ.update(environment)
+        for descriptor in close:
+            os.close(descriptor)
+        if stdin is not None:
+            os.dup2(stdin.fileno(), 0)
+        code = program()
+    except BaseException as error:
+        code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
+        if not isinstance(error, SystemExit):
+            traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+
+
+def call_in_fork(function: Callable[[], Any]) -> Any:
+    """Return what a function returns, as JSON, that a fork of this process calls: what it computes leaves nothing behind here.
+
+    Raises:
+        ConfigError, RunError: as the function raised them; a RunError also where the fork was killed.
+    """
+    told, tells = os.pipe()
+
+    def program() -> int:
+        try:
+            said: Any = ["result", function()]
+        except (ConfigError, RunError) as error:
+            said = [type(error).__name__, str(error)]
+        with open(tells, "w") as pipe:
+            json.dump(said, pipe)
+        return 0
+
+    process = start(program, dict(os.environ), close=[told])
+    os.close(tells)
+    try:
+        with open(told) as pipe:
+            text = pipe.read()
+    except BaseException:
+        process.send_signal(signal.SIGKILL)
+        raise
+    finally:
+        code = process.wait()
+    if not text:
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}; see above"
+        raise RunError(f"the check of configuration, data and model {how}.")
+    kind, said = json.loads(text)
+    if kind != "result":
+        raise {"ConfigError": ConfigError, "RunError": RunError}[kind](said)
+    return said
