@@ -107,10 +107,13 @@ def _digest(config: Config) -> str:
 
 
 def _tell(store: Store, config: Config, run: RunFolder, links: str) -> None:
-    """Tell the workers which experiment this is, the kind of memory that messages lie in, the name of the run, and its lives."""
+    """Tell the workers which experiment this is, the kind of memory that messages lie in, and what run it goes on with.
+
+    Of the run they learn its name, its lives, and whose part its checkpoint lacks.
+    """
     store.set("configuration", _digest(config))
     store.set("links", links)
-    store.set("run", json.dumps([run.name, run.lives]))
+    store.set("run", json.dumps([run.name, run.lives, run.missing]))
 
 
 def _agree(store: Store, rank: int, config: Config, links: str) -> None:
@@ -220,8 +223,8 @@ def _work(experiment: Experiment, rank: int, workers: int, out: Path | None) -> 
     saver = None
     if experiment.clients_remember:
         assert out is not None
-        run, lives = json.loads(store.get("run"))
-        saver = WorkerSaver(checkpoints(out), run, lives, rank, workers)
+        run, lives, missing = json.loads(store.get("run"))
+        saver = WorkerSaver(checkpoints(out), run, lives, rank, workers, missing)
     method, compressors = experiment.method, experiment.compressors
     worker = Worker(config, experiment.oracle, method, compressors, collusion, saver)
     worker.run(transport)
