@@ -34,7 +34,7 @@ def run_alone(path: str, overrides: Sequence[str], out: Path | None, resume: boo
     shape = experiment.shape(workers=1)
     saver = None
     if experiment.clients_remember:
-        saver = WorkerSaver(run.checkpoints, run.name, run.lives, rank=1, workers=1)
+        saver = WorkerSaver(run.checkpoints, run.name, run.lives, rank=1, workers=1, missing=run.missing)
     collusion = None
     if any(entry.has("omniscient") for entry in assignments(config)):
         collusion = Collusion(HashStore, shape.dimension, shape.dtype, config.transport.deadline)

@@ -23,6 +23,7 @@ from byzdist.files import SUFFIX, replacing
 log = logging.getLogger(__name__)
 FORMAT = 1
 _NAME = re.compile(r"round-(\d{8,})(?:\.worker-(\d+))?\.safetensors")
+MISSING = "missing"  # the fact that names the ranks whose part a checkpoint lacks
 _KEY = "byzdist"
 _DAMAGED = ".damaged"
 

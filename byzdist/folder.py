@@ -16,7 +16,7 @@ import torch
 from filelock import BaseFileLock, FileLock, Timeout
 
 from byzdist import __version__
-from byzdist.checkpoint import Checkpoint, newest, remove_parts
+from byzdist.checkpoint import MISSING, Checkpoint, newest, remove_parts
 from byzdist.config import Config, read_yaml
 from byzdist.errors import ConfigError
 from byzdist.experiment import Experiment, choose_device
@@ -71,6 +71,11 @@ class RunFolder:
     def lives(self) -> tuple[int, int | None]:
         """Which of the run's lives this is, and the one in which the checkpoint was taken."""
         return len(self.resumed_after), self.checkpoint.facts.get("life") if self.checkpoint else None
+
+    @property
+    def missing(self) -> list[int]:
+        """The ranks of that life whose part the checkpoint lacks."""
+        return self.checkpoint.facts.get(MISSING, []) if self.checkpoint else []
 
 
 def checkpoints(folder: Path) -> Path:

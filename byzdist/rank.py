@@ -113,8 +113,12 @@ def _colludes(config: Config) -> bool:
 
 
 def _facts(config: Config, run: RunFolder, links: str) -> str:
-    """Return what the workers are told: which experiment this is, where messages lie, the name of the run, and its lives."""
-    return json.dumps({"configuration": _digest(config), "links": links, "run": run.name, "lives": run.lives})
+    """Return what the workers are told: which experiment this is, where messages lie, and what run it goes on with.
+
+    Of the run they learn its name, its lives, and whose part its checkpoint lacks.
+    """
+    facts = {"configuration": _digest(config), "links": links}
+    return json.dumps(facts | {"run": run.name, "lives": run.lives, "missing": run.missing})
 
 
 def _agree(facts: str, told: dict[str, Any], rank: int, config: Config, links: str) -> None:
@@ -233,7 +237,7 @@ def _work(experiment: Experiment, rank: int, workers: int, out: Path | None) -> 
     saver = None
     if experiment.clients_remember:
         assert out is not None
-        saver = WorkerSaver(checkpoints(out), told["run"], told["lives"], rank, workers)
+        saver = WorkerSaver(checkpoints(out), told["run"], told["lives"], rank, workers, told["missing"])
     method, compressors = experiment.method, experiment.compressors
     worker = Worker(config, experiment.oracle, method, compressors, collusion, saver)
     worker.run(transport)

@@ -1,13 +1,14 @@
 """When checkpoints are taken, and how they are written while training goes on.
 
 The state is copied into buffers that are reused, and a thread writes the copy. Where clients remember something, the workers
-do the same at the server's word, and the server's file, which makes it a checkpoint, waits until theirs are on the disk.
+do the same at the server's word, and the server's file, which makes it a checkpoint, waits until theirs are on the disk. A part
+that does not come keeps nobody waiting for long: the server's file says whose part is missing, and those clients start afresh.
 """
 
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from byzdist.checkpoint import Checkpoint, Damaged, name, owner, prune, prune_worker, read
+from byzdist.checkpoint import MISSING, Checkpoint, Damaged, name, owner, prune, prune_worker, read
 from byzdist.config import Checkpoints
 from byzdist.errors import ConfigError, RunError
 from byzdist.transport.base import Save, ServerEnd
@@ -71,6 +72,7 @@ class ServerSaver:
         self._oldest = 0  # of the checkpoints that are kept, as far as it is known
         self._job: _Job | None = None
         self._buffers: dict[str, Tensor] = {}
+        self._missing: list[int] = []  # the ranks whose part the last checkpoint lacks
         self._thread = ThreadPoolExecutor(1, "checkpoint")
 
     def after(self, round_: int, state: Callable[[], State]) -> str | None:
@@ -106,16 +108,12 @@ class ServerSaver:
         """Write once the workers have saved their part, and ask them from time to time; or take the result."""
         if job.writing is None:
             if self._transport is not None:
-                unsaved = self._transport.unsaved()
-                if failed := self._transport.failed():
-                    return self._fail(
-                        job.checkpoint.round, f"what the clients of workers {failed} remember could not be saved"
-                    )
-                if unsaved and time.monotonic() < until:
+                if self._transport.unsaved() and time.monotonic() < until:
                     if time.monotonic() >= job.ask_at:
                         job.ask_at = time.monotonic() + _ASK_EVERY
                         self._transport.save(Save(job.checkpoint.round, self._oldest))
                     return None
+                self._note_missing(job.checkpoint, self._transport)
             job.writing = self._thread.submit(self._write, job.checkpoint)
         if not job.writing.done():
             return None
@@ -125,6 +123,16 @@ class ServerSaver:
             return self._fail(job.checkpoint.round, error.strerror or str(error))
         self._job, self._written = None, job.checkpoint.round
         return None
+
+    def _note_missing(self, checkpoint: Checkpoint, transport: ServerEnd) -> None:
+        """Record in a checkpoint whose part did not come, and among the news where that is new."""
+        missing = transport.end_save()
+        checkpoint.facts[MISSING] = missing
+        if fresh := sorted(set(missing) - set(self._missing)):
+            text = f"the checkpoint of round {checkpoint.round} lacks what the clients of workers {fresh} remember"
+            log.warning("%s", text)
+            transport.news.append(text)
+        self._missing = missing
 
     def _fail(self, round_: int, cause: str) -> str:
         """Give up the checkpoint that is under way; return what to tell of it."""
@@ -160,12 +168,21 @@ class WorkerSaver:
             a worker's file and the server's leaves a file that belongs to no checkpoint.
         rank: this worker's.
         workers: how many there are.
+        missing: the ranks whose files are no part of the checkpoint that the run goes on from, though they may have come since.
     """
 
-    def __init__(self, folder: Path, run: str, lives: tuple[int, int | None], rank: int, workers: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        run: str,
+        lives: tuple[int, int | None],
+        rank: int,
+        workers: int,
+        missing: Sequence[int] = (),
+    ) -> None:
         self._folder, self._run = folder, run
         self._life, self._life_before = lives
-        self._rank, self._workers = rank, workers
+        self._rank, self._workers, self._missing = rank, workers, missing
         self._round = -1
         self._written: Future[None] | None = None
         self._buffers: dict[str, Tensor] = {}
@@ -205,17 +222,20 @@ class WorkerSaver:
         """Return what the clients of this worker remembered after a round, whichever ranks they lived on then, by name."""
         found: dict[str, Tensor] = {}
         own = self._folder / name(round_, self._rank)
-        for path in sorted(self._folder.glob(name(round_, "*")), key=lambda path: path != own):
+        there = set(self._folder.glob(name(round_, "*"))) - {
+            self._folder / name(round_, rank) for rank in self._missing
+        }
+        for path in sorted(there, key=lambda path: path != own):
             try:
-                there = read(path)
+                saved = read(path)
             except Damaged as damage:
                 log.warning("%s, which says what clients remember, is damaged (%s); they start afresh.", path, damage)
                 continue
-            if (there.run, there.round, there.facts.get("life")) != (self._run, round_, self._life_before):
+            if (saved.run, saved.round, saved.facts.get("life")) != (self._run, round_, self._life_before):
                 log.warning("%s belongs to another run, or to no checkpoint; it is not used.", path)
                 continue
-            found = {key: tensor for key, tensor in there.tensors.items() if self._hosts(key)} | found
-            if path == own and there.facts["workers"] == self._workers:
+            found = {key: tensor for key, tensor in saved.tensors.items() if self._hosts(key)} | found
+            if path == own and saved.facts["workers"] == self._workers:
                 break
         return found
 

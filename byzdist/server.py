@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from byzdist.aggregation import Aggregator
-from byzdist.checkpoint import Checkpoint
+from byzdist.checkpoint import MISSING, Checkpoint
 from byzdist.decoding import NOT_FINITE, Decoder, Diverged
 from byzdist.errors import RunError
 from byzdist.experiment import Experiment
@@ -164,6 +164,10 @@ class Server:
         if not same_workers:  # what it says of ranks is not of these clients
             position = {key: value for key, value in position.items() if key == "clients"}
         self._transport.resume(self.round, position, self._clients_remember)
+        if missing := checkpoint.facts.get(MISSING):
+            text = f"the checkpoint of round {self.round} lacks what the clients of workers {missing} remembered; they start afresh"
+            log.warning("%s", text)
+            self._transport.news.append(text)
 
     def _step(self) -> None:
         """Set x^k = x^{k-1} - γ g^{k-1}."""

@@ -128,8 +128,8 @@ class LocalServer(ServerEnd):
     def unsaved(self) -> list[int]:
         return sorted(self._unsaved)
 
-    def failed(self) -> list[int]:
-        return self._failed
+    def end_save(self) -> list[int]:
+        return sorted([*self._failed, *self._unsaved])
 
     def _order(self, kind: Kind, round_: int, length: int, ranks: Iterable[int]) -> None:
         for rank in ranks:
@@ -256,11 +256,13 @@ def start_workers(
 ) -> list[threading.Thread]:
     """Start the threads of all workers."""
     channel = dist.HashStore()
-    lives = run.lives if run else (0, None)  # now: the server lets go of the checkpoint
+    lives, missing = (run.lives, run.missing) if run else ((0, None), [])  # now: the server lets go of the checkpoint
     # Prepared one by one: Python's parser, which evaluates annotations, is not safe in several threads.
     prepared = [prepare(config, torch.device("cpu")) for _ in range(workers)]
     threads = [
-        threading.Thread(target=_work, args=(experiment, rank, workers, transport, channel, run, lives), daemon=True)
+        threading.Thread(
+            target=_work, args=(experiment, rank, workers, transport, channel, run, lives, missing), daemon=True
+        )
         for rank, experiment in enumerate(prepared, 1)
     ]
     for thread in threads:
@@ -276,13 +278,14 @@ def _work(
     channel: dist.Store,
     run: RunFolder | None,
     lives: tuple[int, int | None],
+    missing: list[int],
 ) -> None:
     try:
         shape = experiment.shape(workers)
         collusion = Collusion(lambda: channel, shape.dimension, shape.dtype, patience=30)
         saver = None
         if run and experiment.clients_remember:
-            saver = WorkerSaver(run.checkpoints, run.name, lives, rank, workers)
+            saver = WorkerSaver(run.checkpoints, run.name, lives, rank, workers, missing)
         method, compressors = experiment.method, experiment.compressors
         worker = Worker(experiment.config, experiment.oracle, method, compressors, collusion, saver)
         worker.run(LocalWorker(shape, rank, server))

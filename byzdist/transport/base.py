@@ -162,8 +162,8 @@ class ServerEnd(ABC):
         """Return the ranks that have still to carry out the last order, and can be hoped to."""
         return []
 
-    def failed(self) -> list[int]:
-        """Return the ranks that could not carry out the last order."""
+    def end_save(self) -> list[int]:
+        """Wait for the last order no longer; return the ranks whose part is missing."""
         return []
 
     def let_go(self) -> None:

@@ -277,9 +277,9 @@ class CollectiveServer(ServerEnd):
         """See `ServerEnd.unsaved`."""
         return self._unsaved
 
-    def failed(self) -> list[int]:
-        """See `ServerEnd.failed`."""
-        return self._failed
+    def end_save(self) -> list[int]:
+        """See `ServerEnd.end_save`."""
+        return sorted(self._failed + self._unsaved)
 
     def stop(self) -> None:
         """Send every worker the end of the run."""

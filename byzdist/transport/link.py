@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 FOREVER = timedelta(days=7)
 END = "the run is over"
 BRIEF = timedelta(seconds=5)  # for what the store has at hand, unless somebody deletes it just then
+SILENT = "silent"  # why a link is lost whose other end did not answer in time
 _MESSAGES, _LIFE = 0, 1  # tags: requests and replies; nothing ever, see `Link.watch`
 _MEETING = timedelta(seconds=20)  # for the steps of a meeting once both ends are known to be there
 _GLANCE, _REPEAT = 0.02, 1.0  # seconds between two looks at the store, and between two hellos
@@ -113,7 +114,7 @@ class Link:
 
 def _reason(error: RuntimeError) -> str:
     text = str(error).splitlines()[0]
-    for sign, reason in (("Timed out", "silent"), ("timeout", "silent"), ("onnect", "connection closed")):
+    for sign, reason in (("Timed out", SILENT), ("timeout", SILENT), ("onnect", "connection closed")):
         if sign in text:
             return reason
     return text

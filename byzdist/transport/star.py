@@ -29,7 +29,7 @@ from torch.distributed import DistError
 from byzdist.errors import ConfigError, RunError
 from byzdist.transport.base import Missing, Request, Save, ServerEnd, Shape
 from byzdist.transport.gateway import Errand, Event, Post, What, start_keeper
-from byzdist.transport.link import END, leave_note, welcome
+from byzdist.transport.link import END, SILENT, leave_note, welcome
 from byzdist.transport.shared import OVER, QUARANTINED, Shared
 from byzdist.transport.store import Connect
 from byzdist.transport.wire import AFRESH, HAS_MODEL, HAS_PREVIOUS, Header, Kind, Stage
@@ -81,7 +81,9 @@ class _Worker:
     conduct: _Conduct = field(default_factory=_Conduct)
     ordered: bool = False  # it has an order to carry out that is no request
     asked: int = -1  # the round of the last order to save that was given to it
-    unsaved: bool = False  # it has not said yet that it has saved what its clients remember
+    unsaved: bool = False  # it has still to say that it has saved what its clients remember
+    saved: bool = False  # it has said so, of the last order
+    failure: str = ""  # why it has not, where that is its own doing
 
     @property
     def is_free(self) -> bool:
@@ -163,7 +165,6 @@ class StarServer(ServerEnd):
         self._collecting = False
         self._sent_at = 0.0
         self._saving, self._save_until = -1, 0.0  # the round of the last order to save, and the time for it
-        self._failed: list[int] = []
         self._resumed = -1  # the round after which clients are to go on with what they remembered then
         self._unresumed: set[int] = set()  # the ranks that have still to be told
         self._is_let_go = False
@@ -312,9 +313,9 @@ class StarServer(ServerEnd):
 
     def _note_stage(self, event: Event, worker: _Worker) -> None:
         """Take in how far a worker is with the last order to save."""
-        if event.client == Stage.FAILED:
-            self._fail(event.rank, "see its log")
-        worker.unsaved &= event.client == Stage.WRITING
+        if worker.unsaved and event.client != Stage.WRITING:
+            worker.unsaved, worker.saved = False, event.client == Stage.SAVED
+            worker.failure = "" if worker.saved else "it failed to, see its log"
 
     def _welcome(self, event: Event, worker: _Worker) -> None:
         for client in list(worker.pending):  # the link before this one broke without a word
@@ -344,12 +345,19 @@ class StarServer(ServerEnd):
         """Note that a link is gone."""
         for client in list(worker.pending):
             self._settle(worker, client, Missing(f"left: {event.text}"))
+        if worker.unsaved and event.text == SILENT:
+            worker.failure = "it did not answer"
         worker.shut_out(f"left: {event.text}")
         self._tell(f"worker {event.rank} {worker.state}")
-        if event.what is What.EXPELLED and worker.conduct.offend(event.text, self._terms.offences):
-            offences = worker.conduct.offences
-            self._tell(f"worker {event.rank} is in quarantine after {offences} offences, the last: {event.text}")
-            self._dismiss(event.rank, event.text)
+        if event.what is What.EXPELLED:
+            self._blame_worker(event.rank, event.text)
+
+    def _blame_worker(self, rank: int, reason: str) -> None:
+        """Count an offence of a worker's."""
+        conduct = self._workers[rank].conduct
+        if conduct.offend(reason, self._terms.offences):
+            self._tell(f"worker {rank} is in quarantine after {conduct.offences} offences, the last: {reason}")
+            self._dismiss(rank, reason)
 
     def blame(self, client: int, reason: str) -> None:
         """Count an offence of a client's, which takes nobody else on its worker with it; see `ServerEnd.blame`."""
@@ -419,10 +427,10 @@ class StarServer(ServerEnd):
     def save(self, order: Save) -> None:
         """Ask every worker with a link; the answers come while the server listens. See `ServerEnd.save`."""
         if order.round != self._saving:
-            self._saving, self._failed = order.round, []
+            self._saving = order.round
             self._save_until = time.monotonic() + self._terms.deadline + self._terms.join_timeout
             for worker in self._workers.values():
-                worker.unsaved = not worker.state
+                worker.unsaved, worker.saved, worker.failure = not worker.state, False, ""
         for worker in self._workers.values():
             if worker.unsaved and not worker.ordered:
                 worker.asked = order.round
@@ -433,24 +441,25 @@ class StarServer(ServerEnd):
         self._give(worker, errand)
 
     def unsaved(self) -> list[int]:
-        """See `ServerEnd.unsaved`; whoever takes longer than a link may wait has failed."""
+        """See `ServerEnd.unsaved`; nobody is waited for longer than a link may wait."""
         self._listen(0)
-        unsaved = [rank for rank, worker in self._workers.items() if worker.unsaved]
-        if unsaved and time.monotonic() > self._save_until:
-            while unsaved:
-                self._fail(unsaved.pop(0), "it takes too long")
-        return unsaved
+        if time.monotonic() > self._save_until:
+            return []
+        return [rank for rank, worker in self._workers.items() if worker.unsaved]
 
-    def failed(self) -> list[int]:
-        """See `ServerEnd.failed`."""
-        return self._failed
-
-    def _fail(self, rank: int, reason: str) -> None:
-        """Note that a worker cannot carry out the order to save."""
-        if self._workers[rank].unsaved:
-            self._workers[rank].unsaved = False
-            self._failed.append(rank)
-            self._tell(f"worker {rank} could not save what its clients remember: {reason}")
+    def end_save(self) -> list[int]:
+        """See `ServerEnd.end_save`. A missing part is an offence, unless most workers' are: they share a full disk, say."""
+        failures = {}
+        for rank, worker in self._workers.items():
+            if worker.unsaved:
+                worker.unsaved, worker.failure = False, "it takes too long"
+            if worker.failure:
+                failures[rank] = worker.failure
+        for rank, reason in failures.items():
+            self._tell(f"worker {rank} did not save what its clients remember: {reason}")
+            if 2 * len(failures) <= len(self._workers):
+                self._blame_worker(rank, f"did not save: {reason}")
+        return [rank for rank, worker in self._workers.items() if not worker.saved]
 
     def _tell(self, text: str) -> None:
         log.info(text)

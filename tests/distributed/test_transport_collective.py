@@ -101,7 +101,7 @@ def test_nobody_is_asked_and_failures_to_save_are_known():
         for round_, (cohort, full) in enumerate([([0, 1, 3], True), ([], True), ([], False), ([1, 2], False)]):
             assert list(ask(server, shape, round_, cohort, full)) == cohort
         server.save(Save(3, 0))
-        assert (server.unsaved(), server.failed()) == ([], [1, 2])
+        assert (server.unsaved(), server.end_save()) == ([], [1, 2])
         server.stop()
 
 

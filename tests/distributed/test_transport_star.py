@@ -6,8 +6,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -16,7 +18,10 @@ import torch
 from torch._C._distributed_c10d import TCPStore
 from torch.distributed import DistStoreError
 
+from byzdist.checkpoint import read, rounds
+from byzdist.config import Checkpoints
 from byzdist.errors import ConfigError, RunError
+from byzdist.saving import ServerSaver
 from byzdist.transport import gateway, link
 from byzdist.transport import star as ends
 from byzdist.transport.base import Missing, Resume, Save
@@ -25,6 +30,7 @@ from byzdist.transport.identity import IdentityError, WorkerSide
 from byzdist.transport.keys import worker_key
 from byzdist.transport.link import Link, LinkLost, join, leave_note
 from byzdist.transport.store import connect
+from byzdist.transport.wire import Header, Stage
 from tests.star import SECRET, TERMS, Star, answer, enter, reply, shape_of, truth, values
 
 REQUEST = torch.zeros(10_000, dtype=torch.uint8)
@@ -461,18 +467,66 @@ def test_workers_save_or_fail() -> None:
         order = Save(5, 0)
         star.server.save(order)
         until(star, lambda: star.server.unsaved() == [2])
-        assert star.server.failed() == [3]
         for _ in range(2):
             star.server.save(order)
             until(star, lambda: not star.server._workers[2].ordered)
         until(star, lambda: not star.server.unsaved())
-        assert star.server.failed() == [3, 2]
+        assert star.server.end_save() == [2, 3, 4]
         assert {text for text in star.server.news if not text.endswith("joined")} == {
-            "worker 3 could not save what its clients remember: see its log",
+            "worker 3 did not save what its clients remember: it failed to, see its log",
             "worker 4 left: sent something else than an answer about the checkpoint of round 5",
-            "worker 2 could not save what its clients remember: it takes too long",
+            "worker 2 did not save what its clients remember: it takes too long",
         }
-        assert star.server.position(5)["workers"][0][:2] == [4, 1]
+        assert [entry[:2] for entry in star.server.position(5)["workers"]] == [[2, 1], [3, 1], [4, 1]]
+
+
+def test_parts_that_most_workers_cannot_save_are_nobodys_offence() -> None:
+    with Star(shape_of(3)) as star:
+        star.start_honest(1)
+        links = {rank: enter_in(star, rank) for rank in (2, 3)}
+        for link in links.values():
+            star.start(lambda link=link: (link.receive(REQUEST), link.send(answer(5, Stage.FAILED))))
+        star.server.save(Save(5, 0))
+        until(star, lambda: not star.server.unsaved())
+        assert star.server.end_save() == [2, 3]
+        assert star.server.position(5)["workers"] == []
+
+
+@pytest.mark.parametrize("conduct", ["fails", "writes for ever", "is silent"])
+def test_no_worker_keeps_a_run_from_having_checkpoints(conduct: str, tmp_path: Path) -> None:
+    """One that never saves costs its own part and is in quarantine for it; a later checkpoint waits for it no more."""
+    terms = replace(TERMS, deadline=0.2, join_timeout=0.4, offences=2)
+    with Star(shape_of(3), terms) as star:
+        star.start_honest(1, 2)
+        star.joined(1, 2)
+        stages = {"fails": Stage.FAILED, "writes for ever": Stage.WRITING}
+
+        def never_save() -> None:
+            with suppress(RunError):
+                while True:
+                    link = enter(3)
+                    with suppress(LinkLost):
+                        while True:
+                            link.receive(REQUEST)
+                            if conduct in stages:
+                                link.send(answer(Header.read(REQUEST).round, stages[conduct]))
+
+        star.start(never_save)
+        settings = Checkpoints(every=1, minutes="none", keep=9)
+        saver = ServerSaver(tmp_path, "a run", settings, {}, star.server, lambda: None)
+        for round_ in (1, 2, 3):
+            until(star, lambda round_=round_: round_ == 3 or not star.server._workers[3].state)
+            began = time.monotonic()
+            while round_ not in rounds(tmp_path):
+                assert saver.after(round_, lambda: ({"x": ONES}, {})) is None
+                assert time.monotonic() - began < 10, star.server.news
+                star.server._listen(0.01)
+            saver.after(round_, lambda: ({"x": ONES}, {}))
+        assert [read(path).facts["missing"] for path in rounds(tmp_path).values()] == [[3], [3], [3]]
+        ((rank, offences, reason),) = star.server.position(3)["workers"]
+        assert (rank, offences) == (3, 2) and reason.startswith("did not save: ")
+        assert sum(text.startswith("worker 3 did not save") for text in star.server.news) == 2
+        saver.finish(3, lambda: ({"x": ONES}, {}))
 
 
 def test_what_gateways_tell_in_an_unlucky_order() -> None:

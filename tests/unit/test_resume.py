@@ -10,11 +10,13 @@ import pytest
 import torch
 from annotated_types import Gt
 
-from byzdist import checkpoint
+from byzdist import checkpoint, saving
 from byzdist.checkpoint import name, read, rounds
 from byzdist.errors import RunError
 from byzdist.methods.estimates import SGD
+from byzdist.saving import WorkerSaver
 from byzdist.server import Server
+from byzdist.transport.wire import Stage
 from tests.cases import BASE, CASES, RAND_K, case
 from tests.harness import comparable
 from tests.inprocess import LocalServer, train_in
@@ -170,24 +172,6 @@ def test_a_full_disk_does_not_stop_training_and_is_reported(tmp_path, monkeypatc
     assert list(rounds(tmp_path / "run" / "checkpoint")) == [20]
 
 
-def test_a_checkpoint_without_a_workers_part_does_not_count(tmp_path, monkeypatch):
-    real = checkpoint.save_file
-
-    def full(tensors, path, metadata):
-        if json.loads(metadata["byzdist"])["round"] > 8 and "worker-2" in path.name:
-            raise OSError(28, "No space left on device")
-        real(tensors, path, metadata)
-
-    monkeypatch.setattr("byzdist.saving._ASK_EVERY", 0.0)
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", full)
-        whole = train_in(saved(MOMENTUM, keep=2), tmp_path / "run")
-    news = [text for line in comparable(tmp_path / "run", drop=()) for text in line.get("news", [])]
-    assert news and all("workers [2]" in text for text in news)
-    assert len(rounds(tmp_path / "run" / "checkpoint")) == 2 and max(rounds(tmp_path / "run" / "checkpoint")) <= 8
-    assert torch.equal(whole, train_in(saved(MOMENTUM, keep=2), tmp_path / "run", resume=True))
-
-
 def test_a_worker_that_is_lost_at_the_very_end_costs_no_model(tmp_path):
     class Breaking(LocalServer):
         def stop(self):
@@ -296,3 +280,27 @@ def test_what_is_known_of_clients_survives_a_change_of_ranks(tmp_path, workers, 
     train_in(saved(BASE, 5), tmp_path / "run", end=Remembering)
     train_in(saved(BASE, 8), tmp_path / "run", workers, resume=True, end=Remembering)
     assert len(told) == 1 and told[0].keys() == known and told[0]["clients"] == [[3, 1, ""]]
+
+
+def test_clients_whose_part_a_checkpoint_lacks_start_afresh(tmp_path, monkeypatch):
+    """Worker 2 says that it cannot save, and leaves its files nevertheless."""
+    config, save = CASES["momentum_sgd, rand_k"], WorkerSaver.save
+
+    def fail(self, order, remembered):
+        stage = save(self, order, remembered)
+        return Stage.FAILED if self._rank == 2 and stage is Stage.SAVED else stage
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WorkerSaver, "save", fail)
+        patch.setattr(saving, "_ASK_EVERY", 0.0)  # else the run is over before the workers are asked again
+        train_in(saved(config, 12), tmp_path / "run")
+    assert read(tmp_path / "run" / "checkpoint" / name(12)).facts["missing"] == [2]
+    assert (tmp_path / "run" / "checkpoint" / name(12, 2)).exists()
+    train_in(saved(config, 24), tmp_path / "run", resume=True)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    news = [text for line in lines for text in line.get("news", [])]
+    assert "the checkpoint of round 1 lacks what the clients of workers [2] remember" in news
+    assert "the checkpoint of round 12 lacks what the clients of workers [2] remembered; they start afresh" in news
+    afresh = {int(text.split()[1]) for text in news if text.endswith("lost what it remembered and starts afresh")}
+    asked = {client for line in lines[13:] for client in line["cohort"]}
+    assert afresh == {client for client in asked if client % 2 == 1}

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from byzdist import checkpoint, saving
-from byzdist.checkpoint import Checkpoint, name, read, rounds
+from byzdist.checkpoint import name, read, rounds
 from byzdist.config import Checkpoints
 from byzdist.errors import RunError
 from byzdist.saving import ServerSaver, WorkerSaver, snapshot
@@ -122,7 +122,7 @@ class Workers:
     """Workers that say what they are told to say."""
 
     def __init__(self):
-        self.orders, self.left, self.lost = [], [1, 2], []
+        self.orders, self.left, self.missing, self.news = [], [1, 2], [], []
 
     def save(self, order):
         self.orders.append(order)
@@ -130,8 +130,8 @@ class Workers:
     def unsaved(self):
         return self.left
 
-    def failed(self):
-        return self.lost
+    def end_save(self):
+        return self.missing
 
 
 def test_a_checkpoint_counts_only_when_the_workers_have_saved_their_part(tmp_path):
@@ -170,21 +170,19 @@ def test_a_worker_that_never_answers_does_not_keep_a_run_from_its_end(tmp_path, 
     assert list(rounds(tmp_path)) == [3]
 
 
-@pytest.mark.parametrize("left", [[], [1]])
-def test_a_worker_that_could_not_save_its_part_makes_the_checkpoint_fail(tmp_path, left):
-    for round_ in (3, 4):
-        Checkpoint("r", round_, {}, {}).write(tmp_path)
+def test_a_part_that_does_not_come_is_named_in_the_checkpoint_and_told_once(tmp_path):
     workers = Workers()
-    mine = saver(tmp_path, every=5, transport=workers, resumed=4)
-    mine.after(9, state(9))
-    workers.left, workers.lost = left, [2]
-    assert "workers [2]" in mine.after(10, state(10))
-    assert list(rounds(tmp_path)) == [4, 3], "nothing is removed"
-    workers.left, workers.lost = [], []
-    assert mine.after(11, state(11)) is None, "not due yet"
-    mine.after(14, state(14))
-    assert mine.finish(14, state(14)) == []
-    assert list(rounds(tmp_path)) == [14, 4]
+    workers.left = []
+    mine = saver(tmp_path, every=5, transport=workers, keep=9)
+    for round_, workers.missing in ((5, [2]), (10, [2]), (15, [1, 2]), (20, [])):
+        assert mine.after(round_, state(round_)) is None
+        wait_for(lambda: mine._job.writing.done())
+        mine.after(round_, state(round_))
+    assert [read(tmp_path / name(round_)).facts["missing"] for round_ in (5, 10, 15, 20)] == [[2], [2], [1, 2], []]
+    assert workers.news == [
+        "the checkpoint of round 5 lacks what the clients of workers [2] remember",
+        "the checkpoint of round 15 lacks what the clients of workers [1] remember",
+    ]
 
 
 def test_workers_that_are_gone_do_not_keep_a_run_from_its_end(tmp_path):
@@ -255,6 +253,14 @@ def test_clients_find_what_they_remember_wherever_they_live_now(tmp_path, before
         assert {key: tensor.tolist() for key, tensor in found.items()} == {
             key: tensor.tolist() for key, tensor in remembered(range(rank - 1, 10, now)).items()
         }
+
+
+def test_a_part_that_came_after_its_checkpoint_is_not_used(tmp_path):
+    for rank in (1, 2):
+        save_all(worker_saver(tmp_path, rank), 8, remembered(range(rank - 1, 4, 2)))
+    for workers, rank, found in ((2, 1, {0, 2}), (2, 2, set()), (1, 1, {0, 2}), (3, 2, set()), (3, 3, {2})):
+        mine = WorkerSaver(tmp_path, "r", (0, 0), rank, workers, missing=[2])
+        assert mine.load(8).keys() == {f"state.{client}" for client in found}, (workers, rank)
 
 
 def test_nothing_is_found_of_another_round_or_run(tmp_path):
