@@ -40,6 +40,7 @@ from byzdist.server import Server
 from byzdist.supervisor import call_process, grant
 from byzdist.transport.base import ServerEnd
 from byzdist.transport.opening import open_server, open_worker
+from byzdist.vanishing import Watch
 from byzdist.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ def _check_out(out: Path | None, experiment: Experiment) -> None:
 
 
 def _digest(config: Config) -> str:
-    return hashlib.sha256(dump(config).encode()).hexdigest()
+    return hashlib.sha256(dump(config, paths=False).encode()).hexdigest()
 
 
 def _tell(store: Store, config: Config, run: RunFolder, links: str) -> None:
@@ -128,7 +129,7 @@ def _agree(store: Store, rank: int, config: Config, links: str) -> None:
 
 def serve(experiment: Experiment, workers: int, run: RunFolder, transport: ServerEnd) -> None:
     """Be the parameter server: begin the run, or go on with it, and leave its results in its folder."""
-    config, folder = experiment.config, run.path
+    config = experiment.config
     _describe(experiment, workers, run)
     evaluator = Evaluator(
         experiment.oracle,
@@ -138,7 +139,7 @@ def serve(experiment: Experiment, workers: int, run: RunFolder, transport: Serve
         samples=config.evaluate.samples,
         seed=config.seed,
     )
-    metrics = Metrics(folder, run.checkpoint.facts["metrics"] if run.checkpoint else None)
+    metrics = Metrics(run.path, run.checkpoint.facts["metrics"] if run.checkpoint else None)
     saver = ServerSaver(
         run.checkpoints,
         run.name,
@@ -148,8 +149,15 @@ def serve(experiment: Experiment, workers: int, run: RunFolder, transport: Serve
         metrics.sync,
         run.checkpoint.round if run.checkpoint else -1,
     )
-    with Progress(config, folder) as progress:
-        server = Server(experiment, transport, metrics, evaluator.evaluate, _watchers(config, progress), saver)
+    with Progress(config, run.path) as progress:
+        watch = Watch(run, lambda: _describe(experiment, workers, run), lambda: server.stop())
+        shown = _watchers(config, progress)
+
+        def after_round(line: Line, metrics: Metrics) -> None:
+            shown(line, metrics)
+            watch.look(metrics, saver, at_once=line["round"] == config.rounds)
+
+        server = Server(experiment, transport, metrics, evaluator.evaluate, after_round, saver)
         _on_signals(server.stop)
         status = "failed"
         try:
@@ -159,10 +167,11 @@ def serve(experiment: Experiment, workers: int, run: RunFolder, transport: Serve
                 server.resume(run.checkpoint, run.checkpoint.facts["workers"] == workers)
                 run.checkpoint = None  # it is as large as the server's own state
             status = server.run()
-            save_model(experiment.oracle.model, server.x, folder, server.round)  # before a link can break at the end
+            save_model(experiment.oracle.model, server.x, run.path, server.round)  # before a link can break at the end
             transport.stop()
         finally:
             summary = metrics.close(status)
+        watch.finish(server.round)
         progress.finish(summary)
 
 
