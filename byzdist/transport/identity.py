@@ -15,13 +15,11 @@ import hmac
 import os
 import secrets
 import stat
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
-from byzdist.data.prepare import cache_folder
+from byzdist.caching import own_file
 from byzdist.errors import ConfigError
 
 VARIABLE, FILE_VARIABLE = "BYZDIST_SECRET", "BYZDIST_SECRET_FILE"
@@ -51,23 +49,17 @@ def run_secret(environment: Mapping[str, str] = os.environ) -> bytes:
     if VARIABLE in environment:
         return _checked(environment[VARIABLE].encode(), VARIABLE)
     if environment.get("LOCAL_WORLD_SIZE", "local") == environment.get("WORLD_SIZE"):
-        return _checked(_own_file(cache_folder() / "secret"), VARIABLE)
+        try:
+            path = own_file("secret", new_secret().encode())
+        except OSError as error:
+            raise ConfigError(
+                f"{VARIABLE}: no secret can be kept ({error.strerror}); set it yourself, or BYZDIST_CACHE."
+            ) from None
+        return _checked(_read(path), VARIABLE)
     raise ConfigError(
         f"{VARIABLE}: the star transport needs a run secret that server and workers share. Set {VARIABLE}, or "
         f"{FILE_VARIABLE} to a file that only you can read; `byzdist run` makes one for a run on one machine."
     )
-
-
-def _own_file(path: Path) -> bytes:
-    """Return what the file holds; a file that is not there appears at once with a fresh secret in it."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent) as fresh:  # which only its owner can read
-            fresh.write(new_secret())
-            fresh.flush()
-            with suppress(FileExistsError):
-                os.link(fresh.name, path)
-    return _read(path)
 
 
 def _read(path: Path) -> bytes:
