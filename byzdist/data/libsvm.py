@@ -46,9 +46,9 @@ def _begins_well(path: str) -> str:
     data = [(number, line) for number, line in enumerate(lines, 1) if _body(line)][:2]
     if not data:
         raise refuse(wrong)
-    causes = [(number, _cause(line)) for number, line in data]
-    if all(cause for _, cause in causes):
-        raise refuse(f"{wrong}; line {causes[0][0]}: {causes[0][1]}")
+    (number, first), *others = data
+    if (cause := _cause(first)) and not (others and _is_header(first, others[0][1])):
+        raise refuse(f"{wrong}; line {number}: {cause}")
     return path
 
 
@@ -180,12 +180,17 @@ def _without_header(path: str, content: bytes) -> bytes:
         start = _end(content, start) + 1
     end = _end(content, start)
     following = next((line for line in content[end:].split(b"\n", 3)[:3] if _body(line)), b"")
-    if _cause(content[start:end]) is None or not following or _cause(following) is not None:
+    if not _is_header(content[start:end], following):
         return content
     _log.warning(
         "%s: its first line, %r, is taken for a header.", path, content[start:end][:60].decode(errors="replace")
     )
     return content[:start] + b"#" + content[start:]
+
+
+def _is_header(line: bytes, following: bytes) -> bool:
+    """Return whether a line is none of data, nor meant as such, and the next one is."""
+    return bool(_cause(line)) and b":" not in line and bool(_body(following)) and _cause(following) is None
 
 
 def _end(content: bytes, start: int) -> int:

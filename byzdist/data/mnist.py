@@ -36,7 +36,8 @@ def _find(folder: str, chosen: str | None = None) -> tuple[str, dict[str, Path]]
     found: dict[tuple[Path, str], dict[str, Path]] = {}
     root = Path(folder)
     for place in (root, root / "raw", *sorted(root.glob("*/raw"))):
-        for path in chain(*(sorted(place.glob(pattern)) for pattern in ("*-ubyte*", "*-ubyte*/*-ubyte"))):
+        named = [path for path in sorted(place.glob("*")) if _NAME.fullmatch(path.name)]
+        for path in chain(named, *(sorted(path.glob("*")) for path in named if path.is_dir())):
             match = _NAME.fullmatch(path.name)
             if match and path.is_file():
                 part = f"{'train' if match[2].lower() == 'train' else 'test'}-{match[3].lower()}"
