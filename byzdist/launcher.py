@@ -19,6 +19,7 @@ from byzdist import logs
 from byzdist.config import Config, load
 from byzdist.errors import ConfigError, RunError
 from byzdist.experiment import prepare
+from byzdist.files import read_json
 from byzdist.folder import claim
 from byzdist.supervisor import AGENT
 from byzdist.transport.identity import FILE_VARIABLE, VARIABLE, new_secret
@@ -68,7 +69,7 @@ def _check_end(folder: Path) -> None:
     if not (folder / "metrics.jsonl").exists():
         raise RunError("the run was interrupted before its first round.")
     summary = folder / "summary.json"
-    if not summary.exists() or json.loads(summary.read_text())["status"] == "failed":
+    if not summary.exists() or read_json(summary)["status"] == "failed":
         raise RunError("the run was interrupted within a round.")
 
 

@@ -130,7 +130,11 @@ def _agree(store: Store, rank: int, config: Config, links: str) -> None:
 def serve(experiment: Experiment, workers: int, run: RunFolder, transport: ServerEnd) -> None:
     """Be the parameter server: begin the run, or go on with it, and leave its results in its folder."""
     config = experiment.config
-    _describe(experiment, workers, run)
+    try:
+        _describe(experiment, workers, run)
+        metrics = Metrics(run.path, run.checkpoint.facts["metrics"] if run.checkpoint else None)
+    except OSError as error:
+        raise RunError(f"{str(error.filename or run.path)!r} cannot be written: {error.strerror or error}.") from None
     evaluator = Evaluator(
         experiment.oracle,
         experiment.dataset,
@@ -139,7 +143,6 @@ def serve(experiment: Experiment, workers: int, run: RunFolder, transport: Serve
         samples=config.evaluate.samples,
         seed=config.seed,
     )
-    metrics = Metrics(run.path, run.checkpoint.facts["metrics"] if run.checkpoint else None)
     saver = ServerSaver(
         run.checkpoints,
         run.name,

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from byzdist.caching import own_file
 from byzdist.errors import ConfigError
+from byzdist.files import read_bytes
 
 VARIABLE, FILE_VARIABLE = "BYZDIST_SECRET", "BYZDIST_SECRET_FILE"
 _SHORTEST = 16
@@ -71,7 +72,7 @@ def _read(path: Path) -> bytes:
             raise ConfigError(
                 f"{FILE_VARIABLE}: others can read {str(path)!r}; chmod 600 it, and better make a new secret."
             )
-        return path.read_bytes()
+        return read_bytes(path, follow=True)
     except OSError as error:
         raise ConfigError(f"{FILE_VARIABLE}: cannot read {str(path)!r}: {error.strerror}.") from None
 
