@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from byzdist.errors import ConfigError
-from byzdist.files import SUFFIX, replacing
+from byzdist.files import SUFFIX, check_plain, make_folder, parse_json, replacing
 
 log = logging.getLogger(__name__)
 FORMAT = 1
@@ -55,7 +55,7 @@ class Checkpoint:
         """
         words = json.dumps({"format": FORMAT, "run": self.run, "round": self.round, **self.facts})
         metadata = {"format": str(FORMAT), _KEY: words, "checksum": _checksum(words, self.tensors)}
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder, parents=worker is not None)  # the server's is in its run's folder, or that is gone
         with replacing(folder / name(self.round, worker)) as part:
             try:
                 save_file(dict(self.tensors), part, metadata)
@@ -84,9 +84,10 @@ def read(path: Path) -> Checkpoint:
         ConfigError: it cannot be read now, or comes from a version of byzdist that this one does not know.
     """
     try:
+        check_plain(path)
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            words = json.loads(metadata.get(_KEY, "{}"))
+            words = parse_json(metadata.get(_KEY, "{}"))
             version = words.pop("format", None)
             if str(version) != metadata.get("format"):
                 raise Damaged("its format version is unclear")
@@ -98,12 +99,15 @@ def read(path: Path) -> Checkpoint:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
         if metadata.get("checksum") != _checksum(metadata[_KEY], tensors):
             raise Damaged("its checksum is wrong")
-        return Checkpoint(words.pop("run"), words.pop("round"), words, tensors)
+        run, round_ = words.pop("run"), words.pop("round")
+        if not isinstance(run, str) or not isinstance(round_, int) or round_ < 0:
+            raise Damaged("its run or round is none")
+        return Checkpoint(run, round_, words, tensors)
     except (Damaged, ConfigError):
         raise
     except (SafetensorError, FileNotFoundError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise Damaged(f"it cannot be read: {error}") from None
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the latter: it does not fit into memory
         raise ConfigError(
             f"{str(path)!r} cannot be read: {error}. It may well be intact: see to the cause, and try again."
         ) from None
@@ -112,9 +116,10 @@ def read(path: Path) -> Checkpoint:
 def owner(path: Path) -> str | None:
     """Return the name of the run that a file belongs to; None where it is damaged, or not there."""
     try:
+        check_plain(path)
         with safe_open(path, "pt") as file:
-            return str(json.loads(file.metadata()[_KEY])["run"])
-    except (SafetensorError, FileNotFoundError, ValueError, TypeError, KeyError):
+            return str(parse_json(file.metadata()[_KEY])["run"])
+    except (SafetensorError, FileNotFoundError, ValueError, TypeError, KeyError, RuntimeError):
         return None
 
 
@@ -163,7 +168,7 @@ def prune(folder: Path, keep: int) -> int | None:
     """Remove all checkpoints of the server but the newest ``keep``; return the round of the oldest that is left."""
     found = list(rounds(folder).items())
     for _, path in found[keep:]:
-        path.unlink()
+        path.unlink(missing_ok=True)
     return found[:keep][-1][0] if found else None
 
 
@@ -172,7 +177,7 @@ def prune_worker(folder: Path, run: str, rank: int, workers: int, oldest: int) -
     for path in folder.glob("round-*.worker-*"):
         match = _NAME.fullmatch(path.name.removesuffix(SUFFIX))
         if match and int(match[1]) < oldest and (int(match[2]) - rank) % workers == 0 and owner(path) in (run, None):
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
 def remove_parts(folder: Path) -> None:

@@ -45,6 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="print loss and accuracy of a run's last model")
     evaluate.add_argument("run", metavar="DIR", type=Path, help="the run's folder")
     evaluate.add_argument("overrides", metavar="key=value", nargs="*", help="other data, for example data.path=FILE")
+    evaluate.add_argument(
+        "--trust", action="store_true", help="import code that the run's own config.yaml names as module:Name"
+    )
     evaluate.set_defaults(action=_evaluate)
 
     names = commands.add_parser("list", help="show every name that a configuration can use")
@@ -147,7 +150,7 @@ def _keys(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from byzdist.evaluate import evaluate
 
-    print(evaluate(arguments.run, arguments.overrides))
+    print(evaluate(arguments.run, arguments.overrides, trust=arguments.trust))
     return 0
 
 

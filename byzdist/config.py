@@ -1,7 +1,6 @@
 """One experiment, one file: strict, typed, and every error names the key, the value and what is allowed."""
 
 import os
-import re
 import stat
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from byzdist.errors import ConfigError
+from byzdist.files import read_text
 from byzdist.registry import did_you_mean, explain
+from byzdist.yaml_reading import MOST_BYTES, read_yaml
 
 Spec = dict[str, Any]  # {name: a registered name, then its parameters}
 
@@ -159,33 +160,6 @@ class Config(Section):
         return self.clients.byzantine if declared is None else declared
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML without two traps: ``1e-3`` is a number, and a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]  # what << brings in gives way
-        keys = [self.construct_object(key, deep=True) for key in own]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
-def read_yaml(text: str, where: str) -> Any:
-    """Parse YAML text; ``where`` names it in the error."""
-    try:
-        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the latter two: of huge integers, dates, nests
-        raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
-
-
 def override(tree: dict[str, Any], assignment: str) -> None:
     """Apply a command-line override such as ``method.clip=none`` in place."""
     path, equals, text = assignment.partition("=")
@@ -207,20 +181,61 @@ def override(tree: dict[str, Any], assignment: str) -> None:
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a configuration file, apply the overrides, and check everything that can be checked without data.
 
+    Files and folders that it names are absolute afterwards, see `resolve_paths`.
+
     Raises:
         ConfigError: for a missing file, a wrong key or value, or a combination that cannot work.
     """
+    tree = read_tree(path)
+    for assignment in overrides:
+        override(tree, assignment)
+    resolve_paths(tree, Path(path).parent)
+    return parse(tree)
+
+
+def read_tree(path: str | Path, *, follow: bool = True) -> dict[str, Any]:
+    """Return what a configuration file says, unchecked; ``follow``: whether it may be a symbolic link.
+
+    Raises:
+        ConfigError: if it cannot be read, or is no mapping.
+    """
     try:
-        text = Path(path).read_text() if str(path) != "-" else _standard_input()
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(Path(path), MOST_BYTES, follow=follow) if str(path) != "-" else _standard_input()
+    except (OSError, ValueError) as error:  # the latter: no UTF-8, or a zero byte in the name
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"{path}: cannot read the configuration: {reason}.") from None
     tree = read_yaml(text, str(path))
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: a configuration is a mapping of keys such as name, rounds, clients.")
-    for assignment in overrides:
-        override(tree, assignment)
-    return parse(tree)
+    return tree
+
+
+def resolve_paths(tree: dict[str, Any], folder: Path) -> None:
+    """Make the files and folders absolute that the data and availability sections name by ``path`` or ``..._path``, in place.
+
+    A leading ``~`` and ``$VARIABLES`` are expanded. A relative path counts from where the user stands, else from ``folder``, the
+    configuration's; one that is nowhere stays as it is, for the complaint.
+    """
+    clients = tree.get("clients")
+    sections = (tree.get("data"), clients.get("availability") if isinstance(clients, dict) else None)
+    for section in (section for section in sections if isinstance(section, dict)):
+        for key, value in section.items():
+            if is_path(key) and isinstance(value, str):
+                expanded = os.path.expanduser(os.path.expandvars(value))
+                there = next((path for path in (Path(expanded), folder / expanded) if _exists(path)), None)
+                section[key] = value if there is None else os.path.abspath(there)
+
+
+def is_path(key: object) -> bool:
+    """Return whether a key of the data or availability section names a file or folder."""
+    return isinstance(key, str) and (key == "path" or key.endswith("_path"))
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long a name, a folder that may not be entered, a zero byte
+        return False
 
 
 def _standard_input() -> str:
@@ -252,9 +267,14 @@ def _keys_at(location: Sequence[int | str]) -> list[str]:
     return list(model.model_fields)
 
 
-def dump(config: Config) -> str:
-    """Return the configuration as YAML that `load` reads back to the same run."""
-    return yaml.safe_dump(config.model_dump(exclude_none=True), sort_keys=False)
+def dump(config: Config, *, paths: bool = True) -> str:
+    """Return the configuration as YAML that `load` reads back to the same run; without paths, those may differ from host to host."""
+    tree = config.model_dump(exclude_none=True)
+    if not paths:
+        for section in (tree["data"], tree["clients"]["availability"]):
+            for key in filter(is_path, list(section)):
+                del section[key]
+    return yaml.safe_dump(tree, sort_keys=False)
 
 
 __all__ = ["Config", "Spec", "did_you_mean", "dump", "load", "override", "parse", "read_yaml"]

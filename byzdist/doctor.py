@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch._C._distributed_c10d import HashStore, ProcessGroupGloo
 
-from byzdist.data.prepare import cache_folder
+from byzdist.caching import cache_folder
 from byzdist.errors import ConfigError
 from byzdist.transport.keys import KEY, KEY_FILE, VARIABLES, own_key, run_secret
 from byzdist.transport.sockets import address_towards
@@ -240,8 +240,10 @@ def check_cache(environment: Environment) -> Finding:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        remedy = "set BYZDIST_CACHE to a folder that this user can write."
-        return Finding("error", "cache", f"cannot write {folder}: {error.strerror}", remedy)
+        remedy = (
+            "set BYZDIST_CACHE to a folder that this user can write; until then a temporary one, or none, has to do."
+        )
+        return Finding("warning", "cache", f"cannot write {folder}: {error.strerror}", remedy)
     return Finding("ok", "cache", f"{folder}, {shutil.disk_usage(folder).free >> 30} GiB free")
 
 

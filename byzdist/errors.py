@@ -1,5 +1,12 @@
 """The errors that reach a user."""
 
+import sysconfig
+import traceback
+from pathlib import Path
+
+_HERE = str(Path(__file__).parent)
+_LIBRARIES = tuple({_HERE, *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))})
+
 
 class ConfigError(ValueError):
     """A mistake in the configuration or on the command line; the message names the key, the value and the remedy."""
@@ -7,3 +14,16 @@ class ConfigError(ValueError):
 
 class RunError(RuntimeError):
     """A run that cannot go on; the message says why."""
+
+
+def told(error: BaseException) -> str:
+    """Return what a user's own code raised, with the place in that code: ``KeyError: 'x' (mine.py:12, in data)``."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+    own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
+    what = f"{type(error).__name__}: {error}".rstrip(": ")
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
+    if not frames:
+        return what
+    last = (own or frames)[-1]
+    return f"{what} ({last.filename}:{last.lineno}, in {last.name})"

@@ -1,5 +1,6 @@
 """From a configuration to the pieces of a run, the same in every process."""
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from byzdist.registry import Registry
 from byzdist.transport.base import Shape
 
 P = TypeVar("P")
+_advice = logging.getLogger("byzdist.checks.data")  # what the server alone says, see logs
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     compressor = make(COMPRESSORS, config.compression, "compression", Compressor)  # type: ignore[type-abstract]
     method = make(METHODS, config.method, "method", Method)  # type: ignore[type-abstract]
     samples = [split.size(client) for client in range(clients.count)]
-    _check_batches(method, min(samples))
+    _advise_on_batches(method, min(samples))
     d = oracle.dimension
     method = method.resolved(Sizes(clients.count, sum(samples) / clients.count, d, compressor.nonzeros(d)))
     return Experiment(
@@ -108,12 +110,15 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     )
 
 
-def _check_batches(method: Method, fewest: int) -> None:
+def _advise_on_batches(method: Method, fewest: int) -> None:
     for key in ("batch_size", "full_batch"):
         size = getattr(method, key, None)
         if isinstance(size, int) and size > fewest:
-            raise ConfigError(
-                f"method.{key}: a batch of {size} does not fit the smallest client, which has {fewest} samples."
+            _advice.warning(
+                "method.%s: a batch of %d is all that a client with fewer samples has; the smallest client has %d.",
+                key,
+                size,
+                fewest,
             )
 
 

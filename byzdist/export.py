@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from byzdist.errors import ConfigError, RunError
-from byzdist.files import replacing
+from byzdist.files import check_plain, replacing
 
 
 def state_dict(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
@@ -48,18 +48,29 @@ def load_model(model: nn.Module, folder: Path) -> tuple[int, Tensor]:
         ConfigError: if it is not there, or is not of this module.
     """
     path = folder / "model.safetensors"
+    wanted = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
     try:
+        check_plain(path)
         with safe_open(path, "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
+            found = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118 - it is no mapping
+            if found != wanted:  # before anything is read: there may be more of it than there is memory
+                sizes = [sum(math.prod(shape) for shape in shapes) for shapes in (found.values(), wanted.values())]
+                raise ConfigError(
+                    f"data, model: {str(path)!r} holds a model of {sizes[0]} parameters, and these data and this model have "
+                    f"{sizes[1]}, or others; use data with as many features and classes."
+                )
+            tensors = {key: file.get_tensor(key) for key in wanted}
             round_ = int((file.metadata() or {})["round"])
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        if not all(tensor.is_floating_point() for tensor in tensors.values()):
+            raise ValueError("its numbers are not floating point")
+    except ConfigError:  # is a ValueError
+        raise
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        KeyError,
+        RuntimeError,
+    ) as error:  # the last: it does not fit into memory
         raise ConfigError(f"{str(path)!r} cannot be read: {error}.") from None
-    wanted = {name: parameter.shape for name, parameter in model.named_parameters()}
-    found = {name: tensor.shape for name, tensor in tensors.items()}
-    if found != wanted:
-        sizes = [sum(math.prod(shape) for shape in shapes) for shapes in (found.values(), wanted.values())]
-        raise ConfigError(
-            f"data, model: {str(path)!r} holds a model of {sizes[0]} parameters, and these data and this model have "
-            f"{sizes[1]}, or others; use data with as many features and classes."
-        )
     return round_, torch.cat([tensors[name].flatten() for name in wanted])

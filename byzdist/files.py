@@ -1,45 +1,229 @@
-"""Files that are there whole or not at all."""
+"""The one door to files: whole or not at all, plain files only, and without whatever a file system does not have.
 
+A run's folder may have been filled by somebody else: a symbolic link or a second name would lead our writing to a file elsewhere, and
+a FIFO would never answer. Modes, waiting for the disk and hard links are niceties: where they are not to be had, we do without.
+"""
+
+import errno
+import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 SUFFIX = ".part"  # of files that are not complete yet
+_MODERATE = 1 << 24  # bytes: more than any text has that we read as a whole
+_NOT_HERE = frozenset(
+    getattr(errno, name)
+    for name in ("EINVAL", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "ENOLCK", "EPERM", "EACCES", "EBADF", "ENOTTY")
+    if hasattr(errno, name)
+)
+"""What systems say of an operation that they do not have, or do not allow."""
+_KINDS = (
+    (stat.S_ISDIR, "folder"),
+    (stat.S_ISLNK, "symbolic link"),
+    (stat.S_ISFIFO, "FIFO"),
+    (stat.S_ISSOCK, "socket"),
+    (stat.S_ISCHR, "device"),
+    (stat.S_ISBLK, "device"),
+)
+
+
+def is_missing_here(error: OSError) -> bool:
+    """Return whether an error says that this file system lacks an operation, or forbids it; a full or broken disk does not say so."""
+    return error.errno in _NOT_HERE
+
+
+def open_plain(path: Path | str, flags: int = os.O_RDONLY, *, follow: bool = False) -> int:
+    """Open a file that is nothing but a file; return its descriptor.
+
+    Args:
+        path: its name.
+        flags: as for ``os.open``.
+        follow: whether a symbolic link is taken, as it is where users name a file; never within a run's folder.
+
+    Raises:
+        OSError: for a link, FIFO, device or folder, at once; for a file to write to that has another name (a hard link), too.
+    """
+    flags |= os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+    try:
+        handle = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            _refuse_other_kinds(path, os.stat(path) if follow else os.lstat(path))
+        raise
+    try:
+        facts = os.fstat(handle)
+        _refuse_other_kinds(path, facts)
+        if facts.st_nlink > 1 and flags & (os.O_WRONLY | os.O_RDWR):
+            raise OSError(
+                errno.EMLINK, "it has a second name elsewhere (a hard link); put a copy in its place", str(path)
+            )
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _refuse_other_kinds(path: Path | str, facts: os.stat_result) -> None:
+    for is_kind, kind in _KINDS:
+        if is_kind(facts.st_mode):
+            if kind == "folder":
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+            raise OSError(errno.EINVAL, f"it is a {kind}, and no plain file", str(path))
+
+
+def check_plain(path: Path) -> None:
+    """Make sure that a file which a library will open by its name is there and nothing but a file.
+
+    Raises:
+        OSError: if it is not.
+    """
+    os.close(open_plain(path))
+
+
+def read_bytes(path: Path, most: int = _MODERATE, *, follow: bool = False) -> bytes:
+    """Return what a file holds.
+
+    Raises:
+        OSError: if it cannot be read, is no plain file, or holds more than ``most`` bytes.
+    """
+    with os.fdopen(open_plain(path, follow=follow), "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it holds more than {most} bytes", str(path))
+    return content
+
+
+def read_text(path: Path, most: int = _MODERATE, *, follow: bool = False) -> str:
+    """Return the text in a file, without a byte-order mark.
+
+    Raises:
+        OSError: as `read_bytes`.
+        UnicodeDecodeError: if it is not UTF-8.
+    """
+    return read_bytes(path, most, follow=follow).decode("utf-8-sig")
+
+
+def read_json(path: Path, most: int = _MODERATE) -> Any:
+    """Return the value in a file of JSON.
+
+    Raises:
+        OSError: as `read_bytes`.
+        ValueError: if it is no JSON, or nested without end.
+    """
+    return parse_json(read_text(path, most))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value that JSON text stands for; raise ValueError where it is none, or nested without end."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def make_folder(path: Path, *, parents: bool = False) -> None:
+    """Make a folder within a run's folder, unless it is there.
+
+    Raises:
+        OSError: if that is not possible, or if what is there is a link that leads elsewhere.
+    """
+    path.mkdir(parents=parents, exist_ok=True)
+    if path.is_symlink():
+        raise OSError(errno.EINVAL, "it is a symbolic link, and no folder", str(path))
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give the name of a new file that takes the place of ``path`` when it is complete and on the disk.
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Give the name of a new, empty file that takes the place of ``path`` when it is complete and on the disk.
 
-    Whenever the process or the machine stops, ``path`` is what it was before or what it is to be.
+    Whenever the process or the machine stops, ``path`` is what it was before or what it is to be. What others may have put in
+    the place of either is replaced, never followed.
+
+    Args:
+        path: the file's name.
+        durable: whether to wait for the disk.
 
     Raises:
         OSError: as writing does; ``path`` is then as it was.
     """
     part = path.with_name(path.name + SUFFIX)
     try:
+        part.unlink(missing_ok=True)
+        os.close(open_plain(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
         yield part
-        part.chmod(part.parent.stat().st_mode & 0o666)  # whatever library wrote it, who may read the folder may read it
-        sync(part)
+        share(part, part.parent)  # whatever library wrote it
+        if durable:
+            sync(part)
         os.replace(part, path)
-        sync(path.parent)
+        if durable:
+            sync(path.parent)
     except OSError:
         with suppress(OSError):
             part.unlink()
         raise
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    with replacing(path) as part:
-        part.write_text(text)
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write a text file, whole or not at all; see `replacing`."""
+    with replacing(path, durable=durable) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def share(path: Path, like: Path) -> None:
+    """Let those read (and write) a file or folder who may do so with the folder ``like``, where the file system has modes."""
+    with _nicety():
+        path.chmod(like.stat().st_mode & (0o777 if path.is_dir() else 0o666))
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    """Wait until a file, or the names in a folder, are on the disk, where the file system can tell.
+
+    Raises:
+        OSError: if they cannot get there.
+    """
+    with _nicety():
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def _nicety() -> Iterator[None]:
+    """Do without what this file system does not have."""
     try:
-        os.fsync(handle)
+        yield
+    except OSError as error:
+        if not is_missing_here(error):
+            raise
+
+
+def create_once(path: Path, content: bytes) -> None:
+    """Let a file appear with its content in it, readable for its owner only, unless it is there already.
+
+    Whoever sees it sees all of it: it gets its name when it is complete, as a hard link, or by a rename where there are none.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}{SUFFIX}")
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        try:
+            os.link(part, path)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            if not is_missing_here(error):
+                raise
+            if not path.exists():  # two who come in the same instant may differ here; the last one's stays
+                os.replace(part, path)
     finally:
-        os.close(handle)
+        part.unlink(missing_ok=True)

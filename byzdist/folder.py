@@ -1,7 +1,8 @@
 """The run's folder: who may write there, and what a run goes on from."""
 
-import json
+import errno
 import logging
+import os
 import shutil
 import time
 import uuid
@@ -13,19 +14,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import BaseFileLock, FileLock, Timeout
 
 from byzdist import __version__
 from byzdist.checkpoint import MISSING, Checkpoint, newest, remove_parts
 from byzdist.config import Config, read_yaml
 from byzdist.errors import ConfigError
 from byzdist.experiment import Experiment, choose_device
-from byzdist.files import SUFFIX
+from byzdist.files import SUFFIX, check_plain, read_json, read_text
+from byzdist.locks import Held, Lock
 from byzdist.sampling import read_trace
 
 log = logging.getLogger(__name__)
 RUN, CONFIG = "run.json", "config.yaml"  # a folder is a run's from the moment at which the first is there
 _LOCK = ".lock"
+_OURS = frozenset({_LOCK, RUN + SUFFIX})  # what a process leaves that comes to its end before there is a run
+# What systems leave in a folder that counts as empty: volumes have lost+found, network file systems .nfs..., Finder and Explorer theirs.
+_LITTER = frozenset({"lost+found", ".snapshot", ".DS_Store", ".localized", "desktop.ini", "Thumbs.db"})
+_FILES = frozenset(
+    {_LOCK, RUN, CONFIG, "metrics.jsonl", "summary.json", "clients.csv", "model.safetensors", "model.pt"}
+)
+_LITTER_BEGINS = (".nfs", ".fuse_hidden", "._")
 _LOCK_PATIENCE = 10.0  # the processes of a killed run need a moment to let go
 # What a resumed run may change, by key or by the section that a key is in.
 _HARMLESS = (
@@ -60,7 +68,7 @@ class RunFolder:
     name: str
     checkpoint: Checkpoint | None
     resumed_after: list[int]
-    lock: BaseFileLock
+    lock: Lock
 
     @property
     def checkpoints(self) -> Path:
@@ -98,24 +106,60 @@ def claim(out: Path | None, experiment: Experiment, resume: bool) -> RunFolder:
     if out is None and resume:
         raise ConfigError("--resume: name the folder of the run with --out.")
     folder = out or Path("runs") / f"{experiment.config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    lock = None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if out is None:
+            folder = _new_folder(folder)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
         _check_ours(folder, resume)  # before a lock is left there
-        lock = FileLock(folder / _LOCK)
-        lock.acquire(timeout=_LOCK_PATIENCE if resume else 0)
+        lock = Lock(folder / _LOCK)
+        lock.acquire(_LOCK_PATIENCE if resume else 0)
         found = _enter(folder, experiment, resume, lock)
         _check_room(found, experiment)
-    except Timeout:
+    except Held:
         raise ConfigError(
             f"--out: a run is going on in {str(folder)!r}; wait for its end or name a new folder."
         ) from None
     except OSError as error:
-        raise ConfigError(f"--out: cannot write to {str(folder)!r}: {error.strerror}.") from None
+        if lock is not None:
+            lock.release()
+        name = f" ({Path(error.filename).name})" if error.filename and Path(error.filename) != folder else ""
+        raise ConfigError(f"--out: cannot write to {str(folder)!r}{name}: {error.strerror or error}.") from None
+    except ConfigError:
+        if lock is not None:
+            lock.release()
+        raise
     return found
 
 
+def _new_folder(folder: Path) -> Path:
+    """Make a folder that was not there, of this name or with a number after it: runs that start in the same second get one each."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for number in range(2, 10_000):
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            folder = folder.with_name(f"{folder.name.removesuffix(f'_{number - 1}')}_{number}")
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
+
+
 def _is_empty(folder: Path) -> bool:
-    return {path.name for path in folder.iterdir()} <= {_LOCK, RUN + SUFFIX}
+    names = {path.name for path in folder.iterdir()}
+    return all(name in _OURS or name in _LITTER or name.startswith(_LITTER_BEGINS) for name in names)
+
+
+def _check_plain(folder: Path) -> None:
+    """Refuse a run's folder in which links, FIFOs and the like have taken the place of files: it is not as a run leaves it."""
+    for path in folder.iterdir():
+        if path.name == checkpoints(folder).name:
+            if path.is_symlink():
+                raise OSError(errno.EINVAL, "it is a symbolic link, and no folder", str(path))
+            for file in path.glob("round-*"):
+                check_plain(file)
+        elif path.name in _FILES:
+            check_plain(path)
 
 
 def _check_ours(folder: Path, resume: bool) -> None:
@@ -130,17 +174,18 @@ def _check_ours(folder: Path, resume: bool) -> None:
         raise ConfigError(f"--out: {str(folder)!r} holds no run to resume (there is no {RUN}).")
 
 
-def _enter(folder: Path, experiment: Experiment, resume: bool, lock: BaseFileLock) -> RunFolder:
+def _enter(folder: Path, experiment: Experiment, resume: bool, lock: Lock) -> RunFolder:
     _check_ours(folder, resume)
     if _is_empty(folder):
         if resume:
             log.warning("there is no run in %s to resume; a new one starts.", folder)
         return RunFolder(folder, uuid.uuid4().hex, None, [], lock)
+    _check_plain(folder)
     name, resumed_after = _read_run(folder)
     checkpoint = newest(checkpoints(folder), name)
     if checkpoint is None:
         if (config := folder / CONFIG).exists():
-            _compare(read_yaml(config.read_text(), str(config)), experiment.config)
+            _compare(_read_config(config), experiment.config)
         log.warning("there is no checkpoint in %s; its run starts again from the beginning.", folder)
     else:
         _check_same(checkpoint, experiment)
@@ -150,10 +195,18 @@ def _enter(folder: Path, experiment: Experiment, resume: bool, lock: BaseFileLoc
 
 def _read_run(folder: Path) -> tuple[str, list[int]]:
     try:
-        facts = json.loads((folder / RUN).read_text())
+        facts = read_json(folder / RUN)
         return str(facts["run"]), list(facts["resumed_after"])
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"--resume: {str(folder / RUN)!r} is not what a run writes: {error}.") from None
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    try:
+        found = read_yaml(read_text(path), str(path))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--resume: {str(path)!r} is not what a run writes: {error}.") from None
+    return found if isinstance(found, Mapping) else {}
 
 
 def identity(experiment: Experiment) -> dict[str, Any]:

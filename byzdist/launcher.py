@@ -3,7 +3,6 @@
 What was resolved here the ranks use: the configuration comes to them on their standard input, the import path with their command.
 """
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,6 +14,7 @@ from byzdist import logs
 from byzdist.config import dump, load
 from byzdist.errors import ConfigError, RunError
 from byzdist.experiment import prepare
+from byzdist.files import read_json
 from byzdist.folder import claim
 from byzdist.job import Job
 from byzdist.processes import Program, call_in_fork
@@ -93,5 +93,5 @@ def _check_end(folder: Path) -> None:
     if not (folder / "metrics.jsonl").exists():
         raise RunError("the run was interrupted before its first round.")
     summary = folder / "summary.json"
-    if not summary.exists() or json.loads(summary.read_text())["status"] == "failed":
+    if not summary.exists() or read_json(summary)["status"] == "failed":
         raise RunError("the run was interrupted within a round.")

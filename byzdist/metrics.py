@@ -2,21 +2,24 @@
 
 import logging
 import os
+import shutil
 import threading
 import time
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from byzdist.errors import RunError
-from byzdist.files import write_text
+from byzdist.files import open_plain, write_text
 
 log = logging.getLogger(__name__)
 Line = dict[str, Any]
 EVALUATED = ("loss", "gap", "grad_norm", "accuracy")
 _LINE = orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE  # numbers that JSON has no word for become null
 _WHILE = 0.1  # seconds
+_BLOCK = 1 << 16  # bytes
 
 
 class Metrics:
@@ -32,7 +35,7 @@ class Metrics:
 
     def __init__(self, folder: Path, state: Line | None = None) -> None:
         self._folder = folder
-        self._file = (folder / "metrics.jsonl").open("ab", buffering=0)
+        self._file = _open(folder)
         self._size = 0
         self._pending: list[Line] = []
         self._lock = threading.Lock()  # of what is not yet written
@@ -51,7 +54,7 @@ class Metrics:
         there = self._file.seek(0, os.SEEK_END)
         if there < self._size:
             log.warning("metrics.jsonl is shorter than it was when the checkpoint was taken: lines are missing.")
-            self._size = (folder / "metrics.jsonl").read_bytes().rfind(b"\n") + 1  # the last line may be cut
+            self._size = _end_of_last_line(self._file)  # which may be cut
         self._file.truncate(self._size)
 
     def state(self) -> Line:
@@ -115,6 +118,25 @@ class Metrics:
         self._unwritten = text[written:]
         self._complained &= bool(self._unwritten)
 
+    def is_removed(self) -> bool:
+        """Return whether somebody has removed metrics.jsonl, with or without its folder; it can be written all the same, in vain."""
+        return os.fstat(self._file.fileno()).st_nlink == 0
+
+    def move(self, folder: Path) -> None:
+        """Go on in another folder, or in one that was removed and is there again, with all lines up to now.
+
+        Raises:
+            OSError: if they cannot be written there.
+        """
+        with self._lock:
+            if not _is_there(folder, self._file):
+                fresh = _open(folder)
+                self._file.seek(0)
+                shutil.copyfileobj(self._file, fresh)  # the system keeps a file for as long as it is open
+                self._file.close()
+                self._file = fresh
+            self._folder = folder
+
     def close(self, status: str) -> Line:
         """Write the last line and summary.json; return the summary.
 
@@ -143,3 +165,25 @@ class Metrics:
         except OSError as error:
             raise RunError(f"{str(self._folder)!r}: the metrics cannot be written: {error.strerror}.") from None
         return summary
+
+
+def _open(folder: Path) -> FileIO:
+    return FileIO(open_plain(folder / "metrics.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT), "a+")
+
+
+def _is_there(folder: Path, file: FileIO) -> bool:
+    try:
+        return os.path.samestat(os.lstat(folder / "metrics.jsonl"), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _end_of_last_line(file: FileIO) -> int:
+    position = file.seek(0, os.SEEK_END)
+    while position:
+        start = max(0, position - _BLOCK)
+        found = os.pread(file.fileno(), position - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        position = start
+    return 0

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from byzdist.data import Dataset, Split, cache_folder, fingerprint
+from byzdist.caching import cache_folder
+from byzdist.data import Dataset, Split, fingerprint
 from byzdist.evaluation import Objective, sample_groups
+from byzdist.files import read_json, write_text
 from byzdist.models import MODELS, build
 from byzdist.oracle import Oracle
 
@@ -32,7 +33,7 @@ def find(
         dataset: with features in float64.
         split: who holds what.
         good: the clients whose mean loss is f.
-        cache: the folder in which results are kept (see :func:`byzdist.data.cache_folder`).
+        cache: the folder in which results are kept (see :func:`byzdist.caching.cache_folder`).
     """
     model = build(spec, dataset.feature_shape, dataset.classes, seed=0)
     oracle = Oracle(model, dataset, split)
@@ -146,7 +147,7 @@ def _hessian_product(objective: Objective, x: Tensor, vector: Tensor) -> Tensor:
 
 def _read(file: Path) -> float | None:
     try:
-        return float(json.loads(file.read_text())["minimum"])
+        return float(read_json(file)["minimum"])
     except (OSError, ValueError, KeyError, TypeError):  # not there, or torn
         return None
 
@@ -154,8 +155,6 @@ def _read(file: Path) -> float | None:
 def _write(file: Path, minimum: float) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        scratch = file.with_suffix(f".{os.getpid()}")
-        scratch.write_text(json.dumps({"minimum": minimum}))
-        scratch.replace(file)
+        write_text(file, json.dumps({"minimum": minimum}), durable=False)
     except OSError as error:
         _log.warning("the minimum of the loss cannot be kept for the next run: %s", error)

@@ -1,16 +1,16 @@
 """Runs in one picture: gap or loss, and accuracy, against rounds and against uplink bytes."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
+from byzdist.config import read_tree
 from byzdist.errors import ConfigError
+from byzdist.files import parse_json, read_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +23,9 @@ _LABELS = {
     "bytes": "uplink",
 }
 _LINES, _MARKERS = ("-", "--", "-.", ":"), "osD^vPX*"
+_LARGEST = 1 << 30  # bytes of metrics
+_LARGEST_NUMBER = 1.7e308
+_LONGEST_NAME = 100
 _SMALLEST_GAP = 1e-17  # what rounding leaves of a gap can be zero or below, and a logarithmic axis must still show it
 
 
@@ -107,9 +110,9 @@ def _distinct(runs: list[tuple[str, _Run]]) -> list[_Run]:
 
 def _read(folder: Path) -> tuple[str, _Run]:
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-        lines = (folder / "metrics.jsonl").read_text().splitlines()
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        config = read_tree(folder / "config.yaml", follow=False)
+        lines = read_text(folder / "metrics.jsonl", _LARGEST).splitlines()
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{folder}: this folder holds no run (config.yaml and metrics.jsonl): {error}") from error
     rounds = [
         _parse(folder, number, line) for number, line in enumerate(lines, 1) if number < len(lines) or _whole(line)
@@ -125,14 +128,14 @@ def _read(folder: Path) -> tuple[str, _Run]:
         values = [rounds[number].get(key) for number in evaluated]
         if any(value is not None for value in values):
             evaluations[key] = np.array(values, dtype=np.float64)  # None, of a run that diverged, becomes NaN
-    name = str(config.get("name") or folder.name) if isinstance(config, dict) else folder.name
+    name = str(config.get("name") or folder.name)[:_LONGEST_NAME]
     return str(folder), _Run(name, evaluations, {"round": at[majority], "bytes": sent[majority]})
 
 
 def _whole(line: str) -> bool:
     """Tell whether the last line was written to its end; a run that still goes on, or was killed, may leave a part."""
     try:
-        json.loads(line)
+        parse_json(line)
     except ValueError:
         return False
     return True
@@ -140,10 +143,20 @@ def _whole(line: str) -> bool:
 
 def _parse(folder: Path, number: int, text: str) -> dict[str, Any]:
     try:
-        line: dict[str, Any] = json.loads(text)
+        line: dict[str, Any] = parse_json(text)
         missing = {"round", "cohort", "byzantine", "bytes_up"} - line.keys()
     except (ValueError, AttributeError) as error:
         raise ConfigError(f"{folder}/metrics.jsonl: line {number} is no metrics line: {error}") from error
     if missing:
         raise ConfigError(f"{folder}/metrics.jsonl: line {number} lacks {', '.join(sorted(missing))}.")
+    wrong = [key for key in ("round", "byzantine", "bytes_up") if not _is_number(line[key])]
+    wrong += [key for key in ("gap", "loss", "accuracy") if line.get(key) is not None and not _is_number(line[key])]
+    if wrong or not isinstance(line["cohort"], list):
+        raise ConfigError(
+            f"{folder}/metrics.jsonl: line {number}: {', '.join(wrong) or 'cohort'} is not what a run writes."
+        )
     return line
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < _LARGEST_NUMBER or value != value

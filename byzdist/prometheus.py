@@ -5,11 +5,11 @@ The textfile collector of a node exporter reads it, and any web server can serve
 
 import logging
 import math
-import os
 import time
 from pathlib import Path
 
 from byzdist.errors import ConfigError
+from byzdist.files import write_text
 from byzdist.metrics import EVALUATED, Line, Metrics
 
 log = logging.getLogger(__name__)
@@ -36,8 +36,9 @@ class Prometheus:
 
     def __init__(self, path: Path, run: str, rounds: int) -> None:
         self._path, self._run, self._rounds = path, run, rounds
-        self._fresh = path.with_name(f"{path.name}.{os.getpid()}")  # a scraper never sees half a file
         self._next = 0.0
+        if path.exists() and not path.is_file():  # /dev/stdout, say: it is not ours to replace
+            raise ConfigError(f"{VARIABLE}: {str(path)!r} is no plain file; name one in a folder that can be written.")
         try:
             self._write("")
         except OSError as error:
@@ -55,8 +56,7 @@ class Prometheus:
             log.warning("%s: cannot write %s: %s", VARIABLE, self._path, error.strerror)
 
     def _write(self, text: str) -> None:
-        self._fresh.write_text(text)
-        self._fresh.replace(self._path)
+        write_text(self._path, text, durable=False)  # whole: a scraper never sees half a file
 
 
 def render(line: Line, totals: dict[str, int], last: Line, run: str, now: float) -> str:

@@ -42,6 +42,7 @@ from byzdist.transport.base import ServerEnd
 from byzdist.transport.opening import open_server, open_worker
 from byzdist.transport.rendezvous import warn_of_torchrun
 from byzdist.transport.store import STORE_PATIENCE, connect
+from byzdist.vanishing import Watch
 from byzdist.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ def _check_out(out: Path | None, experiment: Experiment) -> None:
 
 
 def _digest(config: Config) -> str:
-    return hashlib.sha256(dump(config).encode()).hexdigest()
+    return hashlib.sha256(dump(config, paths=False).encode()).hexdigest()
 
 
 def _colludes(config: Config) -> bool:
@@ -140,8 +141,12 @@ def _agree(facts: str, told: dict[str, Any], rank: int, config: Config, links: s
 
 def serve(experiment: Experiment, workers: int, run: RunFolder, transport: ServerEnd) -> None:
     """Be the parameter server: begin the run, or go on with it, and leave its results in its folder."""
-    config, folder = experiment.config, run.path
-    _describe(experiment, workers, run)
+    config = experiment.config
+    try:
+        _describe(experiment, workers, run)
+        metrics = Metrics(run.path, run.checkpoint.facts["metrics"] if run.checkpoint else None)
+    except OSError as error:
+        raise RunError(f"{str(error.filename or run.path)!r} cannot be written: {error.strerror or error}.") from None
     advice.of_run(experiment)
     evaluator = Evaluator(
         experiment.oracle,
@@ -151,7 +156,6 @@ def serve(experiment: Experiment, workers: int, run: RunFolder, transport: Serve
         samples=config.evaluate.samples,
         seed=config.seed,
     )
-    metrics = Metrics(folder, run.checkpoint.facts["metrics"] if run.checkpoint else None)
     saver = ServerSaver(
         run.checkpoints,
         run.name,
@@ -161,8 +165,15 @@ def serve(experiment: Experiment, workers: int, run: RunFolder, transport: Serve
         metrics.sync,
         run.checkpoint.round if run.checkpoint else -1,
     )
-    with Progress(config, folder) as progress:
-        server = Server(experiment, transport, metrics, evaluator.evaluate, _watchers(config, progress), saver)
+    with Progress(config, run.path) as progress:
+        watch = Watch(run, lambda: _describe(experiment, workers, run), lambda: server.stop())
+        shown = _watchers(config, progress)
+
+        def after_round(line: Line, metrics: Metrics) -> None:
+            shown(line, metrics)
+            watch.look(metrics, saver, at_once=line["round"] == config.rounds)
+
+        server = Server(experiment, transport, metrics, evaluator.evaluate, after_round, saver)
         _on_signals(server.stop)
         status = "failed"
         try:
@@ -172,10 +183,11 @@ def serve(experiment: Experiment, workers: int, run: RunFolder, transport: Serve
                 server.resume(run.checkpoint, run.checkpoint.facts["workers"] == workers)
                 run.checkpoint = None  # it is as large as the server's own state
             status = server.run()
-            save_model(experiment.oracle.model, server.x, folder, server.round)  # before a link can break at the end
+            save_model(experiment.oracle.model, server.x, run.path, server.round)  # before a link can break at the end
             transport.stop()
         finally:
             summary = metrics.close(status)
+        watch.finish(server.round)
         progress.finish(summary)
 
 

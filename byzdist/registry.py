@@ -4,12 +4,14 @@ import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 
 from pydantic import ConfigDict, ValidationError, create_model
 
-from byzdist.errors import ConfigError
+from byzdist.errors import ConfigError, told
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -26,6 +28,19 @@ def import_all(package: str, path: Iterable[str]) -> None:
     """Import every module of a package, so that a new file's decorators are seen without being listed anywhere."""
     for module in pkgutil.iter_modules(path):
         importlib.import_module(f"{package}.{module.name}")
+
+
+_trusted: ContextVar[Collection[str] | None] = ContextVar("trusted", default=None)
+
+
+@contextmanager
+def importing_only(names: Collection[str]) -> Iterator[None]:
+    """Refuse to import what a configuration names as ``module:Name``, but for these names: somebody else wrote it."""
+    token = _trusted.set(names)
+    try:
+        yield
+    finally:
+        _trusted.reset(token)
 
 
 class Registry(Generic[T]):
@@ -68,12 +83,16 @@ class Registry(Generic[T]):
 
     def _import(self, name: str, key: str) -> T:
         module_name, _, attribute = name.partition(":")
+        if (trusted := _trusted.get()) is not None and name not in trusted:
+            raise ConfigError(
+                f"{key}: {name!r} is code that would be imported and run. Add --trust if you trust whoever wrote this configuration."
+            )
         try:
             found: T = getattr(importlib.import_module(module_name), attribute)
         except (ImportError, AttributeError, ValueError) as error:
             raise ConfigError(f"{key}: cannot import {name!r}: {error}. Is its folder on PYTHONPATH?") from error
         except Exception as error:  # whatever a user's own module raises
-            raise ConfigError(f"{key}: cannot import {name!r}: {type(error).__name__}: {error}") from error
+            raise ConfigError(f"{key}: cannot import {name!r}: {told(error)}") from error
         if not callable(found):
             raise ConfigError(f"{key}: {name!r} is not a function or class.")
         return found

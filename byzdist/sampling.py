@@ -9,9 +9,11 @@ import numpy as np
 from annotated_types import Gt, Le
 
 from byzdist.errors import ConfigError
+from byzdist.files import read_text
 from byzdist.randomness import stream
 from byzdist.registry import Registry
 
+_LARGEST_TRACE = 1 << 30  # bytes
 AVAILABILITY: Registry[Callable[..., np.ndarray | None]] = Registry("availability model", "seed", "round_", "clients")
 """Each returns the ids of the clients that can be drawn in a round, ascending, or None for all of them."""
 
@@ -56,11 +58,11 @@ def read_trace(path: str, clients: int) -> list[np.ndarray]:
     """
     key = "clients.availability.path"
     try:
-        lines = Path(path).read_text().splitlines()
+        lines = read_text(Path(path), _LARGEST_TRACE, follow=True).splitlines()
         rounds = [np.unique(np.array(line.split(), dtype=np.int64)) for line in lines]
     except OSError as error:
         raise ConfigError(f"{key}: cannot read {path!r}: {error.strerror}.") from None
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ConfigError(f"{key}: {path!r} holds more than client ids and blanks: {error}.") from None
     if not rounds:
         raise ConfigError(f"{key}: {path!r} is empty; give at least one line of client ids.")

@@ -95,6 +95,10 @@ class ServerSaver:
         self._thread.shutdown()
         return [failure for failure in failures if failure]
 
+    def move(self, folder: Path) -> None:
+        """Write to another folder, or to one that was removed and is there again, from the next checkpoint on."""
+        self._folder, self._written = folder, -1
+
     def _begin(self, round_: int, state: Callable[[], State]) -> str | None:
         tensors, facts = state()
         checkpoint = Checkpoint(self._run, round_, self._facts | facts, snapshot(tensors, self._buffers))

@@ -4,7 +4,7 @@ A new data set is one file here: a function with ``@DATASETS.register("name")`` 
 """
 
 from byzdist.data.base import DATASETS, Dataset, RawData
-from byzdist.data.prepare import cache_folder, check, fingerprint, load
+from byzdist.data.prepare import check, fingerprint, load
 from byzdist.data.splits import SPLITS, Split, check_split, split, warn_of_rare_classes, write_table
 from byzdist.registry import import_all
 
@@ -16,7 +16,6 @@ __all__ = [
     "Dataset",
     "RawData",
     "Split",
-    "cache_folder",
     "check",
     "check_split",
     "fingerprint",

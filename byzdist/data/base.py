@@ -1,6 +1,9 @@
 """What a data set is, before and after it is prepared, and the registry of data sets."""
 
+import bz2
 import gzip
+import lzma
+import os
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,17 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import PydanticCustomError
 
+from byzdist.files import open_plain
 from byzdist.registry import Registry
 
 
 @dataclass(frozen=True)
 class RawData:
-    """What a registered data set returns: features [N, ...], labels 0..L-1 [N], and the same of a test set or None."""
+    """What a data set returns: features [N, ...], labels 0..L-1 [N], and the same of a test set or None.
 
-    features: NDArray[Any]
-    labels: NDArray[Any]
-    test_features: NDArray[Any] | None = None
-    test_labels: NDArray[Any] | None = None
+    Each is an array or like one: a tensor of torch's, a list, a data frame, a sparse matrix.
+    """
+
+    features: Any
+    labels: Any
+    test_features: Any = None
+    test_labels: Any = None
 
 
 @dataclass(frozen=True)
@@ -45,17 +52,42 @@ class Dataset:
         return tuple(self.features.shape[1:])
 
 
-READ_ERRORS = (OSError, EOFError, zlib.error)
-"""What reading a missing, unreadable or damaged file raises, gzipped or not."""
+READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError)
+"""What reading a missing, unreadable or damaged file raises, compressed or not."""
 
-DATASETS: Registry[Callable[..., RawData]] = Registry("data set")
+_COMPRESSED: dict[bytes, Callable[[BinaryIO], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+}
+_ARCHIVES = {
+    b"PK\x03\x04": "zip",
+    b"7z\xbc\xaf'\x1c": "7z",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"Rar!": "rar",
+    b"\x04\x22M\x18": "lz4",
+}
+
+DATASETS: Registry[Callable[..., Any]] = Registry("data set")
 
 
 def open_binary(path: Path) -> BinaryIO:
-    """Open a file for reading, through gzip where its first two bytes say so."""
-    with path.open("rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
-    return cast(BinaryIO, gzip.open(path, "rb")) if compressed else path.open("rb")
+    """Open a file for reading, through gzip, bz2 or xz where its first bytes say so.
+
+    Raises:
+        OSError: if it cannot be opened, is no plain file, or is packed in another way.
+    """
+    file = os.fdopen(open_plain(path, follow=True), "rb")
+    begin = file.read(8)
+    file.seek(0)
+    for mark, packer in _ARCHIVES.items():
+        if begin.startswith(mark):
+            file.close()
+            raise OSError(None, f"it is packed with {packer}; unpack it first")
+    for mark, unpack in _COMPRESSED.items():
+        if begin.startswith(mark):
+            return cast(BinaryIO, unpack(file))
+    return file
 
 
 def refuse(problem: str) -> PydanticCustomError:

@@ -2,7 +2,7 @@
 
 The first process to come prepares plain .npy files in the cache folder; it and all others map them into memory. So
 only one process parses, nobody imports a parser when the cache is warm, and a data set is in memory once however many
-clients there are.
+clients there are. Where nothing can be kept (no room, no rights), each process prepares the data for itself.
 """
 
 import hashlib
@@ -12,25 +12,27 @@ import logging
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
-from byzdist.data.base import DATASETS, Dataset, RawData
-from byzdist.errors import ConfigError
+from byzdist.caching import cache_folders, make_cache, say_that_it_cannot_be_used
+from byzdist.data.arrays import advice, as_arrays
+from byzdist.data.base import DATASETS, Dataset
+from byzdist.errors import ConfigError, told
+from byzdist.files import check_plain, share
+from byzdist.locks import Lock
 
-_FORMAT = 1
+_FORMAT = 2
+_MOST_MEMBERS = 10_000  # of a folder that stands for its content
 _log = logging.getLogger(__name__)
-
-
-def cache_folder() -> Path:
-    """Return $BYZDIST_CACHE, or else ~/.cache/byzdist."""
-    return Path(os.environ.get("BYZDIST_CACHE") or Path.home() / ".cache" / "byzdist")
+_advice = logging.getLogger("byzdist.checks.data")  # what the server alone says, see logs
 
 
 def check(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,25 +49,34 @@ def load(spec: Mapping[str, Any], cache: Path | None = None, dtype: str = "float
     """Return the data set of a data section, with features of the given dtype, from the cache or prepared just now.
 
     Raises:
-        ConfigError: as :func:`check`, and where a file turns out to be damaged or the cache folder is not writable.
+        ConfigError: as :func:`check`, and where a file turns out to be damaged, or a function of the user's own fails.
     """
     spec = check(spec)
-    cache = (cache or cache_folder()) / "data"
     key = fingerprint(_FORMAT, spec, dtype, entry=DATASETS.get(spec["name"]))
-    folder = cache / f"{re.sub('[^a-z0-9_]', '_', spec['name'].lower())}-{key}"
-    found = _open(folder, key)
-    if found is not None:
-        return found
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            found = _open(folder, key)  # another process may have been faster
-            if found is None:
-                _prepare(spec, folder, np.dtype(dtype))
-                found = _open(folder, key)
-    except OSError as error:
-        raise ConfigError(f"data: cannot write the cache folder {str(cache)!r}: {error}. Set BYZDIST_CACHE.") from error
-    assert found is not None
+    name = f"{re.sub('[^a-z0-9_]', '_', spec['name'].lower())[:40]}-{key}"
+    wanted = np.dtype(dtype)
+    folders = [folder / "data" / name for folder in ([cache] if cache is not None else cache_folders())]
+    found = next(filter(None, (_open(folder, key, wanted) for folder in folders)), None)
+    arrays: dict[str, NDArray[Any]] | None = None
+    for folder in [] if found else folders:
+        try:
+            make_cache(folder.parent.parent)
+            folder.parent.mkdir(exist_ok=True)
+            with Lock(folder.with_name(f"{name}.lock")):
+                found = _open(folder, key, wanted)  # another process may have been faster
+                if found is None:
+                    arrays = arrays or _prepare(spec, wanted)
+                    _keep(arrays, folder)
+                    found = _open(folder, key, wanted)
+        except OSError as error:
+            say_that_it_cannot_be_used(folder.parent.parent, error)
+        if found is not None:
+            break
+    if found is None:
+        arrays = arrays or _prepare(spec, wanted)
+        found = _dataset(key, arrays)
+    if said := advice(found.labels, found.classes):
+        _advice.warning("data: %s", said)
     return found
 
 
@@ -78,74 +89,79 @@ def fingerprint(*parts: Any, entry: Callable[..., Any]) -> str:
     def files(part: Any) -> list[tuple[str, int, int]]:
         if isinstance(part, Mapping):
             return [file for value in part.values() for file in files(value)]
-        if not isinstance(part, str) or not os.path.exists(part):
+        if not isinstance(part, str | os.PathLike) or "\0" in str(part) or not os.path.exists(part):
             return []
-        path = Path(part).resolve()
-        members = sorted(path.iterdir()) if path.is_dir() else [path]
-        return [(str(m), m.stat().st_size, m.stat().st_mtime_ns) for m in members if m.is_file()]
+        members = _members(Path(part).resolve())
+        return [(str(path), facts.st_size, facts.st_mtime_ns) for path, facts in members if stat.S_ISREG(facts.st_mode)]
 
     source = inspect.getsourcefile(entry) or ""
     content = json.dumps([parts, [files(part) for part in parts], files(source)], default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:20]
 
 
-def _open(folder: Path, key: str) -> Dataset | None:
+def _members(path: Path, levels: int = 3) -> list[tuple[Path, os.stat_result]]:
+    """Return a file, or the files in a folder and a few levels below, with their facts; no more than a data set has."""
+    found: list[tuple[Path, os.stat_result]] = []
+    level = [path]
+    for _ in range(levels + 1):
+        below: list[Path] = []
+        for member in sorted(level)[:_MOST_MEMBERS]:
+            with suppress(OSError):  # a broken link, or one that may not be followed
+                facts = member.stat()
+                found.append((member, facts))
+                if stat.S_ISDIR(facts.st_mode):
+                    below += member.iterdir()
+        level = below
+    return found[:_MOST_MEMBERS]
+
+
+def _open(folder: Path, key: str, dtype: np.dtype[Any]) -> Dataset | None:
     # Mode "c" maps private pages: shared with all processes as long as nobody writes, and torch takes them without a
     # warning.
     def array(name: str) -> NDArray[Any]:
+        check_plain(folder / f"{name}.npy")
         mapped: NDArray[Any] = np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False)
+        if mapped.dtype != (dtype if name.endswith("features") else np.int64):
+            raise ValueError("not what was prepared")
         return mapped
 
     try:
         tested = (folder / "test_labels.npy").exists()
-        labels = array("labels")
-        return Dataset(
-            key=key,
-            features=array("features"),
-            labels=labels,
-            test_features=array("test_features") if tested else None,
-            test_labels=array("test_labels") if tested else None,
-            classes=int(labels.max()) + 1,
-        )
-    except (OSError, ValueError):  # not there, or torn by a crash of the machine
+        names = ("features", "labels", *(("test_features", "test_labels") if tested else ()))
+        return _dataset(key, {name: array(name) for name in names})
+    except (OSError, ValueError):  # not there, another user's alone, or torn by a crash of the machine
         return None
 
 
-def _prepare(spec: Mapping[str, Any], folder: Path, dtype: np.dtype[Any]) -> None:
-    _log.info("preparing data set %s in %s", spec["name"], folder)
-    raw = DATASETS.get(spec["name"])(**{key: value for key, value in spec.items() if key != "name"})
-    _validate(raw, spec["name"])
+def _dataset(key: str, arrays: Mapping[str, NDArray[Any]]) -> Dataset:
+    return Dataset(
+        key=key,
+        features=arrays["features"],
+        labels=arrays["labels"],
+        test_features=arrays.get("test_features"),
+        test_labels=arrays.get("test_labels"),
+        classes=int(arrays["labels"].max()) + 1,
+    )
+
+
+def _prepare(spec: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str, NDArray[Any]]:
+    _log.info("preparing data set %s", spec["name"])
+    try:
+        returned = DATASETS.get(spec["name"])(**{key: value for key, value in spec.items() if key != "name"})
+    except (ConfigError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:  # whatever a user's own function raises
+        raise ConfigError(f"data: {spec['name']!r} ended with {told(error)}.") from error
+    return as_arrays(returned, spec["name"], dtype)
+
+
+def _keep(arrays: Mapping[str, NDArray[Any]], folder: Path) -> None:
     scratch = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
-        for name, array in vars(raw).items():
-            if array is not None:
-                wanted = dtype if name.endswith("features") else np.dtype(np.int64)
-                np.save(scratch / f"{name}.npy", np.ascontiguousarray(array, wanted))
+        for name, array in arrays.items():
+            np.save(scratch / f"{name}.npy", array)
+        share(scratch, folder.parent)
         shutil.rmtree(folder, ignore_errors=True)
         scratch.rename(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _validate(raw: RawData, name: str) -> None:
-    """Refuse what no model can learn from; what a user's own function returns is checked here like any other."""
-    for part, features, labels in (("", raw.features, raw.labels), ("test ", raw.test_features, raw.test_labels)):
-        if features is None or labels is None:
-            if part and features is None and labels is None:
-                continue
-            raise ConfigError(f"data.name: {name!r} gives {part}features without labels, or labels without features.")
-        if labels.ndim != 1 or features.ndim < 2 or len(features) != len(labels) or not len(labels):
-            shapes = f"{features.shape} and {labels.shape}"
-            raise ConfigError(
-                f"data.name: {name!r} gives {part}features and labels of shapes {shapes}; want [N, ...], [N]."
-            )
-        if features.shape[1:] != raw.features.shape[1:]:
-            raise ConfigError(f"data.name: {name!r} gives test features of another shape than its training features.")
-        if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() > raw.labels.max():
-            raise ConfigError(
-                f"data.name: {name!r} gives {part}labels that are not the integers 0, 1, ... of its classes."
-            )
-        if not np.isfinite(features).all():
-            raise ConfigError(f"data.name: {name!r} has {part}features that are NaN or infinite. Clean the data first.")
-    if raw.labels.max() < 1:
-        raise ConfigError(f"data.name: {name!r} has one class only; there is nothing to learn.")

@@ -18,6 +18,7 @@ from annotated_types import Gt
 from numpy.typing import NDArray
 
 from byzdist.errors import ConfigError
+from byzdist.files import replacing
 from byzdist.randomness import stream
 from byzdist.registry import Registry
 
@@ -197,7 +198,7 @@ def warn_of_rare_classes(table: NDArray[np.int64], honest: int) -> None:
 
 def write_table(table: NDArray[np.int64], path: Path) -> None:
     """Write the table of :meth:`Split.table` as CSV: client, samples, and a column for each label."""
-    with path.open("w", newline="") as file:
+    with replacing(path) as part, part.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["client", "samples", *(f"label_{label}" for label in range(table.shape[1]))])
         writer.writerows([client, int(row.sum()), *row.tolist()] for client, row in enumerate(table))

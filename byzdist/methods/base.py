@@ -41,8 +41,8 @@ class Task:
     previous: Tensor | None
 
     def batch(self, samples: int, size: int) -> np.ndarray:
-        """Draw ``size`` of ``samples`` positions without replacement, keyed by client and round."""
-        return stream(self.seed, "batch", self.client, self.round).choice(samples, size, replace=False)
+        """Draw ``size`` of ``samples`` positions without replacement, or all where there are fewer, keyed by client and round."""
+        return stream(self.seed, "batch", self.client, self.round).choice(samples, min(size, samples), replace=False)
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ import hmac
 import os
 import secrets
 import stat
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
-from byzdist.data.prepare import cache_folder
+from byzdist.caching import own_file
 from byzdist.errors import ConfigError
+from byzdist.files import read_bytes
 
 SECRET, SECRET_FILE = "BYZDIST_SECRET", "BYZDIST_SECRET_FILE"
 KEY, KEY_FILE = "BYZDIST_KEY", "BYZDIST_KEY_FILE"
@@ -44,7 +44,13 @@ def run_secret(environment: Mapping[str, str] = os.environ) -> bytes:
     if SECRET in environment:
         return _checked(environment[SECRET].encode(), SECRET)
     if _is_local(environment):
-        return _checked(_own_file(cache_folder() / "secret"), SECRET)
+        try:
+            path = own_file("secret", new_secret().encode())
+        except OSError as error:
+            raise ConfigError(
+                f"{SECRET}: no secret can be kept ({error.strerror}); set it yourself, or BYZDIST_CACHE."
+            ) from None
+        return _checked(_read(path, SECRET), SECRET)
     raise ConfigError(
         f"{SECRET}: the star transport needs a run secret for its server. Set {SECRET_FILE} to a file that only you can read "
         "(`byzdist keys --workers N` makes one, and the workers' keys); `byzdist run` makes one for a run on one machine."
@@ -114,18 +120,6 @@ def _is_local(environment: Mapping[str, str]) -> bool:
     return environment.get("LOCAL_WORLD_SIZE", "local") == environment.get("WORLD_SIZE")
 
 
-def _own_file(path: Path) -> bytes:
-    """Return what the file holds; a file that is not there appears at once with a fresh secret in it."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent) as fresh:  # which only its owner can read
-            fresh.write(new_secret())
-            fresh.flush()
-            with suppress(FileExistsError):
-                os.link(fresh.name, path)
-    return _read(path, SECRET_FILE)
-
-
 def _read(path: Path, variable: str) -> bytes:
     try:
         facts = path.stat()
@@ -133,7 +127,7 @@ def _read(path: Path, variable: str) -> bytes:
         others = stat.S_IRWXO | (stat.S_IRWXG if facts.st_uid == os.getuid() else stat.S_IWGRP | stat.S_IXGRP)
         if facts.st_mode & others:
             raise ConfigError(f"{variable}: others can read {str(path)!r}; chmod 600 it, and better make a new one.")
-        return path.read_bytes().strip()
+        return read_bytes(path, follow=True).strip()
     except OSError as error:
         raise ConfigError(f"{variable}: cannot read {str(path)!r}: {error.strerror}.") from None
 

@@ -122,7 +122,7 @@ def test_memory_is_what_the_container_may_use(tmp_path: Path) -> None:
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("BYZDIST_CACHE", str(tmp_path / "file" / "cache"))
-    assert doctor.check_cache({}).level == "error"
+    assert doctor.check_cache({}).level == "warning"  # a temporary folder serves, or memory
     monkeypatch.setenv("BYZDIST_CACHE", str(tmp_path / "cache"))
     assert doctor.check_cache({}).level == "ok"
 

@@ -8,6 +8,7 @@ from byzdist.compression.rand_k import RandK
 from byzdist.config import parse
 from byzdist.errors import ConfigError
 from byzdist.experiment import choose_device, prepare
+from byzdist.methods.base import Task
 from tests.cases import BASE, RAND_K, case
 
 CPU = torch.device("cpu")
@@ -83,11 +84,36 @@ def test_the_same_configuration_gives_the_same_start_and_another_seed_another_on
 
 
 @pytest.mark.parametrize("split, most", [("shared", 90), ("iid", 18)])
-def test_a_batch_may_be_all_that_the_smallest_client_has(split, most):
-    data = {**BASE["data"], "split": split}
-    prepare(parse({**case("none", batch_size=most, full_batch=most), "data": data}), CPU)
-    with pytest.raises(ConfigError, match=f"method.batch_size: a batch of {most + 1} .* has {most} samples"):
-        prepare(parse({**case("none", batch_size=most + 1), "data": data}), CPU)
+def test_a_batch_larger_than_a_clients_data_is_all_of_them(split, most, caplog):
+    def gradient(size):
+        caplog.clear()
+        config = {**case("none", batch_size=size, p=0.5), "data": {**BASE["data"], "split": split}}
+        experiment = prepare(parse(config), CPU)
+        x = experiment.oracle.initial()
+        out, task = torch.empty_like(x), Task(3, False, 2, 5, x + 1, x)
+        experiment.method.message(experiment.oracle, task, out)
+        return out
+
+    whole = gradient(most)
+    assert not caplog.messages
+    for size in (most + 1, 10**9):
+        assert torch.equal(gradient(size), whole)
+        assert f"method.batch_size: a batch of {size} is all" in caplog.text and f"has {most}" in caplog.text
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.1, 1.0])
+def test_clients_of_a_dirichlet_split_with_little_data_send_small_batches(alpha):
+    config = {
+        **case("none", batch_size=32, full_batch=50),
+        "data": {**BASE["data"], "split": {"name": "dirichlet", "alpha": alpha}},
+    }
+    experiment = prepare(parse(config), CPU)
+    x = experiment.oracle.initial()
+    for client in range(9):
+        assert len(Task(1, True, client, 5, x, None).batch(experiment.oracle.samples(client), 32)) <= 32
+        out = torch.full_like(x, torch.nan)
+        experiment.method.message(experiment.oracle, Task(1, True, client, 5, x, None), out)
+        assert out.isfinite().all()
 
 
 @pytest.mark.parametrize(

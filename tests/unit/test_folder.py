@@ -6,7 +6,6 @@ from collections import namedtuple
 
 import pytest
 import torch
-from filelock import FileLock
 
 from byzdist import folder as folders
 from byzdist.checkpoint import Checkpoint, name
@@ -14,6 +13,7 @@ from byzdist.config import dump, parse
 from byzdist.errors import ConfigError
 from byzdist.experiment import prepare
 from byzdist.folder import claim, identity
+from byzdist.locks import Lock
 from tests.cases import BASE, case
 
 
@@ -79,7 +79,7 @@ def test_resuming_needs_a_folder():
 def test_nobody_else_gets_a_folder_in_use(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "_LOCK_PATIENCE", 0.05)
     leave_run(tmp_path)
-    with FileLock(tmp_path / ".lock"), pytest.raises(ConfigError, match="a run is going on"):
+    with Lock(tmp_path / ".lock"), pytest.raises(ConfigError, match="a run is going on"):
         resume(tmp_path)
     assert resume(tmp_path).name == "r1"
 
@@ -250,6 +250,6 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     def read_only(*_, **__):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(folders.FileLock, "acquire", read_only)
+    monkeypatch.setattr(folders.Lock, "acquire", read_only)
     with pytest.raises(ConfigError, match="--out: cannot write to .*Read-only"):
         resume(tmp_path / "run")

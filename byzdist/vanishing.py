@@ -1,0 +1,119 @@
+"""What a run does when its folder is removed or renamed while it trains: it says so, and saves what it has.
+
+A folder that was removed is made again, with all that the run holds: its lines of metrics, too, for the system keeps an open file. The
+run goes on. A folder that was renamed gets what is to be saved, under its new name; the run ends, for its workers and whoever started it
+know the old one.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from byzdist.errors import RunError
+from byzdist.files import read_json
+from byzdist.folder import RUN, RunFolder, checkpoints
+from byzdist.metrics import Metrics
+from byzdist.saving import ServerSaver
+
+log = logging.getLogger(__name__)
+_LOOK_EVERY = 1.0  # seconds
+_OPEN_FOLDERS = Path("/proc/self/fd")  # Linux: under which name an open folder is now
+
+
+class Watch:
+    """Looks after the run's folder from round to round.
+
+    Args:
+        run: the folder.
+        describe: writes anew what stands there of the run besides metrics and checkpoints.
+        stop: ends the run after the round in progress.
+    """
+
+    def __init__(self, run: RunFolder, describe: Callable[[], None], stop: Callable[[], None]) -> None:
+        self._run, self._describe, self._stop = run, describe, stop
+        self._handle = _open(run.path)
+        self._old_name: Path | None = None  # of a folder that was renamed
+        self._next = 0.0
+
+    def look(self, metrics: Metrics, saver: ServerSaver, *, at_once: bool = False) -> None:
+        """See whether the folder and its metrics are there, at most once a second unless ``at_once``; if not, save what there is.
+
+        Raises:
+            RunError: if nothing can be saved there.
+        """
+        now = time.monotonic()
+        if self._old_name is not None or (now < self._next and not at_once):
+            return
+        self._next = now + _LOOK_EVERY
+        path, is_there = self._run.path, self._is_there()
+        if is_there and not metrics.is_removed():
+            return
+        new_name = None if is_there else self._new_name()
+        if new_name is None:
+            log.error("the run's folder %s was removed. It is made again with all that this process holds of it.", path)
+        else:
+            log.error("the run's folder %s was renamed to %s. The run ends after this round.", path, new_name)
+            self._run.path, self._old_name = new_name, path
+            self._stop()
+        try:
+            self._run.path.mkdir(parents=True, exist_ok=True)
+            metrics.move(self._run.path)
+            if new_name is None:
+                self._describe()
+                os.close(self._handle)
+                self._handle = _open(self._run.path)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise RunError(f"the run's folder {str(path)!r} was removed and cannot be made again: {reason}.") from None
+        saver.move(self._run.checkpoints)
+
+    def finish(self, round_: int) -> None:
+        """Come to the end of a run whose results are saved.
+
+        Raises:
+            RunError: if its folder was renamed; says what was saved, and where.
+        """
+        os.close(self._handle)
+        if self._old_name is not None:
+            self._take_along(self._old_name)
+            raise RunError(
+                f"the run's folder {str(self._old_name)!r} was renamed while the run went on. State, model and metrics after round "
+                f"{round_} are in {str(self._run.path)!r}; go on with --resume --out {str(self._run.path)!r}."
+            )
+
+    def _is_there(self) -> bool:
+        mine = os.fstat(self._handle)
+        try:
+            there = os.stat(self._run.path)
+            if (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino):
+                return True
+            return bool(
+                read_json(self._run.path / RUN)["run"] == self._run.name
+            )  # some file systems renumber their files
+        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError):
+            return False
+        except OSError:  # a network that hesitates, say: no proof
+            return True
+
+    def _new_name(self) -> Path | None:
+        """Return where the folder is now; None if nowhere, or where the system does not tell."""
+        with suppress(OSError):
+            name = Path(os.readlink(_OPEN_FOLDERS / str(self._handle)))
+            if os.path.samestat(os.stat(name), os.fstat(self._handle)):
+                return name
+        return None
+
+    def _take_along(self, old: Path) -> None:
+        """Put what the workers of this host saved under the folder's old name where the checkpoint is."""
+        with suppress(OSError):
+            for file in checkpoints(old).glob("round-*.worker-*"):
+                os.replace(file, self._run.checkpoints / file.name)
+            checkpoints(old).rmdir()
+            old.rmdir()
+
+
+def _open(folder: Path) -> int:
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
