@@ -157,14 +157,37 @@ def test_all_ranks_listen_to_loopback_alone() -> None:
         assert started._socket.getsockname()[0] == "127.0.0.1"
 
 
-def test_a_rank_imports_by_the_launchers_path_wherever_the_user_stands(tmp_path: Path) -> None:
-    (tmp_path / "byzdist").mkdir()  # the parent of a clone of that name
-    for name in ("random.py", "yaml.py", "torch.py", "numpy.py"):
-        (tmp_path / name).write_text("raise ImportError('this is the user\\'s own')\n")
+def clutter(folder: Path) -> None:
+    """Fill a folder with what hides a library, or byzdist itself, if it is looked at."""
+    (folder / "byzdist").mkdir()  # the parent of a clone of that name
+    for name in ("random.py", "yaml.py", "torch.py", "numpy.py", "importlib.py"):
+        (folder / name).write_text("raise ImportError('this is the user\\'s own')\n")
+
+
+@pytest.mark.parametrize("is_on_path", [False, True])
+def test_a_rank_is_the_launchers_own_program_wherever_the_user_stands(tmp_path: Path, is_on_path: bool) -> None:
+    clutter(tmp_path)
+    path = [it for it in sys.path if it] + [str(tmp_path)] * is_on_path  # as CONFIG's folder is
     program = (
-        "import sys; sys.path[:] = " + repr([path for path in sys.path if path]) + "; from byzdist import supervisor; "
+        f"import sys; from byzdist import supervisor; sys.path[:] = {path!r}; "
         "import subprocess; sys.exit(subprocess.call(supervisor.itself(['list'])))"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, text=True, capture_output=True, timeout=60)
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # it is the rank that is tried, not its parent
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; sys.path[:] = " + repr(path[: len(path) - is_on_path]) + "; " + program,
+    ]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "coordinate_median" in done.stdout
+
+
+def test_a_library_is_not_hidden_by_what_lies_where_the_user_stands(tmp_path: Path) -> None:
+    clutter(tmp_path)
+    (tmp_path / "byzdist").rmdir()  # which -m itself would find
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(it for it in sys.path if it)}
+    command = [sys.executable, "-m", "byzdist", "list"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "coordinate_median" in done.stdout
