@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -23,8 +24,10 @@ from byzdist.transport.store import SOCKET
 
 _LOOK = 0.05  # seconds between two looks at the processes
 _SETTLE = 0.2  # seconds in which a rank's end and what it causes in others count as one
-_END_PATIENCE = 10.0  # seconds for the workers after the server's good end, and for all others after a failure
+# Seconds for the workers after the server's good end, and for all after the patience with a signal.
+_END_PATIENCE = 10.0
 _SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+_LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 
 
 @dataclass(frozen=True)
@@ -41,14 +44,12 @@ class Job:
     Args:
         configuration: what each rank finds on its standard input.
         secret: of the run; the server gets it, and each worker its own key.
-        patience: seconds in which the ranks are to end once a signal has told them to.
+        patience: seconds in which the ranks are to end once a signal has told them to, or one of them has failed.
     """
 
     def __init__(self, program: Program, configuration: str, workers: int, secret: bytes, patience: float) -> None:
         self._program, self._workers, self._secret, self._patience = program, workers, secret, patience
-        self._configuration = (
-            tempfile.TemporaryFile()
-        )  # without a name: nobody can change it, and nothing is left of it
+        self._configuration = tempfile.TemporaryFile()  # has no name: nobody can change it, and nothing is left of it
         self._configuration.write(configuration.encode())
         self._configuration.flush()
         self._reports = tempfile.TemporaryFile("a+b")  # ranks append to it
@@ -67,7 +68,7 @@ class Job:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end()
+        self._end(_END_PATIENCE)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         for file in (self._configuration, self._reports, self._socket):
@@ -95,7 +96,7 @@ class Job:
         is_good = self._codes().get(0) == 0
         self._wait(_END_PATIENCE if is_good else _SETTLE)
         failure = None if is_good or self._told else self._first_failure()
-        self._end()
+        self._end(self._patience if failure else _END_PATIENCE)  # the server has a round to finish
         return failure
 
     def _start(self, rank: int, attempt: int) -> Process:
@@ -111,10 +112,11 @@ class Job:
             AGENT: str(os.getpid()),
             ATTEMPT: str(attempt),
             REPORT: str(self._reports.fileno()),
+            "GLOO_SOCKET_IFNAME": _LOOPBACK,  # whatever the user has set for runs on several hosts
+            "NCCL_SOCKET_IFNAME": _LOOPBACK,
         }
         environment.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does for several processes
         environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a store that is started again means stack traces
-        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
         reports, server = self._reports.fileno(), self._socket.fileno()
         if rank:
             environment[KEY] = worker_key(self._secret, rank).hex()
@@ -141,12 +143,12 @@ class Job:
         while self._living() and time.monotonic() < until:
             time.sleep(_LOOK)
 
-    def _end(self) -> None:
-        """Have no process of the job left."""
+    def _end(self, patience: float) -> None:
+        """Have no process of the job left, after so many seconds at most."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             if self._living():
                 self._send(number)
-                self._wait(_END_PATIENCE)
+                self._wait(patience)
         self._ranks.clear()
 
     def _first_failure(self) -> Failure:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
+import byzdist
 from byzdist.processes import Process, Program, start
 
 _GRANT = "BYZDIST_GRANT"  # the file descriptor on which the child says how often it may be started again
@@ -68,11 +69,17 @@ def _has_agent() -> bool:
 
 
 def itself(words: Sequence[str]) -> list[str]:
-    """Return the command that runs byzdist with these words just as this process does: by its import path, and no other.
+    """Return the command that runs this very byzdist with these words, by this process's import path and no other.
 
-    With -m the interpreter would look for byzdist, and for all that it imports, where the user happens to stand.
+    With -m the interpreter would look for byzdist, and for all that it imports, where the user happens to stand; and on the
+    import path there may be another folder of that name, such as a clone's.
     """
-    program = f"import sys; sys.path[:] = {sys.path!r}; from byzdist.cli import main; sys.exit(main())"
+    program = (
+        f"import sys; sys.path[:] = {sys.path!r}; from importlib import util; "
+        f"spec = util.spec_from_file_location('byzdist', {byzdist.__file__!r}); "
+        "sys.modules['byzdist'] = package = util.module_from_spec(spec); spec.loader.exec_module(package); "
+        "from byzdist.cli import main; sys.exit(main())"
+    )
     return [sys.executable, "-c", program, *words]
 
 

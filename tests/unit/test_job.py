@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from byzdist import __version__
 from byzdist import job as jobs
 from byzdist.job import Failure, Job
 from byzdist.transport.keys import worker_key
@@ -41,6 +42,7 @@ def run(program: str, attempt: int = 0) -> Failure | None:
 def test_each_rank_gets_what_it_needs_and_nothing_of_anybody_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")
     for name in ("BYZDIST_SECRET_FILE", "BYZDIST_KEY", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE"):
         monkeypatch.setenv(name, "of somebody else")
     program = (
@@ -58,6 +60,7 @@ def test_each_rank_gets_what_it_needs_and_nothing_of_anybody_else(
         )
         assert (it["MASTER_ADDR"], it["TORCHELASTIC_RESTART_COUNT"]) == ("127.0.0.1", "3")
         assert it["stdin"] == "name: x\n" and it["session"] is True
+        assert it["GLOO_SOCKET_IFNAME"] == it["NCCL_SOCKET_IFNAME"] == "lo"
         assert it["BYZDIST_AGENT"] == str(os.getpid())
         secrets = {name: value for name, value in it.items() if name.startswith(("BYZDIST_SECRET", "BYZDIST_KEY"))}
         assert secrets == ({"BYZDIST_KEY": worker_key(SECRET, rank).hex()} if rank else {"BYZDIST_SECRET": "s" * 32})
@@ -70,12 +73,15 @@ def test_each_rank_gets_what_it_needs_and_nothing_of_anybody_else(
     [
         ("fail('the disk is full') if rank == 1 else time.sleep(60)", "rank 1 failed: the disk is full"),
         (
-            "rank == 2 and fail('it is first')\nwhile not os.fstat(int(os.environ['BYZDIST_REPORT'])).st_size: time.sleep(0.01)\n"
-            "fail('it comes of that')",
+            "while rank != 2 and not os.fstat(int(os.environ['BYZDIST_REPORT'])).st_size: time.sleep(0.005)\n"
+            "fail('it is first' if rank == 2 else 'it comes of that')",
             "rank 2 failed: it is first",
         ),
         (
-            "os.kill(os.getpid(), 9) if rank == 2 else (time.sleep(1.5), fail('rank 2 is gone'))",
+            "dying = Path('dying')\n"
+            "if rank == 2: dying.touch(); os.kill(os.getpid(), 9)\n"
+            "while not dying.exists(): time.sleep(0.005)\n"
+            "fail('rank 2 is gone')",
             "rank 2 failed: it was ended by SIGKILL",
         ),
         ("sys.exit(137) if rank == 1 else time.sleep(60)", "rank 1 failed: it was ended by SIGKILL"),  # its thin parent
@@ -89,7 +95,10 @@ def test_each_rank_gets_what_it_needs_and_nothing_of_anybody_else(
         ),
     ],
 )
-def test_the_reason_is_the_first_failure(program: str, failure: str) -> None:
+def test_the_reason_is_the_first_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, failure: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     assert run(program) == Failure(failure, False)
 
 
@@ -158,14 +167,37 @@ def test_all_ranks_listen_to_loopback_alone() -> None:
         assert started._socket.getsockname()[0] == "127.0.0.1"
 
 
-def test_a_rank_imports_by_the_launchers_path_wherever_the_user_stands(tmp_path: Path) -> None:
-    (tmp_path / "byzdist").mkdir()  # the parent of a clone of that name
-    for name in ("random.py", "yaml.py", "torch.py", "numpy.py"):
-        (tmp_path / name).write_text("raise ImportError('this is the user\\'s own')\n")
+def clutter(folder: Path) -> None:
+    """Fill a folder with what hides a library, or byzdist itself, if it is looked at."""
+    (folder / "byzdist").mkdir()  # the parent of a clone of that name
+    for name in ("random.py", "json.py", "argparse.py", "subprocess.py", "pathlib.py"):
+        (folder / name).write_text("raise ImportError('this is the user\\'s own')\n")
+
+
+@pytest.mark.parametrize("is_on_path", [False, True])
+def test_a_rank_is_the_launchers_own_program_wherever_the_user_stands(tmp_path: Path, is_on_path: bool) -> None:
+    clutter(tmp_path)
+    path = [it for it in sys.path if it] + [str(tmp_path)] * is_on_path  # as CONFIG's folder is
     program = (
-        "import sys; sys.path[:] = " + repr([path for path in sys.path if path]) + "; from byzdist import supervisor; "
-        "import subprocess; sys.exit(subprocess.call(supervisor.itself(['list'])))"
+        f"import sys; from byzdist import supervisor; sys.path[:] = {path!r}; "
+        "import subprocess; sys.exit(subprocess.call(supervisor.itself(['--version'])))"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, text=True, capture_output=True, timeout=60)
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # it is the rank that is tried, not its parent
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; sys.path[:] = " + repr(path[: len(path) - is_on_path]) + "; " + program,
+    ]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert "coordinate_median" in done.stdout
+    assert done.stdout == f"byzdist {__version__}\n"
+
+
+def test_a_library_is_not_hidden_by_what_lies_where_the_user_stands(tmp_path: Path) -> None:
+    clutter(tmp_path)
+    (tmp_path / "byzdist").rmdir()  # which -m itself would find
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(it for it in sys.path if it)}
+    command = [sys.executable, "-m", "byzdist", "--version"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"byzdist {__version__}\n"
