@@ -1,5 +1,6 @@
 """`byzdist evaluate`: how good a run's last model is, on its own data or on others."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,10 +46,12 @@ def evaluate(folder: Path, overrides: Sequence[str] = ()) -> str:
 
 
 def _last_model(folder: Path, experiment: Experiment) -> tuple[int, torch.Tensor]:
-    """Return the newest intact model and its round."""
+    """Return the newest intact model and its round; of a run that has diverged, the last good one."""
     found = []
     if (folder / "model.safetensors").exists():
         found.append(load_model(experiment.oracle.model, folder))
+        if _has_diverged(folder):
+            return found[0]  # the last good one
     for path in rounds(checkpoints(folder)).values():
         try:
             checkpoint = read(path)
@@ -59,3 +62,10 @@ def _last_model(folder: Path, experiment: Experiment) -> tuple[int, torch.Tensor
     if not found:
         raise ConfigError(f"{str(folder)!r} holds no model yet; a run leaves one at its first checkpoint.")
     return max(found, key=lambda model: model[0])
+
+
+def _has_diverged(folder: Path) -> bool:
+    try:
+        return bool(json.loads((folder / "summary.json").read_text())["status"] == "diverged")
+    except (OSError, ValueError, KeyError, TypeError):  # a run that goes on has none
+        return False

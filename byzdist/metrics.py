@@ -41,11 +41,13 @@ class Metrics:
         self._unwritten = b""
         self._complained = False
         self.last: Line = {}
+        self.first_loss: float | None = None
         self.totals = {"rounds": 0, "bytes_up": 0, "bytes_down": 0, "missing": 0, "byzantine_majorities": 0}
         self._started = time.monotonic()
         if state is not None:
             self._size, self.last, self.totals = state["size"], state["last"], state["totals"]
             self._started -= state["seconds"]
+            self.first_loss = state.get("first_loss")  # which earlier versions did not keep
         there = self._file.seek(0, os.SEEK_END)
         if there < self._size:
             log.warning("metrics.jsonl is shorter than it was when the checkpoint was taken: lines are missing.")
@@ -56,7 +58,13 @@ class Metrics:
         """Return what a checkpoint keeps of the metrics, as JSON; all lines up to now are counted, and written where possible."""
         self.flush()
         seconds = time.monotonic() - self._started
-        return {"size": self._size, "last": self.last.copy(), "totals": self.totals.copy(), "seconds": seconds}
+        return {
+            "size": self._size,
+            "last": self.last.copy(),
+            "first_loss": self.first_loss,
+            "totals": self.totals.copy(),
+            "seconds": seconds,
+        }
 
     def sync(self) -> None:
         """Wait until all lines that `state` counted are on the disk.
@@ -85,6 +93,8 @@ class Metrics:
         for key in EVALUATED:
             if key in line:
                 self.last[key] = line[key]
+        if self.first_loss is None:
+            self.first_loss = line.get("loss")
 
     def _write_now_and_then(self) -> None:
         while not self._over.wait(_WHILE):
@@ -111,8 +121,12 @@ class Metrics:
         self._unwritten = text[written:]
         self._complained &= bool(self._unwritten)
 
-    def close(self, status: str) -> Line:
+    def close(self, status: str, reason: str = "") -> Line:
         """Write the last line and summary.json; return the summary.
+
+        Args:
+            status: how the run ended.
+            reason: why, where there is more to say.
 
         Raises:
             RunError: if the disk does not take them.
@@ -124,6 +138,7 @@ class Metrics:
         seconds = time.monotonic() - self._started
         summary = {
             "status": status,
+            **({"reason": reason} if reason else {}),
             **self.last,
             **self.totals,
             "seconds": seconds,

@@ -18,15 +18,16 @@ import torch
 from torch._C._distributed_c10d import PrefixStore, Store
 
 from byzdist import __version__, logs
+from byzdist.agreement import compare, facts
 from byzdist.attacks.assignment import assignments
 from byzdist.attacks.collusion import Collusion
 from byzdist.config import Config, dump, load
 from byzdist.data import load as load_data
 from byzdist.data import write_table
+from byzdist.divergence import Diverged, Guard
 from byzdist.errors import ConfigError, RunError
 from byzdist.evaluation import Evaluator
 from byzdist.experiment import Experiment, choose_device, prepare
-from byzdist.export import save_model
 from byzdist.files import write_text
 from byzdist.folder import CONFIG, RUN, RunFolder, checkpoints, claim, identity
 from byzdist.launcher import report_failure
@@ -69,7 +70,7 @@ def run_rank(path: str, overrides: Sequence[str], out: Path | None, resume: bool
             resume |= int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
             run = claim(out, experiment, resume)
             shape = experiment.shape(workers)
-            tell = partial(_tell, config=config, run=run, links=shape.device.type)
+            tell = partial(_tell, experiment=experiment, run=run, links=shape.device.type)
             transport = open_server(config.transport, shape, tell)  # before any thread: it may fork
             serve(experiment, workers, run, transport)
         else:
@@ -106,16 +107,17 @@ def _digest(config: Config) -> str:
     return hashlib.sha256(dump(config).encode()).hexdigest()
 
 
-def _tell(store: Store, config: Config, run: RunFolder, links: str) -> None:
+def _tell(store: Store, experiment: Experiment, run: RunFolder, links: str) -> None:
     """Tell the workers which experiment this is, the kind of memory that messages lie in, the name of the run, and its lives."""
-    store.set("configuration", _digest(config))
+    store.set("data", json.dumps(facts(experiment)))
+    store.set("configuration", _digest(experiment.config))
     store.set("links", links)
     store.set("run", json.dumps([run.name, run.lives]))
 
 
-def _agree(store: Store, rank: int, config: Config, links: str) -> None:
+def _agree(store: Store, rank: int, experiment: Experiment, links: str) -> None:
     """Make sure that this rank runs the server's experiment, and that the two can talk."""
-    if store.get("configuration").decode() != _digest(config):
+    if store.get("configuration").decode() != _digest(experiment.config):
         raise ConfigError(
             f"the configuration of rank {rank} is not the server's; give every rank the same file and overrides."
         )
@@ -124,6 +126,7 @@ def _agree(store: Store, rank: int, config: Config, links: str) -> None:
             f"device: messages of rank {rank} lie in {links} memory, and the server's in {servers} memory; give every rank a GPU of "
             "its own or none (device=cpu), or use transport.name=star."
         )
+    compare(facts(experiment), json.loads(store.get("data")), rank, shared=experiment.split.shared)
 
 
 def serve(experiment: Experiment, workers: int, run: RunFolder, transport: ServerEnd) -> None:
@@ -148,36 +151,48 @@ def serve(experiment: Experiment, workers: int, run: RunFolder, transport: Serve
         metrics.sync,
         run.checkpoint.round if run.checkpoint else -1,
     )
+    guard = Guard(config, metrics)
     with Progress(config, folder) as progress:
-        server = Server(experiment, transport, metrics, evaluator.evaluate, _watchers(config, progress), saver)
+        watchers = _watchers(config, progress)
+
+        def show(line: Line, metrics: Metrics) -> None:
+            for watcher in watchers:
+                watcher(line, metrics)
+            guard.watch(line, server.x)
+
+        server = Server(experiment, transport, metrics, evaluator.evaluate, show, saver)
         _on_signals(server.stop)
-        status = "failed"
+        status, reason = "failed", ""
+        diverged: Diverged | None = None
         try:
             transport.open()
             if run.checkpoint is not None:
                 log.info("going on after round %d", run.checkpoint.round)
                 server.resume(run.checkpoint, run.checkpoint.facts["workers"] == workers)
+                guard.resume(server.round, server.x)
                 run.checkpoint = None  # it is as large as the server's own state
-            status = server.run()
-            save_model(experiment.oracle.model, server.x, folder, server.round)  # before a link can break at the end
+            try:
+                ended = server.run()
+                ended, reason = guard.verdict(ended, server.round)
+            except Diverged as error:
+                ended, reason, diverged, guard.is_good = "diverged", str(error), error, False
+            guard.save(experiment.oracle.model, server.x, folder, server.round)  # before a link can break at the end
             transport.stop()
+            status = ended
+        except RunError as error:
+            reason = str(error)
+            raise
         finally:
-            summary = metrics.close(status)
+            summary = metrics.close(status, reason)
         progress.finish(summary)
+        if diverged is not None:
+            raise diverged
 
 
-def _watchers(config: Config, progress: Progress) -> Callable[[Line, Metrics], None]:
+def _watchers(config: Config, progress: Progress) -> Sequence[Callable[[Line, Metrics], None]]:
     """Return what is told of each round: whoever looks at the screen, and whoever scrapes metrics."""
     path = os.environ.get(SCRAPED)
-    if not path:
-        return progress.show
-    scraped = Prometheus(Path(path), config.name, config.rounds)
-
-    def show(line: Line, metrics: Metrics) -> None:
-        progress.show(line, metrics)
-        scraped.show(line, metrics)
-
-    return show
+    return [progress.show, *([Prometheus(Path(path), config.name, config.rounds).show] if path else [])]
 
 
 def _optimum(experiment: Experiment) -> float | None:
@@ -211,7 +226,7 @@ def _on_signals(told: Callable[[], None]) -> None:
 
 def _work(experiment: Experiment, rank: int, workers: int, out: Path | None) -> None:
     config, shape = experiment.config, experiment.shape(workers)
-    agree = partial(_agree, rank=rank, config=config, links=shape.device.type)
+    agree = partial(_agree, rank=rank, experiment=experiment, links=shape.device.type)
     transport, store = open_worker(config.transport, shape, rank, agree)
     _on_signals(transport.let_go)  # it is for the server to end the run
     collusion = None
@@ -230,7 +245,7 @@ def _work(experiment: Experiment, rank: int, workers: int, out: Path | None) -> 
 def _describe(experiment: Experiment, workers: int, run: RunFolder) -> None:
     """Write what the run is: run.json, config.yaml and clients.csv."""
     config, folder = experiment.config, run.path
-    facts = {
+    described = {
         "run": run.name,
         "resumed_after": run.resumed_after,
         "byzdist": __version__,
@@ -249,7 +264,7 @@ def _describe(experiment: Experiment, workers: int, run: RunFolder) -> None:
             "system": platform.platform(),
         },
     }
-    write_text(folder / RUN, json.dumps(facts, indent=2) + "\n")
+    write_text(folder / RUN, json.dumps(described, indent=2) + "\n")
     write_text(folder / CONFIG, dump(config))
     (folder / "summary.json").unlink(missing_ok=True)  # it is there when the run has ended
     labels, classes = experiment.dataset.labels, experiment.dataset.classes

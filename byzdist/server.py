@@ -13,6 +13,7 @@ from torch import Tensor
 
 from byzdist.aggregation import Aggregator, nonfinite_rows
 from byzdist.checkpoint import Checkpoint
+from byzdist.divergence import Diverged
 from byzdist.errors import RunError
 from byzdist.experiment import Experiment
 from byzdist.logs import at_round
@@ -23,10 +24,7 @@ from byzdist.saving import ServerSaver
 from byzdist.transport.base import Missing, Request, ServerEnd, as_matrix
 
 log = logging.getLogger(__name__)
-
-
-class Diverged(RunError):
-    """The model is not finite any more; no later round can mend it."""
+_NAMED = 20  # clients in a line of the log
 
 
 class Server:
@@ -259,10 +257,14 @@ class Server:
 
     def _note(self, asked: Iterable[int], missing: dict[int, str]) -> None:
         """Log each client that stopped or began again to reply."""
+        absent: dict[str, list[str]] = {}
         for client, reason in missing.items():
             if client not in self._away:
                 self._away.add(client)
-                log.info("client %d does not reply: %s", client, reason)
+                absent.setdefault(reason, []).append(str(client))
+        for reason, clients in absent.items():
+            more = f" and {len(clients) - _NAMED} more" if len(clients) > _NAMED else ""
+            log.warning("no reply from client %s%s: %s", ", ".join(clients[:_NAMED]), more, reason)
         if self._away:
             for client in self._away.intersection(asked) - missing.keys():
                 self._away.remove(client)

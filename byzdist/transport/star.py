@@ -349,17 +349,17 @@ class StarServer(ServerEnd):
         for client in list(worker.pending):
             self._settle(worker, client, Missing(f"left: {event.text}"))
         worker.shut_out(f"left: {event.text}")
-        self._tell(f"worker {event.rank} {worker.state}")
+        self._warn(f"worker {event.rank} {worker.state}")
         if event.what is What.EXPELLED and worker.conduct.offend(event.text, self._terms.offences):
             offences = worker.conduct.offences
-            self._tell(f"worker {event.rank} is in quarantine after {offences} offences, the last: {event.text}")
+            self._warn(f"worker {event.rank} is in quarantine after {offences} offences, the last: {event.text}")
             self._dismiss(event.rank, event.text)
 
     def blame(self, client: int, reason: str) -> None:
         """Count an offence of a client's, which takes nobody else on its worker with it; see `ServerEnd.blame`."""
         conduct = self._clients[client]
         if conduct.offend(reason, self._terms.offences):
-            self._tell(f"client {client} is in quarantine after {conduct.offences} offences, the last: {reason}")
+            self._warn(f"client {client} is in quarantine after {conduct.offences} offences, the last: {reason}")
             self._isolate(client, reason)
 
     def _isolate(self, client: int, reason: str) -> None:
@@ -368,7 +368,7 @@ class StarServer(ServerEnd):
         self._free = (), np.arange(0)
         rank = self._shape.rank(client)
         if not self._trusted[rank - 1 :: self._shape.workers].any() and not self._shared.dismissed[rank]:
-            self._tell(f"worker {rank} is in quarantine with all its clients")
+            self._warn(f"worker {rank} is in quarantine with all its clients")
             self._dismiss(rank, reason)
 
     def _dismiss(self, rank: int, reason: str) -> None:
@@ -452,11 +452,15 @@ class StarServer(ServerEnd):
         if self._workers[rank].unsaved:
             self._workers[rank].unsaved = False
             self._failed.append(rank)
-            self._tell(f"worker {rank} could not save what its clients remember: {reason}")
+            self._warn(f"worker {rank} could not save what its clients remember: {reason}")
 
-    def _tell(self, text: str) -> None:
-        log.info(text)
+    def _tell(self, text: str, level: int = logging.INFO) -> None:
+        log.log(level, text)
         self.news.append(text)
+
+    def _warn(self, text: str) -> None:
+        """Tell of somebody's absence or quarantine: whoever looks after the run sees it at once."""
+        self._tell(text, logging.WARNING)
 
     def stop(self) -> None:
         """Tell every worker that the run is over; those that are away learn it when they come back, from a note in the store."""
