@@ -10,6 +10,7 @@ import platform
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -40,7 +41,8 @@ from byzdist.saving import ServerSaver, WorkerSaver
 from byzdist.server import Server
 from byzdist.supervisor import call_process, grant
 from byzdist.transport.base import ServerEnd
-from byzdist.transport.opening import open_server, open_worker
+from byzdist.transport.opening import STORE_PATIENCE, open_server, open_worker
+from byzdist.waiting import Waiting
 from byzdist.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -71,7 +73,9 @@ def run_rank(path: str, overrides: Sequence[str], out: Path | None, resume: bool
             run = claim(out, experiment, resume)
             shape = experiment.shape(workers)
             tell = partial(_tell, experiment=experiment, run=run, links=shape.device.type)
-            transport = open_server(config.transport, shape, tell)  # before any thread: it may fork
+            collective = config.transport.name == "collective"
+            with _waiting_for_all() if collective else nullcontext():
+                transport = open_server(config.transport, shape, tell)  # before any thread: it may fork
             serve(experiment, workers, run, transport)
         else:
             _work(experiment, rank, workers, out)
@@ -152,7 +156,7 @@ def serve(experiment: Experiment, workers: int, run: RunFolder, transport: Serve
         run.checkpoint.round if run.checkpoint else -1,
     )
     guard = Guard(config, metrics)
-    with Progress(config, folder) as progress:
+    with logs.kept_in(folder), Progress(config, folder) as progress:
         watchers = _watchers(config, progress)
 
         def show(line: Line, metrics: Metrics) -> None:
@@ -165,7 +169,10 @@ def serve(experiment: Experiment, workers: int, run: RunFolder, transport: Serve
         status, reason = "failed", ""
         diverged: Diverged | None = None
         try:
-            transport.open()
+            with Waiting(lambda: _name(transport.absent()), config.transport.join_timeout):
+                transport.open()
+            if absent := _name(transport.absent()):
+                log.warning("%s not joined; the run begins without", f"{absent} {'have' if ',' in absent else 'has'}")
             if run.checkpoint is not None:
                 log.info("going on after round %d", run.checkpoint.round)
                 server.resume(run.checkpoint, run.checkpoint.facts["workers"] == workers)
@@ -227,7 +234,8 @@ def _on_signals(told: Callable[[], None]) -> None:
 def _work(experiment: Experiment, rank: int, workers: int, out: Path | None) -> None:
     config, shape = experiment.config, experiment.shape(workers)
     agree = partial(_agree, rank=rank, experiment=experiment, links=shape.device.type)
-    transport, store = open_worker(config.transport, shape, rank, agree)
+    with _waiting_for_all() if config.transport.name == "collective" else _waiting_for_server():
+        transport, store = open_worker(config.transport, shape, rank, agree)
     _on_signals(transport.let_go)  # it is for the server to end the run
     collusion = None
     if any(entry.has("omniscient") for entry in assignments(config)):
@@ -240,6 +248,23 @@ def _work(experiment: Experiment, rank: int, workers: int, out: Path | None) -> 
     method, compressors = experiment.method, experiment.compressors
     worker = Worker(config, experiment.oracle, method, compressors, collusion, saver)
     worker.run(transport)
+
+
+def _name(workers: Sequence[int]) -> str:
+    """Return "worker 3", "workers 3, 5", or ""."""
+    return f"worker{'s'[: len(workers) > 1]} {', '.join(map(str, workers))}" if workers else ""
+
+
+def _waiting_for_server() -> Waiting:
+    return Waiting(lambda: f"the server at {_address()}", STORE_PATIENCE)
+
+
+def _waiting_for_all() -> Waiting:
+    return Waiting(lambda: f"all ranks to meet at {_address()}", STORE_PATIENCE)
+
+
+def _address() -> str:
+    return f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
 
 
 def _describe(experiment: Experiment, workers: int, run: RunFolder) -> None:
