@@ -10,7 +10,6 @@ import platform
 import signal
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -41,7 +40,7 @@ from byzdist.saving import ServerSaver, WorkerSaver
 from byzdist.server import Server
 from byzdist.supervisor import call_process, grant
 from byzdist.transport.base import ServerEnd
-from byzdist.transport.opening import STORE_PATIENCE, open_server, open_worker
+from byzdist.transport.opening import open_server, open_worker
 from byzdist.waiting import Waiting
 from byzdist.worker import Worker
 
@@ -73,9 +72,7 @@ def run_rank(path: str, overrides: Sequence[str], out: Path | None, resume: bool
             run = claim(out, experiment, resume)
             shape = experiment.shape(workers)
             tell = partial(_tell, experiment=experiment, run=run, links=shape.device.type)
-            collective = config.transport.name == "collective"
-            with _waiting_for_all() if collective else nullcontext():
-                transport = open_server(config.transport, shape, tell)  # before any thread: it may fork
+            transport = open_server(config.transport, shape, tell)  # before any thread: it may fork
             serve(experiment, workers, run, transport)
         else:
             _work(experiment, rank, workers, out)
@@ -234,8 +231,7 @@ def _on_signals(told: Callable[[], None]) -> None:
 def _work(experiment: Experiment, rank: int, workers: int, out: Path | None) -> None:
     config, shape = experiment.config, experiment.shape(workers)
     agree = partial(_agree, rank=rank, experiment=experiment, links=shape.device.type)
-    with _waiting_for_all() if config.transport.name == "collective" else _waiting_for_server():
-        transport, store = open_worker(config.transport, shape, rank, agree)
+    transport, store = open_worker(config.transport, shape, rank, agree)
     _on_signals(transport.let_go)  # it is for the server to end the run
     collusion = None
     if any(entry.has("omniscient") for entry in assignments(config)):
@@ -253,18 +249,6 @@ def _work(experiment: Experiment, rank: int, workers: int, out: Path | None) -> 
 def _name(workers: Sequence[int]) -> str:
     """Return "worker 3", "workers 3, 5", or ""."""
     return f"worker{'s'[: len(workers) > 1]} {', '.join(map(str, workers))}" if workers else ""
-
-
-def _waiting_for_server() -> Waiting:
-    return Waiting(lambda: f"the server at {_address()}", STORE_PATIENCE)
-
-
-def _waiting_for_all() -> Waiting:
-    return Waiting(lambda: f"all ranks to meet at {_address()}", STORE_PATIENCE)
-
-
-def _address() -> str:
-    return f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
 
 
 def _describe(experiment: Experiment, workers: int, run: RunFolder) -> None:
