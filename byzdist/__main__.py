@@ -1,4 +1,4 @@
-"""``python -m byzdist``: the same as the console script, and what torchrun starts on every rank."""
+"""``python -m byzdist``, the console script, and what starts every rank: guards first, then the command line."""
 
 import os
 import sys
@@ -6,6 +6,21 @@ import sys
 if sys.path and sys.path[0] == os.getcwd():  # what lies where the user stands must not hide a library
     sys.path.append(sys.path.pop(0))
 
-from byzdist.cli import main  # noqa: E402
+import _signal  # type: ignore[import-not-found]  # noqa: E402 - of which `signal` is made; it takes no time to import
 
-sys.exit(main())
+
+def main() -> int:
+    """Run the command of this process's command line; return its exit code."""
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # no traceback even of the imports before the guards
+    from byzdist import interrupt, speech
+
+    interrupt.end_at_once()
+    speech.protect()
+    from byzdist.cli import main as run
+
+    return run()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

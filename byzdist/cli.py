@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from byzdist import __version__, supervisor
+from byzdist import __version__, interrupt, speech, supervisor
 from byzdist.errors import ConfigError, RunError
 from byzdist.processes import Program
 
@@ -82,6 +82,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return supervisor.supervise(arguments.again)
     if "RANK" in os.environ:
         return _run_rank(arguments)
+    speech.say(f"reading {arguments.config}")  # a sign of life: the next import takes seconds
     # What libraries read when they are imported: see `byzdist.job`, which sets it for each rank.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -101,8 +102,13 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.out,
         arguments.resume,
         arguments.max_restarts,
-        _forked if threading.active_count() == 1 else None,  # a user's module may start threads
+        _forked if _has_no_threads() else None,
     )
+
+
+def _has_no_threads() -> bool:
+    """Return whether nothing runs here but this and the guard against Ctrl-C; a user's module may have started more."""
+    return {thread.name for thread in threading.enumerate()} <= {threading.main_thread().name, interrupt.THREAD}
 
 
 def _forked(words: Sequence[str]) -> Program:

@@ -144,6 +144,10 @@ class Config(Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     dtype: Literal["float32", "float64"] = "float32"
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    on_divergence: Annotated[
+        Literal["stop", "continue"],
+        Field(description="what a run does whose loss is not finite or a thousand times that of its start"),
+    ] = "stop"
 
     _names = field_validator("data", "model", "method", "compression", mode="before")(_spec)
     _attacks = field_validator("attack", mode="before")(_specs)

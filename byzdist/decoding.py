@@ -4,16 +4,12 @@ import torch
 from torch import Tensor
 
 from byzdist.aggregation import nonfinite_rows
-from byzdist.errors import RunError
+from byzdist.divergence import Diverged
 from byzdist.experiment import Experiment
 from byzdist.transport.base import Missing, ServerEnd, as_matrix
 
 NOT_FINITE = "not finite"
 """Why a reply with NaN or infinity is missing."""
-
-
-class Diverged(RunError):
-    """The model is not finite any more; no later round can mend it."""
 
 
 class Decoder:

@@ -14,6 +14,7 @@ from byzdist.errors import ConfigError
 from byzdist.evaluation import Evaluator
 from byzdist.experiment import Experiment, choose_device, prepare
 from byzdist.export import load_model
+from byzdist.files import read_json
 from byzdist.folder import CONFIG, checkpoints
 from byzdist.registry import importing_only
 
@@ -70,10 +71,12 @@ def _evaluate(folder: Path, tree: dict[str, Any]) -> str:
 
 
 def _last_model(folder: Path, experiment: Experiment) -> tuple[int, torch.Tensor]:
-    """Return the newest intact model and its round."""
+    """Return the newest intact model and its round; of a run that has diverged, the last good one."""
     found = []
     if os.path.lexists(folder / "model.safetensors"):
         found.append(load_model(experiment.oracle.model, folder))
+        if _has_diverged(folder):
+            return found[0]  # the last good one
     for path in rounds(checkpoints(folder)).values():
         try:
             checkpoint = read(path)
@@ -94,3 +97,10 @@ def _fitting(x: torch.Tensor, experiment: Experiment, folder: Path) -> torch.Ten
             "many features and classes."
         )
     return x
+
+
+def _has_diverged(folder: Path) -> bool:
+    try:
+        return bool(read_json(folder / "summary.json")["status"] == "diverged")
+    except (OSError, ValueError, KeyError, TypeError):  # a run that goes on has none
+        return False

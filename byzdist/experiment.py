@@ -19,6 +19,7 @@ from byzdist.methods import METHODS, Method, Sizes
 from byzdist.oracle import Oracle
 from byzdist.registry import Registry
 from byzdist.transport.base import Shape
+from byzdist.trial import try_out
 
 P = TypeVar("P")
 _advice = logging.getLogger("byzdist.checks.data")  # what the server alone says, see logs
@@ -98,7 +99,10 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     clients = config.clients
     split = data.split(config.data["split"], dataset.labels, clients.count, config.seed, clients.byzantine)
     model = models.build(config.model, dataset.feature_shape, dataset.classes, config.seed)
-    oracle = Oracle(model, dataset, split, device=device, dtype=dtype, flipped=flipped(config))
+    name = config.model["name"]
+    oracle = Oracle(model, dataset, split, device=device, dtype=dtype, flipped=flipped(config), name=name)
+    if ":" in name:  # a user's own
+        try_out(oracle, name)
     compressor = make(COMPRESSORS, config.compression, "compression", Compressor)  # type: ignore[type-abstract]
     method = make(METHODS, config.method, "method", Method)  # type: ignore[type-abstract]
     samples = [split.size(client) for client in range(clients.count)]

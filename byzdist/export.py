@@ -10,13 +10,22 @@ from torch import Tensor, nn
 
 from byzdist.errors import ConfigError, RunError
 from byzdist.files import check_plain, replacing
+from byzdist.modules import saved_name, trained
 
 
 def state_dict(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Return the parameters of ``model`` by name with the values of the flat vector x, d values in the module's order."""
-    named = dict(model.named_parameters())
+    """Return what ``model.load_state_dict`` reads strictly, with the values of the flat vector x for what is trained.
+
+    That includes frozen parameters and buffers, and each name of tied parameters. Names are those without torch.compile.
+    """
+    named = trained(model)
     pieces = torch.split(x.detach().cpu(), [parameter.numel() for parameter in named.values()])
-    return {name: piece.view(named[name].shape).clone() for name, piece in zip(named, pieces, strict=True)}
+    values = {id(parameter): piece for parameter, piece in zip(named.values(), pieces, strict=True)}
+    whole = {}
+    for key, tensor in model.state_dict(keep_vars=True).items():
+        if isinstance(tensor, Tensor):  # an extra state may be anything
+            whole[saved_name(key)] = values.get(id(tensor), tensor.detach().cpu()).view(tensor.shape).clone()
+    return whole
 
 
 def save_model(model: nn.Module, x: Tensor, folder: Path, round_: int) -> None:
@@ -48,7 +57,11 @@ def load_model(model: nn.Module, folder: Path) -> tuple[int, Tensor]:
         ConfigError: if it is not there, or is not of this module.
     """
     path = folder / "model.safetensors"
-    wanted = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    wanted = {
+        saved_name(name): list(tensor.shape)
+        for name, tensor in model.state_dict().items()
+        if isinstance(tensor, Tensor)
+    }
     try:
         check_plain(path)
         with safe_open(path, "pt") as file:
@@ -73,4 +86,4 @@ def load_model(model: nn.Module, folder: Path) -> tuple[int, Tensor]:
         RuntimeError,
     ) as error:  # the last: it does not fit into memory
         raise ConfigError(f"{str(path)!r} cannot be read: {error}.") from None
-    return round_, torch.cat([tensors[name].flatten() for name in wanted])
+    return round_, torch.cat([tensors[saved_name(name)].flatten() for name in trained(model)])

@@ -41,6 +41,7 @@ _HARMLESS = (
     "rounds",
     "evaluate",
     "checkpoint",
+    "on_divergence",
     "aggregation.compile",  # to the same bits
     "device",  # the kind of device that it comes down to is compared
     "transport.name",

@@ -44,6 +44,7 @@ class Metrics:
         self._unwritten = b""
         self._complained = False
         self.last: Line = {}
+        self.first_loss: float | None = None
         self.totals = dict.fromkeys(
             ("rounds", "bytes_up", "bytes_down", "missing", "byzantine_majorities", "untrusted", "called"), 0
         )
@@ -51,6 +52,7 @@ class Metrics:
         if state is not None:
             self._size, self.last, self.totals = state["size"], state["last"], self.totals | state["totals"]
             self._started -= state["seconds"]
+            self.first_loss = state.get("first_loss")  # which earlier versions did not keep
         there = self._file.seek(0, os.SEEK_END)
         if there < self._size:
             log.warning("metrics.jsonl is shorter than it was when the checkpoint was taken: lines are missing.")
@@ -61,7 +63,13 @@ class Metrics:
         """Return what a checkpoint keeps of the metrics, as JSON; all lines up to now are counted, and written where possible."""
         self.flush()
         seconds = time.monotonic() - self._started
-        return {"size": self._size, "last": self.last.copy(), "totals": self.totals.copy(), "seconds": seconds}
+        return {
+            "size": self._size,
+            "last": self.last.copy(),
+            "first_loss": self.first_loss,
+            "totals": self.totals.copy(),
+            "seconds": seconds,
+        }
 
     def sync(self) -> None:
         """Wait until all lines that `state` counted are on the disk.
@@ -92,6 +100,8 @@ class Metrics:
         for key in EVALUATED:
             if key in line:
                 self.last[key] = line[key]
+        if self.first_loss is None:
+            self.first_loss = line.get("loss")
 
     def _write_now_and_then(self) -> None:
         while not self._over.wait(_WHILE):
@@ -137,8 +147,12 @@ class Metrics:
                 self._file = fresh
             self._folder = folder
 
-    def close(self, status: str) -> Line:
+    def close(self, status: str, reason: str = "") -> Line:
         """Write the last line and summary.json; return the summary.
+
+        Args:
+            status: how the run ended.
+            reason: why, where there is more to say.
 
         Raises:
             RunError: if the disk does not take them.
@@ -150,6 +164,7 @@ class Metrics:
         seconds = time.monotonic() - self._started
         summary = {
             "status": status,
+            **({"reason": reason} if reason else {}),
             **self.last,
             **self.totals,
             "seconds": seconds,

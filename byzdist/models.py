@@ -1,14 +1,9 @@
 """The models: what turns features into logits, and the loss.
 
 A model is a torch module made by ``name(feature_shape, classes, **parameters)``. Its forward maps features [b,
-*feature_shape] to logits [b, classes], or [b] where two classes need one logit. Of one's own (``module.path:Name``)
-nothing more is asked. What the trainer uses where a module has it:
-
-* ``l2``: the weight of the regularizer l2·‖x‖², over all parameters, which is added to the loss [BRPP section 5];
-* ``loss(logits, labels)``: the mean loss of a batch, in place of the cross-entropy;
-* ``convex``: true where the loss is convex in the parameters, so that its optimum can be found;
-* ``add_gradient``, ``add_difference``, ``hessian``: closed forms in place of automatic differentiation (see
-LogisticRegression).
+*feature_shape] to logits [b, classes], or [b] or [b, 1] where two classes need one logit. Of one's own
+(``module.path:Name``) nothing more is asked; what it may declare, a regularizer or a loss, say, is in
+:mod:`byzdist.modules`. Frozen parameters stay as they are, and tied ones count once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +16,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, MinLen
 from torch import Tensor, nn
 
+from byzdist import modules
 from byzdist.errors import ConfigError
 from byzdist.randomness import stream
 from byzdist.registry import Registry
@@ -48,12 +44,24 @@ def build(spec: Mapping[str, Any], feature_shape: Sequence[int], classes: int, s
     """
     parameters = {key: value for key, value in spec.items() if key != "name"}
     make, checked = MODELS.get(spec["name"], "model"), MODELS.check(spec["name"], parameters, "model")
+    name, default = spec["name"], torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):  # torch's own initializers draw from its global generator only
         torch.manual_seed(int(stream(seed, "model").integers(2**63)))
-        model = make(tuple(feature_shape), classes, **checked)
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"model: {spec['name']!r} makes a {type(model).__name__}, not a torch module.")
-    return model
+        try:
+            model = make(tuple(feature_shape), classes, **checked)
+        except (ConfigError, MemoryError):
+            raise
+        except Exception as error:  # whatever a user's own code raises
+            raise ConfigError(
+                f"model: {name!r} cannot be made for features of shape {list(feature_shape)} and {classes} classes: "
+                f"{modules.reason(error)}."
+            ) from error
+        finally:
+            torch.set_default_dtype(default)
+        if isinstance(model, nn.Module):
+            return modules.materialized(model, feature_shape, name)
+    what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+    raise ConfigError(f"model: {name!r} makes {what}, not a torch module.")
 
 
 @MODELS.register("logistic_regression")

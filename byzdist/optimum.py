@@ -15,6 +15,7 @@ from byzdist.data import Dataset, Split, fingerprint
 from byzdist.evaluation import Objective, sample_groups
 from byzdist.files import read_json, write_text
 from byzdist.models import MODELS, build
+from byzdist.modules import flat_logits, trained
 from byzdist.oracle import Oracle
 
 _DIRECT = 2048  # up to this dimension the Hessian is formed and factorized
@@ -57,7 +58,7 @@ def can_be_found(oracle: Oracle) -> bool:
     An oracle of any dtype will do: `find` itself needs the data in float64.
     """
     samples = len(oracle.labels)
-    if not getattr(oracle.model, "convex", False):
+    if not oracle.declared.convex:
         return False
     if oracle.l2 <= 0:
         _log.warning("the gap is not reported: with model.l2 = 0 the loss need not have a minimum")
@@ -81,7 +82,7 @@ def minimize(objective: Objective) -> float | None:
     oracle = objective.oracle
     x, gradient = oracle.initial(), oracle.initial()
     value, _ = objective(x, gradient)
-    solve = _direct if hasattr(oracle.model, "hessian") and oracle.dimension <= _DIRECT else _conjugate_gradients
+    solve = _direct if oracle.declared.hessian and oracle.dimension <= _DIRECT else _conjugate_gradients
     trial, trial_gradient = torch.empty_like(x), torch.empty_like(x)
     for _ in range(_STEPS):
         rounding = torch.finfo(x.dtype).eps * abs(value)
@@ -102,10 +103,11 @@ def minimize(objective: Objective) -> float | None:
 
 def _direct(objective: Objective, x: Tensor, gradient: Tensor) -> Tensor:
     oracle = objective.oracle
+    assert oracle.declared.hessian is not None
     hessian = torch.eye(len(x), dtype=x.dtype) * (2 * oracle.l2)
     for weight, positions in objective.groups:
         for features, _ in oracle.blocks(positions):
-            hessian.add_(oracle.model.hessian(x, features), alpha=weight)  # type: ignore[operator]
+            hessian.add_(oracle.declared.hessian(x, features), alpha=weight)
     return torch.cholesky_solve(-gradient[:, None], torch.linalg.cholesky(hessian)).squeeze(1)
 
 
@@ -129,12 +131,13 @@ def _conjugate_gradients(objective: Objective, x: Tensor, gradient: Tensor) -> T
 def _hessian_product(objective: Objective, x: Tensor, vector: Tensor) -> Tensor:
     """Return the Hessian at x times a vector: the derivative of the gradient along it."""
     oracle = objective.oracle
-    named = dict(oracle.model.named_parameters())
+    named = trained(oracle.model)
 
     def mean_loss(flat: Tensor, features: Tensor, labels: Tensor) -> Tensor:
         pieces = torch.split(flat, [parameter.numel() for parameter in named.values()])
         weights = {name: piece.view_as(named[name]) for name, piece in zip(named, pieces, strict=True)}
-        loss: Tensor = oracle.loss(torch.func.functional_call(oracle.model, weights, (features,)), labels)
+        logits = torch.func.functional_call(oracle.model, weights, (features,))
+        loss: Tensor = oracle.loss(flat_logits(logits), labels)
         return loss
 
     product = vector * (2 * oracle.l2)

@@ -7,11 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 
 from byzdist.data import Dataset, Split
-from byzdist.errors import ConfigError
 from byzdist.models import Array, cross_entropy
+from byzdist.modules import check, declared, flat_logits, trained, unwrapped
 
 Positions = NDArray[np.int64]
 
@@ -30,9 +29,10 @@ class Oracle:
         device: where to compute; the data set is moved there as a whole. Points and results may be on the CPU all the same.
         dtype: of x and of the gradients.
         flipped: clients that see label L-1-y in place of y (the label flipping attack).
+        name: of the model in the configuration, for messages.
 
     Raises:
-        ConfigError: a module with buffers or with dropout, whose gradient is no function of x and the samples.
+        ConfigError: a module with batch norm or dropout, say, whose gradient is no function of x and the samples.
     """
 
     def __init__(
@@ -44,26 +44,29 @@ class Oracle:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float64,
         flipped: Collection[int] = (),
+        name: str = "",
     ) -> None:
-        _check(model)
-        self.model = model.to(device=device, dtype=dtype).eval()
+        self._forward = model.eval()  # perhaps what torch.compile made of the model
+        self.model, name = unwrapped(model), name or type(model).__name__
+        check(self.model, name)
+        self.model.to(device=device, dtype=dtype)
         self.device = torch.device(device)
         self.split = split
         self.classes = dataset.classes
         self.flipped = frozenset(flipped)
         self.features = torch.from_numpy(np.asarray(dataset.features)).to(device=device, dtype=dtype)
         self.labels = torch.from_numpy(np.asarray(dataset.labels)).to(device)
-        self.l2 = float(getattr(model, "l2", 0.0))
-        self.loss = getattr(model, "loss", cross_entropy)
-        self._add_gradient = getattr(model, "add_gradient", self._backward)
-        self._add_difference = getattr(model, "add_difference", self._backward_twice)
-        self._parameters = list(model.parameters())
+        self.declared = declared(self.model, name)
+        self.l2, self.loss = self.declared.l2, self.declared.loss or cross_entropy
+        self._add_gradient = self.declared.add_gradient or self.backward
+        self._add_difference = self.declared.add_difference or self._backward_twice
+        self._parameters = list(trained(self.model).values())
         self._layout = _layout(self._parameters)
         self._common: dict[tuple[int, bool], Tensor] | None = None
         self._initial = torch.cat([parameter.detach().flatten() for parameter in self._parameters])
-        self._bind(self._initial)
+        self.bind(self._initial)
         self._rooms: list[Tensor] = []  # on the device, for vectors that are elsewhere
-        closed_form, columns = hasattr(model, "add_gradient"), prod(dataset.feature_shape)
+        closed_form, columns = self.declared.add_gradient is not None, prod(dataset.feature_shape)
         self.chunk = _chunk(self.device, closed_form, columns)
         self._few = 0
         if closed_form and self.device.type == "cpu":
@@ -137,10 +140,9 @@ class Oracle:
 
     def logits(self, x: Tensor, features: Tensor) -> Tensor:
         """Return the module's logits at x."""
-        self._bind(x)
+        self.bind(x)
         with torch.no_grad():
-            logits: Tensor = self.model(features)
-        return logits
+            return flat_logits(self._forward(features))
 
     def blocks(self, indices: Positions | None, flip: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the features and labels at these positions of the data set (None: all) in blocks of a fixed size."""
@@ -180,15 +182,17 @@ class Oracle:
         there = torch.from_numpy(indices).to(self.device)
         return self.features.index_select(0, there), self.labels.index_select(0, there)
 
-    def _bind(self, x: Tensor) -> None:
+    def bind(self, x: Tensor) -> None:
+        """Make the module's parameters views of x, which must stay as it is as long as they are used."""
         for parameter, (shape, stride, offset) in zip(self._parameters, self._layout, strict=True):
             parameter.data = x.as_strided(shape, stride, x.storage_offset() + offset)
 
-    def _backward(self, x: Tensor, features: Tensor, labels: Tensor, scale: float, out: Tensor) -> Tensor:
-        self._bind(x)
+    def backward(self, x: Tensor, features: Tensor, labels: Tensor, scale: float, out: Tensor) -> Tensor:
+        """Do what `add_gradient` does, by automatic differentiation."""
+        self.bind(x)
         for parameter, (shape, stride, offset) in zip(self._parameters, self._layout, strict=True):
             parameter.grad = out.as_strided(shape, stride, out.storage_offset() + offset)
-        logits: Tensor = self.model(features)
+        logits = flat_logits(self._forward(features))
         loss: Tensor = self.loss(logits, labels)
         # Adds to the gradients in place, that is to out.
         torch.autograd.backward(loss, loss.new_tensor(scale * len(labels)))
@@ -197,24 +201,8 @@ class Oracle:
     def _backward_twice(
         self, x_new: Tensor, x_old: Tensor, features: Tensor, labels: Tensor, scale: float, out: Tensor
     ) -> None:
-        self._backward(x_new, features, labels, scale, out)
-        self._backward(x_old, features, labels, -scale, out)
-
-
-def _check(model: nn.Module) -> None:
-    """Refuse what makes the gradient depend on more than x and the samples."""
-    for name, _ in model.named_buffers():
-        raise ConfigError(
-            f"model.name: the module has a buffer, {name!r}. Its state (running statistics, say) is no part of x, and"
-            " clients cannot share it. Use layer or group norm, or register the buffer as a plain attribute."
-        )
-    for name, module in model.named_modules():
-        if isinstance(module, _DropoutNd) and module.p > 0:
-            raise ConfigError(
-                f"model.name: the module has dropout, {name!r}. Remove it: two gradients must see the same network."
-            )
-    if not any(True for _ in model.parameters()):
-        raise ConfigError("model.name: the module has no parameters to train.")
+        self.backward(x_new, features, labels, scale, out)
+        self.backward(x_old, features, labels, -scale, out)
 
 
 def _layout(parameters: list[nn.Parameter]) -> list[tuple[torch.Size, tuple[int, ...], int]]:

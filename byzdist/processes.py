@@ -1,5 +1,6 @@
 """Processes of a run: another program, or a fork of this process, which has imported everything already."""
 
+import ctypes
 import json
 import os
 import signal
@@ -15,6 +16,22 @@ from byzdist.errors import ConfigError, RunError
 Program = Sequence[str] | Callable[[], int]
 """The words of a command, or a function that a fork calls and whose result is its exit code."""
 _HANDLED = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+_PRCTL = getattr(ctypes.CDLL(None), "prctl", None)  # Linux's; looked up once, before any fork
+
+
+def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Let the kernel send this process a signal when its parent, process ``parent``, ends in whatever way (Linux)."""
+    if _PRCTL is not None:
+        _PRCTL(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+    if os.getppid() != parent:  # it was gone before the line above
+        os._exit(1)
+
+
+def call_process(name: str) -> None:
+    """Give this process a name by which ps and pkill know it, at most 15 characters (Linux)."""
+    if _PRCTL is not None:
+        _PRCTL(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 class Process(Protocol):
@@ -110,9 +127,10 @@ def _be(
     try:
         os.setsid()
         first()
+        signal.set_wakeup_fd(-1)  # it is the parent's
         for number in _HANDLED:
             if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+                signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.environ.clear()
         os.environ.update(environment)
@@ -149,7 +167,8 @@ def call_in_fork(function: Callable[[], Any]) -> Any:
             json.dump(said, pipe)
         return 0
 
-    process = start(program, dict(os.environ), close=[told])
+    me = os.getpid()
+    process = start(program, dict(os.environ), close=[told], first=lambda: die_with_parent(me))
     os.close(tells)
     try:
         with open(told) as pipe:

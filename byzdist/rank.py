@@ -18,31 +18,33 @@ from typing import Any
 import torch
 from torch._C._distributed_c10d import PrefixStore, Store
 
-from byzdist import __version__, advice, logs
+from byzdist import __version__, advice, agreement, logs
 from byzdist.attacks.assignment import assignments
 from byzdist.attacks.collusion import Collusion
 from byzdist.config import Config, dump, load
 from byzdist.data import load as load_data
 from byzdist.data import warn_of_rare_classes, write_table
+from byzdist.divergence import Diverged, Guard
 from byzdist.errors import ConfigError, RunError
 from byzdist.evaluation import Evaluator
 from byzdist.experiment import Experiment, choose_device, prepare
-from byzdist.export import save_model
 from byzdist.files import write_text
 from byzdist.folder import CONFIG, RUN, RunFolder, checkpoints, claim, identity
 from byzdist.metrics import Line, Metrics
 from byzdist.optimum import can_be_found, find
+from byzdist.processes import call_process
 from byzdist.progress import Progress
 from byzdist.prometheus import VARIABLE as SCRAPED
 from byzdist.prometheus import Prometheus
 from byzdist.saving import ServerSaver, WorkerSaver
 from byzdist.server import Server
-from byzdist.supervisor import ATTEMPT, GONE, call_process, grant
+from byzdist.supervisor import ATTEMPT, GONE, grant
 from byzdist.transport.base import ServerEnd
-from byzdist.transport.opening import open_server, open_worker
+from byzdist.transport.opening import open_server, open_worker, waiting_for
 from byzdist.transport.rendezvous import warn_of_torchrun
 from byzdist.transport.store import STORE_PATIENCE, connect
 from byzdist.vanishing import Watch
+from byzdist.waiting import Waiting
 from byzdist.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -75,7 +77,7 @@ def run_rank(path: str, overrides: Sequence[str], out: Path | None, resume: bool
     resume |= int(os.environ.get(ATTEMPT, "0")) > 0
     run = claim(out, experiment, resume)
     shape = experiment.shape(workers)
-    facts = _facts(config, run, shape.device.type)
+    facts = _facts(experiment, run, shape.device.type)
     memory = 2 * shape.most_cohort * shape.dimension * shape.dtype.itemsize if _colludes(config) else 0
     transport = open_server(config.transport, shape, facts, memory)  # before any thread: it forks
     serve(experiment, workers, run, transport)
@@ -113,22 +115,22 @@ def _colludes(config: Config) -> bool:
     return any(entry.has("omniscient") for entry in assignments(config))
 
 
-def _facts(config: Config, run: RunFolder, links: str) -> str:
+def _facts(experiment: Experiment, run: RunFolder, links: str) -> str:
     """Return what the workers are told: which experiment this is, where messages lie, and what run it goes on with.
 
     Of the run they learn its name, its lives, and whose part its checkpoint lacks.
     """
-    facts = {"configuration": _digest(config), "links": links}
+    facts = {"configuration": _digest(experiment.config), "links": links, "data": agreement.facts(experiment)}
     return json.dumps(facts | {"run": run.name, "lives": run.lives, "missing": run.missing})
 
 
-def _agree(facts: str, told: dict[str, Any], rank: int, config: Config, links: str) -> None:
+def _agree(facts: str, told: dict[str, Any], rank: int, experiment: Experiment, links: str) -> None:
     """Take in what the server tells; make sure that this rank runs the server's experiment, and that the two can talk."""
     before = told.get("lives")
     told.update(json.loads(facts))
     if before not in (None, told["lives"]):
         raise RunError("the server was started again, and goes on from another point; start this worker again as well.")
-    if told["configuration"] != _digest(config):
+    if told["configuration"] != _digest(experiment.config):
         raise ConfigError(
             f"the configuration of rank {rank} is not the server's; give every rank the same file and overrides."
         )
@@ -137,6 +139,7 @@ def _agree(facts: str, told: dict[str, Any], rank: int, config: Config, links: s
             f"device: messages of rank {rank} lie in {links} memory, and the server's in {told['links']} memory; give every rank a GPU "
             "of its own or none (device=cpu), or use transport.name=star."
         )
+    agreement.compare(agreement.facts(experiment), told["data"], rank, shared=experiment.split.shared)
 
 
 def serve(experiment: Experiment, workers: int, run: RunFolder, transport: ServerEnd) -> None:
@@ -165,44 +168,54 @@ def serve(experiment: Experiment, workers: int, run: RunFolder, transport: Serve
         metrics.sync,
         run.checkpoint.round if run.checkpoint else -1,
     )
-    with Progress(config, run.path) as progress:
+    guard = Guard(config, metrics)
+    with logs.kept_in(run.path), Progress(config, run.path) as progress:
         watch = Watch(run, lambda: _describe(experiment, workers, run), lambda: server.stop())
-        shown = _watchers(config, progress)
+        watchers = _watchers(config, progress)
 
         def after_round(line: Line, metrics: Metrics) -> None:
-            shown(line, metrics)
+            for watcher in watchers:
+                watcher(line, metrics)
             watch.look(metrics, saver, at_once=line["round"] == config.rounds)
+            guard.watch(line, server.x)
 
         server = Server(experiment, transport, metrics, evaluator.evaluate, after_round, saver)
         _on_signals(server.stop)
-        status = "failed"
+        status, reason = "failed", ""
+        diverged: Diverged | None = None
         try:
-            transport.open()
+            with Waiting(lambda: _name(transport.absent()), config.transport.join_timeout):
+                transport.open()
+            if absent := _name(transport.absent()):
+                log.warning("%s not joined; the run begins without", f"{absent} {'have' if ',' in absent else 'has'}")
             if run.checkpoint is not None:
                 log.info("going on after round %d", run.checkpoint.round)
                 server.resume(run.checkpoint, run.checkpoint.facts["workers"] == workers)
+                guard.resume(server.round, server.x)
                 run.checkpoint = None  # it is as large as the server's own state
-            status = server.run()
-            save_model(experiment.oracle.model, server.x, run.path, server.round)  # before a link can break at the end
+            try:
+                ended = server.run()
+                ended, reason = guard.verdict(ended, server.round)
+            except Diverged as error:
+                ended, reason, diverged, guard.is_good = "diverged", str(error), error, False
+            guard.save(experiment.oracle.model, server.x, run.path, server.round)  # before a link can break at the end
             transport.stop()
+            status = ended
+        except RunError as error:
+            reason = str(error)
+            raise
         finally:
-            summary = metrics.close(status)
+            summary = metrics.close(status, reason)
         watch.finish(server.round)
         progress.finish(summary)
+        if diverged is not None:
+            raise diverged
 
 
-def _watchers(config: Config, progress: Progress) -> Callable[[Line, Metrics], None]:
+def _watchers(config: Config, progress: Progress) -> Sequence[Callable[[Line, Metrics], None]]:
     """Return what is told of each round: whoever looks at the screen, and whoever scrapes metrics."""
     path = os.environ.get(SCRAPED)
-    if not path:
-        return progress.show
-    scraped = Prometheus(Path(path), config.name, config.rounds)
-
-    def show(line: Line, metrics: Metrics) -> None:
-        progress.show(line, metrics)
-        scraped.show(line, metrics)
-
-    return show
+    return [progress.show, *([Prometheus(Path(path), config.name, config.rounds).show] if path else [])]
 
 
 def _optimum(experiment: Experiment) -> float | None:
@@ -238,11 +251,12 @@ def _on_signals(told: Callable[[], None]) -> None:
 def _work(experiment: Experiment, rank: int, workers: int, out: Path | None) -> None:
     config, shape = experiment.config, experiment.shape(workers)
     told: dict[str, Any] = {}
-    agree = partial(_agree, told=told, rank=rank, config=config, links=shape.device.type)
+    agree = partial(_agree, told=told, rank=rank, experiment=experiment, links=shape.device.type)
     transport = open_worker(config.transport, shape, rank, agree)
     _on_signals(transport.let_go)  # it is for the server to end the run
-    if not transport.open():
-        return
+    with waiting_for("the server"):
+        if not transport.open():
+            return
     collusion = None
     if _colludes(config):
         collusion = Collusion(_channel, shape.dimension, shape.dtype, config.transport.deadline)
@@ -260,10 +274,15 @@ def _channel() -> Store:
     return PrefixStore("collusion", connect(STORE_PATIENCE))
 
 
+def _name(workers: Sequence[int]) -> str:
+    """Return "worker 3", "workers 3, 5", or ""."""
+    return f"worker{'s'[: len(workers) > 1]} {', '.join(map(str, workers))}" if workers else ""
+
+
 def _describe(experiment: Experiment, workers: int, run: RunFolder) -> None:
     """Write what the run is: run.json, config.yaml and clients.csv."""
     config, folder = experiment.config, run.path
-    facts = {
+    described = {
         "run": run.name,
         "resumed_after": run.resumed_after,
         "byzdist": __version__,
@@ -282,7 +301,7 @@ def _describe(experiment: Experiment, workers: int, run: RunFolder) -> None:
             "system": platform.platform(),
         },
     }
-    write_text(folder / RUN, json.dumps(facts, indent=2) + "\n")
+    write_text(folder / RUN, json.dumps(described, indent=2) + "\n")
     write_text(folder / CONFIG, dump(config))
     (folder / "summary.json").unlink(missing_ok=True)  # it is there when the run has ended
     labels, classes = experiment.dataset.labels, experiment.dataset.classes

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from byzdist.aggregation import Aggregator
 from byzdist.checkpoint import MISSING, Checkpoint
-from byzdist.decoding import NOT_FINITE, Decoder, Diverged
+from byzdist.decoding import NOT_FINITE, Decoder
+from byzdist.divergence import Diverged
 from byzdist.errors import RunError
 from byzdist.experiment import Experiment
 from byzdist.full_rounds import FullRounds
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 
 _ZERO = "the estimate is exactly zero"
+_NAMED = 20  # clients in a line of the log
 
 
 class Server:
@@ -260,10 +262,14 @@ class Server:
 
     def _note(self, asked: Iterable[int], missing: dict[int, str]) -> None:
         """Log each client that stopped or began again to reply."""
+        absent: dict[str, list[str]] = {}
         for client, reason in missing.items():
             if client not in self._away:
                 self._away.add(client)
-                log.info("client %d does not reply: %s", client, reason)
+                absent.setdefault(reason, []).append(str(client))
+        for reason, clients in absent.items():
+            more = f" and {len(clients) - _NAMED} more" if len(clients) > _NAMED else ""
+            log.warning("no reply from client %s%s: %s", ", ".join(clients[:_NAMED]), more, reason)
         if self._away:
             for client in self._away.intersection(asked) - missing.keys():
                 self._away.remove(client)

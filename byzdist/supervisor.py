@@ -6,7 +6,6 @@ in its place, which costs a bare interpreter: nothing heavy may be imported here
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -16,15 +15,13 @@ from collections.abc import Sequence
 from types import FrameType
 
 import byzdist
-from byzdist.processes import Process, Program, start
+from byzdist.processes import Process, Program, die_with_parent, start
 
 _GRANT = "BYZDIST_GRANT"  # the file descriptor on which the child says how often it may be started again
 _NEVER = 255  # what it says where the run cannot go on without it
 _UNTOLD = 3  # how often it is started again before it has said anything: it has not joined anybody yet
 _STOPPED = 120  # seconds
 MISTAKE = 2  # the exit code of a wrong configuration
-_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
-_PRCTL = getattr(ctypes.CDLL(None), "prctl", None)  # Linux's; looked up once, before any fork
 GONE = signal.SIGUSR2  # tells a rank that its agent is gone; a hang-up would not do, for it may be ignored
 AGENT = "BYZDIST_AGENT"  # the process of the agent, where it is our own launcher
 ATTEMPT = "TORCHELASTIC_RESTART_COUNT"  # how often the agent, of whatever kind, has started the whole job again
@@ -41,20 +38,6 @@ def grant(restarts: int | None) -> None:
     """Say, as the child, how often this process may be started again while the run goes on without it; None: it cannot."""
     if _GRANT in os.environ:
         os.write(int(os.environ[_GRANT]), bytes([_NEVER if restarts is None else restarts]))
-
-
-def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
-    """Let the kernel send this process a signal when its parent, process ``parent``, ends in whatever way (Linux)."""
-    if _PRCTL is not None:
-        _PRCTL(_PR_SET_PDEATHSIG, number, 0, 0, 0)
-    if os.getppid() != parent:  # it was gone before the line above
-        os._exit(1)
-
-
-def call_process(name: str) -> None:
-    """Give this process a name by which ps and pkill know it, at most 15 characters (Linux)."""
-    if _PRCTL is not None:
-        _PRCTL(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def end_with_agent() -> None:

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from byzdist.supervisor import call_process, die_with_parent
+from byzdist.processes import call_process, die_with_parent
 from byzdist.transport.base import Shape
 from byzdist.transport.link import Intrusion, Link, LinkLost, accept, where_to_listen
 from byzdist.transport.shared import OVER, Shared, link_frame

@@ -1,5 +1,6 @@
 """How the ends of a run's transport are made in its processes."""
 
+import os
 from collections.abc import Callable
 
 from torch._C._distributed_c10d import PrefixStore
@@ -11,6 +12,7 @@ from byzdist.transport.keys import own_key, run_secret, worker_key
 from byzdist.transport.star import StarServer, Terms
 from byzdist.transport.star_worker import StarWorker
 from byzdist.transport.store import STORE_PATIENCE, connect, host
+from byzdist.waiting import Waiting
 
 _END_PATIENCE = 5.0
 
@@ -30,7 +32,8 @@ def open_server(settings: Transport, shape: Shape, facts: str, memory: int) -> S
         return StarServer(shape, terms, keys, connect, facts)
     store = connect(STORE_PATIENCE)
     store.set("facts", facts)
-    open_group(PrefixStore("group", store), 0, shape.workers + 1, shape.device)
+    with waiting_for("all ranks"):
+        open_group(PrefixStore("group", store), 0, shape.workers + 1, shape.device)
     return CollectiveServer(shape, settings.deadline + settings.join_timeout)
 
 
@@ -40,7 +43,14 @@ def open_worker(settings: Transport, shape: Shape, rank: int, agree: Callable[[s
         worker = StarWorker(shape, rank, own_key(rank), connect, settings.join_timeout, agree)
         worker.end_with_the_run(_END_PATIENCE)
         return worker
-    store = connect(STORE_PATIENCE)
+    with waiting_for("the server"):
+        store = connect(STORE_PATIENCE)
     agree(store.get("facts").decode())
-    open_group(PrefixStore("group", store), rank, shape.workers + 1, shape.device)
+    with waiting_for("all ranks"):
+        open_group(PrefixStore("group", store), rank, shape.workers + 1, shape.device)
     return CollectiveWorker(shape)
+
+
+def waiting_for(whom: str) -> Waiting:
+    """Return the context in which a process waits for others of its job, and says so."""
+    return Waiting(lambda: f"{whom} at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}", STORE_PATIENCE)

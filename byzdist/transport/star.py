@@ -178,6 +178,10 @@ class StarServer(ServerEnd):
         self._wait(lambda: all(not worker.state or worker.is_quarantined for worker in self._workers.values()))
         self.available()
 
+    def absent(self) -> list[int]:
+        """See `ServerEnd.absent`; nobody is missed once the server was let go."""
+        return [rank for rank, worker in self._workers.items() if worker.state and not self._is_let_go]
+
     def let_go(self) -> None:
         """See `ServerEnd.let_go`."""
         self._is_let_go = True
@@ -348,7 +352,7 @@ class StarServer(ServerEnd):
         if worker.unsaved and event.text == SILENT:
             worker.failure = "it did not answer"
         worker.shut_out(f"left: {event.text}")
-        self._tell(f"worker {event.rank} {worker.state}")
+        self._warn(f"worker {event.rank} {worker.state}")
         if event.what is What.EXPELLED:
             self._blame_worker(event.rank, event.text)
 
@@ -356,14 +360,14 @@ class StarServer(ServerEnd):
         """Count an offence of a worker's."""
         conduct = self._workers[rank].conduct
         if conduct.offend(reason, self._terms.offences):
-            self._tell(f"worker {rank} is in quarantine after {conduct.offences} offences, the last: {reason}")
+            self._warn(f"worker {rank} is in quarantine after {conduct.offences} offences, the last: {reason}")
             self._dismiss(rank, reason)
 
     def blame(self, client: int, reason: str) -> None:
         """Count an offence of a client's, which takes nobody else on its worker with it; see `ServerEnd.blame`."""
         conduct = self._clients[client]
         if conduct.offend(reason, self._terms.offences):
-            self._tell(f"client {client} is in quarantine after {conduct.offences} offences, the last: {reason}")
+            self._warn(f"client {client} is in quarantine after {conduct.offences} offences, the last: {reason}")
             self._isolate(client, reason)
 
     def quarantined(self) -> set[int]:
@@ -376,7 +380,7 @@ class StarServer(ServerEnd):
         self._free = (), np.arange(0)
         rank = self._shape.rank(client)
         if not self._trusted[rank - 1 :: self._shape.workers].any() and not self._shared.dismissed[rank]:
-            self._tell(f"worker {rank} is in quarantine with all its clients")
+            self._warn(f"worker {rank} is in quarantine with all its clients")
             self._dismiss(rank, reason)
 
     def _dismiss(self, rank: int, reason: str) -> None:
@@ -456,14 +460,18 @@ class StarServer(ServerEnd):
             if worker.failure:
                 failures[rank] = worker.failure
         for rank, reason in failures.items():
-            self._tell(f"worker {rank} did not save what its clients remember: {reason}")
+            self._warn(f"worker {rank} did not save what its clients remember: {reason}")
             if 2 * len(failures) <= len(self._workers):
                 self._blame_worker(rank, f"did not save: {reason}")
         return [rank for rank, worker in self._workers.items() if not worker.saved]
 
-    def _tell(self, text: str) -> None:
-        log.info(text)
+    def _tell(self, text: str, level: int = logging.INFO) -> None:
+        log.log(level, text)
         self.news.append(text)
+
+    def _warn(self, text: str) -> None:
+        """Tell of somebody's absence or quarantine: whoever looks after the run sees it at once."""
+        self._tell(text, logging.WARNING)
 
     def stop(self) -> None:
         """Tell every worker that the run is over; those that are away learn it when they come back, from a note in the store."""

@@ -22,7 +22,8 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed import DistError
 
 from byzdist.errors import RunError
-from byzdist.supervisor import ATTEMPT, call_process, die_with_parent
+from byzdist.processes import call_process, die_with_parent
+from byzdist.supervisor import ATTEMPT
 from byzdist.transport.sockets import open_files, stay_in_touch
 
 log = logging.getLogger(__name__)

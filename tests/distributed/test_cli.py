@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.cases import BASE, CASES
+from tests.cases import BASE, CASES, case
 from tests.harness import byzdist, train, write_config
 
 RANK = {"RANK": "0", "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
@@ -53,3 +53,17 @@ def test_a_run_leaves_what_it_promises(tmp_path):
     assert re.search(r"finished after 21 rounds in [\d.]+ s", run.output)
     assert run.output.strip().splitlines()[-1].strip() == str(run.folder)
     assert "Traceback" not in run.output
+
+
+def test_a_run_that_diverges_ends_with_1_and_says_what_to_set(tmp_path):
+    config = {**case("none", step_size=300.0, clip="none"), "evaluate": {"every": 2}}
+    with byzdist("run", write_config(tmp_path, config), "--workers", "2", "--out", tmp_path / "run") as job:
+        assert job.wait(60) == 1, job.output
+        job.assert_clean()
+    last = job.output.strip().splitlines()[-1]
+    assert re.search(
+        r"round \d+: the run has diverged: its loss is .* Set method.clip .* model of round \d+ is kept", last
+    ), job.output
+    assert "diverged after" in job.output and "Traceback" not in job.output
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "diverged"
+    assert (tmp_path / "run" / "model.pt").exists()
