@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from byzdist.errors import ConfigError
-from byzdist.registry import did_you_mean, explain
+from byzdist.errors import ConfigError, UnknownKey
+from byzdist.words import did_you_mean, explain, shown
 
 Spec = dict[str, Any]  # {name: a registered name, then its parameters}
 
@@ -120,7 +120,7 @@ class Checkpoints(Section):
 class Config(Section):
     """An experiment; the sections that name a registered piece are checked against that piece's own parameters."""
 
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    name: str
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     rounds: Annotated[int, Field(ge=1, lt=2**32)]  # the round number travels in 32 bits
     clients: Clients
@@ -133,12 +133,29 @@ class Config(Section):
     transport: Transport = Transport()
     evaluate: Evaluate = Evaluate()
     checkpoint: Checkpoints = Checkpoints()
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: str = "auto"
     dtype: Literal["float32", "float64"] = "float32"
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
 
-    _names = field_validator("data", "model", "method", "compression", mode="before")(_spec)
+    _names = field_validator("data", "model", "method", "compression", "transport", mode="before")(_spec)
     _attacks = field_validator("attack", mode="before")(_specs)
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, name: str) -> str:
+        if not re.fullmatch(r"[\w.-]{1,100}", name):
+            raise ValueError(
+                "a run's name, which its folder bears, is made of 1 to 100 letters, digits, dots, hyphens and underscores "
+                f"(it is {shown(name)})"
+            )
+        return name
+
+    @field_validator("device")
+    @classmethod
+    def _device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+            raise ValueError(f"must be auto, cpu, cuda, or cuda:N for the GPU of number N (it is {shown(device)})")
+        return device
 
     @property
     def attacks(self) -> list[Spec]:
@@ -153,7 +170,7 @@ class Config(Section):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without two traps: ``1e-3`` is a number, and a key given twice is an error."""
+    """YAML without two traps: ``1e-3`` is a number (and ``3e3`` an integer), and a key given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]  # what << brings in gives way
@@ -163,12 +180,20 @@ class _Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} is given twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        """Return a number; one that is written as 3e3 and is an integer becomes one, for ``rounds: 3e3``."""
+        value: float = super().construct_yaml_float(node)
+        power = "e" in node.value.lower() and value.is_integer() and abs(value) < 2**53
+        return int(value) if power else value
 
+
+# YAML 1.1 takes 1e-3 for text: in a number it wants a dot and a signed exponent.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
+    re.compile(r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
 )
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 
 
 def read_yaml(text: str, where: str) -> Any:
@@ -176,7 +201,15 @@ def read_yaml(text: str, where: str) -> Any:
     try:
         return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # the latter two: of huge integers, dates, nests
-        raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{where}: not valid YAML: {_problem(error)}.") from None
+
+
+def _problem(error: Exception) -> str:
+    """Return what a parser has to say, in one line: the problem and its place."""
+    mark = getattr(error, "problem_mark", None)
+    said = ": ".join(filter(None, (getattr(error, name, None) for name in ("context", "problem")))) or str(error)
+    said = " ".join(said.split())
+    return said if mark is None else f"{said} (line {mark.line + 1}, column {mark.column + 1})"
 
 
 def override(tree: dict[str, Any], assignment: str) -> None:
@@ -219,9 +252,20 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 def parse(tree: Mapping[str, Any]) -> Config:
     """Check a configuration given as a mapping; see `load`."""
     try:
+        return _parse(tree)
+    except UnknownKey as error:
+        from byzdist.settings import meant
+
+        raise ConfigError(f"{error.where}: unknown key.{meant(error.where, error.known)}") from None
+
+
+def _parse(tree: Mapping[str, Any]) -> Config:
+    try:
         config = Config.model_validate(dict(tree))
     except ValidationError as error:
-        raise ConfigError(explain(error, "", tree, _keys_at(error.errors()[0]["loc"][:-1]))) from None
+        first = error.errors()[0]
+        section = first["loc"] if first["type"] == "model_type" else first["loc"][:-1]
+        raise explain(error, "", tree, _keys_at(section)) from None
     from byzdist.checks import check  # registers every piece, which a reader of the schema alone does not need
 
     check(config)

@@ -45,7 +45,8 @@ def configure(rank: int) -> None:
 
 def leave_advice_to_the_server() -> None:
     """Keep to oneself what there is to say of a configuration that works: every process of a run reads it."""
-    logging.getLogger("byzdist.checks").setLevel(logging.ERROR)
+    for adviser in ("byzdist.checks", "byzdist.registry"):
+        logging.getLogger(adviser).setLevel(logging.ERROR)
 
 
 def at_round(round_: int) -> None:

@@ -56,7 +56,7 @@ def build(spec: Mapping[str, Any], feature_shape: Sequence[int], classes: int, s
     return model
 
 
-@MODELS.register("logistic_regression")
+@MODELS.register("logistic_regression", "logreg", "softmax_regression")
 class LogisticRegression(nn.Module):
     """Logistic regression on the flattened features, from zero: one logit for two classes, multinomial for more.
 
@@ -163,7 +163,7 @@ class Regularized(nn.Module):
         return logits
 
 
-@MODELS.register("mlp")
+@MODELS.register("mlp", "multilayer_perceptron")
 def mlp(
     feature_shape: Sequence[int],
     classes: int,

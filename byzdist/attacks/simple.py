@@ -9,26 +9,26 @@ from torch import Tensor
 from byzdist.attacks.base import ATTACKS, Situation, on_labels
 
 
-@ATTACKS.register("none")
+@ATTACKS.register("none", "no_attack", "honest")
 def none(now: Situation) -> Tensor:
     """Byzantine clients behave honestly."""
     return now.honest
 
 
-@ATTACKS.register("bit_flip")
+@ATTACKS.register("bit_flip", "sign_flip", "sign_flipping")
 def bit_flip(now: Situation) -> Tensor:
     """Send -h (sign flip)."""
     return now.honest.neg_()
 
 
-@ATTACKS.register("label_flip")
+@ATTACKS.register("label_flip", "label_flipping")
 @on_labels
 def label_flip(now: Situation) -> Tensor:
     """Send what an honest client sends whose labels are flipped, y -> L-1-y."""
     return now.honest
 
 
-@ATTACKS.register("gaussian")
+@ATTACKS.register("gaussian", "gaussian_noise", "noise")
 def gaussian(now: Situation, *, sigma: Annotated[float, Gt(0)] = 1.0) -> Tensor:
     """Send noise σ·N(0, I)."""
     noise = now.stream().standard_normal(len(now.honest))

@@ -31,7 +31,7 @@ def _first_line_fits(path: str) -> str:
 LibsvmFile = Annotated[str, AfterValidator(_first_line_fits)]
 
 
-@DATASETS.register("libsvm")
+@DATASETS.register("libsvm", "svmlight")
 def libsvm(
     *,
     path: LibsvmFile,

@@ -131,7 +131,8 @@ class Split:
 def check_split(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Check a split section (name and parameters) and return it completed; raise ConfigError naming ``data.split``."""
     parameters = {key: value for key, value in spec.items() if key != "name"}
-    return {"name": spec["name"], **SPLITS.check(spec["name"], parameters, "data.split")}
+    name = SPLITS.canonical(spec["name"], "data.split")
+    return {"name": name, **SPLITS.check(name, parameters, "data.split")}
 
 
 def split(spec: Mapping[str, Any], labels: NDArray[np.int64], count: int, seed: int) -> Split:

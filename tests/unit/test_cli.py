@@ -60,7 +60,7 @@ TEXTS = {
     "no date": ("name: 2024-13-45", "config.yaml: not valid YAML: month"),
     "deep nesting": ("[" * 3000, "config.yaml: not valid YAML"),
     "a list as key": ("[a]: 1", "config.yaml: not valid YAML: .*unhashable"),
-    "nothing as key": (yaml.safe_dump(BASE) + "~: 1", "configuration: Keys should be strings"),
+    "nothing as key": (yaml.safe_dump(BASE) + "~: 1", "configuration: a key must be text"),
     "bytes": (b"\xff\xfe\x00", "config.yaml: cannot read the configuration: .*utf-8"),
 }
 
