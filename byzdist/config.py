@@ -1,6 +1,7 @@
 """One experiment, one file: strict, typed, and every error names the key, the value and what is allowed."""
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -216,7 +217,9 @@ def override(tree: dict[str, Any], assignment: str) -> None:
     """Apply a command-line override such as ``method.clip=none`` in place."""
     path, equals, text = assignment.partition("=")
     if not equals or not all(path.split(".")):
-        raise ConfigError(f"{assignment!r}: an override has the form key=value, for example method.clip=none.")
+        raise ConfigError(
+            f"{assignment!r}: an override has the form key=value, without blanks, for example method.clip=none."
+        )
     *parents, last = path.split(".")
     node = tree
     for parent in parents:
@@ -233,6 +236,8 @@ def override(tree: dict[str, Any], assignment: str) -> None:
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a configuration file, apply the overrides, and check everything that can be checked without data.
 
+    Modules beside the file can be imported from then on, for names such as ``mine:net``; what is installed comes before them.
+
     Raises:
         ConfigError: for a missing file, a wrong key or value, or a combination that cannot work.
     """
@@ -246,6 +251,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path}: a configuration is a mapping of keys such as name, rounds, clients.")
     for assignment in overrides:
         override(tree, assignment)
+    beside = str(Path(path).resolve().parent)
+    if beside not in sys.path:
+        sys.path.append(beside)
     return parse(tree)
 
 

@@ -97,7 +97,9 @@ class Registry(Generic[T]):
         try:
             found: T = getattr(importlib.import_module(module_name), attribute)
         except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigError(f"{key}: cannot import {name!r}: {error}. Is its folder on PYTHONPATH?") from error
+            raise ConfigError(
+                f"{key}: cannot import {name!r}: {error}. Is it beside the configuration, or on PYTHONPATH?"
+            ) from error
         except Exception as error:  # whatever a user's own module raises
             raise ConfigError(f"{key}: cannot import {name!r}: {type(error).__name__}: {error}") from error
         if not callable(found):

@@ -1,5 +1,6 @@
 """Everything that a configuration can set, read off the schema and the registries: for `byzdist list`, and for slips."""
 
+import inspect
 import re
 import types
 from collections.abc import Iterable, Sequence
@@ -49,11 +50,17 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Setting:
-    """One key: what it takes, in words, and its default as a configuration spells it; None where there is none."""
+    """One key: what it takes, in words, its default, and what it is for where that is written down."""
 
     name: str
     wanted: str
-    default: str | None
+    required: bool
+    default: object
+    text: str = ""
+
+    def __str__(self) -> str:
+        unset = "not set" if self.default is None else shown(self.default)
+        return f"{self.wanted} ({'required' if self.required else f'default: {unset}'}){self.text and ': '}{self.text}"
 
 
 def sections() -> dict[str, type[BaseModel]]:
@@ -67,20 +74,29 @@ def section_settings(section: str) -> list[Setting]:
     """Return the keys of a section; those that hold a section or a piece of their own are left out of "run"."""
     model, inner = sections()[section], sections()
     chosen = {name: field for name, field in model.model_fields.items() if section != "run" or name not in inner}
+    texts = _documented(inspect.getdoc(model) or "")
     return [
         Setting(
             name,
             wanted(Annotated[field.annotation, field]),
-            None if field.is_required() else shown(_plain(field.get_default(call_default_factory=True))),
+            field.is_required(),
+            None if field.is_required() else _plain(field.get_default(call_default_factory=True)),
+            texts.get(name, ""),
         )
         for name, field in chosen.items()
     ]
 
 
+def _documented(docstring: str) -> dict[str, str]:
+    """Return what a docstring says of each name below "Attributes:"."""
+    entries = re.split(r"\n    (?=\w+: )", docstring.partition("Attributes:")[2])
+    return {name: " ".join(text.split()) for name, _, text in (entry.partition(": ") for entry in entries[1:])}
+
+
 def piece_settings(kind: Kind, name: str) -> list[Setting]:
     """Return the parameters of a registered piece."""
     return [
-        Setting(word, wanted(p.annotation), None if p.default is p.empty else shown(_plain(p.default)))
+        Setting(word, wanted(p.annotation), p.default is p.empty, None if p.default is p.empty else _plain(p.default))
         for word, p in kind.registry.parameters(name, kind.key).items()
     ]
 
@@ -106,7 +122,8 @@ def wanted(annotation: Any) -> str:
     if origin is Literal:
         return " or ".join(map(repr, inner))
     if origin is not None and issubclass(origin, Sequence):
-        return f"list of {wanted(inner[0])}"
+        each = wanted(inner[0])
+        return f"list of {f'({each})' if ',' in each else each}"
     return _TYPES.get(origin or annotation, "anything")
 
 
@@ -121,7 +138,7 @@ def _limit(mark: object) -> str | None:
         case Lt(lt=greatest):
             return f"less than {greatest}"
         case MinLen(min_length=least):
-            return f"{least} or more"
+            return f"{least} or more of them"
     return None
 
 
@@ -148,23 +165,31 @@ def meant(where: str, known: list[str]) -> str:
         known: the keys that there are in its place.
     """
     where = re.sub(r"\.\d+", "", where)  # of an entry in a list
-    keys, (section, _, word) = all_keys(), where.rpartition(".")
-    if keys.get(where):
-        return f" It is a parameter of {' and '.join(keys[where])}.{did_you_mean('', known)}"
-    near = _same(word, known) or _same(where, keys) or _same(word, keys) or KEYS.get(squeeze(word))
-    near = near or closest(word, known) or closest(word, _by_last_word(keys), _NEAR) or closest(where, keys, _NEAR)
+    pieces, section = all_keys().get(where), where.rpartition(".")[0]
+    if pieces:
+        return f" It is a parameter of {' and '.join(pieces)}.{did_you_mean('', known)}"
+    near = nearest_key(where, known)
     if near is None:
-        return did_you_mean(word, known)
+        return did_you_mean("", known)
     if near.startswith("--"):
         return f" Did you mean the option {near}?"
-    near = _by_last_word(keys).get(near, near) if near not in known else near
     return f" Did you mean {near.removeprefix(f'{section}.')!r}?"
+
+
+def nearest_key(where: str, known: Sequence[str] = ()) -> str | None:
+    """Return the dotted key, or the option, that a word was probably meant to be; one of ``known``, in its place, as it is."""
+    keys, word = all_keys(), where.rpartition(".")[2]
+    by_last_word = {key.rpartition(".")[2]: key for key in keys}
+    same = _same(word, known) or _same(where, keys) or _same(word, keys) or KEYS.get(squeeze(word))
+    if same is not None:
+        return same
+    near = closest(word, known)
+    if near is None:
+        near = closest(word, by_last_word, _NEAR)
+        near = by_last_word[near] if near else closest(where, keys, _NEAR)
+    return near
 
 
 def _same(word: str, keys: Iterable[str]) -> str | None:
     """Return the key that is ``word`` but for its spelling, or that ends with it."""
     return next((key for key in keys if squeeze(word) in (squeeze(key), squeeze(key.rpartition(".")[2]))), None)
-
-
-def _by_last_word(keys: Iterable[str]) -> dict[str, str]:
-    return {key.rpartition(".")[2]: key for key in keys}

@@ -49,6 +49,13 @@ def test_a_name_is_registered_once():
         THINGS.register("bolt")(bolt)
 
 
+def test_an_alias_is_registered_once_and_hides_no_name():
+    for words in (("screw", "bolt"), ("bolt", "screw"), ("nut", "nut")):
+        with pytest.raises(AssertionError, match="is registered twice"):
+            THINGS.register(*words)(bolt)
+    assert "screw" not in THINGS
+
+
 def test_parameters_come_back_complete():
     assert THINGS.check("bolt", {"length": 3}, "box") == {"length": 3, "thread": "fine", "price": None, "sizes": "all"}
     assert THINGS.check("bolt", {"length": 3, "price": 2, "sizes": [0, 1]}, "box")["sizes"] == [0, 1]
@@ -110,7 +117,10 @@ def test_a_users_own_piece_is_imported_and_its_parameters_are_checked(own):
 @pytest.mark.parametrize(
     "name, complaint",
     [
-        ("own_things:bad", "cannot import .* has no attribute 'bad'. Is its folder on PYTHONPATH?"),
+        (
+            "own_things:bad",
+            "cannot import .* has no attribute 'bad'. Is it beside the configuration, or on PYTHONPATH?",
+        ),
         ("no_things:good", "cannot import .* No module named 'no_things'"),
         ("torn_things:good", "cannot import .* SyntaxError"),
         ("own_things:number", "'own_things:number' is not a function or class"),

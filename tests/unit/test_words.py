@@ -195,7 +195,7 @@ def test_a_name_with_a_dot_is_told_how_own_pieces_are_written():
         (Annotated[float, Gt(0), Le(1)] | None, "number, greater than 0, at most 1"),
         (Annotated[float, Ge(0), Lt(1)] | Literal["none"], "number, at least 0, less than 1, or 'none'"),
         (Literal["a", "b"], "'a' or 'b'"),
-        (Annotated[list[Annotated[int, Ge(1)]], MinLen(1)], "list of integer, at least 1, 1 or more"),
+        (Annotated[list[Annotated[int, Ge(1)]], MinLen(1)], "list of (integer, at least 1), 1 or more of them"),
         (bool | Literal["auto"], "true or false, or 'auto'"),
         (str | dict[str, Any], "text, or name or {name: ..., parameters}"),
         (Any, "anything"),
