@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import sys
+from importlib.resources import files
 
 import pytest
 import torch
@@ -221,7 +222,7 @@ def test_new_says_where_it_cannot_write(tmp_path, capsys):
 
 
 def test_the_quickstart_that_comes_along_is_the_one_of_the_readme():
-    assert (ROOT / "byzdist/starter/quickstart.yaml").read_text() == (ROOT / "configs/quickstart.yaml").read_text()
+    assert (files("byzdist.starter") / "quickstart.yaml").read_text() == (ROOT / "configs/quickstart.yaml").read_text()
 
 
 def test_a_module_beside_the_configuration_never_hides_an_installed_one(tmp_path, monkeypatch):
