@@ -29,6 +29,10 @@ def _specs(value: object) -> object:
     return [_spec(entry) for entry in value] if isinstance(value, list) else _spec(value)
 
 
+def _several(value: object) -> object:
+    return _specs([value] if isinstance(value, str | dict) else value)
+
+
 class Clients(Section):
     """Who takes part; the last ``byzantine`` of the ``count`` clients are Byzantine. ``availability`` says who can, in which round."""
 
@@ -66,7 +70,7 @@ class Aggregation(Section):
 
     _names = field_validator("rule", mode="before")(_spec)
 
-    _steps = field_validator("pre", mode="before")(_specs)
+    _steps = field_validator("pre", mode="before")(_several)
 
 
 class Transport(Section):
@@ -151,10 +155,10 @@ class Config(Section):
             )
         return name
 
-    @field_validator("device")
+    @field_validator("device", mode="before")
     @classmethod
-    def _device(cls, device: str) -> str:
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+    def _device(cls, device: object) -> object:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(device)):
             raise ValueError(f"must be auto, cpu, cuda, or cuda:N for the GPU of number N (it is {shown(device)})")
         return device
 

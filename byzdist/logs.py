@@ -7,6 +7,7 @@ import sys
 from byzdist.errors import ConfigError
 
 VARIABLE = "BYZDIST_LOG"
+ADVISERS = ("byzdist.checks", "byzdist.registry")  # the loggers of what there is to say of a configuration that works
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -45,7 +46,7 @@ def configure(rank: int) -> None:
 
 def leave_advice_to_the_server() -> None:
     """Keep to oneself what there is to say of a configuration that works: every process of a run reads it."""
-    for adviser in ("byzdist.checks", "byzdist.registry"):
+    for adviser in ADVISERS:
         logging.getLogger(adviser).setLevel(logging.ERROR)
 
 

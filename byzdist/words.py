@@ -77,7 +77,10 @@ def explain(error: ValidationError, key: str, given: Mapping[str, Any], known: l
     if None in wanted:  # what a validator of a user's or of ours says
         return ConfigError(f"{where}: {first['msg']} (it is {shown(first['input'])}).")
     words = " or ".join(dict.fromkeys(filter(None, wanted)))
-    return ConfigError(f"{where}: must be {words} (it is {shown(first['input'])}{_remedy(first['input'], words)}).")
+    value = first["input"]
+    return ConfigError(
+        f"{where}: must be {words} (it is {shown(value)}{_remedy(value, words)}).{_option(value, words)}"
+    )
 
 
 def shown(value: object) -> str:
@@ -98,9 +101,17 @@ def _wanted(complaint: Any) -> str | None:
 def _remedy(value: object, wanted: str) -> str:
     if isinstance(value, str) and ("number" in wanted or "integer" in wanted) and re.fullmatch(r"[-+.\deE]*\d", value):
         return ", which is text: leave the quotes out"
-    if wanted == "text" and isinstance(value, bool | int | float):
-        return f": put it in quotes, '{shown(value)}'"
+    if wanted == "text" and isinstance(value, bool):
+        return ", as YAML takes yes, no, on and off without quotes"
+    if wanted == "text" and isinstance(value, int | float):
+        return f": put it in quotes, '{value}'"
     return ""
+
+
+def _option(value: object, wanted: str) -> str:
+    """Return a hint at the one of several fixed words that a value is like."""
+    near = closest(value, re.findall("'([^']*)'", wanted), 0.8) if isinstance(value, str) else None
+    return f" Did you mean {near!r}?" if near else ""
 
 
 def _path(complaint: Any, given: Any) -> list[str]:

@@ -7,10 +7,13 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from byzdist.logs import ADVISERS
+
 torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def advice_is_heard() -> Iterator[None]:
     yield
-    logging.getLogger("byzdist.checks").setLevel(logging.NOTSET)
+    for adviser in ADVISERS:
+        logging.getLogger(adviser).setLevel(logging.NOTSET)

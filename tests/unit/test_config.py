@@ -83,6 +83,12 @@ def test_short_forms_stand_for_a_name():
     assert config.aggregation.rule == {"name": "mean"} and config.aggregation.pre == [{"name": "nnm"}]
 
 
+def test_a_single_step_before_the_rule_needs_no_list_and_a_transport_no_mapping():
+    for single in ("nnm", {"name": "nnm"}, ["nnm"]):
+        config = parse({**BASE, "aggregation": {"rule": "mean", "pre": single}, "transport": "collective"})
+        assert config.aggregation.pre == [{"name": "nnm"}] and config.transport.name == "collective"
+
+
 def test_defaults_are_filled_in():
     config = parse({k: v for k, v in BASE.items() if k not in ("seed", "evaluate", "device", "dtype")})
     assert (config.seed, config.evaluate.every, config.device, config.dtype) == (0, 50, "auto", "float32")
