@@ -15,7 +15,6 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from torch._C._distributed_c10d import PrefixStore, Store
 
 from byzdist import __version__, logs
 from byzdist.attacks.assignment import assignments
@@ -38,6 +37,7 @@ from byzdist.prometheus import Prometheus
 from byzdist.saving import ServerSaver, WorkerSaver
 from byzdist.server import Server
 from byzdist.supervisor import call_process, grant
+from byzdist.torch_private import PrefixStore, Store
 from byzdist.transport.base import ServerEnd
 from byzdist.transport.opening import open_server, open_worker
 from byzdist.worker import Worker

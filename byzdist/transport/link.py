@@ -21,10 +21,10 @@ from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor
-from torch._C._distributed_c10d import PrefixStore, ProcessGroupGloo, Store, TCPStore, Work
 from torch.distributed import DistError, DistStoreError
 
 from byzdist.errors import RunError
+from byzdist.torch_private import PrefixStore, ProcessGroupGloo, Store, TCPStore, Work
 from byzdist.transport.identity import (
     IdentityError,
     ServerSide,

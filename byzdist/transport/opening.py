@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from functools import partial
 
-from torch._C._distributed_c10d import PrefixStore, Store
-
 from byzdist.config import Transport
+from byzdist.torch_private import PrefixStore, Store
 from byzdist.transport.base import ServerEnd, Shape, WorkerEnd
 from byzdist.transport.collective import CollectiveServer, CollectiveWorker, open_group
 from byzdist.transport.identity import run_secret, worker_key

@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch._C._distributed_c10d import Store
 from torch.distributed import DistError
 
 from byzdist.errors import ConfigError, RunError
+from byzdist.torch_private import Store
 from byzdist.transport.base import Missing, Request, Save, ServerEnd, Shape
 from byzdist.transport.gateway import Errand, Event, Post, What, start_keeper
 from byzdist.transport.link import END, Connect, leave_note
