@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch._C._distributed_c10d import HashStore
 
 from byzdist import logs
 from byzdist.attacks.assignment import assignments
@@ -14,6 +13,7 @@ from byzdist.experiment import choose_device, prepare
 from byzdist.folder import claim
 from byzdist.rank import serve
 from byzdist.saving import WorkerSaver
+from byzdist.torch_private import HashStore
 from byzdist.transport.local import LocalServer
 from byzdist.worker import Worker
 

@@ -10,8 +10,8 @@ from byzdist.attacks import ATTACKS
 from byzdist.attacks.assignment import check_assignment, flipped
 from byzdist.compression import COMPRESSORS
 from byzdist.config import Config, Spec
+from byzdist.data import DATASETS, check_split
 from byzdist.data import check as check_data
-from byzdist.data import check_split
 from byzdist.errors import ConfigError
 from byzdist.methods import METHODS
 from byzdist.models import MODELS
@@ -53,7 +53,7 @@ def _complete(registry: Registry, spec: Spec, key: str) -> Spec:  # type: ignore
     if not isinstance(spec.get("name"), str):
         raise ConfigError(f"{key}.name: this key is required. Known: {', '.join(registry)}.")
     given = {k: v for k, v in spec.items() if k != "name"}
-    return {"name": spec["name"], **registry.check(spec["name"], given, key)}
+    return {"name": registry.canonical(spec["name"], key), **registry.check(spec["name"], given, key)}
 
 
 def _clients(config: Config) -> None:
@@ -76,7 +76,7 @@ def _clients(config: Config) -> None:
 
 def _data(config: Config) -> None:
     if not isinstance(config.data.get("name"), str):
-        raise ConfigError("data.name: this key is required.")
+        raise ConfigError(f"data.name: this key is required. Known: {', '.join(DATASETS)}.")
     split = config.data.get("split", "shared")
     split = {"name": split} if isinstance(split, str) else split
     if not isinstance(split, dict) or not isinstance(split.get("name"), str):

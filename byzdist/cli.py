@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 import threading
 from collections.abc import Sequence
@@ -9,14 +10,27 @@ from functools import partial
 from pathlib import Path
 
 from byzdist import __version__, interrupt, speech, supervisor
+from byzdist.commands import Parser, command_hint, option_hint
 from byzdist.errors import ConfigError, RunError
 from byzdist.processes import Program
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="byzdist", description="Byzantine-robust distributed training.")
+def _parser() -> tuple[Parser, dict[str, Parser]]:
+    """Return the parser of the command line, and that of each command."""
+    parser = Parser(prog="byzdist", description="Byzantine-robust distributed training.")
     parser.add_argument("--version", action="version", version=f"byzdist {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    new = commands.add_parser("new", help="write a configuration and a module of your own to begin with")
+    new.add_argument("folder", metavar="DIR", type=Path, help="a folder that does not hold them yet")
+    new.set_defaults(action=_new)
+
+    check = commands.add_parser(
+        "check", help="check a configuration as run does, and print it with what its defaults became"
+    )
+    check.add_argument("config", metavar="CONFIG", help="a YAML file")
+    check.add_argument("overrides", metavar="key=value", nargs="*", help="for example method.clip=none")
+    check.set_defaults(action=_check)
 
     run = commands.add_parser(
         "run", help="train; starts one server and N worker processes, or is one of them under torchrun"
@@ -50,7 +64,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(action=_evaluate)
 
-    names = commands.add_parser("list", help="show every name that a configuration can use")
+    names = commands.add_parser("list", help="show what a configuration can name and set")
+    names.add_argument(
+        "kind", metavar="KIND", nargs="?", help="a kind such as rule or attack, or a section such as transport"
+    )
+    names.add_argument("name", metavar="NAME", nargs="?", help="one of that kind, with its parameters")
+    names.add_argument("--json", action="store_true", help="print it for a program to read")
     names.set_defaults(action=_list)
 
     doctor = commands.add_parser("doctor", help="check what this host offers a run, and say what to change")
@@ -60,24 +79,23 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument("runs", metavar="DIR", nargs="+", type=Path)
     plot.add_argument("-o", "--output", metavar="FILE.png", type=Path, required=True)
     plot.set_defaults(action=_plot)
-    return parser
+    return parser, dict(commands.choices)
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 
 def _count(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
     return int(text)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     supervisor.end_with_agent()
-    _import_from_folder_of(arguments.config)
     if supervisor.is_wanted():
         return supervisor.supervise(arguments.again)
     if "RANK" in os.environ:
@@ -135,13 +153,6 @@ def _run_rank(arguments: argparse.Namespace) -> int:
         raise
 
 
-def _import_from_folder_of(config: str) -> None:
-    """Let ``module:Name`` stand for a module that lies beside the configuration, as well; it hides no other module."""
-    folder = os.path.dirname(os.path.abspath(config))
-    if config != "-" and folder not in sys.path:
-        sys.path.append(folder)
-
-
 def _keys(arguments: argparse.Namespace) -> int:
     from byzdist.transport.keys import write_keys
 
@@ -161,9 +172,29 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from byzdist.catalogue import catalogue
+    from byzdist.catalogue import as_json, catalogue
 
-    print(catalogue())
+    show = as_json if arguments.json else catalogue
+    print(show(arguments.kind, arguments.name))
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    import logging
+
+    from byzdist.rehearsal import rehearse
+
+    logging.basicConfig(format="byzdist: warning: %(message)s")
+    print(rehearse(arguments.config, arguments.overrides))
+    return 0
+
+
+def _new(arguments: argparse.Namespace) -> int:
+    from byzdist.starter import write
+
+    written = write(arguments.folder)
+    print(f"wrote {', '.join(map(str, written))}")
+    print(f"next: cd {shlex.quote(str(arguments.folder))} && byzdist run config.yaml")
     return 0
 
 
@@ -184,13 +215,22 @@ def _plot(arguments: argparse.Namespace) -> int:
 
 
 def _parse(words: Sequence[str] | None) -> argparse.Namespace:
-    parser = _parser()
+    parser, commands = _parser()
+    words = sys.argv[1:] if words is None else words
+    if words and not words[0].startswith("-") and words[0] not in commands:
+        parser.error(command_hint(words[0], list(commands)))
     arguments, rest = parser.parse_known_args(words)
     # argparse takes overrides only where they follow CONFIG at once; they may come after options as well.
-    if any(word.startswith("-") for word in rest) or (rest and "overrides" not in arguments):
+    parser = commands[arguments.command]
+    unknown = next((word for word in rest if word.startswith("-")), None)
+    if unknown is not None:
+        parser.error(option_hint(unknown, parser.options))
+    if rest and "overrides" not in arguments:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         arguments.overrides += rest
+    if "=" in getattr(arguments, "config", "") and not Path(arguments.config).exists():
+        parser.error(f"CONFIG, a YAML file, comes first, before {arguments.config!r}")
     return arguments
 
 

@@ -1,6 +1,7 @@
 """One experiment, one file: strict, typed, and every error names the key, the value and what is allowed."""
 
 import os
+import re
 import stat
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,9 +11,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from byzdist.errors import ConfigError
+from byzdist.errors import ConfigError, UnknownKey
 from byzdist.files import read_text
-from byzdist.registry import did_you_mean, explain
+from byzdist.words import did_you_mean, explain, shown
 from byzdist.yaml_reading import MOST_BYTES, read_yaml
 
 Spec = dict[str, Any]  # {name: a registered name, then its parameters}
@@ -30,6 +31,10 @@ def _spec(value: object) -> object:
 
 def _specs(value: object) -> object:
     return [_spec(entry) for entry in value] if isinstance(value, list) else _spec(value)
+
+
+def _several(value: object) -> object:
+    return _specs([value] if isinstance(value, str | dict) else value)
 
 
 class Clients(Section):
@@ -72,7 +77,7 @@ class Aggregation(Section):
 
     _names = field_validator("rule", mode="before")(_spec)
 
-    _steps = field_validator("pre", mode="before")(_specs)
+    _steps = field_validator("pre", mode="before")(_several)
 
 
 class Transport(Section):
@@ -128,7 +133,7 @@ class Checkpoints(Section):
 class Config(Section):
     """An experiment; the sections that name a registered piece are checked against that piece's own parameters."""
 
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    name: str
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     rounds: Annotated[int, Field(ge=1, lt=2**32)]  # the round number travels in 32 bits
     clients: Clients
@@ -141,7 +146,7 @@ class Config(Section):
     transport: Transport = Transport()
     evaluate: Evaluate = Evaluate()
     checkpoint: Checkpoints = Checkpoints()
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: str = "auto"
     dtype: Literal["float32", "float64"] = "float32"
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     on_divergence: Annotated[
@@ -149,8 +154,25 @@ class Config(Section):
         Field(description="what a run does whose loss is not finite or a thousand times that of its start"),
     ] = "stop"
 
-    _names = field_validator("data", "model", "method", "compression", mode="before")(_spec)
+    _names = field_validator("data", "model", "method", "compression", "transport", mode="before")(_spec)
     _attacks = field_validator("attack", mode="before")(_specs)
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, name: str) -> str:
+        if not re.fullmatch(r"[\w.-]{1,100}", name):
+            raise ValueError(
+                "a run's name, which its folder bears, is made of 1 to 100 letters, digits, dots, hyphens and underscores "
+                f"(it is {shown(name)})"
+            )
+        return name
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _device(cls, device: object) -> object:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(device)):
+            raise ValueError(f"must be auto, cpu, cuda, or cuda:N for the GPU of number N (it is {shown(device)})")
+        return device
 
     @property
     def attacks(self) -> list[Spec]:
@@ -168,7 +190,9 @@ def override(tree: dict[str, Any], assignment: str) -> None:
     """Apply a command-line override such as ``method.clip=none`` in place."""
     path, equals, text = assignment.partition("=")
     if not equals or not all(path.split(".")):
-        raise ConfigError(f"{assignment!r}: an override has the form key=value, for example method.clip=none.")
+        raise ConfigError(
+            f"{assignment!r}: an override has the form key=value, without blanks, for example method.clip=none."
+        )
     *parents, last = path.split(".")
     node = tree
     for parent in parents:
@@ -185,7 +209,8 @@ def override(tree: dict[str, Any], assignment: str) -> None:
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a configuration file, apply the overrides, and check everything that can be checked without data.
 
-    Files and folders that it names are absolute afterwards, see `resolve_paths`.
+    Files and folders that it names are absolute afterwards, see `resolve_paths`. Modules beside the file can be imported from
+    then on, for names such as ``mine:net``; what is installed comes before them.
 
     Raises:
         ConfigError: for a missing file, a wrong key or value, or a combination that cannot work.
@@ -194,6 +219,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     for assignment in overrides:
         override(tree, assignment)
     resolve_paths(tree, Path(path).parent)
+    beside = os.path.dirname(os.path.abspath(path))
+    if str(path) != "-" and beside not in sys.path:
+        sys.path.append(beside)
     return parse(tree)
 
 
@@ -252,9 +280,20 @@ def _standard_input() -> str:
 def parse(tree: Mapping[str, Any]) -> Config:
     """Check a configuration given as a mapping; see `load`."""
     try:
+        return _parse(tree)
+    except UnknownKey as error:
+        from byzdist.settings import meant
+
+        raise ConfigError(f"{error.where}: unknown key.{meant(error.where, error.known)}") from None
+
+
+def _parse(tree: Mapping[str, Any]) -> Config:
+    try:
         config = Config.model_validate(dict(tree))
     except ValidationError as error:
-        raise ConfigError(explain(error, "", tree, _keys_at(error.errors()[0]["loc"][:-1]))) from None
+        first = error.errors()[0]
+        section = first["loc"] if first["type"] == "model_type" else first["loc"][:-1]
+        raise explain(error, "", tree, _keys_at(section)) from None
     from byzdist.checks import check  # registers every piece, which a reader of the schema alone does not need
 
     check(config)

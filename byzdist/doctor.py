@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch._C._distributed_c10d import HashStore, ProcessGroupGloo
 
+from byzdist import torch_private
 from byzdist.caching import cache_folder
 from byzdist.errors import ConfigError
+from byzdist.torch_private import HashStore, ProcessGroupGloo
 from byzdist.transport.keys import KEY, KEY_FILE, VARIABLES, own_key, run_secret
 from byzdist.transport.sockets import address_towards
 
@@ -52,6 +53,10 @@ def check_torch(environment: Environment) -> Finding:
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
         return Finding(
             "error", "torch", f"{build} without gloo", "install a build of torch with torch.distributed and gloo."
+        )
+    if lacking := torch_private.gone():
+        return Finding(
+            "error", "torch", f"{build} lacks {', '.join(lacking)}", "install a release that byzdist asks for."
         )
     return Finding("ok", "torch", f"{build} with gloo{' and nccl' if torch.distributed.is_nccl_available() else ''}")
 
@@ -146,10 +151,12 @@ def check_meeting_point(environment: Environment) -> Finding:
             "ok", "meeting point", "MASTER_ADDR and MASTER_PORT are not set: `byzdist run` chooses them on one host"
         )
     subject = f"{address}:{port}"
+    if not port.isdecimal():
+        return Finding("error", "meeting point", f"MASTER_PORT={port} is not a number", "set it to the server's port.")
     try:
         family, kind, _, _, there = socket.getaddrinfo(address, int(port), type=socket.SOCK_STREAM)[0]
     except (OSError, ValueError) as error:
-        remedy = "set MASTER_ADDR to the server's address, and MASTER_PORT to a number."
+        remedy = "set MASTER_ADDR to the server's address, and MASTER_PORT to a port of it."
         return Finding("error", "meeting point", f"{subject} cannot be resolved: {error}", remedy)
     with socket.socket(family, kind) as end:
         end.settimeout(_PATIENCE)

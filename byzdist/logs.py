@@ -13,6 +13,11 @@ from pathlib import Path
 from byzdist.errors import ConfigError
 
 VARIABLE = "BYZDIST_LOG"
+ADVISERS = (
+    "byzdist.checks",
+    "byzdist.advice",
+    "byzdist.registry",
+)  # the loggers of what there is to say of a configuration that works
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -55,7 +60,7 @@ def leave_advice_to_the_server() -> None:
 
 
 def _set_advice(level: int) -> None:
-    for name in ("byzdist.checks", "byzdist.advice"):
+    for name in ADVISERS:
         logging.getLogger(name).setLevel(level)
 
 

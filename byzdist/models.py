@@ -64,7 +64,7 @@ def build(spec: Mapping[str, Any], feature_shape: Sequence[int], classes: int, s
     raise ConfigError(f"model: {name!r} makes {what}, not a torch module.")
 
 
-@MODELS.register("logistic_regression")
+@MODELS.register("logistic_regression", "logreg", "softmax_regression")
 class LogisticRegression(nn.Module):
     """Logistic regression on the flattened features, from zero: one logit for two classes, multinomial for more.
 
@@ -179,7 +179,7 @@ class Regularized(nn.Module):
         return logits
 
 
-@MODELS.register("mlp")
+@MODELS.register("mlp", "multilayer_perceptron")
 def mlp(
     feature_shape: Sequence[int],
     classes: int,

@@ -45,7 +45,10 @@ def plot(folders: Sequence[str | Path], out: str | Path) -> None:
     Raises:
         ConfigError: a folder that is no run or has nothing to draw yet, or a picture that cannot be written.
     """
-    from matplotlib.figure import Figure  # slow to import, and needed for pictures only
+    try:
+        from matplotlib.figure import Figure  # slow to import, and needed for pictures only
+    except ImportError as error:
+        raise ConfigError(f"plot: pictures need matplotlib ({error}): pip install 'byzdist[plot]'.") from None
 
     runs = _distinct([_read(Path(folder)) for folder in folders])
     rows = ["gap" if all("gap" in run.evaluations for run in runs) else "loss"]

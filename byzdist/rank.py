@@ -16,7 +16,6 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch._C._distributed_c10d import PrefixStore, Store
 
 from byzdist import __version__, advice, agreement, logs
 from byzdist.attacks.assignment import assignments
@@ -39,6 +38,7 @@ from byzdist.prometheus import Prometheus
 from byzdist.saving import ServerSaver, WorkerSaver
 from byzdist.server import Server
 from byzdist.supervisor import ATTEMPT, GONE, grant
+from byzdist.torch_private import PrefixStore, Store
 from byzdist.transport.base import ServerEnd
 from byzdist.transport.opening import open_server, open_worker, waiting_for
 from byzdist.transport.rendezvous import warn_of_torchrun

@@ -1,27 +1,21 @@
 """Names for the pieces of an experiment: rules, attacks, compressors, methods, models, data sets."""
 
-import difflib
 import importlib
 import inspect
+import logging
 import pkgutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import ConfigDict, ValidationError, create_model
 
 from byzdist.errors import ConfigError, told
+from byzdist.words import closest, did_you_mean, explain
 
 T = TypeVar("T", bound=Callable[..., Any])
-
-
-def did_you_mean(word: str, known: list[str]) -> str:
-    """Return a hint such as " Did you mean 'krum'?", or the list of what is known where nothing is close."""
-    close = difflib.get_close_matches(word, known, n=1)
-    if close:
-        return f" Did you mean {close[0]!r}?"
-    return f" Known: {', '.join(sorted(known))}." if known else " There are no keys here."
+log = logging.getLogger(__name__)
 
 
 def import_all(package: str, path: Iterable[str]) -> None:
@@ -52,19 +46,30 @@ class Registry(Generic[T]):
     Args:
         kind: what is registered, in words.
         arguments: the positional arguments with which it is called.
+
+    Attributes:
+        aliases: other words of the field for registered names; they work as the names do.
     """
+
+    _all: ClassVar[list["Registry[Any]"]] = []  # to tell of a name that it is one of another kind
 
     def __init__(self, kind: str, *arguments: str) -> None:
         self.kind = kind
+        self.aliases: dict[str, str] = {}
         self._arguments = arguments
         self._entries: dict[str, T] = {}
+        self._all.append(self)
 
-    def register(self, name: str) -> Callable[[T], T]:
-        """Return the decorator that registers a function or class under ``name``."""
+    def register(self, name: str, *aliases: str) -> Callable[[T], T]:
+        """Return the decorator that registers a function or class under ``name``, which ``aliases`` stand for as well."""
 
         def add(entry: T) -> T:
-            assert name not in self._entries, f"{self.kind} {name!r} is registered twice"
+            for word in (name, *aliases):
+                assert word not in self._entries and word not in self.aliases, (
+                    f"{self.kind} {word!r} is registered twice"
+                )
             self._entries[name] = entry
+            self.aliases |= dict.fromkeys(aliases, name)
             return entry
 
         return add
@@ -72,14 +77,35 @@ class Registry(Generic[T]):
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._entries))
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries or name in self.aliases
+
+    def canonical(self, name: str, key: str | None = None) -> str:
+        """Return the registered name that an alias stands for, any other name as it is; say so where ``key`` names the place."""
+        known = self.aliases.get(name, name)
+        if known != name and key is not None:
+            log.warning("%s: %r is another word for %r, which the run's files use.", key, name, known)
+        return known
+
     def get(self, name: str, key: str | None = None) -> T:
         """Return what is registered under ``name``; ``key`` is where the configuration names it, for the error."""
-        if name in self._entries:
-            return self._entries[name]
+        entry = self._entries.get(self.canonical(name))
+        if entry is not None:
+            return entry
         key = key or self.kind
         if ":" in name:
             return self._import(name, key)
-        raise ConfigError(f"{key}: unknown {self.kind} {name!r}.{did_you_mean(name, list(self._entries))}")
+        raise ConfigError(f"{key}: unknown {self.kind} {name!r}.{self._hint(name)}")
+
+    def _hint(self, name: str) -> str:
+        close = closest(name, [*self._entries, *self.aliases])
+        if close is not None:
+            return did_you_mean(self.canonical(close), [self.canonical(close)])
+        kinds = [other.kind for other in self._all if name in other]
+        if kinds:
+            return f" It is the name of a {kinds[0]}."
+        own = f" One of your own is written {':'.join(name.rsplit('.', 1))!r}." if "." in name else ""
+        return did_you_mean(name, list(self._entries)) + own
 
     def _import(self, name: str, key: str) -> T:
         module_name, _, attribute = name.partition(":")
@@ -90,7 +116,9 @@ class Registry(Generic[T]):
         try:
             found: T = getattr(importlib.import_module(module_name), attribute)
         except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigError(f"{key}: cannot import {name!r}: {error}. Is its folder on PYTHONPATH?") from error
+            raise ConfigError(
+                f"{key}: cannot import {name!r}: {error}. Is it beside the configuration, or on PYTHONPATH?"
+            ) from error
         except Exception as error:  # whatever a user's own module raises
             raise ConfigError(f"{key}: cannot import {name!r}: {told(error)}") from error
         if not callable(found):
@@ -99,19 +127,20 @@ class Registry(Generic[T]):
 
     def describe(self, name: str) -> str:
         """Return the first line of the docstring of ``name``."""
-        return (inspect.getdoc(self._entries[name]) or "").split("\n")[0]
+        return self.document(name).split("\n")[0]
 
-    def parameters(self, name: str) -> list[str]:
-        """Return the parameters of ``name``, each with its default and the words that it takes besides, such as "scale = 1.0 or auto"."""
-        described = []
-        for p in self._signature(name, self.kind).parameters.values():
-            if p.kind is p.KEYWORD_ONLY:
-                default = (
-                    " (required)" if p.default is p.empty else " (not set)" if p.default is None else f" = {p.default}"
-                )
-                words = [word for word in _words(p.annotation) if word != p.default]
-                described.append(" or ".join([p.name + default, *words]))
-        return described
+    def document(self, name: str) -> str:
+        """Return the docstring of ``name``."""
+        return inspect.getdoc(self.get(name)) or ""
+
+    def parameters(self, name: str, key: str) -> dict[str, inspect.Parameter]:
+        """Return the keyword-only arguments of ``name``, annotations evaluated.
+
+        Raises:
+            ConfigError: naming ``key``, for an unknown name or a callable that does not fit.
+        """
+        found = self._signature(name, key).parameters
+        return {word: parameter for word, parameter in found.items() if parameter.kind is parameter.KEYWORD_ONLY}
 
     def check(self, name: str, parameters: Mapping[str, Any], key: str) -> dict[str, Any]:
         """Return the complete parameters of ``name``: those given, checked, and the defaults of the others.
@@ -120,15 +149,14 @@ class Registry(Generic[T]):
             ConfigError: naming ``key`` and the parameter, for an unknown name, a wrong type or a value out of range.
         """
         fields = {
-            p.name: (Any if p.annotation is p.empty else p.annotation, ... if p.default is p.empty else p.default)
-            for p in self._signature(name, key).parameters.values()
-            if p.kind is p.KEYWORD_ONLY
+            word: (Any if p.annotation is p.empty else p.annotation, ... if p.default is p.empty else p.default)
+            for word, p in self.parameters(name, key).items()
         }
         model = create_model("Parameters", __config__=_STRICT, **fields)  # type: ignore[call-overload]
         try:
             checked = model.model_validate(dict(parameters))
         except ValidationError as error:
-            raise ConfigError(explain(error, key, parameters, list(fields))) from None
+            raise explain(error, key, parameters, list(fields)) from None
         return {name: getattr(checked, name) for name in fields}
 
     def _signature(self, name: str, key: str) -> inspect.Signature:
@@ -142,48 +170,6 @@ class Registry(Generic[T]):
         return signature
 
 
-def _words(annotation: Any) -> Iterator[str]:
-    """Yield the words that a parameter takes, wherever its annotation has a Literal."""
-    if get_origin(annotation) is Literal:
-        yield from (word for word in get_args(annotation) if isinstance(word, str))
-    else:
-        for part in get_args(annotation):
-            yield from _words(part)
-
-
 _STRICT = ConfigDict(
     extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, protected_namespaces=()
 )
-_SHOULD_BE = "Input should be "
-_MAPPING = f"{_SHOULD_BE}a mapping of keys to values"
-
-
-def explain(error: ValidationError, key: str, given: Mapping[str, Any], known: list[str]) -> str:
-    """Turn pydantic's first complaint about ``given`` into a line that names the key, the value and the remedy."""
-    first, *others = error.errors()
-    path = _path(first, given)
-    where = ".".join(filter(None, [key, *path])) or "configuration"
-    if first["type"] == "extra_forbidden":
-        return f"{where}: unknown key.{did_you_mean(str(path[-1]), known)}"
-    if first["type"] == "missing":
-        return f"{where}: this key is required."
-    if first["type"] == "value_error":
-        return f"{where}: {first['ctx']['error']}."
-    branches = [first, *(other for other in others if _path(other, given) == path)]  # of a union
-    complaints = [_MAPPING if "dict" in b["type"] or "model" in b["type"] else b["msg"] for b in branches]
-    wanted = " or ".join(dict.fromkeys(complaint.removeprefix(_SHOULD_BE) for complaint in complaints))
-    opening = _SHOULD_BE if complaints[0].startswith(_SHOULD_BE) else ""
-    value = repr(first["input"])
-    return f"{where}: {opening}{wanted} (it is {value if len(value) <= 80 else value[:77] + '...'})."
-
-
-def _path(complaint: Any, given: Any) -> list[str]:
-    """Return the keys in a complaint's location that lead through ``given``; it names branches of unions as well."""
-    path = []
-    for depth, part in enumerate(complaint["loc"], 1):
-        inside = part in given if isinstance(given, Mapping) else isinstance(given, list) and isinstance(part, int)
-        if inside:
-            given = given[part]
-        if inside or (complaint["type"] == "missing" and depth == len(complaint["loc"])):
-            path.append(str(part))
-    return path

@@ -51,6 +51,12 @@ class _Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} is given twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        """Return a number; one that is written as 3e3 and is an integer becomes one, for ``rounds: 3e3``."""
+        value: float = super().construct_yaml_float(node)
+        power = "e" in node.value.lower() and value.is_integer() and abs(value) < 2**53
+        return int(value) if power else value
+
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         if node.tag.endswith((":int", ":float")) and len(node.value) > _LONGEST_NUMBER:
             problem = f"an integer, or another number, of more than {_LONGEST_NUMBER} digits"
@@ -58,11 +64,13 @@ class _Loader(yaml.SafeLoader):
         return super().construct_scalar(node)
 
 
+# YAML 1.1 takes 1e-3 for text: in a number it wants a dot and a signed exponent.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
+    re.compile(r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
 )
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 
 
 def _refusal(problem: str, event: Any) -> yaml.YAMLError:

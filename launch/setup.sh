@@ -26,10 +26,10 @@ install() {
     local pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
     # torch first and pinned: the newest build from the index would bring gigabytes of CUDA packages.
     if [ -n "${BYZDIST_TORCH:-}" ]; then
-        "${pip[@]}" "$BYZDIST_TORCH" && "${pip[@]}" --editable "$root${extra:+[$extra]}" || return 1
+        "${pip[@]}" "$BYZDIST_TORCH" && "${pip[@]}" --editable "${root}[plot${extra:+,$extra}]" || return 1
     else
         "${pip[@]}" --constraint "$root/launch/constraints.txt" torch &&
-            "${pip[@]}" --constraint "$root/launch/constraints.txt" --editable "$root${extra:+[$extra]}" || return 1
+            "${pip[@]}" --constraint "$root/launch/constraints.txt" --editable "${root}[plot${extra:+,$extra}]" || return 1
     fi
 }
 

@@ -25,6 +25,7 @@ def _middle(n: int) -> range:
         paper_norm_bound=lambda n, f, d: math.sqrt(d),
         cost="O(n log^2 n) comparisons a coordinate",
     ),
+    aliases=["median", "cwmed", "cm", "coordinate_wise_median", "coordinatewise_median"],
 )
 def coordinate_median(columns: Columns, f: int) -> Row:
     """Take the median of each coordinate; of an even number of vectors, the mean of the two in the middle.
@@ -49,6 +50,7 @@ def coordinate_median(columns: Columns, f: int) -> Row:
         norm_formula="sqrt(n/(n-f)), attained",
         cost="O(n log^2 n) comparisons a coordinate",
     ),
+    aliases=["cwtm", "trmean", "coordinate_wise_trimmed_mean"],
 )
 def trimmed_mean(columns: Columns, f: int) -> Row:
     """Take the mean of each coordinate without its f largest and f smallest values.
@@ -87,6 +89,7 @@ def closest_mean(columns: Columns, count: int) -> Row:
         robustness="",
         cost="O(n log^2 n) comparisons a coordinate",
     ),
+    aliases=["mean_around_median"],
 )
 def meamed(columns: Columns, f: int) -> Row:
     """Take, in each coordinate, the mean of the n - f values closest to the median.

@@ -31,14 +31,14 @@ def _groups(n: int, size: int) -> tuple[NDArray[np.intp], Floats]:
     return group, 1.0 / np.bincount(group)[group]
 
 
-@pre_step("clip")
+@pre_step("clip", aliases=["clipping"])
 def clip(points: Points, f: int, generator: Generator, *, threshold: Annotated[float, Gt(0)]) -> Points:
     """Shorten every vector to at most ``threshold``."""
     norms = points.norms()
     return points.scaled(clip_factors(norms, threshold / points.unit))
 
 
-@pre_step("arc")
+@pre_step("arc", aliases=["adaptive_robust_clipping"])
 def arc(points: Points, f: int, generator: Generator) -> Points:
     """Shorten the k = floor(2 f/n (n - f)) longest vectors to the length of the next one.
 
@@ -69,7 +69,7 @@ def bucketing(points: Points, f: int, generator: Generator, *, size: Annotated[i
     return points.mixed(matrix)
 
 
-@pre_step("nnm", products=True)
+@pre_step("nnm", products=True, aliases=["nearest_neighbor_mixing", "nearest_neighbour_mixing"])
 def nnm(points: Points, f: int, generator: Generator) -> Points:
     """Replace each vector by the mean of the n - f nearest to it, itself included.
 

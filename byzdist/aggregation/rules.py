@@ -105,16 +105,21 @@ RULES: Registry[Rule] = Registry("rule", "vectors", "f")
 PRE: Registry[PreStep] = Registry("pre-aggregation step", "points", "f", "generator")
 
 
-def span_rule(name: str, facts: Facts, products: bool = True) -> "Callable[[Callable[..., Floats]], Rule]":
+def span_rule(
+    name: str, facts: Facts, products: bool = True, aliases: Sequence[str] = ()
+) -> "Callable[[Callable[..., Floats]], Rule]":
     """Register a function (points, f) -> weights as a rule."""
-    return lambda function: RULES.register(name)(Rule(function, "span", facts, products=products))
+    return lambda function: RULES.register(name, *aliases)(Rule(function, "span", facts, products=products))
 
 
 def column_rule(
-    name: str, facts: Facts, select: "Callable[[Points, int], Any] | None" = None
+    name: str,
+    facts: Facts,
+    select: "Callable[[Points, int], Any] | None" = None,
+    aliases: Sequence[str] = (),
 ) -> "Callable[[Callable[[Columns, int], Row]], Rule]":
     """Register a function (columns, f) -> row as a rule."""
-    return lambda function: RULES.register(name)(Rule(function, "columns", facts, select))
+    return lambda function: RULES.register(name, *aliases)(Rule(function, "columns", facts, select))
 
 
 def wrapper_rule(name: str, facts: Facts) -> "Callable[[Callable[..., Floats]], Rule]":
@@ -123,10 +128,14 @@ def wrapper_rule(name: str, facts: Facts) -> "Callable[[Callable[..., Floats]], 
 
 
 def pre_step(
-    name: str, size: Callable[..., int] = lambda n, **_: n, products: bool = False, mixes: bool = False
+    name: str,
+    size: Callable[..., int] = lambda n, **_: n,
+    products: bool = False,
+    mixes: bool = False,
+    aliases: Sequence[str] = (),
 ) -> "Callable[[Callable[..., Points]], PreStep]":
     """Register a function (points, f, generator) -> points as a pre-aggregation step."""
-    return lambda function: PRE.register(name)(PreStep(function, size, products, mixes))
+    return lambda function: PRE.register(name, *aliases)(PreStep(function, size, products, mixes))
 
 
 def uniform(n: int, chosen: Sequence[int] | NDArray[Any]) -> Floats:

@@ -51,6 +51,7 @@ def krum_scores(squared: Floats, f: int, margin: int) -> Floats:
         cost="none",
     ),
     products=False,
+    aliases=["average", "avg", "fedavg"],
 )
 def mean(points: Points, f: int) -> Floats:
     """Average all vectors: no robustness, the baseline. f does not enter."""
@@ -105,6 +106,7 @@ def multi_krum(
         breakdown="1/2",
         robustness="(f, kappa): kappa = 4 (1 + f/(n-2f))^2 [Allouah et al. 2023]; (delta, c) after bucketing",
     ),
+    aliases=["rfa", "geomed", "gm"],
 )
 def geometric_median(
     points: Points,
@@ -150,6 +152,7 @@ def _centered_max_byzantine(n: int, start: str = "medoid", **_: Any) -> int:
         robustness="(delta, c) by itself, proved for small delta with tau set from the honest variance, which the "
         "default is not [Karimireddy et al. 2021]",
     ),
+    aliases=["cclip", "centered_clipping"],
 )
 def centered_clip(
     points: Points,
@@ -216,6 +219,7 @@ def monna(points: Points, f: int, *, pivot: Annotated[int, Ge(0)] | None = None)
         cost="none",
     ),
     products=False,
+    aliases=["comparative_gradient_elimination"],
 )
 def cge(points: Points, f: int) -> Floats:
     """Average the n - f shortest vectors (comparative gradient elimination). Gupta, Liu, Vaidya, 2021."""

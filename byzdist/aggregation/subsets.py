@@ -51,6 +51,7 @@ def _cover(edges: NDArray[np.bool_], budget: int) -> list[int] | None:
         "others kept or honest are within a diameter of it]",
         cost="O(n^2 d) for the inner products; the search is exponential in f at worst",
     ),
+    aliases=["minimum_diameter_averaging"],
 )
 def mda(points: Points, f: int) -> Floats:
     """Average the n - f vectors of the smallest diameter (largest distance of two of them).

@@ -20,7 +20,7 @@ def _mean(now: Situation) -> Tensor:
     return total.div_(len(now.colluders)) if now.colluders else total.copy_(now.honest)
 
 
-@ATTACKS.register("ipm")
+@ATTACKS.register("ipm", "inner_product_manipulation", "fall_of_empires", "foe")
 @omniscient
 def ipm(now: Situation, *, epsilon: Annotated[float, Gt(0)] = 0.1, form: Form = "estimate") -> Tensor:
     """Send -ε times the mean of the cohort's honest estimates: inner-product manipulation (Xie et al., UAI 2019).
@@ -31,7 +31,7 @@ def ipm(now: Situation, *, epsilon: Annotated[float, Gt(0)] = 0.1, form: Form = 
     return message.sub_(now.g, alpha=1 + epsilon) if now.difference and form == "estimate" else message
 
 
-@ATTACKS.register("alie")
+@ATTACKS.register("alie", "a_little_is_enough", "little_is_enough", "lie")
 @omniscient
 def alie(now: Situation, *, z: float | None = None, ddof: Literal[0, 1] = 0) -> Tensor:
     """Send mean - z·std of the cohort's honest messages: A Little Is Enough (Baruch et al., NeurIPS 2019).

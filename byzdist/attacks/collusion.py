@@ -10,7 +10,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import Store
+
+from byzdist.torch_private import Store
 
 _CHUNK = 4 << 20  # bytes; the job's store takes no value above 8 MiB
 

@@ -43,7 +43,7 @@ def hang(now: Situation, *, probability: Probability = 1.0) -> Tensor:
     return now.honest
 
 
-@ATTACKS.register("slow")
+@ATTACKS.register("slow", "straggler")
 @on_process
 def slow(now: Situation, *, seconds: Seconds = 1.0, probability: Probability = 1.0) -> Tensor:
     """The worker answers so many seconds late, and holds up its other clients as well."""

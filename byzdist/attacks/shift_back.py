@@ -8,7 +8,7 @@ from torch import Tensor
 from byzdist.attacks.base import ATTACKS, Situation
 
 
-@ATTACKS.register("shift_back")
+@ATTACKS.register("shift_back", "shb")
 def shift_back(now: Situation, *, scale: Annotated[float, Gt(0)] | Literal["auto"] = 1.0) -> Tensor:
     """Pull the model back to x^0 whenever Byzantine clients are a strict majority of the cohort, else behave [BRPP section 5].
 

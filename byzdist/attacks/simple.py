@@ -9,7 +9,7 @@ from torch import Tensor
 from byzdist.attacks.base import ATTACKS, Situation, on_labels
 
 
-@ATTACKS.register("none")
+@ATTACKS.register("none", "no_attack", "honest")
 def none(now: Situation) -> Tensor:
     """Byzantine clients behave honestly."""
     return now.honest
@@ -19,7 +19,7 @@ Form = Literal["estimate", "difference"]
 """What an attack turns around where a difference is asked for: the estimate g + h that it leads to, or the difference h alone."""
 
 
-@ATTACKS.register("bit_flip")
+@ATTACKS.register("bit_flip", "sign_flip", "sign_flipping")
 def bit_flip(now: Situation, *, form: Form = "estimate") -> Tensor:
     """Flip the sign of the client's estimate: send -h, or -(g + h) - g where a difference h from g is asked for.
 
@@ -29,14 +29,14 @@ def bit_flip(now: Situation, *, form: Form = "estimate") -> Tensor:
     return flipped.sub_(now.g, alpha=2) if now.difference and form == "estimate" else flipped
 
 
-@ATTACKS.register("label_flip")
+@ATTACKS.register("label_flip", "label_flipping")
 @on_labels
 def label_flip(now: Situation) -> Tensor:
     """Send what an honest client sends whose labels are flipped, y -> L-1-y."""
     return now.honest
 
 
-@ATTACKS.register("gaussian")
+@ATTACKS.register("gaussian", "gaussian_noise", "noise")
 def gaussian(now: Situation, *, sigma: Annotated[float, Gt(0)] = 1.0) -> Tensor:
     """Send noise σ·N(0, I)."""
     noise = now.stream().standard_normal(len(now.honest))

@@ -6,7 +6,7 @@ from torch import Tensor
 from byzdist.compression.base import COMPRESSORS, Compressor
 
 
-@COMPRESSORS.register("identity")
+@COMPRESSORS.register("identity", "none")
 class Identity(Compressor):
     """Send every value as it is: ω = 0, D_Q = 1."""
 

@@ -26,7 +26,7 @@ def draw_mask(generator: np.random.Generator, dimension: int, count: int) -> Ten
     return torch.from_numpy(np.flatnonzero(chosen if few == count else ~chosen))
 
 
-@COMPRESSORS.register("rand_k")
+@COMPRESSORS.register("rand_k", "random_k", "random_sparsification")
 class RandK(Compressor):
     """Keep K = ceil(ratio·d) uniform coordinates, scaled by d/K: ω = d/K - 1, D_Q = d/K.
 

@@ -55,7 +55,7 @@ def _begins_well(path: str) -> str:
 LibsvmFile = Annotated[str, AfterValidator(_begins_well)]
 
 
-@DATASETS.register("libsvm")
+@DATASETS.register("libsvm", "svmlight")
 def libsvm(
     *,
     path: LibsvmFile,

@@ -42,7 +42,8 @@ def check(spec: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: an unknown name, a wrong parameter, a missing file, or one that begins wrongly.
     """
     parameters = {key: value for key, value in spec.items() if key != "name"}
-    return {"name": spec["name"], **DATASETS.check(spec["name"], parameters, "data")}
+    name = DATASETS.canonical(spec["name"], "data")
+    return {"name": name, **DATASETS.check(name, parameters, "data")}
 
 
 def load(spec: Mapping[str, Any], cache: Path | None = None, dtype: str = "float64") -> Dataset:

@@ -148,6 +148,7 @@ def check_split(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Check a split section (name, holders and parameters) and return it completed; raise ConfigError naming ``data.split``."""
     name, holders = spec["name"], spec.get("holders", "honest")
     parameters = {key: value for key, value in spec.items() if key not in ("name", "holders")}
+    name = SPLITS.canonical(name, "data.split")
     checked = {"name": name, **SPLITS.check(name, parameters, "data.split")}
     if name == "shared":
         if "holders" in spec:

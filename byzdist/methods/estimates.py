@@ -35,7 +35,7 @@ class SGD(ClippedEstimates):
         oracle.gradient(task.x, task.client, task.batch(oracle.samples(task.client), self.batch_size), out)
 
 
-@METHODS.register("momentum_sgd")
+@METHODS.register("momentum_sgd", "robust_momentum_sgd", "client_momentum_sgd")
 @dataclass(kw_only=True)
 class MomentumSGD(SGD):
     """Client momentum SGD (Karimireddy et al., ICML 2021) under the clipping heuristic [BRPP eq. 10].

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import Store
 
 from byzdist.errors import RunError
+from byzdist.torch_private import Store
 from byzdist.transport.base import (
     Forge,
     Missing,

@@ -22,10 +22,10 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch._C._distributed_c10d import PrefixStore, ProcessGroupGloo, Store, Work
 from torch.distributed import DistError, DistStoreError
 
 from byzdist.errors import RunError
+from byzdist.torch_private import PrefixStore, ProcessGroupGloo, Store, Work
 from byzdist.transport.identity import (
     IdentityError,
     ServerSide,

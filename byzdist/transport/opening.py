@@ -3,9 +3,8 @@
 import os
 from collections.abc import Callable
 
-from torch._C._distributed_c10d import PrefixStore
-
 from byzdist.config import Transport
+from byzdist.torch_private import PrefixStore
 from byzdist.transport.base import ServerEnd, Shape, WorkerEnd
 from byzdist.transport.collective import CollectiveServer, CollectiveWorker, open_group
 from byzdist.transport.keys import own_key, run_secret, worker_key

@@ -9,8 +9,9 @@ import logging
 import os
 from datetime import timedelta
 
-from torch._C._distributed_c10d import TCPStore
 from torch.distributed import DistError
+
+from byzdist.torch_private import TCPStore
 
 log = logging.getLogger(__name__)
 _PATIENCE = timedelta(seconds=5)  # for what the agent's store has at hand

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch._C._distributed_c10d import Work
 from torch.distributed import DistError
 
+from byzdist.torch_private import Work
 from byzdist.transport.base import Forge, Received, Resume, Save, Shape, WorkerEnd, reply_rows
 from byzdist.transport.link import BRIEF, END, Link, LinkLost, join, read_note
 from byzdist.transport.shared import link_frame

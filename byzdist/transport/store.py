@@ -18,12 +18,12 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NoReturn
 
-from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed import DistError
 
 from byzdist.errors import RunError
 from byzdist.processes import call_process, die_with_parent
 from byzdist.supervisor import ATTEMPT
+from byzdist.torch_private import PrefixStore, Store, TCPStore
 from byzdist.transport.sockets import open_files, stay_in_touch
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,9 @@ import time
 from contextlib import suppress
 from datetime import timedelta
 
-from torch._C._distributed_c10d import TCPStore
 from torch.distributed import DistError
+
+from byzdist.torch_private import TCPStore
 
 VALUE = "x" * (8 << 20)  # the largest that a store takes
 CONNECTIONS = 4

@@ -12,8 +12,8 @@ from dataclasses import replace
 import psutil
 import pytest
 import torch
-from torch._C._distributed_c10d import Store
 
+from byzdist.torch_private import Store
 from byzdist.transport import store
 from byzdist.transport.base import Missing
 from byzdist.transport.store import Connect

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore
 
 from byzdist.errors import RunError
+from byzdist.torch_private import PrefixStore
 from byzdist.transport.base import Request, Save
 from byzdist.transport.collective import CollectiveServer, CollectiveWorker, open_group
 from byzdist.transport.store import connect, host

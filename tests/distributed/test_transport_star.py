@@ -15,13 +15,13 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from torch._C._distributed_c10d import TCPStore
 from torch.distributed import DistStoreError
 
 from byzdist.checkpoint import read, rounds
 from byzdist.config import Checkpoints
 from byzdist.errors import ConfigError, RunError
 from byzdist.saving import ServerSaver
+from byzdist.torch_private import TCPStore
 from byzdist.transport import gateway, link
 from byzdist.transport import star as ends
 from byzdist.transport.base import Missing, Resume, Save

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from byzdist.logs import ADVISERS
+
 torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def advice_is_heard() -> Iterator[None]:
     yield
-    for name in ("byzdist.checks", "byzdist.advice"):
-        logging.getLogger(name).setLevel(logging.NOTSET)
+    for adviser in ADVISERS:
+        logging.getLogger(adviser).setLevel(logging.NOTSET)

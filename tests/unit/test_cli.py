@@ -60,7 +60,7 @@ TEXTS = {
     "no date": ("name: 2024-13-45", "config.yaml: not valid YAML: month"),
     "deep nesting": ("[" * 3000, "config.yaml: not valid YAML"),
     "a list as key": ("[a]: 1", "config.yaml: not valid YAML: .*unhashable"),
-    "nothing as key": (yaml.safe_dump(BASE) + "~: 1", "configuration: Keys should be strings"),
+    "nothing as key": (yaml.safe_dump(BASE) + "~: 1", "configuration: a key must be text"),
     "bytes": (b"\xff\xfe\x00", "config.yaml: cannot read the configuration: .*utf-8"),
 }
 
@@ -86,9 +86,7 @@ def test_a_missing_file_is_named(here, capsys, path, reason):
     assert re.match(rf"byzdist: {path}: cannot read the configuration: {reason}", capsys.readouterr().err)
 
 
-@pytest.mark.parametrize(
-    "words", [[], ["fly"], ["run"], ["run", "config.yaml", "--fly"], ["list", "rounds=3"], ["plot", "folder"]]
-)
+@pytest.mark.parametrize("words", [[], ["fly"], ["run"], ["run", "config.yaml", "--fly"], ["plot", "folder"]])
 def test_a_wrong_command_line_ends_with_2_and_the_usage(here, capsys, words):
     with pytest.raises(SystemExit) as end:
         main(words)
@@ -101,7 +99,7 @@ def test_a_wrong_number_of_workers_is_refused(here, capsys, number):
     with pytest.raises(SystemExit) as end:
         main(["run", "config.yaml", f"--workers={number}"])
     assert end.value.code == 2
-    assert re.search(rf"--workers: '{number}' is no whole number", capsys.readouterr().err)
+    assert re.search(rf"--workers: '{number}' is not a whole number", capsys.readouterr().err)
 
 
 def test_overrides_may_come_before_and_after_options(here, monkeypatch):

@@ -14,10 +14,21 @@ from tests.harness import ROOT
     "text, value",
     [
         ("1e-3", 0.001),
-        ("1E5", 100000.0),
-        ("-2e+3", -2000.0),
-        ("1.e2", 100.0),
+        ("3e3", 3000),
+        ("1E5", 100000),
+        ("-2e+3", -2000),
+        ("1.e2", 100),
+        ("1.5e3", 1500),
+        ("1.5e+3", 1500),
+        (".5e1", 5),
         ("1.5e-3", 0.0015),
+        (".5e-3", 0.0005),
+        ("2.5e0", 2.5),
+        ("3000.0", 3000.0),
+        ("1.0e+16", 1e16),  # what is dumped as a float comes back as one
+        ("1e300", 1e300),
+        ("1e400", float("inf")),
+        ("1e-400", 0),
         (".inf", float("inf")),
         ("1e", "1e"),
         ("e3", "e3"),
@@ -29,7 +40,7 @@ from tests.harness import ROOT
         ("yes", True),
         ("'1e-3'", "1e-3"),
         ("[1, a]", [1, "a"]),
-        ("{a: {b: 1e2}}", {"a": {"b": 100.0}}),
+        ("{a: {b: 1e-2}}", {"a": {"b": 0.01}}),
     ],
 )
 def test_yaml_values(text, value):
@@ -69,6 +80,12 @@ def test_short_forms_stand_for_a_name():
     )
     assert config.compression == {"name": "identity"} and config.attack == {"name": "zero"}
     assert config.aggregation.rule == {"name": "monna", "pivot": None} and config.aggregation.pre == [{"name": "nnm"}]
+
+
+def test_a_single_step_before_the_rule_needs_no_list_and_a_transport_no_mapping():
+    for single in ("nnm", {"name": "nnm"}, ["nnm"]):
+        config = parse({**BASE, "aggregation": {"rule": "mean", "pre": single}, "transport": "collective"})
+        assert config.aggregation.pre == [{"name": "nnm"}] and config.transport.name == "collective"
 
 
 def test_defaults_are_filled_in():

@@ -73,7 +73,8 @@ def test_the_meeting_point() -> None:
     alone = doctor.check_meeting_point(rank)
     assert alone.level == "warning" and "start the server first" in alone.remedy
     assert doctor.check_meeting_point({**rank, "MASTER_ADDR": "no.such.host.invalid"}).level == "error"
-    assert doctor.check_meeting_point({**rank, "MASTER_PORT": "many"}).level == "error"
+    wrong = doctor.check_meeting_point({**rank, "MASTER_PORT": "many"})
+    assert wrong.level == "error" and wrong.found == "MASTER_PORT=many is not a number"
     assert doctor.check_meeting_point({}).level == "ok"
 
 
@@ -100,6 +101,13 @@ def test_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert short.level == "error" and "openssl" in short.remedy
     missing = doctor.check_secret({"RANK": "1", "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "1"})
     assert missing.level == "error"
+
+
+def test_a_torch_that_lacks_what_is_used_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.check_torch({}).level == "ok"
+    monkeypatch.setattr("byzdist.torch_private.gone", lambda: ["Work.wait"])
+    found = doctor.check_torch({})
+    assert found.level == "error" and found.found.endswith("lacks Work.wait")
 
 
 def test_gpus_that_torch_cannot_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,13 @@ def test_a_name_is_registered_once():
         THINGS.register("bolt")(bolt)
 
 
+def test_an_alias_is_registered_once_and_hides_no_name():
+    for words in (("screw", "bolt"), ("bolt", "screw"), ("nut", "nut")):
+        with pytest.raises(AssertionError, match="is registered twice"):
+            THINGS.register(*words)(bolt)
+    assert "screw" not in THINGS
+
+
 def test_parameters_come_back_complete():
     assert THINGS.check("bolt", {"length": 3}, "box") == {"length": 3, "thread": "fine", "price": None, "sizes": "all"}
     assert THINGS.check("bolt", {"length": 3, "price": 2, "sizes": [0, 1]}, "box")["sizes"] == [0, 1]
@@ -71,23 +78,23 @@ def test_parameters_come_back_complete():
         ("bold", {}, "box: unknown thing 'bold'. Did you mean 'bolt'?"),
         ("washer", {}, "box: unknown thing 'washer'. Known: bolt, nut."),
         ("bolt", {}, "box.length: this key is required."),
-        ("bolt", {"length": 0}, "box.length: Input should be greater than or equal to 1 (it is 0)."),
-        ("bolt", {"length": "3"}, "box.length: Input should be a valid integer (it is '3')."),
+        ("bolt", {"length": 0}, "box.length: must be at least 1 (it is 0)."),
+        ("bolt", {"length": "3"}, "box.length: must be an integer (it is '3', which is text: leave the quotes out)."),
         ("bolt", {"length": 3, "lenght": 4}, "box.lenght: unknown key. Did you mean 'length'?"),
-        ("bolt", {"length": 3, "price": -1}, "box.price: Input should be greater than 0 (it is -1)."),
-        ("bolt", {"length": 3, "price": float("inf")}, "box.price: Input should be a finite number (it is inf)."),
+        ("bolt", {"length": 3, "price": -1}, "box.price: must be greater than 0 (it is -1)."),
+        ("bolt", {"length": 3, "price": float("inf")}, "box.price: must be a finite number (it is inf)."),
         (
             "bolt",
             {"length": 3, "sizes": [4, -1]},
-            "box.sizes.1: Input should be greater than or equal to 0 (it is -1).",
+            "box.sizes.1: must be at least 0 (it is -1).",
         ),
-        ("bolt", {"length": 3, "sizes": "none"}, "box.sizes: Input should be a valid list or 'all' (it is 'none')."),
+        ("bolt", {"length": 3, "sizes": "none"}, "box.sizes: must be a list or 'all' (it is 'none')."),
         (
             "bolt",
             {"length": {"a": "x" * 99}},
-            f"box.length: Input should be a valid integer (it is {{'a': '{'x' * 70}...).",
+            f"box.length: must be an integer (it is {{'a': '{'x' * 70}...).",
         ),
-        ("bolt", {5: 6, "length": 3}, "box.5: Keys should be strings (it is 5)."),
+        ("bolt", {5: 6, "length": 3}, "box.5: a key must be text (it is 5)."),
     ],
 )
 def test_complaints_name_key_value_and_remedy(name, parameters, complaint):
@@ -113,14 +120,17 @@ number = 5
 def test_a_users_own_piece_is_imported_and_its_parameters_are_checked(own):
     assert THINGS.get("own_things:good").__doc__ == "Mine."
     assert THINGS.check("own_things:good", {}, "box") == {"colour": "red"}
-    with pytest.raises(ConfigError, match="box.colour: .*valid string"):
+    with pytest.raises(ConfigError, match="box.colour: must be text"):
         THINGS.check("own_things:good", {"colour": 5}, "box")
 
 
 @pytest.mark.parametrize(
     "name, complaint",
     [
-        ("own_things:bad", "cannot import .* has no attribute 'bad'. Is its folder on PYTHONPATH?"),
+        (
+            "own_things:bad",
+            "cannot import .* has no attribute 'bad'. Is it beside the configuration, or on PYTHONPATH?",
+        ),
         ("no_things:good", "cannot import .* No module named 'no_things'"),
         ("torn_things:good", "cannot import .* SyntaxError"),
         ("own_things:number", "'own_things:number' is not a function or class"),
