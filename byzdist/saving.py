@@ -20,6 +20,7 @@ from torch import Tensor
 from byzdist.checkpoint import MISSING, Checkpoint, Damaged, name, owner, prune, prune_worker, read
 from byzdist.config import Checkpoints
 from byzdist.errors import ConfigError, RunError
+from byzdist.files import spare_files
 from byzdist.transport.base import Save, ServerEnd
 from byzdist.transport.wire import Stage
 
@@ -142,9 +143,10 @@ class ServerSaver:
         return reason
 
     def _write(self, checkpoint: Checkpoint) -> int | None:
-        self._sync()
-        checkpoint.write(self._folder)
-        return prune(self._folder, self._keep)
+        with spare_files:
+            self._sync()
+            checkpoint.write(self._folder)
+            return prune(self._folder, self._keep)
 
     def _complete(self) -> str | None:
         failure, until = None, time.monotonic() + _PATIENCE

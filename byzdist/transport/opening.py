@@ -26,7 +26,9 @@ def open_server(settings: Transport, shape: Shape, agree: Agree) -> ServerEnd:
     if settings.name == "star":
         secret = run_secret()
         keys = {rank: worker_key(secret, rank) for rank in range(1, shape.workers + 1)}
-        terms = Terms(settings.deadline, settings.join_timeout, settings.min_replies, settings.offences)
+        terms = Terms(
+            settings.deadline, settings.join_timeout, settings.min_replies, settings.offences, settings.late_share
+        )
         return StarServer(shape, terms, keys, partial(connect, patience=_STORE_PATIENCE), agree)
     store = connect(host=True, patience=_STORE_PATIENCE)
     agree(store)
