@@ -1,40 +1,11 @@
 """Files that are there whole or not at all."""
 
 import os
-import resource
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SUFFIX = ".part"  # of files that are not complete yet
-SPARE = 32  # descriptors that only saving may use
-
-
-class _SpareFiles:
-    """A context in which this process may open some more files than else, so that it can save when all others are taken."""
-
-    def __init__(self) -> None:
-        self._lock, self._users = threading.Lock(), 0
-        self._limits = 0, 0
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._users += 1
-            if self._users == 1:
-                self._limits = soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-                more = soft + SPARE if hard == resource.RLIM_INFINITY else min(soft + SPARE, hard)
-                if soft != resource.RLIM_INFINITY:
-                    resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._users -= 1
-            if not self._users:
-                resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
-
-
-spare_files = _SpareFiles()
 
 
 @contextmanager
@@ -47,18 +18,16 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: as writing does; ``path`` is then as it was.
     """
     part = path.with_name(path.name + SUFFIX)
-    with spare_files:
-        try:
-            yield part
-            # Whatever library wrote it, who may read the folder may read it.
-            part.chmod(part.parent.stat().st_mode & 0o666)
-            sync(part)
-            os.replace(part, path)
-            sync(path.parent)
-        except OSError:
-            with suppress(OSError):
-                part.unlink()
-            raise
+    try:
+        yield part
+        part.chmod(part.parent.stat().st_mode & 0o666)  # whatever library wrote it, who may read the folder may read it
+        sync(part)
+        os.replace(part, path)
+        sync(path.parent)
+    except OSError:
+        with suppress(OSError):
+            part.unlink()
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from byzdist.checkpoint import MISSING, Checkpoint, Damaged, name, owner, prune, prune_worker, read
 from byzdist.config import Checkpoints
+from byzdist.descriptors import spare_descriptors
 from byzdist.errors import ConfigError, RunError
-from byzdist.files import spare_files
 from byzdist.transport.base import Save, ServerEnd
 from byzdist.transport.wire import Stage
 
@@ -143,7 +143,7 @@ class ServerSaver:
         return reason
 
     def _write(self, checkpoint: Checkpoint) -> int | None:
-        with spare_files:
+        with spare_descriptors:
             self._sync()
             checkpoint.write(self._folder)
             return prune(self._folder, self._keep)

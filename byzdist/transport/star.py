@@ -29,8 +29,8 @@ from torch import Tensor
 from torch._C._distributed_c10d import Store
 from torch.distributed import DistError
 
+from byzdist.descriptors import SPARE
 from byzdist.errors import ConfigError, RunError
-from byzdist.files import SPARE
 from byzdist.transport.base import Missing, Request, Save, ServerEnd, Shape
 from byzdist.transport.gateway import Errand, Event, Post, What, start_keeper
 from byzdist.transport.lateness import Allowance
