@@ -92,7 +92,10 @@ class Transport(Section):
         deadline: the longest wait for a round's replies, in seconds.
         join_timeout: the longest wait for workers to join, or to join again, in seconds.
         min_replies: with fewer replies than this, a round leaves the estimate as it is.
-        offences: how many malformed replies of a client, or breaches of its link by a worker, lead to quarantine.
+        offences: how many malformed replies of a client, or breaches of its link or parts of checkpoints missed by a worker, lead to
+            quarantine.
+        late_share: the share of the run's time for which rounds may wait in vain for one worker, once it has missed three deadlines;
+            a worker that takes more is not asked for a while. 1 stands for no such limit.
         draw: whether cohorts come from the clients within reach, or from all, those out of reach counting as missing.
         restarts: how often a worker process that is killed is started again.
     """
@@ -102,6 +105,7 @@ class Transport(Section):
     join_timeout: Annotated[float, Field(gt=0)] = 60.0
     min_replies: Annotated[int, Field(ge=1)] = 1
     offences: Annotated[int, Field(ge=1)] = 3
+    late_share: Annotated[float, Field(gt=0, le=1)] = 0.05
     draw: Literal["available", "all"] = "available"
     restarts: Annotated[int, Field(ge=0, le=254)] = 3
 

@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from byzdist.descriptors import spare_descriptors
 from byzdist.errors import ConfigError, RunError
 from byzdist.files import check_plain, replacing
 from byzdist.modules import saved_name, trained
@@ -42,9 +43,9 @@ def save_model(model: nn.Module, x: Tensor, folder: Path, round_: int) -> None:
     """
     tensors = state_dict(model, x)
     try:
-        with replacing(folder / "model.safetensors") as part:
+        with spare_descriptors, replacing(folder / "model.safetensors") as part:
             save_file(tensors, part, {"round": str(round_)})
-        with replacing(folder / "model.pt") as part:
+        with spare_descriptors, replacing(folder / "model.pt") as part:
             torch.save(tensors, part)
     except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: torch's word for a full disk
         raise RunError(f"{str(folder)!r}: the model cannot be written: {error}.") from None

@@ -47,6 +47,7 @@ _HARMLESS = (
     "transport.name",
     "transport.deadline",
     "transport.join_timeout",
+    "transport.late_share",
     "transport.restarts",
     "data.path",  # what is there is compared
     "data.test_path",

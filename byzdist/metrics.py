@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from byzdist.descriptors import spare_descriptors
 from byzdist.errors import RunError
 from byzdist.files import open_plain, write_text
 
@@ -174,9 +175,9 @@ class Metrics:
             while self._unwritten:
                 self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
             self._file.close()
-            write_text(
-                self._folder / "summary.json", orjson.dumps(summary, option=_LINE | orjson.OPT_INDENT_2).decode()
-            )
+            text = orjson.dumps(summary, option=_LINE | orjson.OPT_INDENT_2).decode()
+            with spare_descriptors:
+                write_text(self._folder / "summary.json", text)
         except OSError as error:
             raise RunError(f"{str(self._folder)!r}: the metrics cannot be written: {error.strerror}.") from None
         return summary

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from byzdist.checkpoint import MISSING, Checkpoint, Damaged, name, owner, prune, prune_worker, read
 from byzdist.config import Checkpoints
+from byzdist.descriptors import spare_descriptors
 from byzdist.errors import ConfigError, RunError
 from byzdist.transport.base import Save, ServerEnd
 from byzdist.transport.wire import Stage
@@ -146,9 +147,10 @@ class ServerSaver:
         return reason
 
     def _write(self, checkpoint: Checkpoint) -> int | None:
-        self._sync()
-        checkpoint.write(self._folder)
-        return prune(self._folder, self._keep)
+        with spare_descriptors:
+            self._sync()
+            checkpoint.write(self._folder)
+            return prune(self._folder, self._keep)
 
     def _complete(self) -> str | None:
         failure, until = None, time.monotonic() + _PATIENCE

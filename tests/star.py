@@ -21,7 +21,7 @@ from byzdist.transport.wire import HEADER_BYTES, Header, Kind, Stage, checksum
 from tests.harness import free_port
 
 SECRET = b"a secret of the tests"
-TERMS = Terms(deadline=5.0, join_timeout=10.0, min_replies=1, offences=3)
+TERMS = Terms(deadline=5.0, join_timeout=10.0, min_replies=1, offences=3, late_share=1.0)
 
 
 def shape_of(workers: int, *, clients: int | None = None, dimension: int = 10) -> Shape:

@@ -3,6 +3,8 @@
 The server forks a keeper before it starts any thread, and the keeper forks the gateways, again whenever one has ended. A gateway
 lives as long as one link: it lets its worker in, passes requests on, checks the replies, and leaves them in shared memory. It may
 be aborted by gloo (a message longer than its buffer) or block for as long as its worker likes; only that worker's link is lost.
+What its worker makes it keep in memory has a limit, and where the whole machine's is short, the kernel ends gateways first. One that
+is stopped from outside is ended by the keeper, as a keeper that is stopped is woken by the server.
 
 Two pipes connect it with the server, both with records of a fixed size that are written whole: its own, with what to send, and
 one that all gateways share, with what happened. The keeper dies with the server, and the gateways die with the keeper.
@@ -18,6 +20,7 @@ import signal
 import struct
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import IntEnum
@@ -52,6 +55,14 @@ _DISMISSED, _LOST = 0, 1  # exit codes of a gateway
 _FORK = ctypes.PyDLL(None).fork
 _MALLOC = ctypes.CDLL(None).malloc
 _FILL = 2**19  # bytes for each size of hole
+_ROOM = 2**26  # bytes that a gateway may hold beyond what the keeper does, the stacks of its threads, and
+_REPLY = 2**13  # what it needs to wait for one more reply
+_THREADS, _STACK = 8, 2**23  # as many as it may have, and the bytes of a stack where the system names no limit
+_TERMINAL = (
+    signal.SIGTSTP,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+)  # a terminal's Ctrl-Z is for the server and the workers alone
 _QUICK, _PAUSE = 1.0, 0.2  # seconds: before the next gateway of one that ended so soon, and between two tries to fork
 
 
@@ -170,7 +181,7 @@ def start_keeper(post: Post) -> tuple[int, Callable[[], None]]:
     try:
         die_with_parent(parent)
         call_process("byzdist-keeper")
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *_TERMINAL):
             signal.signal(number, signal.SIG_IGN)  # a terminal's Ctrl-C is the server's to handle
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         quiet = os.open(os.devnull, os.O_WRONLY)
@@ -181,6 +192,7 @@ def start_keeper(post: Post) -> tuple[int, Callable[[], None]]:
         os.read(ready, 1)  # ends when the server closes its side
         gc.freeze()  # the collector would copy the pages that are shared with the server
         _fill_heap()
+        _limit_memory(post.shape)
         _keep(post)
     finally:
         os._exit(1)
@@ -194,6 +206,26 @@ def _fill_heap() -> None:
     for size in (16384, 4096, 2048, 1024, 512, 256, 128, 96, 64, 48, 32, 24):
         for _ in range(_FILL // size):
             _MALLOC(size)
+
+
+def _limit_memory(shape: Shape) -> None:
+    """Limit what this process, and each one that it forks, may hold for itself, where the system shows that (Linux)."""
+    replies = min(shape.most_cohort, shape.clients // shape.workers + 1)
+    with suppress(OSError, ValueError):  # a lower limit is the user's
+        with open("/proc/self/statm") as sizes:
+            held = int(sizes.read().split()[5]) * resource.getpagesize()
+        stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
+        stacks = _THREADS * (_STACK if stack == resource.RLIM_INFINITY else stack)
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (held + stacks + _ROOM + replies * _REPLY, most))
+
+
+def _be_the_first_to_go() -> None:
+    """Have the kernel end this process before others where memory is short."""
+    with suppress(OSError):
+        file = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        os.write(file, b"1000")
+        os.close(file)
 
 
 def _keep(post: Post) -> NoReturn:
@@ -211,9 +243,14 @@ def _keep(post: Post) -> NoReturn:
             else:
                 die_with_parent(keeper)
                 call_process(f"byzdist-g{rank}")
+                _be_the_first_to_go()
                 time.sleep(pause)
                 _Gateway(post, rank, generations[rank], frame).run()
-        pid, status = os.wait()
+        waiting = {}
+        pid, status = os.waitpid(-1, os.WUNTRACED)
+        if os.WIFSTOPPED(status):
+            os.kill(pid, signal.SIGKILL)
+            continue
         rank, began = living.pop(pid)
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         if number == signal.SIGABRT:  # gloo's answer to a message longer than its buffer
@@ -254,6 +291,8 @@ class _Gateway:
             self._tell(What.LOST, text=str(lost))
         except Intrusion as intrusion:
             self._tell(What.EXPELLED, text=str(intrusion))
+        except MemoryError:
+            self._tell(What.EXPELLED, text="made its gateway run out of memory")
         except BaseException as error:  # whatever it is, it must not reach the server's code above the fork
             self._tell(What.LOST, text=f"{type(error).__name__}: {error}")
         os._exit(_LOST)

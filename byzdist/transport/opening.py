@@ -27,7 +27,9 @@ def open_server(settings: Transport, shape: Shape, facts: str, memory: int) -> S
         keys = {rank: worker_key(secret, rank) for rank in range(1, shape.workers + 1)}
     host(shape.workers, memory)  # until this process ends
     if settings.name == "star":
-        terms = Terms(settings.deadline, settings.join_timeout, settings.min_replies, settings.offences)
+        terms = Terms(
+            settings.deadline, settings.join_timeout, settings.min_replies, settings.offences, settings.late_share
+        )
         return StarServer(shape, terms, keys, connect, facts)
     store = connect(STORE_PATIENCE)
     store.set("facts", facts)

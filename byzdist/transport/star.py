@@ -5,7 +5,8 @@ one pipe, with a deadline. The times nest: ``deadline`` bounds a round's wait fo
 ``deadline + join_timeout`` is closed, and its worker may join again; without ``min_replies`` reachable clients for
 ``join_timeout`` seconds the run ends.
 
-What a reply is worth counts against its client, what breaks the link against its worker; either may end in quarantine.
+What a reply is worth counts against its client, what breaks the link against its worker; either may end in quarantine. A worker
+that is late again and again is not asked for a while (see lateness.py).
 """
 
 import logging
@@ -26,9 +27,11 @@ import numpy as np
 from torch import Tensor
 from torch.distributed import DistError
 
+from byzdist.descriptors import SPARE
 from byzdist.errors import ConfigError, RunError
 from byzdist.transport.base import Missing, Request, Save, ServerEnd, Shape
 from byzdist.transport.gateway import Errand, Event, Post, What, start_keeper
+from byzdist.transport.lateness import Allowance
 from byzdist.transport.link import END, SILENT, leave_note, welcome
 from byzdist.transport.shared import OVER, QUARANTINED, Shared
 from byzdist.transport.store import Connect
@@ -39,17 +42,25 @@ _END_PATIENCE = 2.0
 _STORE_PATIENCE = 2.0  # seconds for the notes at the end, which are not worth more
 _QUARANTINED = "quarantined: "
 _LOOK = 0.5  # seconds after which a wait notices that the server was let go
-_FILES = 4, 100  # descriptors for each worker (ends of pipes, connections to the store), and for all else
+_FILES = 4, 68  # descriptors for each worker (ends of pipes, connections to the store), and for all else
 
 
 @dataclass(frozen=True)
 class Terms:
-    """On what terms workers take part: seconds, the fewest reachable clients, and how many offences lead to quarantine."""
+    """On what terms workers take part.
+
+    Attributes:
+        deadline, join_timeout: in seconds.
+        min_replies: the fewest reachable clients.
+        offences: how many lead to quarantine.
+        late_share: of the run's time, for which the server may wait in vain for one worker.
+    """
 
     deadline: float
     join_timeout: float
     min_replies: int
     offences: int
+    late_share: float
 
 
 @dataclass
@@ -73,6 +84,7 @@ class _Worker:
     """What the server knows of one worker."""
 
     errands: int
+    allowance: Allowance
     generation: int = 0
     state: str = "has not joined yet"  # "" where the link is open
     round: int = -1  # of the request that the worker has still to answer
@@ -107,19 +119,20 @@ class _Worker:
 
 
 def _make_room_for_files(workers: int) -> None:
-    """Let this process, and the gateways after it, open as many files as the system allows.
+    """Let this process, and the gateways after it, open as many files as the system allows, but for those that saving takes.
 
     Raises:
         ConfigError: if that is too few for so many workers.
     """
     each, others = _FILES
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if resource.RLIM_INFINITY != most < each * workers + others:
+    if resource.RLIM_INFINITY != most < each * workers + others + SPARE:
         raise ConfigError(
-            f"--workers: a star of {workers} workers takes about {each * workers + others} open files, and this "
+            f"--workers: a star of {workers} workers takes about {each * workers + others + SPARE} open files, and this "
             f"process may have {most}; raise the limit (ulimit -Hn) or start fewer workers."
         )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    if most != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most - SPARE, most))
 
 
 class StarServer(ServerEnd):
@@ -148,7 +161,10 @@ class StarServer(ServerEnd):
         self._keeper, fork_gateways = start_keeper(post)
         for end in (*readers.values(), events):
             os.close(end)
-        self._workers = {rank: _Worker(ends[1]) for rank, ends in errands.items()}
+        now, share = time.monotonic(), terms.late_share
+        self._workers = {
+            rank: _Worker(ends[1], Allowance(terms.deadline, share, now)) for rank, ends in errands.items()
+        }
         self._poll = select.poll()
         self._poll.register(self._events, select.POLLIN)
         fork_gateways()
@@ -163,7 +179,8 @@ class StarServer(ServerEnd):
         self._free: tuple[tuple[bool, ...], np.ndarray] = (), np.arange(0)  # by worker, and their clients
         self._awaited = 0
         self._collecting = False
-        self._sent_at = 0.0
+        self._sent_at = self._heard_at = 0.0  # when the round's requests left, and when a reply last came
+        self._resting = set[int]()  # the ranks that were late too often and are not asked for a while
         self._saving, self._save_until = -1, 0.0  # the round of the last order to save, and the time for it
         self._resumed = -1  # the round after which clients are to go on with what they remembered then
         self._unresumed: set[int] = set()  # the ranks that have still to be told
@@ -190,6 +207,8 @@ class StarServer(ServerEnd):
         """Return the clients out of quarantine whose worker is linked and owes no reply; see `ServerEnd.available`."""
         least = self._terms.min_replies
         self._listen(0)
+        self._wake_keeper()
+        self._end_rests()
         self._wait(lambda: len(self._free_clients()) >= least or self._count_acceptable() < least)
         clients = self._free_clients()
         if len(clients) < least and not self._is_let_go:
@@ -200,7 +219,15 @@ class StarServer(ServerEnd):
         """Listen for at most ``join_timeout`` seconds, until something is so or the server is let go."""
         until = time.monotonic() + self._terms.join_timeout
         while not done() and not self._is_let_go and (left := until - time.monotonic()) > 0:
+            self._wake_keeper()
             self._listen(min(left, _LOOK))
+
+    def _wake_keeper(self) -> None:
+        """Let the keeper go on where somebody has stopped it: nobody else replaces gateways."""
+        with suppress(ChildProcessError):  # it has ended
+            if os.waitid(os.P_PID, self._keeper, os.WSTOPPED | os.WNOHANG):
+                log.warning("the process that keeps the gateways was stopped; it is told to go on")
+                os.kill(self._keeper, signal.SIGCONT)
 
     def _count_acceptable(self) -> int:
         """Return how many clients are not in quarantine, nor is their worker."""
@@ -222,7 +249,7 @@ class StarServer(ServerEnd):
         )
 
     def _free_clients(self) -> np.ndarray:
-        free = tuple(worker.is_free for worker in self._workers.values())
+        free = tuple(worker.is_free and rank not in self._resting for rank, worker in self._workers.items())
         if free != self._free[0]:  # else nothing is done that takes longer with more clients
             self._free = free, np.flatnonzero(np.array(free)[self._hosts] & self._trusted)
         return self._free[1]
@@ -230,7 +257,7 @@ class StarServer(ServerEnd):
     def send(self, request: Request) -> None:
         """Ring at the gateways of the cohort's workers; clients that cannot be reached are missing at once."""
         self._request = request
-        self._sent_at = time.monotonic()
+        self._sent_at = self._heard_at = time.monotonic()
         self._replies.clear()
         self.bytes_down = self.bytes_up = 0
         self._traffic = self._shared.traffic.sum(axis=0)
@@ -243,11 +270,14 @@ class StarServer(ServerEnd):
             self._replies[client] = Missing(_QUARANTINED + self._clients[client].quarantine)
         self._rows = dict.fromkeys(request.cohort[is_trusted].tolist(), 0)
         for client in self._rows:
-            worker = self._workers[self._shape.rank(client)]
-            if worker.is_free:
-                self._rows[client] = hosted.setdefault(self._shape.rank(client), {})[client] = next(rows)
-            else:
+            rank = self._shape.rank(client)
+            worker = self._workers[rank]
+            if not worker.is_free:
                 self._replies[client] = Missing(worker.state or f"busy since round {worker.round}")
+            elif rank in self._resting:
+                self._replies[client] = Missing("late too often")
+            else:
+                self._rows[client] = hosted.setdefault(rank, {})[client] = next(rows)
         self._shared.publish(request.round, self._rows)
         self._awaited, self._collecting = 0, True
         for rank, mine in hosted.items():
@@ -269,11 +299,39 @@ class StarServer(ServerEnd):
         while self._awaited and self._listen(until - time.monotonic()):
             pass
         self._collecting = False
+        if self._awaited:
+            self._charge_the_late()
         self._shared.retire()
         down, up = self._shared.traffic.sum(axis=0) - self._traffic
         self.bytes_down, self.bytes_up = int(down), int(up)
         late = Missing("no reply by the deadline")
         return {client: self._replies.get(client, late) for client in self._request.cohort.tolist()}
+
+    def _charge_the_late(self) -> None:
+        """Count the time for which the round has waited for late workers alone, and let those rest that have used up theirs.
+
+        Where more than half of the workers would rest, it is the deadline that is wrong.
+        """
+        now = time.monotonic()
+        for rank, worker in self._workers.items():
+            if not worker.pending or worker.round != self._request.round:
+                continue
+            worker.allowance.spend(now - self._heard_at, now)
+            seconds = worker.allowance.seconds_to_go(now)
+            if seconds and 2 * len({*self._resting, rank}) <= len(self._workers):
+                self._resting.add(rank)
+                self._tell(
+                    f"worker {rank} is late too often and is not asked for {seconds:.1f} s (transport.late_share)"
+                )
+
+    def _end_rests(self) -> None:
+        """Let workers take part again that have rested long enough, or that the run needs."""
+        now = time.monotonic()
+        for rank in list(self._resting):
+            if not self._workers[rank].allowance.seconds_to_go(now):
+                self._resting.remove(rank)
+        if self._resting and len(self._free_clients()) < self._terms.min_replies:
+            self._resting.clear()
 
     def _listen(self, seconds: float) -> bool:
         """Take in what gateways have to say, waiting at most so long for the first word; return whether there was any.
@@ -342,6 +400,7 @@ class StarServer(ServerEnd):
         if self._collecting and worker.round == self._request.round:
             self._replies[client] = reply if isinstance(reply, Missing) else reply[: self._request.length]
             self._awaited -= 1
+            self._heard_at = time.monotonic()
         else:
             self._tell(f"client {client} answered round {worker.round} too late")
 

@@ -62,14 +62,19 @@ KINDS: dict[str, Forge] = {
     ),
     "oversize": lambda rng, round_, client: noise(rng, int(rng.integers(200, 1_000_000))),
 }
-WEIGHTS = np.array([1, 1, 3, 2, 1, 1, 1, 0.5])
+
+
+def weights(count: int) -> np.ndarray:
+    """Return how often each kind is sent; of the last kind at most some hundred, for each of them costs the link."""
+    often = np.array([1, 1, 3, 2, 1, 1, 1, min(0.5, 1000 / count)])
+    return often / often.sum()
 
 
 def attack(link: Link, rng: np.random.Generator, client: int, sent: Counter[str], count: int) -> None:
-    request = torch.zeros(10_000, dtype=torch.uint8)
+    request, chances = torch.zeros(10_000, dtype=torch.uint8), weights(count)
     while sent.total() < count:
         link.receive(request)
-        kind = str(rng.choice(list(KINDS), p=WEIGHTS / WEIGHTS.sum()))
+        kind = str(rng.choice(list(KINDS), p=chances))
         sent[kind] += 1
         link.send(KINDS[kind](rng, Header.read(request).round, client))
 

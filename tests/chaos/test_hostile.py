@@ -7,6 +7,7 @@ import resource
 import socket
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 
 import psutil
@@ -17,8 +18,9 @@ from byzdist.torch_private import Store
 from byzdist.transport import store
 from byzdist.transport.base import Missing
 from byzdist.transport.store import Connect
+from byzdist.transport.wire import Header
 from tests.harness import Job
-from tests.star import TERMS, Star, shape_of, truth, values
+from tests.star import TERMS, Star, enter, reply, shape_of, truth, values
 
 ENDLESS = replace(TERMS, offences=10**9, join_timeout=60.0)
 DEADLINE = 2.0
@@ -29,31 +31,93 @@ def port_of() -> str:
     return os.environ["MASTER_PORT"]
 
 
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.soak)])
-def test_a_stream_of_hostile_messages(count: int) -> None:
-    with Star(shape_of(3), ENDLESS) as star:
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("attackers, count", [(1, 400), pytest.param(4, 100_000, marks=pytest.mark.soak)])
+def test_a_stream_of_hostile_messages(attackers: int, count: int) -> None:
+    """The attackers share the messages, and the honest workers are heard in every round."""
+    each, ranks = count // attackers, range(3, 3 + attackers)
+    with Star(shape_of(2 + attackers), ENDLESS) as star, contextlib.ExitStack() as stack:
         star.start_honest(1, 2)
         star.joined(1, 2)
-        with Job([sys.executable, "-m", "tests.chaos.hostile", port_of(), "3", "7", str(count)]) as job:
-            accepted = missing = 0
-            while job.process.poll() is None:
-                started = time.monotonic()
-                replies = star.ask(full=True, deadline=DEADLINE)
-                assert time.monotonic() - started <= 1.1 * DEADLINE
-                for client in (0, 1):
-                    assert torch.equal(values(replies[client]), truth(star, client, full=True))
-                accepted += not isinstance(replies[2], Missing)
-                missing += isinstance(replies[2], Missing)
-                if isinstance(replies[2], Missing) and replies[2].reason.startswith(("left", "has not")):
-                    star.server._listen(0.05)  # rounds without the attacker prove nothing
-            assert job.wait(10) == 0, job.output
-        sent = ast.literal_eval(job.output.splitlines()[-1])
-        assert sum(sent.values()) >= count and len(sent) == 8, sent
+        keeper = psutil.Process(star.server._keeper)
+        commands = [["-m", "tests.chaos.hostile", port_of(), f"{rank}", f"{rank + 4}", f"{each}"] for rank in ranks]
+        jobs = [stack.enter_context(Job([sys.executable, *command])) for command in commands]
+        accepted = missing = 0
+        while any(job.process.poll() is None for job in jobs):
+            started = time.monotonic()
+            replies = star.ask(full=True, deadline=DEADLINE)
+            assert time.monotonic() - started <= 1.1 * DEADLINE
+            for client in (0, 1):
+                assert torch.equal(values(replies.pop(client)), truth(star, client, full=True))
+            why = [reply.reason for reply in replies.values() if isinstance(reply, Missing)]
+            missing += len(why)
+            accepted += attackers - len(why)
+            if sum(reason.startswith(("left", "has not")) for reason in why) == attackers:
+                star.server._listen(0.05)  # rounds without an attacker prove nothing
+        assert [job.wait(10) for job in jobs] == [0] * attackers, [job.output for job in jobs]
+        sent = sum((Counter(ast.literal_eval(job.output.splitlines()[-1])) for job in jobs), Counter[str]())
+        print(dict(sent), f"{accepted} accepted, {missing} missing in {star.round + 1} rounds")
+        assert keeper.is_running() and psutil.Process(star.server._keeper) == keeper
+        assert not [news for news in star.server.news if "worker 1" in news or "worker 2" in news]
+        assert sent.total() >= count and len(sent) == 8, sent
         assert missing >= 0.5 * count, (accepted, missing)
         assert accepted > 0, "those that are not finite, at least, are well-formed"
-        joins = sum(news == "worker 3 joined" for news in star.server.news)
+        joins = sum(news.endswith(" joined") for news in star.server.news)
         assert joins >= 0.9 * sent["oversize"], "an oversized message must have cost the link"
+
+
+def come_and_go(rank: int, times: int) -> None:
+    """Join so often, answer every other time one request, and leave without a word."""
+    request = torch.zeros(10_000, dtype=torch.uint8)
+    for turn in range(times):
+        link = enter(rank)
+        if turn % 2:
+            link.receive(request)
+            link.send(reply(Header.read(request).round, rank - 1, torch.zeros(10, dtype=torch.float64)))
+        del link
+
+
+def footprint() -> tuple[int, int]:
+    """Return this process's open files and its resident bytes."""
+    return len(os.listdir("/proc/self/fd")), psutil.Process().memory_info().rss
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("count", [12, pytest.param(1000, marks=pytest.mark.soak)])
+def test_workers_that_come_and_go(count: int) -> None:
+    visitors, terms = (2, 3, 4, 5), replace(ENDLESS, offences=3)
+    with Star(shape_of(5), terms) as star, contextlib.ExitStack() as stack:
+        star.start_honest(1)
+        star.joined(1)
+        words = f"from tests.star import meet_at; from tests.chaos import test_hostile; meet_at({port_of()}); "
+        jobs = [
+            stack.enter_context(
+                Job([sys.executable, "-c", f"{words} test_hostile.come_and_go({rank}, {count // len(visitors)})"])
+            )
+            for rank in visitors
+        ]
+        joins, before, rounds_ = Counter[int](), None, 0
+        while any(job.process.poll() is None for job in jobs):
+            started = time.monotonic()
+            replies = star.ask(full=True, deadline=DEADLINE)
+            assert time.monotonic() - started <= 1.1 * DEADLINE
+            assert torch.equal(values(replies[0]), truth(star, 0, full=True))
+            rounds_ += 1
+            star.server._listen(0.02)
+            joins.update(int(news.split()[1]) for news in star.server.news if news.endswith(" joined"))
+            star.server.news.clear()
+            if before is None and joins.total() >= count // 10:
+                before = footprint()
+        assert [job.wait(10) for job in jobs] == [0] * len(jobs), [job.output for job in jobs]
+        while star.server._listen(0.5):
+            pass
+        joins.update(int(news.split()[1]) for news in star.server.news if news.endswith(" joined"))
+        assert joins == dict.fromkeys(visitors, count // len(visitors))
+        assert star.server.position(0)["workers"] == [], "it is no offence to leave"
+        assert before is not None
+        after = footprint()
+        print(f"{joins.total()} joins, {rounds_} rounds, files and memory before and after: {before} {after}")
+        assert after[0] <= before[0] + 10 and after[1] <= 1.1 * before[1]
 
 
 def listening(star: Star) -> list[int]:

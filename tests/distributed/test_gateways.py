@@ -1,0 +1,144 @@
+"""What befalls gateways and their keeper from outside, and what a hostile worker makes them hold."""
+
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from byzdist.errors import RunError
+from byzdist.transport import gateway
+from tests.distributed.test_transport_star import until
+from tests.star import Star, shape_of, truth, values
+
+pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="the star's server runs on Linux")
+
+
+def keeper_of(star: Star) -> psutil.Process:
+    return psutil.Process(star.server._keeper)
+
+
+def gateway_of(star: Star, rank: int) -> psutil.Process:
+    """Return the gateway of a worker, which the server takes for joined."""
+    (found,) = (process for process in keeper_of(star).children() if process.name() == f"byzdist-g{rank}")
+    return found
+
+
+def assert_heard(star: Star, *clients: int, deadline: float = 5.0) -> None:
+    replies = star.ask(full=True, deadline=deadline)
+    for client in clients:
+        assert torch.equal(values(replies[client]), truth(star, client, full=True)), client
+
+
+def test_a_gateway_that_is_stopped_is_replaced_and_others_do_not_suffer() -> None:
+    with Star(shape_of(2)) as star:
+        star.start_honest(1, 2)
+        star.joined(1, 2)
+        gateway_of(star, 2).send_signal(signal.SIGSTOP)
+        until(star, lambda: star.server.news)
+        assert star.server.news[0] == "worker 2 left: its gateway was ended by SIGKILL"
+        assert_heard(star, 0)
+        until(star, lambda: "worker 2 joined" in star.server.news)
+        assert "worker 1" not in " ".join(star.server.news)
+        assert star.server.position(0)["workers"] == [], "it is no fault of the worker's"
+        assert_heard(star, 0, 1)
+
+
+def test_a_keeper_that_is_stopped_is_woken() -> None:
+    with Star(shape_of(2)) as star:
+        star.start_honest(1, 2)
+        star.joined(1, 2)
+        keeper_of(star).send_signal(signal.SIGSTOP)
+        gateway_of(star, 2).kill()
+        assert_heard(star, 0, deadline=0.5)
+        until(star, lambda: len(star.server.available()) and "worker 2 joined" in star.server.news)
+        assert_heard(star, 0, 1)
+
+
+def test_a_terminals_stop_is_the_servers_and_the_workers_alone() -> None:
+    with Star(shape_of(1)) as star:
+        star.start_honest(1)
+        star.joined(1)
+        for process in (keeper_of(star), gateway_of(star, 1)):
+            process.send_signal(signal.SIGTSTP)
+        time.sleep(0.2)
+        assert_heard(star, 0)
+        assert star.server.news == []
+
+
+def test_no_gateway_outlives_its_keeper() -> None:
+    star = Star(shape_of(2))
+    star.start_honest(1, 2)
+    star.joined(1, 2)
+    gateways = keeper_of(star).children()
+    keeper_of(star).send_signal(signal.SIGSTOP)
+    gateways[0].send_signal(signal.SIGSTOP)
+    keeper_of(star).kill()
+    gone, left = psutil.wait_procs(gateways, timeout=5)
+    assert not left
+    with pytest.raises(RunError, match="was ended from outside"):
+        for _ in range(3):
+            star.ask(full=True)
+    star.server.stop()
+
+
+def test_gateways_are_the_first_to_go_and_have_limits() -> None:
+    stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    with Star(shape_of(2)) as star:
+        star.start_honest(1)
+        star.joined(1)
+        for process in keeper_of(star).children():
+            assert Path(f"/proc/{process.pid}/oom_score_adj").read_text().strip() == "1000"
+            limits = Path(f"/proc/{process.pid}/limits").read_text()
+            held = int(re.search(r"Max data size +(\S+)", limits)[1])  # type: ignore[index]
+            used = int(re.search(r"VmData:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())[1]) * 1024  # type: ignore[index]
+            assert (
+                used < held <= used + gateway._ROOM + 2 * gateway._REPLY + gateway._THREADS * max(gateway._STACK, stack)
+            )
+        for pid in (star.server._keeper, os.getpid()):
+            assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() != "1000"
+
+
+SAVING = """
+import os, resource, sys
+from pathlib import Path
+import torch
+resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
+from byzdist.config import Checkpoints
+from byzdist.export import save_model
+from byzdist.metrics import Metrics
+from byzdist.saving import ServerSaver
+from byzdist.transport.star import _make_room_for_files
+folder = Path(sys.argv[1])
+_make_room_for_files(2)
+metrics = Metrics(folder)
+saver = ServerSaver(folder, "r", Checkpoints(every=1, minutes="none"), {}, None, metrics.sync)
+try:
+    while True:
+        os.open(os.devnull, os.O_RDONLY)  # as a stranger's connections would
+except OSError as error:
+    assert error.errno == 24, error
+assert saver.finish(3, lambda: ({"x": torch.ones(3)}, {"value": 3})) == []
+save_model(torch.nn.Linear(2, 1), torch.ones(3), folder, 3)
+metrics.close("stopped")
+try:
+    for _ in range(5):  # some that the metrics had are free now
+        os.open(os.devnull, os.O_RDONLY)
+    sys.exit("the spare descriptors are open to all")
+except OSError:
+    pass
+"""
+
+
+def test_a_server_can_save_when_its_descriptors_are_used_up(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", SAVING, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    for name in ("round-00000003.safetensors", "model.safetensors", "model.pt", "summary.json"):
+        assert (tmp_path / name).exists(), name
