@@ -17,6 +17,11 @@ from byzdist.export import load_model
 from byzdist.folder import CONFIG, checkpoints
 from byzdist.registry import importing_only
 
+_FACTS, _VECTORS = (
+    1 << 27,
+    64,
+)  # bytes of facts and vectors of the model's size: more than a checkpoint of anybody's has
+
 
 def evaluate(folder: Path, overrides: Sequence[str] = (), *, trust: bool = False) -> str:
     """Return a report on the model of a run, the final one or that of its last checkpoint, whichever is newer.
@@ -74,9 +79,10 @@ def _last_model(folder: Path, experiment: Experiment) -> tuple[int, torch.Tensor
     found = []
     if os.path.lexists(folder / "model.safetensors"):
         found.append(load_model(experiment.oracle.model, folder))
+    most = _FACTS + _VECTORS * experiment.oracle.dimension * torch.float64.itemsize
     for path in rounds(checkpoints(folder)).values():
         try:
-            checkpoint = read(path)
+            checkpoint = read(path, most)
             found.append((checkpoint.round, _fitting(checkpoint.tensors["x"], experiment, folder)))
         except (Damaged, KeyError):
             continue
