@@ -42,7 +42,8 @@ def own_file(name: str, content: bytes) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             if not path.exists():
                 create_once(path, content)
-            if path.stat().st_uid == os.getuid():
+            facts = path.lstat()
+            if stat.S_ISREG(facts.st_mode) and facts.st_uid == os.getuid():
                 return path
         except OSError as error:
             say_that_it_cannot_be_used(folder, error)

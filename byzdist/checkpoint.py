@@ -76,8 +76,8 @@ def _checksum(words: str, tensors: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def read(path: Path) -> Checkpoint:
-    """Read a file and check it.
+def read(path: Path, most: int | None = None) -> Checkpoint:
+    """Read a file of at most ``most`` bytes and check it.
 
     Raises:
         Damaged: it is torn, was changed, or never was a checkpoint; or it is gone.
@@ -85,6 +85,8 @@ def read(path: Path) -> Checkpoint:
     """
     try:
         check_plain(path)
+        if most is not None and path.stat().st_size > most:
+            raise Damaged(f"it is larger than {most} bytes")
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             words = parse_json(metadata.get(_KEY, "{}"))

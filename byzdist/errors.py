@@ -1,11 +1,14 @@
 """The errors that reach a user."""
 
+import os
 import sysconfig
 import traceback
 from pathlib import Path
 
-_HERE = str(Path(__file__).parent)
-_LIBRARIES = tuple({_HERE, *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))})
+_LIBRARIES = tuple(
+    f"{folder}{os.sep}"
+    for folder in (Path(__file__).parent, *map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")))
+)
 
 
 class ConfigError(ValueError):

@@ -18,6 +18,11 @@ from byzdist.files import read_json
 from byzdist.folder import CONFIG, checkpoints
 from byzdist.registry import importing_only
 
+_FACTS, _VECTORS = (
+    1 << 27,
+    64,
+)  # bytes of facts and vectors of the model's size: more than a checkpoint of anybody's has
+
 
 def evaluate(folder: Path, overrides: Sequence[str] = (), *, trust: bool = False) -> str:
     """Return a report on the model of a run, the final one or that of its last checkpoint, whichever is newer.
@@ -77,9 +82,10 @@ def _last_model(folder: Path, experiment: Experiment) -> tuple[int, torch.Tensor
         found.append(load_model(experiment.oracle.model, folder))
         if _has_diverged(folder):
             return found[0]  # the last good one
+    most = _FACTS + _VECTORS * experiment.oracle.dimension * torch.float64.itemsize
     for path in rounds(checkpoints(folder)).values():
         try:
-            checkpoint = read(path)
+            checkpoint = read(path, most)
             found.append((checkpoint.round, _fitting(checkpoint.tensors["x"], experiment, folder)))
         except (Damaged, KeyError):
             continue

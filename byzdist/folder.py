@@ -17,12 +17,13 @@ import torch
 
 from byzdist import __version__
 from byzdist.checkpoint import MISSING, Checkpoint, newest, remove_parts
-from byzdist.config import Config, read_yaml
+from byzdist.config import Config, is_path
 from byzdist.errors import ConfigError
 from byzdist.experiment import Experiment, choose_device
 from byzdist.files import SUFFIX, check_plain, read_json, read_text
 from byzdist.locks import Held, Lock
 from byzdist.sampling import read_trace
+from byzdist.yaml_reading import read_yaml
 
 log = logging.getLogger(__name__)
 RUN, CONFIG = "run.json", "config.yaml"  # a folder is a run's from the moment at which the first is there
@@ -49,9 +50,6 @@ _HARMLESS = (
     "transport.join_timeout",
     "transport.late_share",
     "transport.restarts",
-    "data.path",  # what is there is compared
-    "data.test_path",
-    "clients.availability.path",
 )
 
 
@@ -111,7 +109,7 @@ def claim(out: Path | None, experiment: Experiment, resume: bool) -> RunFolder:
     lock = None
     try:
         if out is None:
-            folder = _new_folder(folder)
+            folder = new_folder(folder)
         else:
             folder.mkdir(parents=True, exist_ok=True)
         _check_ours(folder, resume)  # before a lock is left there
@@ -135,7 +133,7 @@ def claim(out: Path | None, experiment: Experiment, resume: bool) -> RunFolder:
     return found
 
 
-def _new_folder(folder: Path) -> Path:
+def new_folder(folder: Path) -> Path:
     """Make a folder that was not there, of this name or with a number after it: runs that start in the same second get one each."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     for number in range(2, 10_000):
@@ -147,7 +145,8 @@ def _new_folder(folder: Path) -> Path:
     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
 
 
-def _is_empty(folder: Path) -> bool:
+def is_empty(folder: Path) -> bool:
+    """Return whether a folder holds nothing but a lock, and what systems leave anywhere."""
     names = {path.name for path in folder.iterdir()}
     return all(name in _OURS or name in _LITTER or name.startswith(_LITTER_BEGINS) for name in names)
 
@@ -166,7 +165,7 @@ def _check_plain(folder: Path) -> None:
 
 def _check_ours(folder: Path, resume: bool) -> None:
     """Refuse a folder that holds anything but a run to resume."""
-    if _is_empty(folder):
+    if is_empty(folder):
         return
     is_run = (folder / RUN).exists()
     if not resume:
@@ -178,7 +177,7 @@ def _check_ours(folder: Path, resume: bool) -> None:
 
 def _enter(folder: Path, experiment: Experiment, resume: bool, lock: Lock) -> RunFolder:
     _check_ours(folder, resume)
-    if _is_empty(folder):
+    if is_empty(folder):
         if resume:
             log.warning("there is no run in %s to resume; a new one starts.", folder)
         return RunFolder(folder, uuid.uuid4().hex, None, [], lock)
@@ -287,6 +286,9 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _is_harmless(key: str) -> bool:
+    section, _, name = key.rpartition(".")
+    if section in ("data", "clients.availability") and is_path(name):
+        return True  # what is there is compared
     return any(key == harmless or key.startswith(f"{harmless}.") for harmless in _HARMLESS)
 
 

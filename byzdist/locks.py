@@ -1,5 +1,6 @@
 """Locks between processes, where the file system has them."""
 
+import errno
 import fcntl
 import logging
 import os
@@ -13,8 +14,11 @@ log = logging.getLogger(__name__)
 _LOOK_EVERY = 0.05  # seconds
 
 
-class Held(Exception):
+class Held(OSError):
     """Another process has the lock."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(errno.EWOULDBLOCK, "another process has taken it", str(path))
 
 
 class Lock:
@@ -29,21 +33,22 @@ class Lock:
         self._handle: int | None = None
 
     def acquire(self, patience: float | None = None) -> None:
-        """Take the lock.
+        """Take the lock, or take it anew where its file was removed.
 
         Args:
             patience: how long to wait for whoever has it, in seconds; None: without end.
 
         Raises:
             Held: if somebody else has it still.
-            OSError: if the file cannot be opened, or is no plain file.
+            OSError: else, if the file cannot be opened, or is no plain file.
         """
+        self.release()
         handle = self._open()
         until = None if patience is None else time.monotonic() + patience
         try:
             while not self._taken(handle):
                 if until is not None and time.monotonic() >= until:
-                    raise Held(str(self._path))
+                    raise Held(self._path)
                 time.sleep(_LOOK_EVERY)
         except BaseException:
             os.close(handle)

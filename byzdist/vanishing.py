@@ -1,8 +1,8 @@
 """What a run does when its folder is removed or renamed while it trains: it says so, and saves what it has.
 
 A folder that was removed is made again, with all that the run holds: its lines of metrics, too, for the system keeps an open file. The
-run goes on. A folder that was renamed gets what is to be saved, under its new name; the run ends, for its workers and whoever started it
-know the old one.
+run goes on. A folder that was renamed gets what is to be saved, under its new name, and so does a new one beside another that has taken
+the place; then the run ends, for its workers and whoever started it know the old name.
 """
 
 import logging
@@ -14,7 +14,8 @@ from pathlib import Path
 
 from byzdist.errors import RunError
 from byzdist.files import read_json
-from byzdist.folder import RUN, RunFolder, checkpoints
+from byzdist.folder import RUN, RunFolder, checkpoints, is_empty, new_folder
+from byzdist.locks import Held
 from byzdist.metrics import Metrics
 from byzdist.saving import ServerSaver
 
@@ -51,37 +52,47 @@ class Watch:
         path, is_there = self._run.path, self._is_there()
         if is_there and not metrics.is_removed():
             return
-        new_name = None if is_there else self._new_name()
-        if new_name is None:
-            log.error("the run's folder %s was removed. It is made again with all that this process holds of it.", path)
-        else:
-            log.error("the run's folder %s was renamed to %s. The run ends after this round.", path, new_name)
-            self._run.path, self._old_name = new_name, path
-            self._stop()
         try:
-            self._run.path.mkdir(parents=True, exist_ok=True)
+            self._run.path = (None if is_there else self._new_name()) or self._make_again(path, is_there)
             metrics.move(self._run.path)
-            if new_name is None:
+            if self._run.path == path:
+                log.error(
+                    "the run's folder %s was removed. It is made again with all that this process holds of it.", path
+                )
                 self._describe()
                 os.close(self._handle)
-                self._handle = _open(self._run.path)
+                self._handle = _open(path)
+            else:
+                log.error("the run's folder %s is now %s. The run ends after this round.", path, self._run.path)
+                self._old_name = path
+                self._describe()
+                self._stop()
         except OSError as error:
             reason = error.strerror or str(error)
             raise RunError(f"the run's folder {str(path)!r} was removed and cannot be made again: {reason}.") from None
         saver.move(self._run.checkpoints)
 
+    def _make_again(self, path: Path, is_there: bool) -> Path:
+        """Return the folder, made and locked again, or one beside it where somebody else has taken its name."""
+        path.mkdir(parents=True, exist_ok=True)
+        with suppress(Held):
+            if is_there or is_empty(path):
+                self._run.lock.acquire(0)
+                return path
+        return new_folder(path)
+
     def finish(self, round_: int) -> None:
         """Come to the end of a run whose results are saved.
 
         Raises:
-            RunError: if its folder was renamed; says what was saved, and where.
+            RunError: if its folder has another name now; says what was saved, and where.
         """
         os.close(self._handle)
         if self._old_name is not None:
             self._take_along(self._old_name)
             raise RunError(
-                f"the run's folder {str(self._old_name)!r} was renamed while the run went on. State, model and metrics after round "
-                f"{round_} are in {str(self._run.path)!r}; go on with --resume --out {str(self._run.path)!r}."
+                f"the run's folder {str(self._old_name)!r} was taken away while the run went on. State, model and metrics after "
+                f"round {round_} are in {str(self._run.path)!r}; go on with --resume --out {str(self._run.path)!r}."
             )
 
     def _is_there(self) -> bool:
@@ -90,9 +101,8 @@ class Watch:
             there = os.stat(self._run.path)
             if (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino):
                 return True
-            return bool(
-                read_json(self._run.path / RUN)["run"] == self._run.name
-            )  # some file systems renumber their files
+            # Some file systems number their files anew.
+            return bool(read_json(self._run.path / RUN)["run"] == self._run.name)
         except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError):
             return False
         except OSError:  # a network that hesitates, say: no proof

@@ -48,7 +48,7 @@ def test_a_folder_that_is_renamed_in_mid_run_keeps_all_and_the_run_goes_on_there
         assert job.wait(60) == 1
         job.assert_clean()
         last = job.output.strip().splitlines()[-1]
-        assert "was renamed while the run went on" in last and f"--resume --out {str(new)!r}" in last, job.output
+        assert "was taken away while the run went on" in last and f"--resume --out {str(new)!r}" in last, job.output
         assert "Traceback" not in job.output
     assert not old.exists()
     with start(tmp_path, "run", config, "--workers", 2, "--out", new, "--resume") as job:

@@ -148,7 +148,7 @@ def test_data_are_read_from_files_only(tmp_path, kind):
     started = time.monotonic()
     with pytest.raises(ConfigError, match=kind):
         libsvm(tmp_path / "FIFO" if kind == "FIFO" else "/dev/zero", tmp_path)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
 
 
 def test_a_header_is_said(tmp_path, caplog):

@@ -12,6 +12,7 @@ import torch
 from byzdist import vanishing
 from byzdist.errors import RunError
 from byzdist.evaluate import evaluate
+from byzdist.locks import Held, Lock
 from tests.cases import BASE, case
 from tests.inprocess import LocalServer, train_in
 
@@ -70,15 +71,48 @@ def test_a_run_whose_folder_was_removed_can_be_resumed(tmp_path, model):
     assert rounds(folder) == list(range(31))
 
 
+def test_a_folder_that_was_removed_is_locked_again(tmp_path):
+    folder, refusals = tmp_path / "run", []
+
+    class Interfering(LocalServer):
+        def send(self, request):
+            if request.round == 12:
+                shutil.rmtree(folder)
+            if request.round == 20:
+                with pytest.raises(Held):
+                    Lock(folder / ".lock").acquire(0)
+                refusals.append(request.round)
+            super().send(request)
+
+    train_in(TREE, folder, end=Interfering)
+    assert refusals == [20]
+
+
+@pytest.mark.parametrize("taken", ["by a run", "by a folder"])
+def test_a_name_that_somebody_else_has_taken_meanwhile_is_left_to_him(tmp_path, model, taken):
+    folder, beside, others = tmp_path / "run", tmp_path / "run_2", Lock(tmp_path / "run" / ".lock")
+
+    def take():
+        shutil.rmtree(folder)
+        folder.mkdir()
+        others.acquire(0) if taken == "by a run" else (folder / "mine.txt").write_text("mine")
+
+    with pytest.raises(RunError, match=r"was taken away.*after round 12 are in .*run_2"):
+        train_in(TREE, folder, end=interfering(take))
+    assert [path.name for path in folder.iterdir()] == [".lock" if taken == "by a run" else "mine.txt"]
+    assert {path.name for path in beside.iterdir()} >= FILES
+    assert torch.equal(train_in(TREE, beside, resume=True), model) and rounds(beside) == list(range(31))
+
+
 def test_a_folder_that_was_renamed_gets_what_there_is_and_the_run_ends(tmp_path, caplog, model):
     old, new = tmp_path / "run", tmp_path / "new"
-    with pytest.raises(RunError, match="was renamed while the run went on.* --resume --out") as end:
+    with pytest.raises(RunError, match="was taken away while the run went on.* --resume --out") as end:
         train_in(TREE, old, end=interfering(lambda: old.rename(new)))
     assert str(new) in str(end.value) and "after round 12" in str(end.value)
     assert not old.exists() and {path.name for path in new.iterdir()} >= FILES
     assert rounds(new) == list(range(13))
     assert json.loads((new / "summary.json").read_text())["status"] == "stopped"
-    assert "renamed" in caplog.text
+    assert "is now" in caplog.text
     assert torch.equal(train_in(TREE, new, resume=True), model)  # nothing is lost
     assert rounds(new) == list(range(31))
 
@@ -87,7 +121,7 @@ def test_what_clients_remember_is_taken_along(tmp_path):
     tree = case("none", name="momentum_sgd") | {"rounds": 30}
     expected = train_in(tree, tmp_path / "plain")
     old, new = tmp_path / "run", tmp_path / "new"
-    with pytest.raises(RunError, match="renamed"):
+    with pytest.raises(RunError, match="was taken away"):
         train_in(tree, old, end=interfering(lambda: old.rename(new)))
     assert not old.exists()
     assert len(list((new / "checkpoint").glob("round-00000012.worker-*"))) == 2
@@ -102,7 +136,7 @@ def test_another_folder_of_the_name_is_not_the_runs(tmp_path):
         old.mkdir()
         (old / "mine.txt").write_text("mine")
 
-    with pytest.raises(RunError, match="renamed"):
+    with pytest.raises(RunError, match="was taken away"):
         train_in(TREE, old, end=interfering(swap))
     assert [path.name for path in old.iterdir()] == ["mine.txt"]
     assert {path.name for path in new.iterdir()} >= FILES

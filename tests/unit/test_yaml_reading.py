@@ -60,7 +60,7 @@ def test_hostile_text_is_refused_in_bounded_time_and_memory(text, monkeypatch):
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     with pytest.raises(ConfigError, match="here: "):
         read_yaml(text, "here")
-    assert time.monotonic() - started < 30  # of work that would otherwise not end
+    assert time.monotonic() - started < 60  # of work that would otherwise not end
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
 
 
@@ -105,4 +105,4 @@ def test_a_huge_file_is_not_read(tmp_path, capsys):
         file.truncate(1 << 40)
     started = time.monotonic()
     assert main(["run", str(tmp_path / "config.yaml")]) == 2
-    assert time.monotonic() - started < 10 and "more than" in capsys.readouterr().err
+    assert time.monotonic() - started < 60 and "more than" in capsys.readouterr().err
