@@ -57,11 +57,13 @@ def _sampled_rounds(config: Config) -> None:
     if _is_mean(aggregator, cohort, min(f, most)):
         log.warning(
             "aggregation: of the %d vectors of a sampled round (method.cohort), with f = %d, %s with its steps makes a plain mean, so "
-            "%s. Use a larger cohort, smaller buckets or a rule such as coordinate_median, which needs no f.",
+            "%s. Use a larger cohort%s%s.",
             cohort,
             min(f, most),
             rule,
             "only clipping limits a Byzantine client" if clipped else "one Byzantine client decides it",
+            ", or fewer or smaller buckets" if config.aggregation.pre else "",
+            "" if rule == "coordinate_median" else ", or coordinate_median, which needs no f",
         )
 
 

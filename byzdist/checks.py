@@ -93,7 +93,6 @@ def _method(config: Config) -> None:
             raise ConfigError(
                 f"method.{key}: {size} of {count} clients cannot be sampled; it is at most clients.count."
             )
-    full = config.method.get("full_cohort")
     if config.method["name"] == "byz_vr_marina":
         for key, allowed in (("cohort", (None, count)), ("full_cohort", (None, count)), ("clip", ("none",))):
             if config.method[key] not in allowed:
@@ -101,10 +100,6 @@ def _method(config: Config) -> None:
                     f"method.{key}: byz_vr_marina is the case of all clients and no clipping; leave the key out "
                     "or use byz_vr_marina_pp."
                 )
-    real, declared = config.clients.byzantine, config.declared_byzantine
-    if full is not None and real <= declared and full * declared < real * count:
-        needed = -(-real * count // declared)
-        log.warning("method.full_cohort: %d is below δ_real·n/δ = %d, which the theory needs.", full, needed)
     if config.method.get("clip") == "none" and config.method.get("clip_max") != "none":
         raise ConfigError(
             "method.clip_max: it is a cap on the level of method.clip, which is none; give method.clip a number."

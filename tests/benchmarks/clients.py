@@ -36,7 +36,6 @@ def config(clients: int, transport: str) -> dict[str, Any]:
         "aggregation": {
             "rule": "coordinate_median",
             "pre": [{"name": "bucketing", "size": 2}],
-            "declared_byzantine": clients // 20,  # so that full rounds of 20 clients are enough for the theory
         },
         "attack": {"name": "bit_flip"},
         "transport": {"name": transport},

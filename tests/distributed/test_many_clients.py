@@ -26,7 +26,7 @@ def config(clients: int, **changes: Any) -> dict[str, Any]:
             "cohort": 4,
             "full_cohort": 10,
         },
-        "aggregation": {"rule": "coordinate_median"},
+        "aggregation": {"rule": "coordinate_median", "allow_breakdown": True},  # all of 10 could be Byzantine
         "attack": {"name": "bit_flip"},
         "transport": {"name": "star"},
         "evaluate": {"every": 60},

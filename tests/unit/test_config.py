@@ -137,18 +137,6 @@ def warnings(caplog, **sections):
     return caplog.messages
 
 
-def test_full_cohorts_that_can_hold_too_large_a_share_of_byzantine_clients_are_named(caplog):
-    # 1 of 9 are Byzantine and 3 are declared: of Ĉ clients, 1 may be a third.
-    for full_cohort, complaints in ((2, 1), (3, 0), (9, 0)):
-        messages = warnings(
-            caplog,
-            clients={"byzantine": 1},
-            aggregation={"declared_byzantine": 3, "pre": []},
-            method={"cohort": 3, "full_cohort": full_cohort},
-        )
-        assert sum("method.full_cohort: 2 is below δ_real·n/δ = 3" in message for message in messages) == complaints
-
-
 BUCKETS = [{"name": "bucketing", "size": 2}]
 
 
