@@ -129,6 +129,8 @@ class Server:
             plan = self._plan(round_)  # may wait for clients, and then the run may be told to stop
             if self._stop:
                 return "stopped"
+            if "untrusted" in plan[2]:
+                self._full_rounds.postpone(round_)
             self._step()
             try:
                 self._round(round_, *plan)
@@ -184,7 +186,6 @@ class Server:
         full = not self._begun or drawn or called is not None
         cohort = self._draw(round_, full)
         if full and self._begun and (doubt := self._full_rounds.doubt(len(cohort), self._exposed(cohort.tolist(), {}))):
-            self._full_rounds.postpone(round_)
             return False, self._draw(round_, False), {"untrusted": doubt}
         return full, cohort, {"called": called} if called and not drawn else {}
 
@@ -203,7 +204,8 @@ class Server:
         times.append(time.perf_counter())
         # What needs no reply is done while the server waits for them.
         self._draw_from_all(round_ + 1, self._is_full(round_ + 1))
-        level = None if full else self._level(round_)
+        size = None if full or self._method.clip == "none" else norm(self.g)
+        level = None if size is None else self._method.clip_level(size, self._full_rounds.reference)
         generator = stream(self._config.seed, "aggregation", 0, round_)
         replies = self._transport.collect(self._config.transport.deadline)
         times.append(time.perf_counter())
@@ -211,20 +213,18 @@ class Server:
         self._note(replies, missing)
         if self._method.clients_remember:
             self._note_memories(client for client, reply in replies.items() if isinstance(reply, Tensor))
+        if size is not None:
+            self._watch(round_, size)
         exposed = self._exposed(replies.keys() - missing.keys(), missing)
         line = plan | self._update(round_, received, full, level, exposed, generator)
         times.append(time.perf_counter())
         self._record(line, round_, full, cohort, missing, times)
 
-    def _level(self, round_: int) -> float | None:
-        """Return the level to which the replies of a sampled round are clipped."""
-        if self._method.clip == "none":
-            return None
-        size = norm(self.g)
+    def _watch(self, round_: int, size: float) -> None:
+        """Take note of ‖g^{k-1}‖, by which a sampled round was clipped."""
         self._full_rounds.watch(round_, size)
         if size == 0 and self._stands_still_at_zero:
             self._full_rounds.call(round_ + 1, _ZERO)
-        return self._method.clip_level(size, self._full_rounds.reference)
 
     def _draw(self, round_: int, full: bool) -> np.ndarray:
         """Draw the cohort: from the clients that the availability model lets take part and, unless told otherwise, can be reached."""

@@ -260,3 +260,19 @@ def test_the_number_of_workers_changes_nothing(tmp_path):
     for field in ("kind", "called", "untrusted", "clip_level"):
         assert [line.get(field) for line in one.metrics] == [line.get(field) for line in five.metrics]
     assert any("called" in line for line in one.metrics) and np.isfinite(losses(one)[-1])
+
+
+def test_a_round_that_did_not_take_place_leaves_no_trace_in_the_state(tmp_path):
+    """The run is told to stop, and is stopped after the next round was planned: a full one, for which too few could take part."""
+    some, everyone = range(13, 20), range(20)
+    servers = []
+
+    def tamper(server, round_):
+        if round_ == 3:
+            server._full_rounds.call(4, "told to")
+            servers.append(server)
+            server.stop()
+
+    tree = config(method=method(p=1e-9), clients=away(tmp_path, everyone, *[some] * 7), rounds=12)
+    assert train(tree, tmp_path, tamper=tamper).status == "stopped"
+    assert servers[0]._full_rounds.state()["due"] == 4
