@@ -26,6 +26,7 @@ _LINES, _MARKERS = ("-", "--", "-.", ":"), "osD^vPX*"
 _LARGEST = 1 << 30  # bytes of metrics
 _LARGEST_NUMBER = 1.7e308
 _LONGEST_NAME = 100
+_HIGHEST = 1e3  # times the first gap is what the axis shows
 _SMALLEST_GAP = 1e-17  # what rounding leaves of a gap can be zero or below, and a logarithmic axis must still show it
 
 
@@ -88,6 +89,10 @@ def _curves(axes: "Axes", runs: Sequence[_Run], x: str, y: str) -> None:
         )
     if y == "gap":
         axes.set_yscale("log")
+        highest = _HIGHEST * max(run.evaluations[y][0] for run in runs)
+        if axes.get_ylim()[1] > highest:  # a run that diverges leaves the picture, and the others their room
+            lowest = min(np.nanmin(run.evaluations[y]) for run in runs)
+            axes.set_ylim(max(lowest, _SMALLEST_GAP) / 3, highest)
     axes.grid(alpha=0.3)
 
 

@@ -14,11 +14,11 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,13 @@ PATIENCE = ["transport.deadline=1.0", "transport.join_timeout=20.0"]
 
 @dataclass(frozen=True)
 class Setting:
-    """A configuration of this repository with changes; ``measure`` is what its table shows."""
+    """A configuration of this repository with changes; ``measure`` is what its table shows; ``faults``: whether these are tried, too."""
 
     path: str
     changes: list[str] = field(default_factory=list)
     measure: str = "gap"
     data: str = ""
+    faults: bool = False
 
 
 def _settings() -> dict[str, Setting]:
@@ -60,8 +61,8 @@ def _settings() -> dict[str, Setting]:
     )
     mlp = "model={name: mlp}"
     return {
-        "quickstart": Setting(quickstart),
-        "compose": Setting("configs/cluster/compose.yaml"),
+        "quickstart": Setting(quickstart, faults=True),
+        "compose": Setting("configs/cluster/compose.yaml", faults=True),
         "quickstart, half available": Setting(quickstart, ["clients.availability={name: bernoulli, q: 0.5}"]),
         "fig1_sound": Setting(fig1, data="a9a.gz"),
         "fig1_sound, Dirichlet(1)": Setting(fig1, ["data.split={name: dirichlet, alpha: 1.0}"], data="a9a.gz"),
@@ -95,6 +96,8 @@ def outcome(
             except RunError:
                 return {}
         last = json.loads((run / "summary.json").read_text())
+    if last["status"] != "finished":
+        raise SystemExit("interrupted")
     return {key: last[key] for key in ("loss", "gap", "accuracy") if key in last}
 
 
@@ -118,28 +121,19 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     held = list(read(arguments.results))
-    for name in arguments.settings:
-        setting = SETTINGS[name]
-        if setting.data and not (arguments.data / setting.data).exists():
-            print(f"{name}: left out, there is no {arguments.data / setting.data}", file=sys.stderr)
+    settings = {name: SETTINGS[name] for name in arguments.settings}
+    for name in [name for name, setting in settings.items() if not (arguments.data / setting.data).exists()]:
+        print(f"{name}: left out, there is no {arguments.data / settings.pop(name).data}", file=sys.stderr)
+    known = {(line["setting"], line["attack"], line["seed"]) for line in held}
+    for seed, name, attack in product(range(arguments.seeds), settings, arguments.attacks):
+        skipped = attack in FAULTS and (seed > 0 or not settings[name].faults)
+        if skipped or (name, attack, seed) in known:
             continue
-        for attack in arguments.attacks:
-            for seed in range(1 if attack in FAULTS else arguments.seeds):
-                if any((line["setting"], line["attack"], line["seed"]) == (name, attack, seed) for line in held):
-                    continue
-                began = time.perf_counter()
-                found = outcome(setting, attack, seed, data=arguments.data)
-                line = {
-                    "setting": name,
-                    "attack": attack,
-                    "seed": seed,
-                    "seconds": time.perf_counter() - began,
-                    **found,
-                }
-                held.append(line)
-                with arguments.results.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
-                print(line, file=sys.stderr)
+        found = outcome(settings[name], attack, seed, data=arguments.data)
+        held.append({"setting": name, "attack": attack, "seed": seed, **found})
+        with arguments.results.open("a") as file:
+            file.write(json.dumps(held[-1]) + "\n")
+        print(held[-1], file=sys.stderr)
     print(markdown(held))
 
 

@@ -71,6 +71,15 @@ def test_gaps_at_and_below_zero_stay_on_the_logarithmic_axis(tmp_path, figures):
     assert figures[0].axes[0].lines[0].get_ydata()[0] == 1e-17
 
 
+def test_a_run_that_diverges_leaves_the_picture_and_the_others_their_room(tmp_path, figures):
+    good, bad = write_run(tmp_path / "a", name="one", rate=0.9), write_run(tmp_path / "b", name="two", rate=10.0)
+    plot([good], tmp_path / "alone.png")
+    plot([good, bad], tmp_path / "both.png")
+    alone, both = (figure.axes[0].get_ylim() for figure in figures)
+    assert alone[0] < 0.9**30 < 1 < alone[1] < 10
+    assert both == pytest.approx((0.9**30 / 3, 1e3))  # of the other, 1e30 at the end, what is below 1,000 times the start
+
+
 def test_a_diverged_run_is_drawn_as_far_as_it_goes(tmp_path, figures):
     run = write_run(tmp_path / "a", gap=False, accuracy=False)
     with (run / "metrics.jsonl").open("a") as file:
