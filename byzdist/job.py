@@ -139,8 +139,9 @@ class Job:
             process.send_signal(number)
 
     def _wait(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while self._living() and time.monotonic() < until:
+        """Wait for the end of all ranks; a signal meanwhile says that this takes too long."""
+        until, told = time.monotonic() + seconds, len(self._told)
+        while self._living() and time.monotonic() < until and len(self._told) == told:
             time.sleep(_LOOK)
 
     def _end(self, patience: float) -> None:
