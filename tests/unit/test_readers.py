@@ -189,7 +189,7 @@ def test_many_fractions_are_no_classes(tmp_path):
         libsvm(tmp_path / "file", tmp_path)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(-3, 3), st.dictionaries(st.integers(1, 30), st.floats(-1e6, 1e6))), min_size=1, max_size=8
