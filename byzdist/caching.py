@@ -88,4 +88,4 @@ def _say(folder: Path, reason: str) -> None:
 
 def say_that_it_cannot_be_used(folder: Path, error: OSError) -> None:
     """Warn, once a process, that a cache folder is of no use."""
-    _say(folder, error.strerror or str(error))
+    _say(folder, error.strerror or f"{error}: is the disk full?")  # numpy's, of a write cut short

@@ -75,7 +75,7 @@ def test_nothing_is_imported_without_trust(theirs, change, tmp_path, capsys):
     assert main(["evaluate", str(theirs)]) == 2
     said = capsys.readouterr().err
     assert "'mine" in said and "imported and run" in said and "--trust" in said
-    if "model" in change:
+    if change == PLACES["model"]:
         plot([theirs], "p.png")
     assert not (tmp_path / "imported").exists() and "mine" not in sys.modules
 

@@ -65,7 +65,7 @@ def test_hostile_text_is_refused_in_bounded_time_and_memory(text, monkeypatch):
 
 
 def test_long_lists_of_clients_are_read():
-    assert len(read_yaml(f"a: [{','.join(['1'] * 10_000)}]", "here")["a"]) == 10_000
+    assert len(read_yaml(f"a: [{','.join(['1'] * 3_000)}]", "here")["a"]) == 3_000
 
 
 HARMLESS = {
