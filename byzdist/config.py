@@ -240,7 +240,8 @@ def override(tree: dict[str, Any], assignment: str) -> None:
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a configuration file, apply the overrides, and check everything that can be checked without data.
 
-    Modules beside the file can be imported from then on, for names such as ``mine:net``; what is installed comes before them.
+    Modules beside the file and in the working folder can be imported from then on, for names such as ``mine:net``; what is installed
+    comes before them.
 
     Raises:
         ConfigError: for a missing file, a wrong key or value, or a combination that cannot work.
@@ -255,9 +256,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path}: a configuration is a mapping of keys such as name, rounds, clients.")
     for assignment in overrides:
         override(tree, assignment)
-    beside = str(Path(path).resolve().parent)
-    if beside not in sys.path:
-        sys.path.append(beside)
+    for folder in (str(Path(path).resolve().parent), str(Path.cwd())):
+        if folder not in sys.path:
+            sys.path.append(folder)
     return parse(tree)
 
 
