@@ -75,7 +75,7 @@ def _find(word: str, name: str | None) -> tuple[str, str | None]:
     if found is None and name is None:
         found, name = next(((kind, word) for kind, one in KINDS.items() if word in one.registry), (None, None))
     if found is None:
-        pieces = {piece: piece for one in KINDS.values() for piece in one.registry} if name is None else {}
+        pieces = [piece for one in KINDS.values() for piece in one.registry] if name is None else []
         near = closest(word, [*KINDS, *sections(), *pieces])
         known = did_you_mean(word, [near] if near else [*KINDS, *sections()])
         raise ConfigError(f"list: {word!r} is not a kind, a section or a name.{known}")

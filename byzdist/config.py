@@ -213,8 +213,8 @@ def override(tree: dict[str, Any], assignment: str) -> None:
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a configuration file, apply the overrides, and check everything that can be checked without data.
 
-    Files and folders that it names are absolute afterwards, see `resolve_paths`. Modules beside the file can be imported from
-    then on, for names such as ``mine:net``; what is installed comes before them.
+    Files and folders that it names are absolute afterwards, see `resolve_paths`. Modules beside the file and in the
+    working folder can be imported from then on, for names such as ``mine:net``; what is installed comes before them.
 
     Raises:
         ConfigError: for a missing file, a wrong key or value, or a combination that cannot work.
@@ -223,9 +223,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     for assignment in overrides:
         override(tree, assignment)
     resolve_paths(tree, Path(path).parent)
-    beside = os.path.dirname(os.path.abspath(path))
-    if str(path) != "-" and beside not in sys.path:
-        sys.path.append(beside)
+    for folder in (os.path.dirname(os.path.abspath(path)), os.getcwd()):
+        if str(path) != "-" and folder not in sys.path:
+            sys.path.append(folder)
     return parse(tree)
 
 

@@ -103,7 +103,7 @@ class Registry(Generic[T]):
             return did_you_mean(self.canonical(close), [self.canonical(close)])
         kinds = [other.kind for other in self._all if name in other]
         if kinds:
-            return f" It is the name of a {kinds[0]}."
+            return f" It is the name of {'an' if kinds[0][0] in 'aeiou' else 'a'} {kinds[0]}."
         own = f" One of your own is written {':'.join(name.rsplit('.', 1))!r}." if "." in name else ""
         return did_you_mean(name, list(self._entries)) + own
 

@@ -81,7 +81,7 @@ def section_settings(section: str) -> list[Setting]:
             wanted(Annotated[field.annotation, field]),
             field.is_required(),
             None if field.is_required() else _plain(field.get_default(call_default_factory=True)),
-            texts.get(name, ""),
+            field.description or texts.get(name, ""),
         )
         for name, field in chosen.items()
     ]

@@ -225,6 +225,17 @@ def test_the_quickstart_that_comes_along_is_the_one_of_the_readme():
     assert (files("byzdist.starter") / "quickstart.yaml").read_text() == (ROOT / "configs/quickstart.yaml").read_text()
 
 
+def test_a_run_can_be_evaluated_from_the_folder_of_its_module(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine_of_here.py").write_text(
+        "import torch\ndef net(feature_shape, classes): return torch.nn.Linear(feature_shape[0], classes)\n"
+    )
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump({**BASE, "model": "mine_of_here:net"}))
+    assert load("run/config.yaml").model == {"name": "mine_of_here:net"}
+
+
 def test_a_module_beside_the_configuration_never_hides_an_installed_one(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.path", [*sys.path])
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({**BASE, "model": "json:nothing"}))

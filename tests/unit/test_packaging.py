@@ -29,13 +29,13 @@ def declared(extra=None):
 
 def imported():
     """Return the distributions whose modules are imported, each with the files that do so."""
-    found = {}
+    found, owners = {}, packages_distributions()
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
             for module in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"byzdist"}:
-                (distribution,) = set(packages_distributions()[module])
+                (distribution,) = set(owners[module])
                 found.setdefault(normal(distribution), set()).add(path.name)
     return found
 
