@@ -205,7 +205,8 @@ def check(model: nn.Module, name: str) -> None:
                     f"model: {name!r} has a tensor {attribute!r} in {where} that wants gradients and is no nn.Parameter: it "
                     "would stay as it is. Make it one."
                 )
-            if any(id(parameter) not in known for part in _hidden(value) for parameter in part.parameters()):
+            hidden = (parameter for part in _hidden(value) for parameter in part.parameters())
+            if any(parameter.requires_grad and id(parameter) not in known for parameter in hidden):
                 raise ConfigError(
                     f"model: {name!r} keeps layers in {attribute!r} of {where}, a {type(value).__name__}, where torch does not "
                     "see their parameters. Use nn.ModuleList or nn.ModuleDict."

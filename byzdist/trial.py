@@ -44,7 +44,8 @@ class _Trial:
     def __init__(self, oracle: Oracle, name: str) -> None:
         self._oracle, self._name, self._model = oracle, name, oracle.model
         self._features, self._labels = oracle.features[:_FEW].clone(), oracle.labels[:_FEW].clone()
-        self._tolerance = torch.finfo(oracle.features.dtype).eps ** 0.5
+        # A GPU rounds convolutions to ten bits, and differently for batches of other sizes.
+        self._tolerance = 1e-2 if oracle.device.type == "cuda" else torch.finfo(oracle.features.dtype).eps ** 0.5
         self._start = oracle.initial()
         generator = torch.Generator().manual_seed(0)
         step = torch.randn(oracle.dimension, generator=generator, dtype=torch.float64) * _MOVE

@@ -514,13 +514,24 @@ class SharedList(Net):
         return features
 
 
+class Teacher(Net):
+    """Keeps a frozen module where torch does not see it, on purpose."""
+
+    def prepare(self, features, classes):
+        self.teacher = [nn.Linear(features, features).double().requires_grad_(False)]
+        nn.init.eye_(self.teacher[0].weight), nn.init.zeros_(self.teacher[0].bias)
+
+    def forward(self, features):
+        return super().forward(self.teacher[0](features))
+
+
 def other_default(feature_shape, classes):
     torch.set_default_dtype(torch.float64)
     return Net(feature_shape, classes)
 
 
 RIGHT = ["Net", "LayersOfLikelyNames", "OneColumn", "HalfFrozen", "Tied", "Lazy", "ConstantBuffer", "SharedList"]
-RIGHT += ["other_default"]
+RIGHT += ["Teacher", "other_default"]
 
 
 @pytest.mark.parametrize("name", RIGHT)
