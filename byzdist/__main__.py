@@ -1,7 +1,35 @@
-"""``python -m byzdist``: the same as the console script, and what torchrun starts on every rank."""
+"""``python -m byzdist``, the console script, and what starts every rank: guards first, then the command line."""
 
+import _signal  # type: ignore[import-not-found]  # of which `signal` is made; it takes no time to import
+import os
 import sys
 
-from byzdist.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Run the command of this process's command line; return its exit code."""
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # no traceback even of the imports before the guards
+    from byzdist import interrupt, speech
+
+    interrupt.end_at_once()
+    speech.protect()
+    from byzdist.cli import main as run
+
+    code = run()
+    if "torch" in sys.modules and "RANK" not in os.environ:  # a rank may have messages under way
+        _leave(code)
+    return code
+
+
+def _leave(code: int) -> None:
+    """End this process without taking torch apart, which takes seconds on a busy machine."""
+    import logging
+
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

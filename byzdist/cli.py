@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from byzdist import __version__, supervisor
+from byzdist import __version__, speech, supervisor
 from byzdist.errors import ConfigError, RunError
 
 
@@ -72,6 +72,7 @@ def _run(arguments: argparse.Namespace) -> int:
         from byzdist.rank import run_rank
 
         return run_rank(arguments.config, arguments.overrides, arguments.out, arguments.resume)
+    speech.say(f"reading {arguments.config}")  # a sign of life: the next import takes seconds
     from byzdist.launcher import launch
 
     return launch(

@@ -1,8 +1,14 @@
-"""Log lines: ``[server r12] INFO text``, the rank and its round before the text; BYZDIST_LOG sets the level."""
+"""Log lines: ``[server r12] INFO text``, the rank and its round before the text; BYZDIST_LOG sets the level.
+
+They go to standard error, and the server's to log.txt in the run's folder as well.
+"""
 
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from byzdist.errors import ConfigError
 
@@ -38,6 +44,7 @@ def configure(rank: int) -> None:
     handler.setFormatter(logging.Formatter("[%(place)s] %(levelname)s %(message)s"))
     handler.addFilter(_place)
     logging.basicConfig(handlers=[handler], force=True)
+    logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
     logging.getLogger("byzdist").setLevel(level)
     if rank:
         leave_advice_to_the_server()
@@ -51,3 +58,21 @@ def leave_advice_to_the_server() -> None:
 def at_round(round_: int) -> None:
     """Say in which round this process is from now on."""
     _place.round = round_
+
+
+@contextmanager
+def kept_in(folder: Path) -> Iterator[None]:
+    """Append what this process logs to log.txt in a folder, too: whoever watches may be gone."""
+    try:
+        handler = logging.FileHandler(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
+    except OSError:
+        yield
+        return
+    handler.setFormatter(logging.Formatter("%(asctime)s [%(place)s] %(levelname)s %(message)s"))
+    handler.addFilter(_place)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from byzdist import speech
 from byzdist.config import Config
 from byzdist.metrics import Line, Metrics
 
@@ -34,6 +35,7 @@ class Progress:
 
     def __init__(self, config: Config, folder: Path) -> None:
         self._rounds, self._folder = config.rounds, folder
+        speech.wait_for_nobody()
         self._live = sys.stdout.isatty()
         self._console = Console()
         self._next = 0.0

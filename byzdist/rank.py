@@ -41,6 +41,7 @@ from byzdist.server import Server
 from byzdist.supervisor import call_process, grant
 from byzdist.transport.base import ServerEnd
 from byzdist.transport.opening import open_server, open_worker
+from byzdist.waiting import Waiting
 from byzdist.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -152,7 +153,7 @@ def serve(experiment: Experiment, workers: int, run: RunFolder, transport: Serve
         run.checkpoint.round if run.checkpoint else -1,
     )
     guard = Guard(config, metrics)
-    with Progress(config, folder) as progress:
+    with logs.kept_in(folder), Progress(config, folder) as progress:
         watchers = _watchers(config, progress)
 
         def show(line: Line, metrics: Metrics) -> None:
@@ -165,7 +166,10 @@ def serve(experiment: Experiment, workers: int, run: RunFolder, transport: Serve
         status, reason = "failed", ""
         diverged: Diverged | None = None
         try:
-            transport.open()
+            with Waiting(lambda: _name(transport.absent()), config.transport.join_timeout):
+                transport.open()
+            if absent := _name(transport.absent()):
+                log.warning("%s not joined; the run begins without", f"{absent} {'have' if ',' in absent else 'has'}")
             if run.checkpoint is not None:
                 log.info("going on after round %d", run.checkpoint.round)
                 server.resume(run.checkpoint, run.checkpoint.facts["workers"] == workers)
@@ -240,6 +244,11 @@ def _work(experiment: Experiment, rank: int, workers: int, out: Path | None) -> 
     method, compressors = experiment.method, experiment.compressors
     worker = Worker(config, experiment.oracle, method, compressors, collusion, saver)
     worker.run(transport)
+
+
+def _name(workers: Sequence[int]) -> str:
+    """Return "worker 3", "workers 3, 5", or ""."""
+    return f"worker{'s'[: len(workers) > 1]} {', '.join(map(str, workers))}" if workers else ""
 
 
 def _describe(experiment: Experiment, workers: int, run: RunFolder) -> None:

@@ -109,6 +109,10 @@ class ServerEnd(ABC):
         """
         return None
 
+    def absent(self) -> list[int]:
+        """Return the worker ranks that are not there, ascending."""
+        return []
+
     @abstractmethod
     def available(self) -> np.ndarray:
         """Return the ids of the clients that a request can reach now, ascending; wait where they are too few to go on.

@@ -1,5 +1,6 @@
 """How the ends of a run's transport are made in its processes."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 
@@ -12,6 +13,7 @@ from byzdist.transport.identity import run_secret, worker_key
 from byzdist.transport.link import BRIEF, await_store, connect
 from byzdist.transport.star import StarServer, Terms
 from byzdist.transport.star_worker import StarWorker, end_with_the_run
+from byzdist.waiting import Waiting
 
 _STORE_PATIENCE = 300.0  # ranks of one job may start minutes apart
 _END_PATIENCE = 5.0
@@ -30,21 +32,26 @@ def open_server(settings: Transport, shape: Shape, agree: Agree) -> ServerEnd:
         return StarServer(shape, terms, keys, partial(connect, patience=_STORE_PATIENCE), agree)
     store = connect(host=True, patience=_STORE_PATIENCE)
     agree(store)
-    open_group(PrefixStore("group", store), 0, shape.workers + 1, shape.device)
+    with _waiting("all ranks"):
+        open_group(PrefixStore("group", store), 0, shape.workers + 1, shape.device)
     return CollectiveServer(shape, settings.deadline + settings.join_timeout)
 
 
 def open_worker(settings: Transport, shape: Shape, rank: int, agree: Agree) -> tuple[WorkerEnd, Store]:
     """Return a worker's end and its connection to the store; ``agree`` is called before it joins."""
-    await_store(_STORE_PATIENCE)
-    if settings.name == "star":
-        key = worker_key(run_secret(), rank)
+    with _waiting("the server"):
+        await_store(_STORE_PATIENCE)
         store = connect(host=False, patience=_STORE_PATIENCE)
         agree(store)
+    if settings.name == "star":
+        key = worker_key(run_secret(), rank)
         store.set_timeout(BRIEF)
         end_with_the_run(store, rank, key, patience=_END_PATIENCE)
         return StarWorker(shape, rank, key, store, settings.join_timeout), store
-    store = connect(host=False, patience=_STORE_PATIENCE)
-    agree(store)
-    open_group(PrefixStore("group", store), rank, shape.workers + 1, shape.device)
+    with _waiting("all ranks"):
+        open_group(PrefixStore("group", store), rank, shape.workers + 1, shape.device)
     return CollectiveWorker(shape), store
+
+
+def _waiting(whom: str) -> Waiting:
+    return Waiting(lambda: f"{whom} at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}", _STORE_PATIENCE)

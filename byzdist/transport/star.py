@@ -181,6 +181,10 @@ class StarServer(ServerEnd):
         self._wait(lambda: all(not worker.state or worker.is_quarantined for worker in self._workers.values()))
         self.available()
 
+    def absent(self) -> list[int]:
+        """See `ServerEnd.absent`; nobody is missed once the server was let go."""
+        return [rank for rank, worker in self._workers.items() if worker.state and not self._is_let_go]
+
     def let_go(self) -> None:
         """See `ServerEnd.let_go`."""
         self._is_let_go = True

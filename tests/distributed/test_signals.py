@@ -133,13 +133,18 @@ def test_a_second_ctrl_c_does_not_wait_for_the_round(tmp_path):
         rounds(tmp_path / "run")
 
 
-def test_ctrl_c_during_the_start_leaves_nobody_behind(tmp_path):
+@pytest.mark.parametrize("moment", [0.3, 1.2, "rank 1"])
+def test_ctrl_c_during_the_start_is_one_line_and_leaves_nobody_behind(tmp_path, moment):
     with byzdist("run", write_config(tmp_path, ENDLESS), "--workers", "2", "--out", tmp_path / "run") as job:
-        job.rank(1)
+        if isinstance(moment, float):
+            time.sleep(moment)
+        else:
+            job.rank(1)
         os.killpg(job.process.pid, signal.SIGINT)
-        assert job.wait(40) == 1
-        assert "interrupted before its first round" in last_line(job)
+        assert job.wait(40) == 1, job.output
         job.assert_clean()
+        *before, last = job.output.splitlines()
+        assert "interrupted" in last and len(before) <= 2, job.output  # signs of life
 
 
 def test_a_signal_to_torchrun_ends_the_run_as_well(tmp_path):

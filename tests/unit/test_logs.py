@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -55,3 +56,38 @@ def test_an_unknown_level_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BYZDIST_LOG", "loud")
     with pytest.raises(ConfigError, match="BYZDIST_LOG.*LOUD.*DEBUG"):
         logs.configure(1)
+
+
+def test_the_servers_log_is_in_the_runs_folder_as_well(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BYZDIST_LOG", raising=False)
+    logs.configure(0)
+    log = logging.getLogger("byzdist.server")
+    log.warning("before")
+    with logs.kept_in(tmp_path):
+        logs.at_round(7)
+        log.warning("läuft ✓")
+        log.info("unheard")
+    log.warning("after")
+    with logs.kept_in(tmp_path / "nowhere"):  # a nicety
+        log.warning("all the same")
+    (kept,) = (tmp_path / "log.txt").read_text(encoding="utf-8").splitlines()
+    assert kept.endswith("[server r7] WARNING läuft ✓")
+    assert len(capsys.readouterr().err.splitlines()) == 4
+
+
+def test_a_log_that_cannot_be_written_raises_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        def write(self, text: str) -> None:
+            raise OSError(28, "No space left on device")
+
+        def flush(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    logs.configure(0)
+    logging.getLogger().handlers[0].stream = Full()  # type: ignore[attr-defined]
+    logging.getLogger("byzdist").warning("to nobody")
+    assert capsys.readouterr().err == ""

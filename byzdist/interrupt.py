@@ -1,0 +1,48 @@
+"""Ctrl-C before training begins: one line, no traceback, and at once, whatever this process is doing. Nothing heavy is imported here.
+
+Python heeds a signal between two of its own instructions: amid an import, whose traceback fills a screen, and not at all while it
+waits in C, for a store or a file, say. So a thread watches as well. Whoever sets handlers of its own later takes over from both.
+"""
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+
+_SIGNALS = signal.SIGINT, signal.SIGTERM
+_AGENTS = (
+    "BYZDIST_AGENT",
+    "TORCHELASTIC_RUN_ID",
+)  # in the environment of ranks that somebody starts, ends, and reports about
+_once = threading.Lock()
+
+
+def end_at_once() -> None:
+    """Have SIGINT and SIGTERM end this process with a line; as a rank under an agent, without a word."""
+    numbers = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    if any(name in os.environ for name in _AGENTS):
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+        return
+    seen, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    for number in numbers:
+        signal.signal(number, _end)
+    threading.Thread(target=_watch, args=(seen,), name="interrupt", daemon=True).start()
+
+
+def _watch(seen: int) -> None:
+    while number := os.read(seen, 1):
+        if signal.getsignal(number[0]) is _end:
+            _end(number[0], None)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    if _once.acquire(blocking=False):
+        try:
+            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"byzdist: interrupted.\n")
+        except (OSError, ValueError):  # nobody listens
+            pass
+        os._exit(1)
