@@ -74,3 +74,20 @@ def test_an_ignored_signal_stays_ignored():
     process.wait(20)
     assert process.returncode == 7
     process.communicate()
+
+
+@pytest.mark.parametrize("rank", [None, "0"])
+def test_a_process_that_has_torch_leaves_at_once_with_its_output_unless_it_is_a_rank(rank):
+    code = """
+import sys, atexit
+from byzdist import cli
+from byzdist.__main__ import main
+sys.modules["torch"] = sys
+cli.main = lambda: print("the last words") or 3
+atexit.register(print, "taken apart")
+sys.exit(main())
+"""
+    env = {k: v for k, v in os.environ.items() if k != "RANK"} | ({"RANK": rank} if rank else {})
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 3 and not done.stderr
+    assert done.stdout == "the last words\n" + ("taken apart\n" if rank else "")
