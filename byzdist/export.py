@@ -75,7 +75,8 @@ def load_model(model: nn.Module, folder: Path) -> tuple[int, Tensor]:
                 )
             tensors = {key: file.get_tensor(key) for key in wanted}
             round_ = int((file.metadata() or {})["round"])
-        if not all(tensor.is_floating_point() for tensor in tensors.values()):
+        flat = [tensors[saved_name(name)].flatten() for name in trained(model)]
+        if not all(tensor.is_floating_point() for tensor in flat):
             raise ValueError("its numbers are not floating point")
     except ConfigError:  # is a ValueError
         raise
@@ -87,4 +88,4 @@ def load_model(model: nn.Module, folder: Path) -> tuple[int, Tensor]:
         RuntimeError,
     ) as error:  # the last: it does not fit into memory
         raise ConfigError(f"{str(path)!r} cannot be read: {error}.") from None
-    return round_, torch.cat([tensors[saved_name(name)].flatten() for name in trained(model)])
+    return round_, torch.cat(flat)

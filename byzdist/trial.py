@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from byzdist.errors import ConfigError
 from byzdist.modules import advice, describing_errors, flat_logits, label, trained
 from byzdist.oracle import Oracle
+from byzdist.randomness import stream
 
 _FEW = 3  # samples
 _MOVE = 0.05  # how far from x^0 outputs are compared: where weights are zero, so is every output
@@ -47,8 +48,7 @@ class _Trial:
         # A GPU rounds convolutions to ten bits, and differently for batches of other sizes.
         self._tolerance = 1e-2 if oracle.device.type == "cuda" else torch.finfo(oracle.features.dtype).eps ** 0.5
         self._start = oracle.initial()
-        generator = torch.Generator().manual_seed(0)
-        step = torch.randn(oracle.dimension, generator=generator, dtype=torch.float64) * _MOVE
+        step = torch.from_numpy(stream(0, "trial").standard_normal(oracle.dimension)) * _MOVE
         self._moved = self._start + step.to(self._start)
 
     def run(self) -> None:

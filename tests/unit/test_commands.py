@@ -91,7 +91,7 @@ def test_each_piece_is_shown_with_every_parameter(kind, capsys):
         assert main(["list", kind, name]) == 0
         text = capsys.readouterr().out
         for word, parameter in KINDS[kind].registry.parameters(name, "x").items():
-            (line,) = re.findall(rf"^  {word} +(.*\n(?: {{26}}.*\n)*)", text, re.MULTILINE)
+            *_, line = re.findall(rf"^  {word} +(.*\n(?: {{26}}.*\n)*)", text, re.MULTILINE)
             default = "required" if parameter.default is parameter.empty else "default: "
             assert default in " ".join(line.split()), line
 

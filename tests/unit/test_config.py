@@ -84,7 +84,7 @@ def test_short_forms_stand_for_a_name():
 
 def test_a_single_step_before_the_rule_needs_no_list_and_a_transport_no_mapping():
     for single in ("nnm", {"name": "nnm"}, ["nnm"]):
-        config = parse({**BASE, "aggregation": {"rule": "mean", "pre": single}, "transport": "collective"})
+        config = parse({**BASE, "aggregation": {"rule": "coordinate_median", "pre": single}, "transport": "collective"})
         assert config.aggregation.pre == [{"name": "nnm"}] and config.transport.name == "collective"
 
 

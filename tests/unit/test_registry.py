@@ -44,16 +44,6 @@ def test_names_come_in_order_and_with_the_first_line_of_their_docstring():
     assert [THINGS.describe(name) for name in THINGS] == ["Hold two parts together.", "Hold a bolt."]
 
 
-def test_parameters_are_described_with_their_defaults_and_the_words_that_they_take():
-    assert THINGS.parameters("bolt") == [
-        "length (required)",
-        "thread = fine or coarse",
-        "price (not set)",
-        "sizes = all",
-    ]
-    assert THINGS.parameters("nut") == ["width = 3"]
-
-
 def test_a_name_is_registered_once():
     with pytest.raises(AssertionError, match="'bolt' is registered twice"):
         THINGS.register("bolt")(bolt)
