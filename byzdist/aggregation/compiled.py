@@ -1,23 +1,34 @@
-"""Compiled loops: column rules, one for each number of rows, in C on the CPU and by torch.compile on a GPU; inner products in C."""
+"""Compiled loops: column rules, one for each number of rows, in C on the CPU and by torch.compile on a GPU; sums in C."""
 
 import logging
 import math
 from collections.abc import Callable
 from subprocess import CalledProcessError
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from byzdist.aggregation import native, native_columns, native_products, traced
+from byzdist.aggregation import native_columns, native_products, native_sums, traced
 from byzdist.aggregation.columns import Row
 from byzdist.aggregation.native_products import Products
+from byzdist.aggregation.native_sums import Sums
 
 log = logging.getLogger(__name__)
 
 
+class Loops(NamedTuple):
+    """What sums are formed by: inner products, and weighted sums and squares; None where the eager path does it."""
+
+    products: Products | None = None
+    sums: Sums | None = None
+
+
+NO_LOOPS = Loops()
+
+
 class Compiler:
-    """Makes and keeps the loops of a column rule for each number of rows, f, dtype and device; those of inner products are common.
+    """Makes and keeps the loops of a column rule for each number of rows, f, dtype and device; those of sums are common.
 
     Without a compiler there are none, which is said once.
     """
@@ -26,16 +37,17 @@ class Compiler:
         self._loops: dict[Any, Callable[[Tensor, Tensor], object]] = {}
         self.works = True
 
-    def products(self, rows: Tensor) -> Products | None:
-        """Return the loop that forms inner products of these rows, where one can be had."""
-        possible = self.works and rows.device.type == "cpu" and rows.dtype in native.REALS
-        if not possible or len(rows) > native_products.MOST:
-            return None
+    def sums(self, rows: Tensor, products: bool) -> Loops:
+        """Return the loops that form sums of these rows, ``products`` of them too, where they can be had."""
+        dtype = rows.dtype if rows.dtype == torch.float64 else torch.float32
+        if not self.works or rows.device.type != "cpu":
+            return NO_LOOPS
+        suits = products and rows.dtype == dtype and len(rows) <= native_products.MOST
         try:
-            return native_products.make_loop(rows.dtype)
+            return Loops(native_products.make_loop(dtype) if suits else None, native_sums.make_sums(dtype))
         except Exception as error:
             self._give_up(error)
-            return None
+            return NO_LOOPS
 
     def run(self, rule: Callable[..., Row], tile: Tensor, f: int, parameters: dict[str, Any], out: Tensor) -> bool:
         """Write the rule's result for the columns of ``tile`` to ``out``, both of unit stride.

@@ -1,8 +1,10 @@
 """The aggregator: pre-aggregation steps, then the rule, over the data at most twice."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from byzdist.aggregation import gram, native
 from byzdist.aggregation.columns import LARGEST_NETWORK, Columns
-from byzdist.aggregation.compiled import Compiler
+from byzdist.aggregation.compiled import NO_LOOPS, Compiler
 from byzdist.aggregation.mixing import Generator
 from byzdist.aggregation.points import Points
 from byzdist.aggregation.rules import PRE, RULES, Facts, Floats, PreStep, Rule, minority
@@ -21,7 +23,7 @@ from byzdist.errors import ConfigError
 from byzdist.registry import Registry
 
 Named: TypeAlias = str | Mapping[str, Any]
-Compile: TypeAlias = bool | Literal["auto"]
+Compile: TypeAlias = bool | Literal["auto", "sums"]
 _MANY = 1 << 18  # numbers; calls of numpy take about a millisecond for them
 
 _OWN = Facts(max_f=minority, breakdown="unknown: a user's own", robustness="", norm_bound=lambda n, f: float("nan"))
@@ -60,15 +62,17 @@ class Aggregator:
     Args:
         rule: a registered name, or {name: ..., parameters}.
         pre: steps in the order in which they are applied, each given likewise.
-        compile: make loops in C of column rules, several times faster to the same bits, and of inner products, in about two
-            thirds of the time to all but the last digits. It takes some tenths of a second for each number of rows and needs a C compiler
-            (on a GPU: torch.compile, ten seconds and more, for column rules alone). "auto": on the CPU, where there is a
-            compiler and the rows are so long that this pays within some hundred calls.
+        compile: what is done by loops in C. "sums": inner products, lengths and weighted sums, where there is a compiler (CC,
+            else cc) and the matrix is large; those loops are made once in a process, in some tenths of a second. "auto": on
+            the CPU also column rules where that pays within some hundred calls, several times faster to the same bits, in as long
+            for each number of rows. True: both, whatever the size (on a GPU: torch.compile, ten seconds and more, for
+            column rules alone). False: nothing. Inner products in C differ from others in the last digits; all else has the
+            same bits with a compiler and without.
         key: where the configuration names all this, for errors.
     """
 
     def __init__(
-        self, rule: Named, pre: Sequence[Named] = (), *, compile: Compile = False, key: str = "aggregation"
+        self, rule: Named, pre: Sequence[Named] = (), *, compile: Compile = "sums", key: str = "aggregation"
     ) -> None:
         found, self._parameters = _resolve(RULES, rule, f"{key}.rule")
         self.rule = found if isinstance(found, Rule) else Rule(found, "plain", _OWN)
@@ -82,7 +86,7 @@ class Aggregator:
         self._products: bool = steps or self.rule.products or (self._inner is not None and self._inner._products)
         self._workspace = Workspace()
         self._compile = compile
-        self._compiler = Compiler() if compile is True or compile == "auto" and native.is_possible() else None
+        self._compiler = Compiler() if compile is True or compile and native.is_possible() else None
 
     def max_f(self, n: int) -> int:
         """Return the largest number of Byzantine rows, of n, that steps and rule accept."""
@@ -141,13 +145,14 @@ class Aggregator:
         if dropped and nonfinite == "error":
             raise ConfigError(f"V: rows {list(dropped)} hold NaN or infinity; remove them, or pass nonfinite='drop'.")
         rows = [i for i in range(len(V)) if i not in dropped] if dropped else None
-        compiler = self._compiler_for(V.numel(), V.device) if self._products else None
-        loop = None if compiler is None else compiler.products(V)
-        vectors = Vectors(V, self._workspace, rows, self._products, loop)
+        compiler = self._compiler_for(V.numel(), V.device)
+        loops = NO_LOOPS if compiler is None else compiler.sums(V, self._products)
+        vectors = Vectors(V, self._workspace, rows, self._products, loops)
         f = min(max(0, f - len(dropped)), self.max_f(vectors.n))
         points, clipped = Points(vectors), 0
         if clip is not None:
-            factors = clip_factors(points.norms(), clip)
+            norms = points.norms()
+            factors = clip_factors(norms, clip / points.unit)
             clipped = int(np.count_nonzero(factors < 1.0))
             if clipped:
                 points = points.scaled(factors)
@@ -155,7 +160,11 @@ class Aggregator:
             points = step(points, f, generator, **parameters)
         if out is None:
             out = torch.empty(V.shape[1], dtype=V.dtype, device=V.device)
-        return Aggregated(self._apply(points, f, out), clipped, f, dropped)
+        self._apply(points, f, out)
+        if points.unit != 1.0:
+            limit = torch.finfo(out.dtype).max
+            out.mul_(points.unit).clamp_(-limit, limit)
+        return Aggregated(out, clipped, f, dropped)
 
     def _apply(self, points: Points, f: int, out: Tensor) -> Tensor:
         """Write the rule's result for the points to ``out`` and return it."""
@@ -180,7 +189,10 @@ class Aggregator:
         """Return the distance of each point to the rule's result; ``scratch`` takes a result that has to be written."""
         if self.rule.kind == "span":
             return points.distances_to(self.rule(points, f, **self._parameters))
-        return gram.distances_to(points.vectors, points.mix, self._apply(points, f, scratch))
+        distances = gram.distances_to(points.vectors, points.mix, self._apply(points, f, scratch))
+        if not np.isfinite(distances).all() and points.vectors.tame():
+            return self._distances(points, f, scratch)
+        return distances
 
     def _columns(self, points: Points, f: int, out: Tensor) -> Tensor:
         vectors, m = points.vectors, points.size
@@ -206,7 +218,7 @@ class Aggregator:
         return out
 
     def _compiler_for(self, numbers: int, device: torch.device) -> Compiler | None:
-        """Return what makes loops for so many numbers; "auto": if some hundred calls make up for the tenths of a second it takes."""
+        """Return what makes loops for so many numbers; unless told to: if some hundred calls make up for the time it takes."""
         if self._compile is True or device.type == "cpu" and numbers >= _MANY:
             return self._compiler
         return None
@@ -215,7 +227,7 @@ class Aggregator:
         """Write a column rule's result by compiled loops; False where there are none."""
         vectors = points.vectors
         compiler = self._compiler_for(points.size * vectors.d, vectors.device)
-        if compiler is None:
+        if compiler is None or self._compile == "sums":
             return False
         in_place, direct = points.mix is None and vectors.is_plain, out.dtype == vectors.dtype and out.is_contiguous()
         for start, stop, tile in vectors.tiles(vectors.d if in_place else vectors.width(1 << 20)):
@@ -260,21 +272,22 @@ def nonfinite_rows(V: Tensor) -> tuple[int, ...]:
 
 
 def aggregate(
-    V: Tensor,
+    V: Any,
     rule: Named,
     *,
     pre: Sequence[Named] = (),
-    f: int = 0,
+    f: float = 0,
     generator: Generator = None,
     nonfinite: Literal["error", "drop"] = "error",
 ) -> Tensor:
     """Aggregate the rows of V once: the pre-aggregation steps in order, then the rule.
 
     Args:
-        V: n x d, any device, floating point; rows may be strided; never written to.
+        V: n x d: a tensor on any device or a numpy array, both floating point, whose rows may be strided and are never written
+            to; or a list of rows, each a vector of any of these kinds or a list of numbers, which counts as float64.
         rule: a registered name, or {name: ..., parameters}.
         pre: steps, each given likewise.
-        f: the declared number of Byzantine rows.
+        f: the declared number of Byzantine rows, a whole number.
         generator: a torch.Generator or numpy Generator; only bucketing draws.
         nonfinite: "error", or "drop" to leave rows with NaN or infinity out and count them against f.
 
@@ -282,12 +295,34 @@ def aggregate(
         d entries, of V's dtype and on its device.
 
     Raises:
-        ConfigError: an unknown name, a wrong parameter, an f larger than the rule's maximum, rows that are not finite.
+        ConfigError: an unknown name, a wrong parameter, an f larger than the rule's maximum, rows that are not finite, a V
+            that is no matrix of numbers.
     """
-    if V.ndim != 2 or not V.is_floating_point() or V.shape[0] == 0:
-        raise ConfigError(f"V: n x d of a floating type with n >= 1 is needed (it is {tuple(V.shape)}, {V.dtype}).")
+    matrix = _as_matrix(V)
     aggregator = Aggregator(rule, pre, key="aggregate")
-    most = aggregator.max_f(V.shape[0])
-    if not 0 <= f <= most:
-        raise ConfigError(f"f: {f} of {V.shape[0]} rows; 0 to {most} are possible with these steps and this rule.")
-    return aggregator(V, f=f, generator=generator, nonfinite=nonfinite).vector
+    most = aggregator.max_f(matrix.shape[0])
+    if isinstance(f, bool) or not isinstance(f, Real) or not f == f // 1 or not 0 <= f <= most:
+        raise ConfigError(f"f: {f!r} of {len(matrix)} rows; 0 to {most} are possible with these steps and this rule.")
+    if nonfinite not in ("error", "drop"):
+        raise ConfigError(f"nonfinite: error or drop (it is {nonfinite!r}).")
+    return aggregator(matrix, f=int(f), generator=generator, nonfinite=nonfinite).vector
+
+
+def _as_matrix(V: Any) -> Tensor:
+    """Return the rows as a tensor; memory is shared where it can be."""
+    try:
+        if isinstance(V, list | tuple):
+            rows = [torch.as_tensor(row, dtype=torch.float64 if isinstance(row, list | tuple) else None) for row in V]
+            V = torch.stack(rows) if rows else torch.empty(0, 0)
+        if isinstance(V, np.ndarray) and min(V.strides, default=0) < 0:
+            V = V.copy()  # which torch cannot view
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that the array is read-only: it is only read
+            matrix = torch.as_tensor(V)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"V: n x d numbers are needed, a tensor, an array or a list of rows: {error}") from None
+    if matrix.ndim != 2 or not matrix.is_floating_point() or matrix.shape[0] == 0:
+        raise ConfigError(
+            f"V: n x d of a floating type with n >= 1 is needed (it is {tuple(matrix.shape)}, {matrix.dtype})."
+        )
+    return matrix

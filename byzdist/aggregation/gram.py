@@ -18,6 +18,7 @@ from torch import Tensor
 
 from byzdist.aggregation.points import Matrix
 from byzdist.aggregation.rules import Floats
+from byzdist.aggregation.small import product
 from byzdist.norms import BLOCK, SAFE, add_in_order, add_squares
 
 if TYPE_CHECKING:
@@ -36,52 +37,47 @@ MISLED = {
     torch.float32: 4.0,
     torch.float64: 1e4,
 }  # a reference whose typical squared distance is this many times that of the best row is given up for it
-FARTHEST = 1e280  # squared
+FARTHEST = 1e281  # squared; what is farther away is first seen in another unit, see ``Vectors.tame``
 SMALL = 1 << 16  # numbers; so few are converted to float64 at no cost
 CACHED = 1 << 19  # numbers; so few are seen from the origin first, which costs little more than to find a better point
 SAMPLE = 64  # rows that the reference is chosen by
 PIECES = 32  # of 16 columns, for the same
 
 
-@np.errstate(invalid="ignore")  # sums of what float32 could not hold; they are formed again in float64
-def geometry(vectors: Vectors) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+@np.errstate(invalid="ignore", over="ignore")  # sums of what float32 could not hold; they are formed again in float64
+def geometry(vectors: Vectors) -> tuple[Floats, Floats]:
     """Return inner products and squared distances, both (n+1) x (n+1), of the rows and, last, the origin.
 
     The inner products are those in a frame near the bulk of the rows. Squared distances are right to about 1e-6
-    relative, however close two rows are beside their lengths. The third value says which of the n rows are so far away
-    (about 1e140) that float64 holds no squares of them: they stand at that distance, each in a direction of its own.
+    relative, however close two rows are beside their lengths. Where float64 does not hold the squares, all distances
+    are infinite.
     """
     n, small = vectors.n, vectors.n * vectors.d <= SMALL
     everyone = np.arange(n + 1)
     dtype = torch.float64 if small else vectors.dtype
     sampled = n * vectors.d > CACHED
     reference = _reference(vectors) if sampled else n
-    for _ in range(3):  # a hostile row may have been taken; and from one too far away, no better row can be told
-        inner, far, precision = _seen_from(vectors, everyone, reference, dtype)
+    for _ in range(3):  # a hostile row may have been taken
+        inner, precision = _seen_from(vectors, everyone, reference, dtype)
+        if not (inner.diagonal() <= FARTHEST).all():
+            return inner, np.full_like(inner, np.inf)
         squared = _squared(inner)
         typical = _typical(squared[:, :-1])
-        lost = typical[reference] >= FARTHEST
-        best = n if lost else int(typical.argmin())
-        if best == reference or not lost and typical[reference] <= MISLED[dtype] * typical[best]:
+        best = int(typical.argmin())
+        if best == reference or typical[reference] <= MISLED[dtype] * typical[best]:
             break
         reference, sampled = best if sampled else _reference(vectors), True
     _look_again(vectors, inner, squared, everyone, precision, again=precision)
-    return inner, squared, far[:-1]
+    return inner, squared
 
 
-def _seen_from(
-    vectors: Vectors, points: Indices, reference: int, dtype: torch.dtype
-) -> tuple[Floats, NDArray[np.bool_], torch.dtype]:
-    """Return the points' inner products in the frame of the reference (n: the origin), who is far away, and their precision."""
+def _seen_from(vectors: Vectors, points: Indices, reference: int, dtype: torch.dtype) -> tuple[Floats, torch.dtype]:
+    """Return the points' inner products in the frame of the reference (n: the origin), and their precision."""
     inner = _inner_products(vectors, points, reference, dtype)
     if dtype == torch.float32 and not _in_range(vectors, points, inner.diagonal(), reference):
         dtype = torch.float64
         inner = _inner_products(vectors, points, reference, dtype)
-    far = ~(inner.diagonal() <= FARTHEST)
-    if far.any():
-        inner[far], inner[:, far] = 0.0, 0.0
-        inner[far, far] = FARTHEST
-    return inner, far, dtype
+    return inner, dtype
 
 
 def _in_range(vectors: Vectors, points: Indices, squares: Floats, reference: int) -> bool:
@@ -91,26 +87,34 @@ def _in_range(vectors: Vectors, points: Indices, squares: Floats, reference: int
     return all(squares[i] == 0.0 and vectors.equal(int(points[i]), reference) for i in rest)
 
 
+def from_origin(vectors: Vectors) -> Floats:
+    """Return the inner products n x n of the rows as they are."""
+    dtype = torch.float64 if vectors.n * vectors.d <= SMALL else vectors.dtype
+    with np.errstate(invalid="ignore", over="ignore"):
+        inner, _ = _seen_from(vectors, np.arange(vectors.n + 1), vectors.n, dtype)
+    return inner[:-1, :-1]
+
+
 def lengths(vectors: Vectors) -> Floats:
     """Return the Euclidean length of each row, n values, without their inner products."""
     if vectors.n * vectors.d <= SMALL and vectors.lib is np:
         small: Floats = vectors.tile(0, vectors.d).astype(np.float64, copy=False)
         squared: Floats = np.einsum("ij,ij->i", small, small)
         return np.sqrt(squared)
-    total = np.zeros(vectors.n)
-    for _, _, tile in vectors.tiles(vectors.width(WIDTH, BLOCK)):
-        add_squares(torch.as_tensor(tile), total)
+    total, sums = np.zeros(vectors.n), vectors.loops.sums
+    for _, _, tile in vectors.tiles(vectors.d if sums and vectors.is_plain else vectors.width(WIDTH, BLOCK)):
+        add_squares(torch.as_tensor(tile), total, sums.squares if sums else None)
     return np.sqrt(total)
 
 
 def distances_to(vectors: Vectors, mix: Matrix | None, centre: Tensor) -> Floats:
     """Return the distance of each row of mix @ rows to the vector ``centre``, d entries."""
     m = vectors.n if mix is None else mix.shape[0]
-    total = np.zeros(m)
+    total, sums = np.zeros(m), vectors.loops.sums if vectors.dtype == torch.float64 else None
     for start, stop, tile in vectors.tiles(vectors.width(WIDTH, BLOCK, buffers=6)):
         rows = torch.as_tensor(tile if mix is None else vectors.mixed(mix, tile))
         away = torch.as_tensor(vectors.buffer("away", m, stop - start, torch.float64))
-        add_squares(away.copy_(rows).sub_(centre[start:stop]), total)
+        add_squares(away.copy_(rows).sub_(centre[start:stop]), total, sums.squares if sums else None)
     return np.sqrt(total)
 
 
@@ -132,8 +136,8 @@ def _reference(vectors: Vectors) -> int:
     """Return the row (n: the origin) to see the others from, judged by a sample of the columns."""
     n = vectors.n
     rows = np.unique(np.linspace(0, n - 1, min(n, SAMPLE)).astype(int))
-    sample = vectors.sample(rows, PIECES, 16).double().cpu()
-    inner = (sample @ sample.T).numpy()
+    sample = vectors.sample(rows, PIECES, 16).cpu().numpy()
+    inner = product(sample, np.ascontiguousarray(sample.T))
     squared = _squared(inner)
     squared[~(squared <= FARTHEST)] = FARTHEST
     typical = _typical(squared)
@@ -149,10 +153,10 @@ def _inner_products(vectors: Vectors, points: Indices, reference: int, dtype: to
     has_origin = shifted and len(rows) < len(points)
     m = len(rows) + has_origin
     total = np.zeros((m, m))
-    if vectors.loop is not None and vectors.is_plain and dtype == vectors.dtype:
+    if vectors.loops.products is not None and vectors.is_plain and dtype == vectors.dtype:
         first, step = vectors.V.data_ptr(), vectors.V.stride(0) * dtype.itemsize
         addresses = np.append(first + step * rows, np.zeros(int(has_origin), dtype=np.int64))
-        vectors.loop(addresses, first + step * reference if shifted else None, d, total)
+        vectors.loops.products(addresses, first + step * reference if shifted else None, d, total)
         return _with_zeros(np.where(_upper(m), total, total.T), points, rows, has_origin, n)
     block = BLOCK if d > BLOCK else max(16, -(-d // 32) * 16)
     done = _in_place(vectors, block) if not shifted and all_rows and dtype == vectors.dtype else 0
@@ -191,7 +195,7 @@ def _upper(m: int) -> NDArray[np.bool_]:
 def _add_products(tile: Tensor, blocks: int, total: Floats) -> None:
     """Add the inner products of the rows to the upper half of ``total``, block of columns by block, in that order."""
     parts = tile.view(len(tile), blocks, -1).transpose(0, 1)
-    with full_precision(tile.device):
+    with full_precision(tile.device), _one_thread(tile.device):
         for first in range(0, len(total), PANEL):
             last = first + PANEL
             products = torch.bmm(parts[:, first:last], parts[:, first:].transpose(1, 2))
@@ -210,6 +214,20 @@ def full_precision(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+@contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """Multiply in one thread on a CPU: with several, a library may divide and add otherwise."""
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _see_from(tile: Tensor, rows: Indices | None, reference: int | None, out: Tensor) -> None:
@@ -251,7 +269,7 @@ def _look_again(
             continue
         chosen = points[members]
         centre = int(chosen[-1] if chosen[-1] == vectors.n else chosen[close[np.ix_(members, members)].sum(1).argmax()])
-        products, _, finest = _seen_from(vectors, chosen, centre, again)
+        products, finest = _seen_from(vectors, chosen, centre, again)
         finer = _squared(products)
         _look_again(vectors, products, finer, chosen, finest, again=torch.float64)
         squared[np.ix_(members, members)] = finer

@@ -34,7 +34,8 @@ def _groups(n: int, size: int) -> tuple[NDArray[np.intp], Floats]:
 @pre_step("clip")
 def clip(points: Points, f: int, generator: Generator, *, threshold: Annotated[float, Gt(0)]) -> Points:
     """Shorten every vector to at most ``threshold``."""
-    return points.scaled(clip_factors(points.norms(), threshold))
+    norms = points.norms()
+    return points.scaled(clip_factors(norms, threshold / points.unit))
 
 
 @pre_step("arc")

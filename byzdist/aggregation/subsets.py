@@ -11,6 +11,7 @@ from scipy.linalg.lapack import dsyevr
 
 from byzdist.aggregation.points import Points
 from byzdist.aggregation.rules import Facts, Floats, minority, span_rule, uniform
+from byzdist.aggregation.small import one_thread, product
 from byzdist.aggregation.span import TINY, nearest
 
 MOST_SUBSETS = 200_000  # that smea looks at: a second or two
@@ -110,7 +111,8 @@ def smea(points: Points, f: int) -> Floats:
         inner = gram[subsets[:, :, None], subsets[:, None, :]]
         inner -= inner.mean(axis=1, keepdims=True)
         inner -= inner.mean(axis=2, keepdims=True)
-        largest = np.linalg.eigvalsh(inner)[:, -1]
+        with one_thread():
+            largest = np.linalg.eigvalsh(inner)[:, -1]
         first = int(largest.argmin())
         if largest[first] < best:
             best, chosen = largest[first], subsets[first]
@@ -138,15 +140,16 @@ def caf(points: Points, f: int) -> Floats:
     best, result = math.inf, weights / n
     while weights.sum() > max(n - 2 * f, 0) + 1e-9:
         share = weights / weights.sum()
-        inner = gram @ share
-        centred = gram - inner[:, None] - inner + share @ inner
+        inner = product(gram, share)
+        centred = gram - inner[:, None] - inner + product(share[None], inner)
         root = np.sqrt(share)
         spread = root[:, None] * centred * root
-        (largest, *_), vectors, *_, info = dsyevr(spread, range="I", il=n, iu=n)
+        with one_thread():
+            (largest, *_), vectors, *_, info = dsyevr(spread, range="I", il=n, iu=n)
         assert info == 0, "every symmetric matrix of finite numbers has eigenvalues"
         if largest < best:
             best, result = float(largest), share
-        along = np.abs(centred @ (root * vectors[:, 0])) * (weights > 0)
+        along = np.abs(product(centred, root * vectors[:, 0])) * (weights > 0)
         tau = (along / max(along.max(), TINY)) ** 2  # only the ratio to the largest counts, and squares may overflow
         if along.max() <= 0.0 or largest <= 0.0:  # all alike
             break

@@ -1,4 +1,8 @@
-"""The n x d matrix that was received: read in tiles, never written to, and never copied as a whole."""
+"""The n x d matrix that was received: read in tiles, never written to, and never copied as a whole.
+
+Sums over rows are formed row by row, each product rounded before it is added, so that their bits depend on nothing else:
+in C where that was compiled, else by calls of numpy, to the same bits.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from byzdist.aggregation import gram
-from byzdist.aggregation.native_products import Products
+from byzdist.aggregation.compiled import NO_LOOPS, Loops
 from byzdist.aggregation.points import Matrix
 from byzdist.aggregation.rules import Floats
 
@@ -22,8 +26,15 @@ Array: TypeAlias = Any  # a numpy array in the CPU's memory (its calls cost half
 SHARE = 12  # a workspace takes at most one SHARE-th of the columns of the matrix
 NARROWEST = 4096  # columns; below it a call costs more than its arithmetic
 LITTLE = 1 << 17  # numbers; a workspace of so many is small whatever the matrix
-MANY = 3  # rows that one is mixed of, from which a product of matrices takes less time
-FEW = 1 << 16  # multiplications that plain loops do before a library call has begun
+FEW = 1 << 16  # multiplications that one call of numpy does, though it takes room for all their results
+MANY = 3  # rows that one is mixed of on a GPU, from which a product of matrices takes less time
+LENGTHS = (
+    1e-100,
+    1e139,
+)  # of rows in float64: between these, squares of them and of what they differ by have their digits
+USUAL = 300  # binary exponents; sizes within 2^-300 and 2^300 are left as they are
+LIGHT, LIFT = 1e-30, 120  # weights below which float32 loses digits, and the binary exponent by which they are lifted
+FARTHEST = 400  # binary exponents; a row that is 2^400 times as large as the typical one is shortened to that
 
 
 def as_array(tensor: Tensor) -> Array:
@@ -44,7 +55,7 @@ class Workspace:
 
     def get(self, name: str, rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Array:
         """Return a rows x columns array; what it held is overwritten."""
-        stride = -(-columns // 16) * 16  # each row begins on a cache line: the bits of a product can hang on that
+        stride = -(-columns // 16) * 16  # each row begins on a cache line: a library's bits can depend on that
         key, size = (name, dtype, device), rows * stride
         room, buffer = self._buffers.get(key, (-1, None))
         if room < size:
@@ -61,7 +72,11 @@ class Vectors:
         workspace: where tiles live between calls.
         rows: the rows that take part; all of them by default.
         products: whether inner products will be asked for in any case, so that lengths need no pass of their own.
-        loop: forms inner products of unchanged rows of V, where it was compiled.
+        loops: what forms sums, where it was compiled.
+
+    Attributes:
+        unit: what these rows are multiplied with to be those of V, a power of two; 1 but for numbers whose squares float64
+            does not hold (see ``tame``, which the first measurement calls where it has to).
     """
 
     def __init__(
@@ -70,7 +85,7 @@ class Vectors:
         workspace: Workspace,
         rows: list[int] | None = None,
         products: bool = False,
-        loop: Products | None = None,
+        loops: Loops = NO_LOOPS,
     ) -> None:
         V = V.detach()
         self.V, self.rows, self.workspace, self._products = V, rows, workspace, products
@@ -78,7 +93,9 @@ class Vectors:
         self.d: int = V.shape[1]
         self.device = V.device
         self.dtype = torch.float64 if V.dtype == torch.float64 else torch.float32
-        self.loop = loop
+        self.loops, self.unit = loops, 1.0
+        self._scale: Tensor | None = None  # a power of two for each row
+        self._tamed = self.dtype != torch.float64
         plain = rows is None and V.dtype == self.dtype and (V.stride(1) == 1 or self.d == 1)
         self._array: Array | None = as_array(V) if plain else None
         self.lib: ModuleType = np if V.device.type == "cpu" else torch
@@ -98,7 +115,8 @@ class Vectors:
         if self._array is not None:
             return self._array[:, start:stop]
         tile = self.V[:, start:stop]
-        return as_array((tile if self.rows is None else tile[self.rows]).to(self.dtype).contiguous())
+        tile = tile if self.rows is None else tile[self.rows]
+        return as_array((tile.to(self.dtype) if self._scale is None else tile * self._scale).contiguous())
 
     def number(self, row: int) -> int:
         """Return which row of V one of those that take part is."""
@@ -110,7 +128,7 @@ class Vectors:
         return rows.index(number) if number in rows else None
 
     def equal(self, i: int, j: int) -> bool:
-        """Return whether two rows, not both of them the origin (n), are equal."""
+        """Return whether two rows of V, not both of them the origin (n), are equal."""
         first, *other = [self.V[self.number(k)] for k in (i, j) if k < self.n]
         return torch.equal(first, other[0]) if other else not first.any()
 
@@ -118,7 +136,8 @@ class Vectors:
         """Return some ``pieces`` of adjacent columns of the rows, spread evenly over V."""
         size = min(columns, self.d)
         step = max(1, (self.d - size) // (pieces - 1))
-        return self.V.unfold(1, size, step)[[self.number(i) for i in rows.tolist()]].flatten(1)
+        sample = self.V.unfold(1, size, step)[[self.number(i) for i in rows.tolist()]].flatten(1).double()
+        return sample if self._scale is None else sample * self._scale[rows]
 
     def tiles(self, width: int) -> Iterator[tuple[int, int, Array]]:
         """Yield (start, stop, tile) from left to right."""
@@ -131,8 +150,9 @@ class Vectors:
         return self.workspace.get(name, rows, columns, dtype or self.dtype, self.device)
 
     @cached_property
-    def _geometry(self) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-        return gram.geometry(self)
+    def _geometry(self) -> tuple[Floats, Floats]:
+        found = gram.geometry(self)
+        return gram.geometry(self) if self._unsafe(np.sqrt(found[1][-1, :-1])) and self.tame() else found
 
     @property
     def gram(self) -> Floats:
@@ -145,56 +165,119 @@ class Vectors:
         return self._geometry[1]
 
     @cached_property
+    def from_origin(self) -> Floats:
+        """Inner products n x n of the rows as seen from the origin, by a pass of their own."""
+        self.lengths  # noqa: B018  # which may change the unit
+        return gram.from_origin(self)
+
+    @cached_property
     def lengths(self) -> Floats:
         """Euclidean length of each row, n values."""
-        return np.sqrt(self.squared_distances[-1, :-1]) if self._products else gram.lengths(self)
+        if self._products:
+            return np.sqrt(self.squared_distances[-1, :-1])
+        found = gram.lengths(self)
+        return gram.lengths(self) if self._unsafe(found) and self.tame() else found
+
+    def _unsafe(self, lengths: Floats) -> bool:
+        ordered: list[float] = sorted(lengths.tolist())
+        return ordered[self.n // 2] < LENGTHS[0] or ordered[-1] > LENGTHS[1]
+
+    def tame(self) -> bool:
+        """See the rows in a unit in which squares keep their digits, if that is needed; return whether anything changed.
+
+        The unit is such that the median of the rows' largest entries, which a minority does not choose, is near 1, where it is
+        not of a usual size as it is. A row that is 2^400 times as large is shortened to that: far away all the same. All
+        factors are powers of two, so nothing is rounded. Done once, with the first measurement, before any is handed out.
+        """
+        if self._tamed:
+            return False
+        self._tamed = True
+        largest = np.zeros(self.n)
+        for _, _, tile in self.tiles(self.width(65536)):
+            there = torch.as_tensor(tile)
+            largest = np.maximum(largest, torch.maximum(there.amax(1), -there.amin(1)).cpu().numpy())
+        exponents = np.frexp(largest)[1]
+        typical = int(np.sort(exponents)[self.n // 2]) if np.sort(largest)[self.n // 2] else 0
+        shift = 0 if abs(typical) <= USUAL else max(-1000, min(1000, -typical))
+        shifts = np.where(largest > 0, np.minimum(shift, FARTHEST - exponents), shift)
+        if not shifts.any():
+            return False
+        self._scale = torch.from_numpy(np.ldexp(1.0, shifts)[:, None]).to(self.device)
+        self.unit, self._array = 2.0**-shift, None
+        return True
 
     def weighted_sum(self, weights: Floats, out: Tensor) -> Tensor:
-        """Write the weighted sum of the rows to ``out``, d values, and return it."""
-        if "_geometry" in self.__dict__ and not self._geometry[2].all():
-            weights = np.where(self._geometry[2], 0.0, weights)  # no distance to them was known
+        """Write the weighted sum of the rows, weights of at most one in sum, to ``out``, d values, and return it."""
         used = np.flatnonzero(weights)
-        if len(used) == 1 and weights[used[0]] == 1.0:
+        if len(used) == 1 and weights[used[0]] == 1.0 and self._scale is None:
             return out.copy_(self.V[self.number(used[0])])
-        factors = torch.from_numpy(weights).to(self.device, self.dtype)
-        # the bits of a product can hang on where its result begins
-        direct = out.dtype == self.dtype and out.is_contiguous() and out.data_ptr() % 64 == 0
-        for start, stop, tile in self.tiles(self.d if self.is_plain and direct else self.width(65536)):
-            if direct:
-                torch.mv(as_tensor(tile).T, factors, out=out[start:stop])
-            else:
-                out[start:stop] = torch.mv(as_tensor(tile).T, factors)
+        direct, mix = out.dtype == self.dtype and out.is_contiguous(), weights[None]
+        whole = self.is_plain and direct and self.loops.sums is not None and self._light(mix) is None
+        for start, stop, tile in self.tiles(self.d if whole else self.width(32768)):
+            row = as_array(out[None, start:stop]) if direct else self.buffer("sum", 1, stop - start)
+            self._add_up(mix, tile, row)
+            if not self.lib.isfinite(row).all():  # rounding alone took it beyond the range of the numbers
+                limit = torch.finfo(self.dtype).max / 2
+                self._add_up(mix / 2, tile, row)
+                row[...] = 2 * row.clip(-limit, limit)
+            if not direct:
+                out[start:stop] = as_tensor(row[0])
         return out
 
     def mixed(self, mix: Matrix, tile: Array) -> Array:
-        """Return mix @ tile, m x columns, in the workspace.
+        """Return mix @ tile, m x columns, in the workspace."""
+        result = self.buffer("rows", mix.shape[0], tile.shape[1])
+        self._add_up(mix, tile, result)
+        return result
 
-        A product of matrices where rows mix many others: its bits hang on the numbers of columns and of threads only where
-        there is a single row or column. Else row by row.
-        """
-        m, n = mix.shape
-        if m * n * self.d <= FEW and self.lib is np:
-            return np.einsum("ij,jk->ik", mix.astype(tile.dtype), tile)
-        result = self.buffer("rows", m + 1, tile.shape[1])
-        if m > 1 and isinstance(mix, np.ndarray) and np.count_nonzero(mix) > MANY * m:
-            factors, there = torch.from_numpy(mix).to(self.device, self.dtype), as_tensor(result[:m])
+    def _few(self, mix: Matrix, tile: Array) -> bool:
+        """Return whether one call adds up all, along an axis that is not the innermost, where numpy would add pairwise."""
+        columns: int = tile.shape[1]
+        return bool(1 < columns <= FEW // mix.size and self.lib is np and isinstance(mix, np.ndarray))
+
+    def _add_up(self, mix: Matrix, tile: Array, out: Array) -> None:
+        """Write mix @ tile to ``out``, the products of each row added one by one; on a GPU, whose sums no thread divides, at will."""
+        if self.lib is torch and isinstance(mix, np.ndarray) and np.count_nonzero(mix) > MANY * len(mix):
             with gram.full_precision(self.device):
-                if tile.shape[1] > 1:
-                    torch.mm(factors, as_tensor(tile), out=there)
-                else:
-                    there.copy_(torch.mm(factors, as_tensor(tile).expand(-1, 2).contiguous())[:, :1])
-            return result[:m]
-        for i in range(m):
-            row = mix[i] if isinstance(mix, np.ndarray) else mix[[i]].toarray()[0]
-            used = np.flatnonzero(row)
-            if len(used) > 2 and 4 * len(used) > n:
-                factors = torch.from_numpy(row).to(self.device, self.dtype)
-                torch.mv(as_tensor(tile).T, factors, out=as_tensor(result[i]))
-                continue
-            result[i] = 0.0
-            for position, j in enumerate(used.tolist()):
-                product = result[m] if position else result[i]
-                self.lib.multiply(tile[j], float(row[j]), out=product)
-                if position:
-                    self.lib.add(result[i], product, out=result[i])
-        return result[:m]
+                torch.mm(torch.from_numpy(mix).to(self.device, self.dtype), tile, out=out)
+            return
+        if (light := self._light(mix)) is not None:
+            lighter = self.buffer("lighter", self.n, tile.shape[1])
+            lighter[...] = tile
+            lighter[light] *= 2.0**-LIFT
+            mix, tile = mix * np.where(light, 2.0**LIFT, 1.0), lighter
+        if self._few(mix, tile):
+            np.add.reduce(self._factors(mix)[:, :, None] * tile, axis=1, out=out)
+            return
+        begins, of, weights = self._entries(mix)
+        if self.loops.sums is not None and (tile.shape[1] == 1 or tile.strides[1] == tile.itemsize):
+            self.loops.sums.mix(begins, of, weights, torch.from_numpy(tile), torch.from_numpy(out))
+            return
+        product = self.buffer("product", 1, tile.shape[1])[0]
+        for row, first, last in zip(out, begins, begins[1:], strict=False):
+            row[...] = 0.0
+            for j, weight in zip(of[first:last].tolist(), weights[first:last].tolist(), strict=True):
+                self.lib.multiply(tile[j], weight, out=product)
+                self.lib.add(row, product, out=row)
+
+    def _entries(self, mix: Matrix) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.floating]]:
+        """Return the entries of a matrix that are not 0, row by row: where each row begins, and their columns and values."""
+        if isinstance(mix, np.ndarray):
+            where, of = np.nonzero(mix)
+            begins = np.searchsorted(where, np.arange(len(mix) + 1))
+            return begins.astype(np.int64), of.astype(np.int64), self._factors(mix[where, of])
+        mix = mix.tocsr().sorted_indices()
+        return mix.indptr.astype(np.int64), mix.indices.astype(np.int64), self._factors(mix.data)
+
+    def _factors(self, weights: Floats) -> NDArray[np.floating]:
+        """Return weights in the precision of the rows."""
+        return weights if self.dtype == torch.float64 else weights.astype(np.float32)
+
+    def _light(self, mix: Matrix) -> NDArray[np.bool_] | None:
+        """Return which rows count with weights too small for float32, as those that were clipped from 1e38 do; None: none does."""
+        if self.dtype == torch.float64:
+            return None
+        largest = abs(mix).max(axis=0)
+        largest = largest if isinstance(mix, np.ndarray) else largest.toarray().ravel()
+        light: NDArray[np.bool_] = (largest < LIGHT) & (largest > 0.0)
+        return light if light.any() else None

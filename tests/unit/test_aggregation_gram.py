@@ -6,7 +6,9 @@ import torch
 
 from byzdist.aggregation import Aggregator, aggregate, native
 from byzdist.aggregation import gram as gram_module
+from byzdist.aggregation.compiled import Loops
 from byzdist.aggregation.native_products import make_loop
+from byzdist.aggregation.native_sums import make_sums
 from byzdist.aggregation.points import Points
 from byzdist.aggregation.rules import uniform
 from byzdist.aggregation.vectors import Vectors, Workspace
@@ -26,13 +28,13 @@ def path(request):
     if request.param == "in C":
         if not native.is_possible():
             pytest.skip("needs a C compiler")
-        loops.update({dtype: make_loop(dtype) for dtype in native.REALS})
+        loops.update({dtype: Loops(make_loop(dtype), make_sums(dtype)) for dtype in native.REALS})
     yield
     loops.clear()
 
 
 def seen(V):
-    return Vectors(V, Workspace(), loop=loops.get(V.dtype))
+    return Vectors(V, Workspace(), loops=loops.get(V.dtype, Loops()))
 
 
 def squares(V):
