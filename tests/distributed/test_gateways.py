@@ -15,7 +15,7 @@ import torch
 
 from byzdist.errors import RunError
 from byzdist.transport import gateway
-from tests.distributed.test_transport_star import until
+from tests.distributed.test_transport_star import enter_in, until
 from tests.star import Star, shape_of, truth, values
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="the star's server runs on Linux")
@@ -98,12 +98,49 @@ def test_gateways_are_the_first_to_go_and_have_limits() -> None:
             assert Path(f"/proc/{process.pid}/oom_score_adj").read_text().strip() == "1000"
             limits = Path(f"/proc/{process.pid}/limits").read_text()
             held = int(re.search(r"Max data size +(\S+)", limits)[1])  # type: ignore[index]
-            used = int(re.search(r"VmData:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())[1]) * 1024  # type: ignore[index]
+            used = data_of(process)
             assert (
                 used < held <= used + gateway._ROOM + 2 * gateway._REPLY + gateway._THREADS * max(gateway._STACK, stack)
             )
         for pid in (star.server._keeper, os.getpid()):
             assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() != "1000"
+
+
+def data_of(process: psutil.Process) -> int:
+    """Return the bytes that count towards a process's limit."""
+    return int(re.search(r"VmData:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())[1]) * 1024  # type: ignore[index]
+
+
+def test_what_a_worker_makes_its_gateway_hold_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sends under tags that nobody waits for; gloo notes each of them, and looks through all of them for each."""
+    monkeypatch.setattr(gateway, "_THREADS", 0)
+    with Star(shape_of(2)) as star:
+        star.start_honest(1)
+        star.joined(1)
+        assert_heard(star, 0)
+        needed = data_of(gateway_of(star, 1)) - data_of(keeper_of(star))
+    assert needed < gateway._ROOM
+    monkeypatch.setattr(gateway, "_ROOM", needed + 2**21)  # the true limit takes minutes
+    with Star(shape_of(2)) as star:
+        star.start_honest(1)
+        star.joined(1)
+        link = enter_in(star, 2)
+        star.server.news.clear()
+        nothing, sent = torch.zeros(1, dtype=torch.uint8), []
+        for tag in range(100, 200_000):
+            try:
+                sent.append(link._group.send([nothing], 0, tag))
+            except RuntimeError:
+                break
+            if tag % 2000 == 0:
+                replies = star.ask([0], full=True, deadline=5.0)
+                assert torch.equal(values(replies[0]), truth(star, 0, full=True))
+                if star.server.news:
+                    break
+        until(star, lambda: star.server.news, patience=60.0)
+        assert star.server.news[0].startswith("worker 2 left: "), star.server.news
+        assert star.server.position(0)["workers"][0][:2] == [2, 1], "it is an offence"
+        assert_heard(star, 0)
 
 
 SAVING = """
