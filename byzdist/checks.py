@@ -144,6 +144,13 @@ def _breakdown(config: Config, together: Aggregator, size: int) -> None:
     rule, possible = config.aggregation.rule, min(config.declared_byzantine, size)
     tolerated, alone = together.max_byzantine(size), Aggregator(rule).max_byzantine(size)
     if tolerated >= possible:
+        if config.aggregation.allow_breakdown and possible:
+            log.warning(
+                "aggregation.allow_breakdown: steps and rule tolerate %d Byzantine ones of %d replies, so this is needed only to take full "
+                "rounds in which replies are missing, at the price of what the attackers make of them. Leave it out.",
+                tolerated,
+                size,
+            )
         return
     steps = " with the steps of aggregation.pre" if config.aggregation.pre else ""
     problem = (
