@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from byzdist import logs
+from byzdist import logs, speech
 from byzdist.config import dump, load
 from byzdist.errors import ConfigError, RunError
 from byzdist.experiment import prepare
@@ -45,6 +45,7 @@ def launch(
     """
     resolve = partial(_resolve, path, overrides, workers, out, resume)
     configuration, folder, workers, deadline = call_in_fork(resolve) if fork else resolve()
+    speech.say(f"starting {workers} workers; {folder}")
     words = ["run", "-", "--out", folder, *(["--resume"] if resume else [])]
     secret = run_secret() if SECRET in os.environ or SECRET_FILE in os.environ else new_secret().encode()
     program = fork(words) if fork else itself(words)

@@ -61,7 +61,7 @@ def itself(words: Sequence[str]) -> list[str]:
         f"import sys; sys.path[:] = {sys.path!r}; from importlib import util; "
         f"spec = util.spec_from_file_location('byzdist', {byzdist.__file__!r}); "
         "sys.modules['byzdist'] = package = util.module_from_spec(spec); spec.loader.exec_module(package); "
-        "from byzdist.cli import main; sys.exit(main())"
+        "from byzdist.__main__ import main; sys.exit(main())"
     )
     return [sys.executable, "-c", program, *words]
 
