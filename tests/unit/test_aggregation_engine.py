@@ -148,6 +148,12 @@ def test_every_rule_with_any_chain_passes_over_the_data_at_most_twice(rule, pre,
     assert 0 < sum(read) <= most * d
 
 
+@pytest.mark.parametrize("n", [5, 300])
+@pytest.mark.parametrize("rule", ["mean", "coordinate_median", "geometric_median"])
+def test_clipping_to_zero_leaves_zero_of_few_rows_and_of_many(n, rule):
+    assert Aggregator(rule)(rows(n, 30, torch.float32), clip=0.0).vector.count_nonzero() == 0
+
+
 def test_finite_rows_whose_sum_is_not_are_kept():
     V = torch.full((5, 40), 3e38)
     assert torch.equal(aggregate(V, "coordinate_median", nonfinite="drop"), V[0])
