@@ -62,7 +62,7 @@ ALIASED: dict[str, dict[str, Any]] = {
         "aggregation": {"rule": {"name": "rfa", "tolerance": 1e-3}}
     },
     "aggregation.pre.0: 'clipping' is another word for 'clip'": {
-        "aggregation": {"rule": "krum", "pre": [{"name": "clipping", "threshold": 1.0}]}
+        "aggregation": {"rule": "geometric_median", "pre": [{"name": "clipping", "threshold": 1.0}]}
     },
     "attack: 'sign_flip' is another word for 'bit_flip'": {"attack": "sign_flip"},
     "attack.1: 'foe' is another word for 'ipm'": {"attack": [{"name": "zero", "clients": [5]}, "foe"]},
