@@ -30,7 +30,8 @@ METHODS = [
 ]
 RUNS = {name: CASES[name] for attack in ATTACKS for name in (f"attack {attack}", f"attack {attack}, rand_k")}
 RUNS |= {name: CASES[name] for name in METHODS} | {"three classes": THREE_CLASSES}
-RUNS = {name: {**config, "rounds": 25} for name, config in RUNS.items()}
+# What `along` does without trusted full rounds is a divergence, which ends a run; in one process it is compared all the same.
+RUNS = {name: {**config, "rounds": 25} for name, config in RUNS.items() if "along" not in name}
 # Workers that send NaN or infinity would end in the star's quarantine, which the reference knows nothing of.
 STAR = {"name": "star", "offences": 10**6}
 
