@@ -5,6 +5,7 @@ import re
 import stat
 import sys
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -275,9 +276,15 @@ def _exists(path: Path) -> bool:
 
 
 def _standard_input() -> str:
-    """Return what standard input holds; a file is read from its start, for the processes of a run share it."""
+    """Return what standard input holds; a file is read from its start, because the processes of a run share it."""
     if stat.S_ISREG((facts := os.fstat(0)).st_mode):
         return os.pread(0, facts.st_size, 0).decode()
+    return _read_pipe(facts.st_dev, facts.st_ino)
+
+
+@lru_cache(maxsize=1)
+def _read_pipe(device: int, inode: int) -> str:
+    """Return what comes on standard input, a pipe of this number, which can be read only once."""
     return sys.stdin.buffer.read().decode()
 
 

@@ -26,6 +26,7 @@ _LOOK = 0.05  # seconds between two looks at the processes
 _SETTLE = 0.2  # seconds in which a rank's end and what it causes in others count as one
 # Seconds for the workers after the server's good end, and for all after the patience with a signal.
 _END_PATIENCE = 10.0
+_ORPHAN_PATIENCE = 2.0  # seconds for workers whose server has failed: they have nothing left to finish
 _SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 _LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 
@@ -96,7 +97,8 @@ class Job:
         is_good = self._codes().get(0) == 0
         self._wait(_END_PATIENCE if is_good else _SETTLE)
         failure = None if is_good or self._told else self._first_failure()
-        self._end(self._patience if failure else _END_PATIENCE)  # the server has a round to finish
+        lives = 0 not in self._codes()  # the server, which has a round to finish
+        self._end(_END_PATIENCE if not failure else self._patience if lives else _ORPHAN_PATIENCE)
         return failure
 
     def _start(self, rank: int, attempt: int) -> Process:

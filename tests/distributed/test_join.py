@@ -1,9 +1,11 @@
 """Ranks whose data differ do not run together: the rank and the difference are the last line."""
 
 import re
+import sys
+from contextlib import ExitStack
 
 from tests.cases import BASE
-from tests.harness import byzdist, write_config
+from tests.harness import Job, free_port, write_config
 
 # What data sets are prepared from is the same in all processes; so that rank 2 has its own, it has a cache of its own.
 OTHER_DATA = """
@@ -11,25 +13,28 @@ import os
 import numpy as np
 from byzdist.data import RawData
 
-RANK = os.environ.get("RANK", "0")
-os.environ["BYZDIST_CACHE"] = os.environ["TEST_CACHE"] + RANK
-
 
 def make():
-    generator = np.random.default_rng(0)
-    return RawData(generator.standard_normal((90, 9 if RANK == "2" else 10)), np.arange(90) % 2)
+    features = 9 if os.environ["RANK"] == "2" else 10
+    return RawData(np.random.default_rng(0).standard_normal((90, features)), np.arange(90) % 2)
 """
 
 
 def test_a_worker_with_other_data_is_named_with_the_difference(tmp_path):
     (tmp_path / "other_data.py").write_text(OTHER_DATA)
     path = write_config(tmp_path, {**BASE, "data": {"name": "other_data:make"}})
-    env = {"PYTHONPATH": str(tmp_path), "TEST_CACHE": str(tmp_path / "cache")}
-    with byzdist("run", path, "--workers", "2", "--out", tmp_path / "run", env=env) as job:
-        assert job.wait(60) != 0, job.output
-        job.assert_clean()
-    last = job.output.strip().splitlines()[-1]
-    assert re.search(r"rank 2 failed: worker 2: its data has 9 features, the server's 10; give every rank", last), (
-        job.output
-    )
-    assert "Traceback" not in job.output
+    job = {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "BYZDIST_SECRET": "s" * 32}
+    words = [sys.executable, "-m", "byzdist", "run", str(path), "--out", str(tmp_path / "run")]
+    with ExitStack() as stack:
+        jobs = [
+            stack.enter_context(
+                Job(words, env={**job, "RANK": f"{rank}", "BYZDIST_CACHE": str(tmp_path / f"cache-{rank}")})
+            )
+            for rank in range(3)
+        ]
+        assert jobs[2].wait(120) == 2, [job.output for job in jobs]
+        last = jobs[2].output.strip().splitlines()[-1]
+        assert re.search(r"worker 2: its data has 9 features, the server's 10; give every rank", last), last
+        assert "Traceback" not in jobs[2].output
+        for job in jobs:
+            job.kill_all()

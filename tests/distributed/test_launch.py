@@ -101,7 +101,9 @@ def test_launch_leaves_its_process_as_it_found_it_and_says_the_first_failure(
 
 def test_a_rank_that_dies_before_it_can_report_is_named(odd_place: Path) -> None:
     (odd_place / "theirs.py").write_text(
-        "import os\nif os.environ.get('RANK') == '2': os._exit(7)\n" + MINE  # as a library's abort might
+        MINE.replace(
+            "    return", "    import os\n    if os.environ.get('RANK') == '2': os._exit(7)\n    return"
+        )  # as a library might
     )
     with Job(
         [COMMAND, "run", "config.yaml", "model=theirs:net", "--workers", "2", "--out", "run"], cwd=odd_place
