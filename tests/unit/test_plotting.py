@@ -77,7 +77,9 @@ def test_a_run_that_diverges_leaves_the_picture_and_the_others_their_room(tmp_pa
     plot([good, bad], tmp_path / "both.png")
     alone, both = (figure.axes[0].get_ylim() for figure in figures)
     assert alone[0] < 0.9**30 < 1 < alone[1] < 10
-    assert both == pytest.approx((0.9**30 / 3, 1e3))  # of the other, 1e30 at the end, what is below 1,000 times the start
+    assert both == pytest.approx(
+        (0.9**30 / 3, 1e3)
+    )  # of the other, 1e30 at the end, what is below 1,000 times the start
 
 
 def test_a_diverged_run_is_drawn_as_far_as_it_goes(tmp_path, figures):
