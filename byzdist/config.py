@@ -54,10 +54,10 @@ class Aggregation(Section):
     Attributes:
         allow_breakdown: take full rounds in which steps and rule tolerate fewer Byzantine clients than are declared, as the paper does
             (5 of 20 and buckets of 2). Full rounds are not clipped: one such round can undo everything.
-        compile: make loops in C of coordinate-wise rules, several times faster and to the same bits, and of inner products, in
-            about two thirds of the time and to all but the last digits: a run that is to be repeated bit for bit has a compiler both times
-            or none. "auto" does so where there is one and the model is large enough to gain its tenths of a second back; true
-            insists, and on a GPU uses torch.compile for the former, which takes ten seconds and more.
+        compile: make loops in C of coordinate-wise rules and of weighted sums, faster and to the same bits, and of inner products,
+            to all but the last digits: a run that is to be repeated bit for bit has a compiler both times or none. "auto" does so
+            where there is one and the model is large enough to gain its tenths of a second back; true insists, and on a GPU
+            uses torch.compile for the rules, which takes ten seconds and more.
     """
 
     rule: Spec

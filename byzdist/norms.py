@@ -45,7 +45,8 @@ def _squared(vector: Tensor) -> float:
         short = vector.detach().double().numpy()
         return float(np.einsum("i,i->", short, short))
     total = np.zeros(1)
-    add_squares(vector.detach()[None], total)
+    for start in range(0, len(vector), _SHORT):
+        add_squares(vector.detach()[None, start : start + _SHORT].double(), total)
     return float(total[0])
 
 

@@ -1,8 +1,10 @@
 """The aggregator: pre-aggregation steps, then the rule, over the data at most twice."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -270,21 +272,22 @@ def nonfinite_rows(V: Tensor) -> tuple[int, ...]:
 
 
 def aggregate(
-    V: Tensor,
+    V: Any,
     rule: Named,
     *,
     pre: Sequence[Named] = (),
-    f: int = 0,
+    f: float = 0,
     generator: Generator = None,
     nonfinite: Literal["error", "drop"] = "error",
 ) -> Tensor:
     """Aggregate the rows of V once: the pre-aggregation steps in order, then the rule.
 
     Args:
-        V: n x d, any device, floating point; rows may be strided; never written to.
+        V: n x d: a tensor on any device or a numpy array, both floating point, whose rows may be strided and are never written
+            to; or a list of rows, each a vector of any of these kinds or a list of numbers, which counts as float64.
         rule: a registered name, or {name: ..., parameters}.
         pre: steps, each given likewise.
-        f: the declared number of Byzantine rows.
+        f: the declared number of Byzantine rows, a whole number.
         generator: a torch.Generator or numpy Generator; only bucketing draws.
         nonfinite: "error", or "drop" to leave rows with NaN or infinity out and count them against f.
 
@@ -292,12 +295,34 @@ def aggregate(
         d entries, of V's dtype and on its device.
 
     Raises:
-        ConfigError: an unknown name, a wrong parameter, an f larger than the rule's maximum, rows that are not finite.
+        ConfigError: an unknown name, a wrong parameter, an f larger than the rule's maximum, rows that are not finite, a V
+            that is no matrix of numbers.
     """
-    if V.ndim != 2 or not V.is_floating_point() or V.shape[0] == 0:
-        raise ConfigError(f"V: n x d of a floating type with n >= 1 is needed (it is {tuple(V.shape)}, {V.dtype}).")
+    matrix = _as_matrix(V)
     aggregator = Aggregator(rule, pre, key="aggregate")
-    most = aggregator.max_f(V.shape[0])
-    if not 0 <= f <= most:
-        raise ConfigError(f"f: {f} of {V.shape[0]} rows; 0 to {most} are possible with these steps and this rule.")
-    return aggregator(V, f=f, generator=generator, nonfinite=nonfinite).vector
+    most = aggregator.max_f(matrix.shape[0])
+    if isinstance(f, bool) or not isinstance(f, Real) or not f == f // 1 or not 0 <= f <= most:
+        raise ConfigError(f"f: {f!r} of {len(matrix)} rows; 0 to {most} are possible with these steps and this rule.")
+    if nonfinite not in ("error", "drop"):
+        raise ConfigError(f"nonfinite: error or drop (it is {nonfinite!r}).")
+    return aggregator(matrix, f=int(f), generator=generator, nonfinite=nonfinite).vector
+
+
+def _as_matrix(V: Any) -> Tensor:
+    """Return the rows as a tensor; memory is shared where it can be."""
+    try:
+        if isinstance(V, list | tuple):
+            rows = [torch.as_tensor(row, dtype=torch.float64 if isinstance(row, list | tuple) else None) for row in V]
+            V = torch.stack(rows) if rows else torch.empty(0, 0)
+        if isinstance(V, np.ndarray) and min(V.strides, default=0) < 0:
+            V = V.copy()  # which torch cannot view
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that the array is read-only: it is only read
+            matrix = torch.as_tensor(V)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"V: n x d numbers are needed, a tensor, an array or a list of rows: {error}") from None
+    if matrix.ndim != 2 or not matrix.is_floating_point() or matrix.shape[0] == 0:
+        raise ConfigError(
+            f"V: n x d of a floating type with n >= 1 is needed (it is {tuple(matrix.shape)}, {matrix.dtype})."
+        )
+    return matrix

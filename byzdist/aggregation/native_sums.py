@@ -16,7 +16,8 @@ from byzdist.aggregation import native
 from byzdist.aggregation.rules import Floats
 from byzdist.norms import BLOCK
 
-_STRIP = 256  # columns that all rows are read of before the next: they stay in the cache
+_STRIP = 256  # columns that all rows are read of before the next, and again for each sum: they stay in the cache
+_LONG_STRIP, _GROUP = 4096, 6  # for a single sum: of more rows at once, a processor does not foresee what is read next
 _NARROWEST = 1 << 14  # columns that are worth a thread
 _LOOP = """
 #include <stdint.h>
@@ -33,25 +34,30 @@ _LOOP = """
 typedef {type} real;
 typedef real vec __attribute__((vector_size(BYTES), aligned(sizeof(real))));
 
-/* The sum of weights[k] * rows[of[k]], k from first to last, for some columns. */
+/* The sum of weights[k] * rows[of[k]], k from first to last, for some columns; `group` rows at a time. */
 static inline __attribute__((always_inline))
 void add_rows(
     const real *rows, int64_t stride, const int64_t *of, const real *weights, int64_t first, int64_t last,
-    int64_t start, int64_t stop, real *out
+    int64_t start, int64_t stop, int64_t group, real *out
 ) {{
-    int64_t c = start;
-    for (; c + WIDE * LANES <= stop; c += WIDE * LANES) {{
-        vec sums[WIDE] = {{}};
-        for (int64_t k = first; k < last; k++) {{
-            const vec *row = (const vec *)(rows + of[k] * stride + c);
-            for (int w = 0; w < WIDE; w++) sums[w] += weights[k] * row[w];
+    if (first == last) memset(out + start, 0, (stop - start) * sizeof(real));
+    for (int64_t from = first; from < last; from += group) {{
+        const int64_t to = last - from < group ? last : from + group;
+        int64_t c = start;
+        for (; c + WIDE * LANES <= stop; c += WIDE * LANES) {{
+            vec sums[WIDE] = {{}}, *target = (vec *)(out + c);
+            if (from > first) for (int w = 0; w < WIDE; w++) sums[w] = target[w];
+            for (int64_t k = from; k < to; k++) {{
+                const vec *row = (const vec *)(rows + of[k] * stride + c);
+                for (int w = 0; w < WIDE; w++) sums[w] += weights[k] * row[w];
+            }}
+            for (int w = 0; w < WIDE; w++) target[w] = sums[w];
         }}
-        for (int w = 0; w < WIDE; w++) ((vec *)(out + c))[w] = sums[w];
-    }}
-    for (; c < stop; c++) {{
-        real sum = 0;
-        for (int64_t k = first; k < last; k++) sum += weights[k] * rows[of[k] * stride + c];
-        out[c] = sum;
+        for (; c < stop; c++) {{
+            real sum = from > first ? out[c] : 0;
+            for (int64_t k = from; k < to; k++) sum += weights[k] * rows[of[k] * stride + c];
+            out[c] = sum;
+        }}
     }}
 }}
 
@@ -59,11 +65,12 @@ void mix(
     const real *rows, int64_t stride, int64_t columns, const int64_t *begins, const int64_t *of, const real *weights,
     int64_t m, real *out, int64_t out_stride, int threads
 ) {{
+    const int64_t strip = m > 1 ? {strip} : {long_strip}, group = m > 1 ? INT64_MAX / 2 : {group};
 #pragma omp parallel for num_threads(threads)
-    for (int64_t start = 0; start < columns; start += {strip}) {{
-        const int64_t stop = columns - start < {strip} ? columns : start + {strip};
+    for (int64_t start = 0; start < columns; start += strip) {{
+        const int64_t stop = columns - start < strip ? columns : start + strip;
         for (int64_t i = 0; i < m; i++)
-            add_rows(rows, stride, of, weights, begins[i], begins[i + 1], start, stop, out + i * out_stride);
+            add_rows(rows, stride, of, weights, begins[i], begins[i + 1], start, stop, group, out + i * out_stride);
     }}
 }}
 
@@ -99,7 +106,9 @@ class Sums:
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
-        source = _LOOP.format(type=native.REALS[dtype][0], strip=_STRIP, block=BLOCK)
+        source = _LOOP.format(
+            type=native.REALS[dtype][0], strip=_STRIP, long_strip=_LONG_STRIP, group=_GROUP, block=BLOCK
+        )
         library = native.compile_source(source, "-ffp-contract=off")
         pointer, whole = ctypes.c_void_p, ctypes.c_int64
         self._mix, self._squares = library.mix, library.squares

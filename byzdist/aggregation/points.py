@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import scipy.sparse
+import torch
 
 from byzdist.aggregation.rules import Floats
 from byzdist.aggregation.small import product
@@ -20,6 +21,7 @@ Matrix: TypeAlias = Any  # a dense float64 array or, where it would be large and
 
 SPARSE_FROM = 256  # rows
 MILD = 2.0**-7  # factors; where most are smaller, points are seen in another frame
+FAR = 1e6  # times the median square, from which on a point is no honest one's neighbour
 SMALLEST = 2.0**-100  # factors all of which are below it are given in another unit
 
 
@@ -50,7 +52,7 @@ class Points:
     def mixed(self, matrix: Matrix) -> Points:
         """Return the points matrix @ these."""
         mix = matrix if self.mix is None else product(matrix, self.mix)
-        return Points(self.vectors, mix, None, self._own_unit, lambda: _mixed(self.gram, matrix))
+        return Points(self.vectors, mix, None, self._own_unit, lambda: self._mixed(matrix))
 
     def scaled(self, factors: Floats) -> Points:
         """Return these points, each times its factor (0 to 1)."""
@@ -68,7 +70,7 @@ class Points:
         def geometry() -> tuple[Floats, Floats]:
             if heavily:
                 return _scaled(self._from_origin(), self._squared, factors)
-            return _mixed(self.gram, np.diag(factors) if self.size < SPARSE_FROM else scipy.sparse.diags_array(factors))
+            return self._mixed(np.diag(factors) if self.size < SPARSE_FROM else scipy.sparse.diags_array(factors))
 
         return Points(self.vectors, mix, norms, unit, geometry)
 
@@ -104,6 +106,28 @@ class Points:
     def _squared(self) -> Floats:
         return self._geometry[1]
 
+    def _mixed(self, matrix: Matrix) -> tuple[Floats, Floats]:
+        """Return the inner products and squared distances of matrix @ these, the origin being last.
+
+        Of far points that cancel, rounding leaves anything. A point with such in it is taken to be as far away as that may be,
+        in a direction of its own, so that it never looks near.
+        """
+        gram, m = self.gram, matrix.shape[0]
+        lack = 1.0 - np.asarray(matrix.sum(axis=1)).ravel()
+        lack[np.abs(lack) < 1e-12] = 0.0  # rounding; a far origin would blow it up
+        half = product(matrix, gram[:-1]) + lack[:, None] * gram[-1]
+        result = np.empty((m + 1, m + 1))
+        result[:-1, :-1] = product(matrix, half[:, :-1].T).T + half[:, -1:] * lack
+        result[:-1, -1] = result[-1, :-1] = half[:, -1]
+        result[-1, -1] = gram[-1, -1]
+        squares = gram.diagonal()[:-1]
+        ordered = sorted(squares.tolist())
+        if ordered[-1] > FAR * ordered[self.size // 2]:
+            sizes = product(abs(matrix), np.sqrt(np.maximum(squares, 0.0))) ** 2
+            far = np.flatnonzero(sizes > FAR * ordered[self.size // 2])
+            result[far, far] += 8 * torch.finfo(self.vectors.dtype).eps * sizes[far]
+        return result, squared_distances(result)
+
     def squared_distances(self) -> Floats:
         """Return the squared distance of each pair of points, m x m."""
         return self._squared[:-1, :-1]
@@ -116,19 +140,6 @@ class Points:
         squared = gram.diagonal() - 2 * inner + product(affine[None], inner)
         distances: Floats = np.sqrt(np.maximum(squared, 0.0))[:-1]
         return distances
-
-
-def _mixed(gram: Floats, matrix: Matrix) -> tuple[Floats, Floats]:
-    """Return the inner products and squared distances of matrix @ points, from those of the points, the origin being last."""
-    m = matrix.shape[0]
-    lack = 1.0 - np.asarray(matrix.sum(axis=1)).ravel()
-    lack[np.abs(lack) < 1e-12] = 0.0  # rounding; a far origin would blow it up
-    half = product(matrix, gram[:-1]) + lack[:, None] * gram[-1]
-    result = np.empty((m + 1, m + 1))
-    result[:-1, :-1] = product(matrix, half[:, :-1].T).T + half[:, -1:] * lack
-    result[:-1, -1] = result[-1, :-1] = half[:, -1]
-    result[-1, -1] = gram[-1, -1]
-    return result, squared_distances(result)
 
 
 def _scaled(from_origin: Floats, squared: Floats, factors: Floats) -> tuple[Floats, Floats]:
@@ -156,6 +167,6 @@ def squared_distances(gram: Floats) -> Floats:
     diagonal = gram.diagonal()
     lengths = diagonal[:, None] + diagonal
     squared = lengths - 2 * gram
-    squared[squared < 8 * np.finfo(np.float64).eps * lengths] = 0.0
+    squared[squared < 8 * np.finfo(np.float64).eps * np.maximum(lengths, 0.0)] = 0.0
     np.fill_diagonal(squared, 0.0)
     return squared

@@ -232,8 +232,7 @@ class Vectors:
 
     def _few(self, mix: Matrix, tile: Array) -> bool:
         """Return whether one call adds up all, along an axis that is not the innermost, where numpy would add pairwise."""
-        columns: int = tile.shape[1]
-        return bool(1 < columns <= FEW // mix.size and self.lib is np and isinstance(mix, np.ndarray))
+        return self.lib is np and isinstance(mix, np.ndarray) and bool(1 < tile.shape[1] <= FEW // mix.size)
 
     def _add_up(self, mix: Matrix, tile: Array, out: Array) -> None:
         """Write mix @ tile to ``out``, the products of each row added one by one; on a GPU, whose sums no thread divides, at will."""

@@ -90,6 +90,23 @@ def test_one_row_more_decides(name, pre):
     assert max(float(draw.max()) for draw in draws) > 1e5
 
 
+@pytest.mark.parametrize("rule", ["krum", "multi_krum", "geometric_median", "mda", "monna", "centered_clip", "caf"])
+@pytest.mark.parametrize("size", [1e8, 1e10, 1e12])
+def test_hostile_rows_that_cancel_in_a_bucket_do_not_look_near(rule, size):
+    """Their mean is far beside the honest and small beside themselves: too small for a sum of squares of theirs to tell."""
+    V = torch.from_numpy(np.random.default_rng(3).normal(size=(16, 6))) * 1e-3
+    V[0], V[1] = size, -size
+    V[1, 0] += 3e-9 * size
+    aggregator, together = Aggregator(rule, [BUCKETS]), 0
+    for seed in range(60):
+        order = np.random.default_rng(seed).permutation(16).tolist()
+        if order.index(0) // 2 == order.index(1) // 2:
+            together += 1
+            result = aggregator(V, f=2, generator=np.random.default_rng(seed)).vector
+            assert (result - V[2:].mean(0)).norm() < 0.05
+    assert together
+
+
 @pytest.mark.parametrize("name", ["mean", "cge"])
 def test_rules_that_tolerate_none_are_moved_by_one_row_where_all_others_agree(name):
     V = torch.ones(9, 2)

@@ -148,6 +148,12 @@ def test_every_rule_with_any_chain_passes_over_the_data_at_most_twice(rule, pre,
     assert 0 < sum(read) <= most * d
 
 
+@pytest.mark.parametrize("n", [5, 300])
+@pytest.mark.parametrize("rule", ["mean", "coordinate_median", "geometric_median"])
+def test_clipping_to_zero_leaves_zero_of_few_rows_and_of_many(n, rule):
+    assert Aggregator(rule)(rows(n, 30, torch.float32), clip=0.0).vector.count_nonzero() == 0
+
+
 def test_finite_rows_whose_sum_is_not_are_kept():
     V = torch.full((5, 40), 3e38)
     assert torch.equal(aggregate(V, "coordinate_median", nonfinite="drop"), V[0])
@@ -174,11 +180,30 @@ def test_zeros_have_one_sign():
         (lambda V: aggregate(V[:0], "mean"), "V: n x d"),
         (lambda V: aggregate(V.int(), "mean"), "V: n x d"),
         (lambda V: aggregate(V, "mean", f=-1), "f: -1"),
+        (lambda V: aggregate(V, "mean", f=1.5), "f: 1.5 of 5 rows"),
+        (lambda V: aggregate(V, "mean", f="1"), "f: '1' of 5 rows"),
+        (lambda V: aggregate(V, "mean", f=float("nan")), "f: nan of 5 rows"),
+        (lambda V: aggregate(V, "mean", f=True), "f: True of 5 rows"),
+        (lambda V: aggregate(V, "mean", nonfinite="trust"), "nonfinite: error or drop"),
+        (lambda V: aggregate([], "mean"), "V: n x d"),
+        (lambda V: aggregate([[1.0, 2.0], [3.0]], "mean"), "V: n x d numbers are needed"),
+        (lambda V: aggregate("rows", "mean"), "V: n x d numbers are needed"),
+        (lambda V: aggregate(None, "mean"), "V: n x d numbers are needed"),
+        (lambda V: aggregate(V.int().numpy(), "mean"), "V: n x d of a floating type"),
     ],
 )
 def test_mistakes_are_named(call, message):
     with pytest.raises(ConfigError, match=message):
         call(rows(5, 4))
+
+
+def test_rows_may_be_a_tensor_an_array_or_a_list():
+    V = rows(5, 4)
+    expected = aggregate(V, "trimmed_mean", f=1)
+    for given in (V.numpy(), V.numpy()[::-1], V.tolist(), list(V), list(V.numpy()), tuple(V)):
+        assert torch.equal(aggregate(given, "trimmed_mean", f=1.0), expected)
+    assert aggregate(V.float().numpy(), "mean", f=np.int64(2)).dtype == torch.float32
+    assert aggregate([[1, 2], [3, 4]], "mean").tolist() == [2.0, 3.0]
 
 
 def test_every_rule_and_step_says_what_it_is():

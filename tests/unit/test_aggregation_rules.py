@@ -217,6 +217,36 @@ def test_geometric_median_of_a_triangle_is_its_fermat_point():
     np.testing.assert_allclose(got, [0.5, math.sqrt(3) / 6], atol=1e-9)
 
 
+def rows_some_of_which_are_close_together():
+    """Yield sets of rows for which steps grow short long before the end."""
+    generator = np.random.default_rng(0)
+    for i in range(56):
+        n, d = int(generator.integers(3, 14)), int(generator.integers(1, 5))
+        close, X = int(generator.integers(0, n)), generator.normal(size=(n, d))
+        X[:close] = X[0] + 10.0 ** generator.uniform(-6, -1) * generator.normal(size=(close, d))
+        if i % 3 == 0:
+            X *= 10.0 ** generator.uniform(-3, 3, size=(n, 1))
+        if i in (20, 22, 51, 55):
+            yield X
+
+
+@pytest.mark.parametrize("X", rows_some_of_which_are_close_together(), ids=len)
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-6])
+def test_the_tolerance_of_the_geometric_median_bounds_the_sum_of_distances(X, tolerance):
+    def total(z):
+        return np.linalg.norm(X - z, axis=1).sum()
+
+    z = X.mean(0)
+    for _ in range(3000):
+        w = 1 / np.maximum(np.linalg.norm(X - z, axis=1), 1e-13)
+        z = w @ X / w.sum()
+    least, scale = min(total(z), *map(total, X)), np.median(np.linalg.norm(X[:, None] - X, axis=2), axis=1).min()
+    got = aggregate(
+        torch.from_numpy(X), {"name": "geometric_median", "tolerance": tolerance, "smoothing": 1e-6}
+    ).numpy()
+    assert total(got) <= (1 + tolerance) * least + len(X) * 1e-6 * scale / 2 + 1e-12 * least
+
+
 def test_geometric_median_on_a_vector_where_most_agree():
     V = torch.tensor([[1.0, 2.0]] * 5 + [[9.0, 9.0], [-7.0, 3.0]])
     assert torch.equal(aggregate(V, "geometric_median"), V[0])
