@@ -90,7 +90,7 @@ def _curves(axes: "Axes", runs: Sequence[_Run], x: str, y: str) -> None:
     if y == "gap":
         axes.set_yscale("log")
         highest = _HIGHEST * max(run.evaluations[y][0] for run in runs)
-        if axes.get_ylim()[1] > highest:  # a run that diverges leaves the picture, and the others their room
+        if axes.get_ylim()[1] > highest > 0:  # a run that diverges leaves the picture, and the others their room
             lowest = min(np.nanmin(run.evaluations[y]) for run in runs)
             axes.set_ylim(max(lowest, _SMALLEST_GAP) / 3, highest)
     axes.grid(alpha=0.3)

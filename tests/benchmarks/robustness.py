@@ -65,6 +65,7 @@ def _settings() -> dict[str, Setting]:
         "compose": Setting("configs/cluster/compose.yaml", faults=True),
         "quickstart, half available": Setting(quickstart, ["clients.availability={name: bernoulli, q: 0.5}"]),
         "fig1_sound": Setting(fig1, data="a9a.gz"),
+        "fig1_clip_1": Setting("configs/paper/fig1_clip_1.yaml", data="a9a.gz"),
         "fig1_sound, Dirichlet(1)": Setting(fig1, ["data.split={name: dirichlet, alpha: 1.0}"], data="a9a.gz"),
         "mnist, iid": Setting(mnist, [mlp, "data.split=iid"], "accuracy", "mnist"),
         "mnist, Dirichlet(1)": Setting(mnist, [mlp, "data.split={name: dirichlet, alpha: 1.0}"], "accuracy", "mnist"),
@@ -152,7 +153,8 @@ def markdown(lines: Sequence[dict[str, Any]]) -> str:
             _cell(SETTINGS[name], [line for line in lines if (line["setting"], line["attack"]) == (name, attack)])
             for name in names
         ]
-        rows.append([attack, *cells])
+        if any(cells):
+            rows.append([attack.removeprefix("tests.attacks:"), *cells])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
