@@ -60,6 +60,7 @@ def test_a_configuration_comes_on_standard_input_and_from_another_folder(odd_pla
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
+import sklearn.datasets  # sets variables of its own when it is imported
 from byzdist.errors import RunError
 from byzdist.launcher import launch
 numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
@@ -106,7 +107,8 @@ def test_a_rank_that_dies_before_it_can_report_is_named(odd_place: Path) -> None
         )  # as a library might
     )
     with Job(
-        [COMMAND, "run", "config.yaml", "model=theirs:net", "--workers", "2", "--out", "run"], cwd=odd_place
+        [COMMAND, "run", "config.yaml", "model=theirs:net", "transport=collective", "--workers", "2", "--out", "run"],
+        cwd=odd_place,
     ) as job:
         assert job.wait(90) == 1, job.output
         job.assert_clean()
