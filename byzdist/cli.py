@@ -120,13 +120,20 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.out,
         arguments.resume,
         arguments.max_restarts,
-        _forked if _has_no_threads() else None,
+        _forked if _can_fork() else None,
     )
 
 
-def _has_no_threads() -> bool:
-    """Return whether nothing runs here but this and the guard against Ctrl-C; a user's module may have started more."""
-    return {thread.name for thread in threading.enumerate()} <= {threading.main_thread().name, interrupt.THREAD}
+def _can_fork() -> bool:
+    """Return whether the ranks may be forks of this process.
+
+    They may not where a user's module has started threads, nor where this process was given the run's secret: a fork's
+    environment, as the system shows it, is this process's, and a worker is to have its own key alone.
+    """
+    from byzdist.transport.keys import VARIABLES
+
+    threads = {thread.name for thread in threading.enumerate()} - {threading.main_thread().name, interrupt.THREAD}
+    return not threads and not any(name in os.environ for name in VARIABLES)
 
 
 def _forked(words: Sequence[str]) -> Program:

@@ -44,11 +44,11 @@ class Job:
 
     Args:
         configuration: what each rank finds on its standard input.
-        secret: of the run; the server gets it, and each worker its own key.
+        secret: of the run; the server gets it, and each worker its own key. A worker that is a fork wipes it.
         patience: seconds in which the ranks are to end once a signal has told them to, or one of them has failed.
     """
 
-    def __init__(self, program: Program, configuration: str, workers: int, secret: bytes, patience: float) -> None:
+    def __init__(self, program: Program, configuration: str, workers: int, secret: bytearray, patience: float) -> None:
         self._program, self._workers, self._secret, self._patience = program, workers, secret, patience
         self._configuration = tempfile.TemporaryFile()  # has no name: nobody can change it, and nothing is left of it
         self._configuration.write(configuration.encode())
@@ -126,7 +126,11 @@ class Job:
             environment[SECRET] = self._secret.decode()
             environment[SOCKET] = str(server)
         keep, close = ([reports], [server]) if rank else ([reports, server], [])
-        return start(self._program, environment, keep=keep, close=close, stdin=self._configuration)
+        first = self._forget if rank else _nothing
+        return start(self._program, environment, keep=keep, close=close, stdin=self._configuration, first=first)
+
+    def _forget(self) -> None:
+        self._secret[:] = bytes(len(self._secret))
 
     def _codes(self) -> dict[int, int]:
         """Return the exit codes of the ranks that have ended."""
@@ -172,6 +176,10 @@ class Job:
             rank = next(rank for rank, code in codes.items() if code)
             reason = f"it ended with exit code {codes[rank]} before it could say why; see its output above"
         return Failure(f"rank {rank} failed: {reason}", codes.get(rank) == MISTAKE)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _signal_of(code: int) -> str:

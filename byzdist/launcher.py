@@ -47,7 +47,8 @@ def launch(
     configuration, folder, workers, deadline = call_in_fork(resolve) if fork else resolve()
     speech.say(f"starting {workers} workers; {folder}")
     words = ["run", "-", "--out", folder, *(["--resume"] if resume else [])]
-    secret = run_secret() if SECRET in os.environ or SECRET_FILE in os.environ else new_secret().encode()
+    given = SECRET in os.environ or SECRET_FILE in os.environ
+    secret = bytearray(run_secret() if given else new_secret().encode())
     program = fork(words) if fork else itself(words)
     _start(program, configuration, workers, max_restarts, secret, _PATIENCE + deadline)
     _check_end(Path(folder))
@@ -55,7 +56,7 @@ def launch(
 
 
 def _start(
-    program: Program, configuration: str, workers: int, max_restarts: int, secret: bytes, patience: float
+    program: Program, configuration: str, workers: int, max_restarts: int, secret: bytearray, patience: float
 ) -> None:
     with Job(program, configuration, workers, secret, patience) as job:
         for attempt in range(1 + max_restarts):

@@ -26,7 +26,7 @@ def new_secret() -> str:
     return secrets.token_hex(32)
 
 
-def worker_key(secret: bytes, rank: int) -> bytes:
+def worker_key(secret: bytes | bytearray, rank: int) -> bytes:
     """Derive the key that the server shares with one worker."""
     return hmac.digest(secret, b"worker\0" + str(rank).encode(), sha256)
 

@@ -39,8 +39,12 @@ class Slow(pickle._Unpickler):
         note("_Unpickler")
         super().__init__(*arguments, **keywords)
 pickle._Unpickler = Slow
-with open(os.environ["UNPICKLED"] + ".hooked", "a") as file:
-    file.write(f"{os.getpid()}\\n")
+def note_process():
+    with open(os.environ["UNPICKLED"] + ".hooked", "a") as file:
+        file.write(f"{os.getpid()}\\n")
+
+note_process()
+os.register_at_fork(after_in_child=note_process)
 """
 
 

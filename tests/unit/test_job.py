@@ -31,7 +31,7 @@ def job(program: str, workers: int = 2, patience: float = 5.0) -> Job:
         "import json, os, signal, sys, time; from pathlib import Path; from byzdist.supervisor import report_failure; "
         "rank = int(os.environ['RANK']); fail = lambda reason: (report_failure(reason), sys.exit(1))\n"
     )
-    return Job([sys.executable, "-c", head + program], "name: x\n", workers, SECRET, patience)
+    return Job([sys.executable, "-c", head + program], "name: x\n", workers, bytearray(SECRET), patience)
 
 
 def run(program: str, attempt: int = 0) -> Failure | None:
@@ -201,3 +201,16 @@ def test_a_library_is_not_hidden_by_what_lies_where_the_user_stands(tmp_path: Pa
     done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"byzdist {__version__}\n"
+
+
+def test_a_worker_that_is_a_fork_wipes_the_secret(tmp_path: Path) -> None:
+    secret = bytearray(SECRET)
+
+    def program() -> int:
+        (tmp_path / os.environ["RANK"]).write_bytes(secret)
+        return 0
+
+    with Job(program, "name: x\n", 2, secret, 5.0) as started:
+        assert started.run(0) is None
+    assert [(tmp_path / f"{rank}").read_bytes() for rank in range(3)] == [SECRET, bytes(32), bytes(32)]
+    assert secret == SECRET
