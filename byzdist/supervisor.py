@@ -2,7 +2,7 @@
 
 Whoever else started the worker, such as systemd or Kubernetes, sees how it ended, and may start it once more. One agent ends
 all its ranks when one of them fails. On the star a lost worker is no failure of the run, so the agent gets to see this process
-in its place, which costs a bare interpreter: nothing heavy may be imported here.
+in its place. Under torchrun that costs a bare interpreter, so nothing heavy may be imported here; our own launcher forks it.
 """
 
 import contextlib

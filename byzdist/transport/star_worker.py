@@ -80,7 +80,8 @@ class StarWorker(WorkerEnd):
             store = None
             while main.is_alive():
                 time.sleep(_LOOK)
-                if self._life == "" or (self._link is not None and self._link.is_open):
+                link = self._link  # which the main thread may drop at any moment
+                if self._life == "" or (link is not None and link.is_open):
                     until = time.monotonic() + self._join_timeout
                     continue
                 try:

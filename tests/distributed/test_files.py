@@ -111,9 +111,7 @@ def test_nothing_of_a_run_is_left_among_the_temporary_files(tmp_path):
     ) as job:
         assert job.wait(120) == 0, job.output
     left = [path.name for path in (tmp_path / "temporary").iterdir()]
-    assert not [name for name in left if not name.startswith("torchelastic_")], (
-        left
-    )  # the agent's, where it is torchrun's
+    assert not left, left
 
 
 def test_own_data_of_tensors_beside_the_run_train_and_evaluate_asks_for_trust(tmp_path):
