@@ -78,16 +78,17 @@ def _lines(metrics: Path) -> int:
 
 
 def processes(launcher: int) -> dict[str, psutil.Process]:
-    """Return a run's processes by name: launcher, server, keeper, and by rank gateway, supervisor and worker."""
+    """Return a run's processes by name: launcher, server, store, keeper, and by rank gateway, supervisor and worker."""
     found = {"launcher": psutil.Process(launcher)}
     for process in found["launcher"].children(recursive=True):
         name = process.name().removeprefix("byzdist-")
         if name[0] in "gw" and name[1:].isdecimal():
             name = {"g": "gateway ", "w": "worker "}[name[0]] + name[1:]
-        elif name not in ("server", "keeper"):
-            name = f"supervisor {process.environ()['RANK']}"
+        elif name not in ("server", "store", "keeper"):
+            (worker,) = process.children()
+            name = f"supervisor {worker.name().removeprefix('byzdist-w')}"
         found[name] = process
-    order = ["launcher", "server", "keeper", "gateway", "supervisor", "worker"]
+    order = ["launcher", "server", "store", "keeper", "gateway", "supervisor", "worker"]
     return dict(sorted(found.items(), key=lambda item: (order.index(item[0].split()[0]), item[0])))
 
 
