@@ -61,7 +61,10 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("transport, name", [("star", "marina"), ("collective", "momentum"), ("star", "momentum")])
+@pytest.mark.parametrize(
+    "transport, name",
+    [pytest.param("star", "marina", marks=pytest.mark.soak), ("collective", "momentum"), ("star", "momentum")],
+)
 def test_a_killed_run_is_resumed_bit_for_bit(transport, name, tmp_path, whole):
     config = on(transport, CONFIGS[name])
     write_config(tmp_path, config)
