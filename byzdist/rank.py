@@ -39,7 +39,7 @@ from byzdist.saving import ServerSaver, WorkerSaver
 from byzdist.server import Server
 from byzdist.supervisor import ATTEMPT, GONE, grant
 from byzdist.torch_private import PrefixStore, Store
-from byzdist.transport.base import ServerEnd
+from byzdist.transport.base import ServerEnd, WorkerEnd
 from byzdist.transport.opening import open_server, open_worker, waiting_for
 from byzdist.transport.rendezvous import warn_of_torchrun
 from byzdist.transport.store import STORE_PATIENCE, connect
@@ -72,8 +72,7 @@ def run_rank(path: str, overrides: Sequence[str], out: Path | None, resume: bool
     experiment = prepare(config, device)
     _check_out(out, experiment)
     if rank:
-        _work(experiment, rank, workers, out)
-        return 0
+        return _work(experiment, rank, workers, out)
     resume |= int(os.environ.get(ATTEMPT, "0")) > 0
     run = claim(out, experiment, resume)
     shape = experiment.shape(workers)
@@ -248,12 +247,31 @@ def _on_signals(told: Callable[[], None]) -> None:
             signal.signal(number, first)
 
 
-def _work(experiment: Experiment, rank: int, workers: int, out: Path | None) -> None:
+def _work(experiment: Experiment, rank: int, workers: int, out: Path | None) -> int:
     config, shape = experiment.config, experiment.shape(workers)
     told: dict[str, Any] = {}
     agree = partial(_agree, told=told, rank=rank, experiment=experiment, links=shape.device.type)
     transport = open_worker(config.transport, shape, rank, agree)
-    _on_signals(transport.let_go)  # it is for the server to end the run
+    ends = list[bool]()
+
+    def end() -> None:  # it is for the server to end the run
+        ends.append(True)
+        transport.let_go()
+
+    _on_signals(end)
+    try:
+        _serve_requests(transport, experiment, rank, workers, out, told)
+    except RunError:
+        if not ends:
+            raise
+        return 1  # the server, told to end as well, was faster: nobody needs to hear of it from each worker
+    return 0
+
+
+def _serve_requests(
+    transport: WorkerEnd, experiment: Experiment, rank: int, workers: int, out: Path | None, told: dict[str, Any]
+) -> None:
+    config, shape = experiment.config, experiment.shape(workers)
     with waiting_for("the server"):
         if not transport.open():
             return

@@ -7,8 +7,8 @@ beyond the deadline, ends the job. Payloads have no checksum: TCP's and nccl's o
 
 import re
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -46,6 +46,7 @@ from byzdist.transport.wire import (
 )
 
 SERVER = 0
+_DEAF = "a worker is gone, or takes no message"
 _PATIENCE = timedelta(days=7)  # workers wait as long as the server lives; its deadline is the one that counts
 
 
@@ -89,6 +90,17 @@ def cause(error: RuntimeError) -> str:
     return re.sub(r"\[\S*/\S+:\d+\] ?", "", str(error).splitlines()[0]).split(". This is")[0]
 
 
+@contextmanager
+def _ends_if(broken: str) -> Iterator[None]:
+    """Say what it means for the run that torch raises on a broken connection."""
+    try:
+        yield
+    except RunError:
+        raise
+    except RuntimeError as error:
+        raise RunError(f"{broken}: {cause(error)}") from None
+
+
 class CollectiveServer(ServerEnd):
     """The server's end, rank 0 of the default group; ``patience`` bounds each wait but a round's, in seconds."""
 
@@ -112,6 +124,7 @@ class CollectiveServer(ServerEnd):
         """Everyone: a worker that is gone ends the run."""
         return np.arange(self._shape.clients)
 
+    @_ends_if(_DEAF)
     def send(self, request: Request) -> None:
         """Send point-to-point to the cohort's workers, or start a full round's broadcast and gathers."""
         self._request, self._sent_at = request, time.monotonic()
@@ -126,6 +139,7 @@ class CollectiveServer(ServerEnd):
         else:
             self._send_sampled(request, hosted)
 
+    @_ends_if(_DEAF)
     def _post(self, parts: list[Tensor], rank: int) -> None:
         for part in parts:
             self._sends.append(_isend(part, rank))
@@ -224,11 +238,9 @@ class CollectiveServer(ServerEnd):
             RunError: if somebody does not take it, for then the group cannot be used any more.
         """
         until = until or time.monotonic() + self._patience
-        try:
+        with _ends_if(_DEAF):
             for work in self._sends:
                 work.wait(_left(until))
-        except RuntimeError as error:
-            raise RunError(f"a worker is gone, or takes no message: {cause(error)}") from None
         self._sends.clear()
 
     def starts_afresh(self, client: int) -> bool:
@@ -256,15 +268,14 @@ class CollectiveServer(ServerEnd):
         message = torch.zeros(HEADER_BYTES, dtype=torch.uint8)
         Header(Kind.SAVE, order.round, 0, 0, order.oldest).write(message)
         answers = torch.zeros(self._shape.workers, HEADER_BYTES, dtype=torch.uint8)
-        receives = [_irecv(answer, rank) for rank, answer in enumerate(answers, 1)]
-        self._sends += [_isend(message, rank) for rank in self._model_round]
+        with _ends_if(_DEAF):
+            receives = [_irecv(answer, rank) for rank, answer in enumerate(answers, 1)]
+            self._sends += [_isend(message, rank) for rank in self._model_round]
         self._unsaved, self._failed = [], []
         until = time.monotonic() + self._patience
         for rank, (receive, answer) in enumerate(zip(receives, answers, strict=True), 1):
-            try:
+            with _ends_if(f"round {order.round}: worker rank {rank} is gone or silent"):
                 receive.wait(_left(until))
-            except RuntimeError as error:
-                raise RunError(f"round {order.round}: worker rank {rank} is gone or silent: {cause(error)}") from None
             stage = read_stage(answer, order.round)
             if stage is Stage.FAILED:
                 self._failed.append(rank)
@@ -283,9 +294,9 @@ class CollectiveServer(ServerEnd):
 
     def stop(self) -> None:
         """Send every worker the end of the run."""
-        for rank in self._model_round:
-            self._post(self.frame.pack(Kind.STOP, 0, np.arange(0), everyone=True, flags=0), rank)
         with suppress(RunError):  # the run is over, whoever does not take that
+            for rank in self._model_round:
+                self._post(self.frame.pack(Kind.STOP, 0, np.arange(0), everyone=True, flags=0), rank)
             self._flush()
         dist.destroy_process_group()
 
@@ -337,22 +348,22 @@ class CollectiveWorker(WorkerEnd):
         self._turns = len(mine)
         if self._full:
             if not header.flags & HAS_MODEL:
-                dist.broadcast(frame.current, SERVER)
+                with _ends_if("the server is gone"):
+                    dist.broadcast(frame.current, SERVER)
             self._turns = int(np.bincount(cohort % self._shape.workers).max(initial=0))
         previous = self._before.current if holds_previous else frame.previous if flags & HAS_PREVIOUS else None
         self._model_round = header.round
         return Received(header.round, self._full, cohort, mine, frame.current, previous)
 
+    @_ends_if("the server is gone")
     def _expect(self) -> None:
         """Post the receive of the next request, so that gloo sends it at once."""
         self._next = _irecv(self._before.buffer, SERVER)
 
+    @_ends_if("the server is gone")
     def _await(self, work: dist.Work | None) -> None:
         assert work is not None
-        try:
-            work.wait()
-        except RuntimeError as error:
-            raise RunError(f"the server is gone: {cause(error)}") from None
+        work.wait()
 
     def reply(
         self,
@@ -375,6 +386,7 @@ class CollectiveWorker(WorkerEnd):
             self._expect()  # x^{k-1} has served its purpose
         self._ship(row, length)
 
+    @_ends_if("the server is gone")
     def _ship(self, row: ReplyRow, length: int) -> None:
         for part in row.parts(length):
             if self._full:
@@ -384,12 +396,14 @@ class CollectiveWorker(WorkerEnd):
             self._sending[0].append(work)
         self._turns -= 1
 
+    @_ends_if("the server is gone")
     def answer(self, order: Save, stage: Stage) -> None:
         """See `WorkerEnd.answer`."""
         message = torch.zeros(HEADER_BYTES, dtype=torch.uint8)
         Header(Kind.SAVED, order.round, stage).write(message)
         _isend(message, SERVER).wait()
 
+    @_ends_if("the server is gone")
     def _settle(self, works: list[dist.Work]) -> None:
         for work in works:
             work.wait()

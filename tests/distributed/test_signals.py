@@ -97,6 +97,19 @@ def test_a_killed_server_ends_the_run_with_its_reason(endless):
 
 
 @on("collective", "star")
+def test_workers_that_are_told_to_end_do_not_repeat_that_the_server_is_gone(endless):
+    job, folder = endless
+    for rank in (1, 2):
+        job.rank(rank).send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    job.rank(0).kill()
+    assert job.wait(60) == 1, job.output
+    assert [line for line in job.output.splitlines() if line.startswith("byzdist:")] == [last_line(job)]
+    assert "SIGKILL" in last_line(job)
+    job.assert_clean()
+
+
+@on("collective", "star")
 def test_a_killed_launcher_ends_the_run_after_the_round_in_progress(endless):
     job, folder = endless
     job.process.kill()
