@@ -84,11 +84,11 @@ def explain(error: ValidationError, key: str, given: Mapping[str, Any], known: l
 
 
 def shown(value: object) -> str:
-    """Return a value as a configuration spells it, cut where it is long."""
+    """Return a value as a configuration spells it; where it is long its middle is left out, for a path's end says most."""
     if value is None or isinstance(value, bool):
         return "empty" if value is None else str(value).lower()
     text = repr(value)
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2 - 2]}...{text[-(_LONGEST // 2 - 1) :]}"
 
 
 def _wanted(complaint: Any) -> str | None:
