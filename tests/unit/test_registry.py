@@ -82,7 +82,7 @@ def test_parameters_come_back_complete():
         (
             "bolt",
             {"length": {"a": "x" * 99}},
-            f"box.length: must be an integer (it is {{'a': '{'x' * 70}...).",
+            f"box.length: must be an integer (it is {{'a': '{'x' * 31}...{'x' * 37}'}}).",
         ),
         ("bolt", {5: 6, "length": 3}, "box.5: a key must be text (it is 5)."),
     ],
