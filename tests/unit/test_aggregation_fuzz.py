@@ -122,10 +122,10 @@ def faults(cases):
 
 
 def test_thousands_of_cases_are_finite_bounded_and_not_decided_by_hostile_rows():
-    assert faults(range(4000)) == []
+    assert faults(range(3000)) == []
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(4 * 3600)
 def test_a_million_cases():
-    assert faults(range(4000, 1_004_000)) == []
+    assert faults(range(3000, 1_003_000)) == []
