@@ -8,6 +8,7 @@ FOLDER holds a9a.gz and mnist/, which are not part of this package (by default B
 """
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -96,6 +97,7 @@ def outcome(
                     run_alone(path, [*overrides, "transport.name=local"], run, resume=False)
             except RunError:
                 return {}
+        gc.collect()  # a run is a cycle of references, which may wait long for a collector, and holds its data
         last = json.loads((run / "summary.json").read_text())
     if last["status"] != "finished":
         raise SystemExit("interrupted")
