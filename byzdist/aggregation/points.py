@@ -52,7 +52,12 @@ class Points:
     def mixed(self, matrix: Matrix) -> Points:
         """Return the points matrix @ these."""
         mix = matrix if self.mix is None else product(matrix, self.mix)
-        return Points(self.vectors, mix, None, self._own_unit, lambda: self._mixed(matrix))
+
+        def geometry() -> tuple[Floats, Floats]:
+            gram = self._doubted(matrix, self._mixed(matrix))
+            return gram, squared_distances(gram)
+
+        return Points(self.vectors, mix, None, self._own_unit, geometry)
 
     def scaled(self, factors: Floats) -> Points:
         """Return these points, each times its factor (0 to 1)."""
@@ -62,15 +67,15 @@ class Points:
             exponent = frexp(ordered[-1])[1]
             unit, factors = ldexp(unit, exponent), np.ldexp(factors, -exponent)
         norms = None if self._norms is None else factors * self._norms
-        if self.mix is not None:
-            mix = factors[:, None] * self.mix
-        else:
-            mix = scipy.sparse.diags_array(factors).tocsr() if self.size >= SPARSE_FROM else np.diag(factors)
+        scale = scipy.sparse.diags_array(factors).tocsr() if self.size >= SPARSE_FROM else np.diag(factors)
+        mix = scale if self.mix is None else factors[:, None] * self.mix
 
         def geometry() -> tuple[Floats, Floats]:
-            if heavily:
-                return _scaled(self._from_origin(), self._squared, factors)
-            return self._mixed(np.diag(factors) if self.size < SPARSE_FROM else scipy.sparse.diags_array(factors))
+            if not heavily:
+                return self._scaled(factors, self._mixed(scale))
+            gram = np.zeros_like(self._squared)
+            gram[:-1, :-1] = factors[:, None] * factors * self._from_origin()
+            return self._scaled(factors, gram)
 
         return Points(self.vectors, mix, norms, unit, geometry)
 
@@ -106,12 +111,8 @@ class Points:
     def _squared(self) -> Floats:
         return self._geometry[1]
 
-    def _mixed(self, matrix: Matrix) -> tuple[Floats, Floats]:
-        """Return the inner products and squared distances of matrix @ these, the origin being last.
-
-        Of far points that cancel, rounding leaves anything. A point with such in it is taken to be as far away as that may be,
-        in a direction of its own, so that it never looks near.
-        """
+    def _mixed(self, matrix: Matrix) -> Floats:
+        """Return the inner products of matrix @ these, the origin being last."""
         gram, m = self.gram, matrix.shape[0]
         lack = 1.0 - np.asarray(matrix.sum(axis=1)).ravel()
         lack[np.abs(lack) < 1e-12] = 0.0  # rounding; a far origin would blow it up
@@ -120,13 +121,46 @@ class Points:
         result[:-1, :-1] = product(matrix, half[:, :-1].T).T + half[:, -1:] * lack
         result[:-1, -1] = result[-1, :-1] = half[:, -1]
         result[-1, -1] = gram[-1, -1]
-        squares = gram.diagonal()[:-1]
+        return result
+
+    def _doubted(self, matrix: Matrix, gram: Floats) -> Floats:
+        """Return the inner products of matrix @ these, of which some may be sums of far points that cancel.
+
+        Of such sums rounding leaves anything. A point with such in it is taken to be as far away as that may be, in a
+        direction of its own, so that it never looks near.
+        """
+        squares = self.gram.diagonal()[:-1]
         ordered = sorted(squares.tolist())
         if ordered[-1] > FAR * ordered[self.size // 2]:
             sizes = product(abs(matrix), np.sqrt(np.maximum(squares, 0.0))) ** 2
             far = np.flatnonzero(sizes > FAR * ordered[self.size // 2])
-            result[far, far] += 8 * torch.finfo(self.vectors.dtype).eps * sizes[far]
-        return result, squared_distances(result)
+            gram[far, far] += 8 * torch.finfo(self.vectors.dtype).eps * sizes[far]
+        return gram
+
+    def _scaled(self, factors: Floats, gram: Floats) -> tuple[Floats, Floats]:
+        """Return the inner products and squared distances of these times their factors, in a frame near the bulk of those.
+
+        ``gram`` holds the inner products in a frame that scaling may have left far away. What points that are close now
+        differ by is lost there, and the square root of a rounding error looks like a spread. So, of two that were close, the
+        distance follows from the one they had, |c v - b w|^2 = b c |v - w|^2 + (c - b)(c |v|^2 - b |w|^2), where zero is what
+        rounding alone can explain; and inner products follow from distances, unless those are the larger ones.
+        """
+        squared, lengths, result = self._squared[:-1, :-1], self._squared[-1, :-1], squared_distances(gram)
+        scaled, difference = factors * lengths, factors[:, None] - factors
+        apart = factors[:, None] * factors * squared
+        near = apart + difference * (scaled[:, None] - scaled)
+        rounding = 8 * torch.finfo(self.vectors.precision).eps
+        near[near < rounding * (apart + np.abs(difference) * (scaled[:, None] + scaled))] = 0.0
+        sizes = np.sqrt(lengths)
+        result[:-1, :-1] = np.where(squared <= sizes[:, None] * sizes, near, result[:-1, :-1])
+        result[-1, :-1] = result[:-1, -1] = factors * scaled
+        middle = len(factors) // 2
+        best = int(np.partition(result[:-1, :-1], middle, axis=1)[:, middle].argmin())
+        seen, reach = result[best], np.sqrt(np.maximum(gram.diagonal(), 0.0))
+        reach += reach[best]
+        moved = gram - (gram[best][:, None] + gram[best]) + gram[best, best]
+        both = seen[:, None] + seen
+        return np.where(both <= reach[:, None] * reach, (both - result) / 2, moved), result
 
     def squared_distances(self) -> Floats:
         """Return the squared distance of each pair of points, m x m."""
@@ -140,26 +174,6 @@ class Points:
         squared = gram.diagonal() - 2 * inner + product(affine[None], inner)
         distances: Floats = np.sqrt(np.maximum(squared, 0.0))[:-1]
         return distances
-
-
-def _scaled(from_origin: Floats, squared: Floats, factors: Floats) -> tuple[Floats, Floats]:
-    """Return the inner products and squared distances of points times their factors, in a frame near the bulk of those.
-
-    Where most are shortened so far that they lie close together near the origin, the frame of before is far from them, and
-    what they differ by is lost in it. So distances come first: of two that were close, from their distance,
-    |c v - b w|^2 = b c |v - w|^2 + (c - b)(c |v|^2 - b |w|^2); of others, from their inner product.
-    """
-    norms = from_origin.diagonal()
-    both, shorter = factors[:, None] * factors, factors * norms
-    near = both * squared[:-1, :-1] + (factors[:, None] - factors) * (shorter[:, None] - shorter)
-    far = (factors * shorter)[:, None] + factors * shorter - 2 * both * from_origin
-    lengths, result = np.sqrt(norms), np.zeros_like(squared)
-    result[:-1, :-1] = np.maximum(np.where(squared[:-1, :-1] <= lengths[:, None] * lengths, near, far), 0.0)
-    result[-1, :-1] = result[:-1, -1] = factors * shorter
-    np.fill_diagonal(result, 0.0)
-    middle = len(factors) // 2
-    seen = result[np.partition(result[:, :-1], middle, axis=1)[:, middle].argmin()]
-    return (seen[:, None] + seen - result) / 2, result
 
 
 def squared_distances(gram: Floats) -> Floats:

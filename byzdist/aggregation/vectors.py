@@ -149,6 +149,11 @@ class Vectors:
         """Return a rows x columns array of the workspace."""
         return self.workspace.get(name, rows, columns, dtype or self.dtype, self.device)
 
+    @property
+    def precision(self) -> torch.dtype:
+        """The dtype in which inner products are formed: float64 where they are few."""
+        return torch.float64 if self.n * self.d <= gram.SMALL else self.dtype
+
     @cached_property
     def _geometry(self) -> tuple[Floats, Floats]:
         found = gram.geometry(self)

@@ -66,6 +66,35 @@ def case(generator):
     return rule, chain, rows, clip, hostile
 
 
+def close_case(generator):
+    """Return the same of rows that agree to some digits, on one line or around a point, and a clip level of their size.
+
+    Hostile rows are near them too. What nnm lets in is within what the honest differ by before a clipping to less, which may
+    leave no difference between them: that chain is left out, for it promises no more.
+    """
+    rule, chain = NAMED[generator.integers(len(NAMED))], CHAINS[generator.integers(len(CHAINS))]
+    chain = chain if chain != ["nnm", CLIP] else ["nnm"]
+    n, d = int(generator.integers(1, 30)), int(generator.choice([1, 1, 2, 5, 17]))
+    dtype = (torch.float32, torch.float64)[generator.integers(2)]
+    spread, size = 10.0 ** generator.choice([-9, -6, -4, -2, -1, 0]), 10.0 ** generator.choice([0, 0, 0, 3, -20, 20])
+    centre = generator.normal(size=d) * 10.0 ** generator.choice([0, 0, 1, 2, 3]) * size
+    on_a_line = centre * (1 + spread * generator.normal(size=(n, 1)))
+    V = on_a_line if generator.integers(3) == 0 else centre + spread * size * generator.normal(size=(n, d))
+    typical = float(np.median(np.linalg.norm(V, axis=1)))
+    clip = None if generator.integers(4) == 0 else typical * 10.0 ** generator.uniform(-4, 1)
+    f = int(generator.integers(0, made(json.dumps(rule), json.dumps(chain)).max_byzantine(n) + 1))
+    hostile, exponent = generator.permutation(n)[:f], 37 if dtype == torch.float32 else 307
+    away = 10.0 ** generator.uniform(-12, 4) * typical
+    V[hostile] = [
+        lambda: 10.0 ** generator.uniform(-3, exponent, size=(f, 1)) * generator.uniform(-1, 1, size=(f, d)),
+        lambda: -V[hostile] * 10.0 ** generator.uniform(-2, 2),
+        lambda: V[hostile] + away * generator.normal(size=d),
+        lambda: V[hostile] + away * generator.normal(size=(f, d)),
+        lambda: cancelling(generator, f, d) * size,
+    ][generator.integers(5)]()
+    return rule, chain, torch.from_numpy(V).to(dtype), clip, hostile
+
+
 def norms(X):
     """Return mantissas and binary exponents of the lengths of the rows."""
     exponents = np.frexp(np.abs(X).max(axis=1))[1]
@@ -82,13 +111,15 @@ def clipped(X, threshold):
 
 
 @np.errstate(over="ignore", under="ignore")
-def fault(seed):
+def fault(seed, draw=case):
     """Return what is wrong with the result of a case, or None."""
     generator = np.random.default_rng(seed)
-    rule, chain, V, clip, hostile = case(generator)
+    rule, chain, V, clip, hostile = draw(generator)
     aggregator, n, f = made(json.dumps(rule), json.dumps(chain)), len(V), len(hostile)
     result = aggregator(V, f=f, clip=clip, generator=generator).vector.double().numpy()
-    what = f"case {seed}: {rule}, {chain}, {tuple(V.shape)}, {V.dtype}, clip {clip}, hostile {hostile.tolist()}"
+    what = (
+        f"{draw.__name__} {seed}: {rule}, {chain}, {tuple(V.shape)}, {V.dtype}, clip {clip}, hostile {hostile.tolist()}"
+    )
     if not np.isfinite(result).all():
         return f"{what}: not finite"
     X, rounding = V.double().numpy(), ROUNDING[V.dtype]
@@ -117,15 +148,27 @@ def tolerance(honest, rounding):
     return 10 * spread + 30 * rounding * lengths.max() + 1e-300
 
 
-def faults(cases):
-    return [found for seed in cases if (found := fault(seed)) is not None]
+def faults(cases, draw=case):
+    return [found for seed in cases if (found := fault(seed, draw)) is not None]
 
 
 def test_thousands_of_cases_are_finite_bounded_and_not_decided_by_hostile_rows():
-    assert faults(range(3000)) == []
+    assert faults(range(2000)) == []
+    assert faults(range(1000), close_case) == []
+
+
+def test_cases_that_once_failed():
+    """Honest rows clipped to one and the same seemed to differ by the root of a rounding error, which made a radius."""
+    assert faults([440314]) == []
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(4 * 3600)
 def test_a_million_cases():
-    assert faults(range(3000, 1_003_000)) == []
+    assert faults(range(2000, 1_002_000)) == []
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(4 * 3600)
+def test_hundreds_of_thousands_of_close_cases():
+    assert faults(range(1000, 301_000), close_case) == []

@@ -240,3 +240,33 @@ def test_inner_products_do_not_depend_on_threads_tiles_or_alignment(n, offset, d
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("shortened", [0.9, 0.0136, 1e-3, 1e-9])
+@pytest.mark.parametrize("hostile", [-70.0, 0.0, -1e30, 1e-30])
+@pytest.mark.parametrize(("d", "spread"), [(1, 1e-5), (17, 1e-5), (17, 1.0), (700, 1e-4)])
+def test_rows_that_are_shortened_to_nearly_the_same_are_as_near_as_they_are(d, spread, hostile, shortened):
+    """They lie on one line, so that all that is left between them is a rounding error, but for a few; one is elsewhere."""
+    direction = rows(1, d, 1) / rows(1, d, 1).norm()
+    V = 70.0 * direction * torch.exp(spread * rows(9, 1, 2))
+    V[7:8] += 1e-3 * rows(1, d, 3)
+    V[8] = hostile * direction
+    clip = 70.0 * shortened
+    vectors = seen(V)
+    factors = np.minimum(1.0, clip / np.maximum(vectors.lengths, 1e-99))
+    points = Points(vectors).scaled(factors)
+    X = factors.astype(np.longdouble)[:, None] * V.numpy()
+    true = np.sqrt(((X[:, None] - X) ** 2).sum(-1)).astype(float)
+    np.testing.assert_allclose(np.sqrt(points.squared_distances()), true, rtol=1e-5, atol=1e-7 * np.sqrt(spread) * clip)
+    z = np.full(9, 1 / 9) @ X
+    true = np.sqrt(((X - z) ** 2).sum(-1)).astype(float)
+    np.testing.assert_allclose(points.distances_to(np.full(9, 1 / 9)), true, rtol=1e-5, atol=1e-7 * clip)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_row_far_from_others_that_agree_keeps_its_length_when_it_is_shortened(dtype):
+    V = torch.full((8, 3), 2000.0, dtype=dtype)
+    V[:3] = -13.0  # with two of the others, their mean is on the side of those
+    V[:5, 0] += torch.linspace(0, 1e-3, 5, dtype=dtype)
+    result = Aggregator("mean", ["nnm", {"name": "clip", "threshold": 1.0}])(V, f=3, clip=40.0).vector
+    np.testing.assert_allclose(result, 3**-0.5, rtol=1e-3)
