@@ -158,17 +158,17 @@ class ServerEnd(ABC):
         """
         return None
 
+    @abstractmethod
     def save(self, order: Save) -> None:
         """Pass an order to save on to all workers within reach; for the same round again it asks how far they are."""
-        return None
 
+    @abstractmethod
     def unsaved(self) -> list[int]:
         """Return the ranks that have still to carry out the last order, and can be hoped to."""
-        return []
 
+    @abstractmethod
     def end_save(self) -> list[int]:
         """Wait for the last order no longer; return the ranks whose part is missing."""
-        return []
 
     def let_go(self) -> None:
         """From now on wait for nobody: whoever is within reach is enough; safe to call from a signal handler."""

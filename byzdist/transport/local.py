@@ -113,9 +113,9 @@ class LocalServer(ServerEnd):
         """See `ServerEnd.unsaved`."""
         return [1] if self._worker.stage is Stage.WRITING else []
 
-    def failed(self) -> list[int]:
-        """See `ServerEnd.failed`."""
-        return [1] if self._worker.stage is Stage.FAILED else []
+    def end_save(self) -> list[int]:
+        """See `ServerEnd.end_save`."""
+        return [] if self._worker.stage is Stage.SAVED else [1]
 
     def stop(self) -> None:
         """See `ServerEnd.stop`."""

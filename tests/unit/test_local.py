@@ -8,6 +8,9 @@ import yaml
 from safetensors.torch import load_file
 
 from byzdist.cli import main
+from byzdist.transport.base import Save, Shape
+from byzdist.transport.local import LocalServer
+from byzdist.transport.wire import Stage
 from tests.cases import CASES, case
 from tests.harness import comparable
 from tests.inprocess import train_in
@@ -75,3 +78,13 @@ def test_there_is_one_process(tmp_path, capsys):
 def test_advice_is_given_once(tmp_path, capsys):
     run_alone({**case("none"), "rounds": 1}, tmp_path)
     assert capsys.readouterr().err.count("allow_breakdown") == 1
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+def test_a_part_of_a_checkpoint_that_is_not_saved_is_missing(stage):
+    shape = Shape(3, 1, 5, 2, 3, 2, 40, torch.float64, torch.device("cpu"))
+    server = LocalServer(shape, offences=3)
+    server.connect(lambda order, end: end.answer(order, stage))
+    server.save(Save(7, 0))
+    assert server.unsaved() == ([1] if stage is Stage.WRITING else [])
+    assert server.end_save() == ([] if stage is Stage.SAVED else [1])
