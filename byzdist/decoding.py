@@ -6,6 +6,7 @@ from torch import Tensor
 from byzdist.aggregation import nonfinite_rows
 from byzdist.divergence import Diverged
 from byzdist.experiment import Experiment
+from byzdist.rounds import Round
 from byzdist.transport.base import Missing, ServerEnd, as_matrix
 
 NOT_FINITE = "not finite"
@@ -16,7 +17,7 @@ class Decoder:
     """Makes rows of payloads, and sorts out those that are not finite; keeps memory for them from round to round."""
 
     def __init__(self, experiment: Experiment, transport: ServerEnd) -> None:
-        self._seed, self._compressors = experiment.config.seed, experiment.compressors
+        self._compressors = experiment.compressors
         self._transport, self._device, self._dtype = transport, experiment.device, experiment.dtype
         self._cohort, self._dimension = experiment.method.cohort, experiment.oracle.dimension
         self._dense: Tensor | None = None  # decoded vectors, where the payloads themselves are not the values
@@ -26,7 +27,7 @@ class Decoder:
         return self._compressors[full].length(self._dimension, self._dtype)
 
     def decode(
-        self, replies: dict[int, Tensor | Missing], round_: int, full: bool, x: Tensor
+        self, replies: dict[int, Tensor | Missing], round_: Round, x: Tensor
     ) -> tuple[Tensor | None, dict[int, str]]:
         """Return the vectors of the usable replies as rows by ascending client id, and why the others are missing.
 
@@ -37,11 +38,11 @@ class Decoder:
         present = {client: reply for client, reply in replies.items() if isinstance(reply, Tensor)}
         if not present:
             return None, missing
-        vectors = self._vectors(present, round_, full)
+        vectors = self._vectors(present, round_)
         if bad := nonfinite_rows(vectors):
             if not x.isfinite().all():
                 raise Diverged(
-                    f"round {round_}: the run has diverged, its model is not finite. Use a smaller method.step_size, or "
+                    f"round {round_.number}: the run has diverged, its model is not finite. Use a smaller method.step_size, or "
                     "method.clip where it is none."
                 )
             for row, client in enumerate(present):
@@ -52,9 +53,9 @@ class Decoder:
             return (vectors[rows] if rows else None), missing
         return vectors, missing
 
-    def _vectors(self, present: dict[int, Tensor], round_: int, full: bool) -> Tensor:
+    def _vectors(self, present: dict[int, Tensor], round_: Round) -> Tensor:
         """Return the decoded payloads as rows on the device of the run."""
-        compressor = self._compressors[full]
+        compressor = self._compressors[round_.full]
         if compressor.in_place:
             vectors = as_matrix(list(present.values()), self._dtype)
         else:
@@ -62,7 +63,7 @@ class Decoder:
                 self._dense = self._transport.frame.current.new_empty(self._cohort, self._dimension)
             vectors = self._dense[: len(present)]
             for row, (client, payload) in zip(vectors, present.items(), strict=True):
-                compressor.decode(payload, row, self._seed, round_, client)
+                compressor.decode(payload, row, round_, client)
         if vectors.device == self._device:
             return vectors
         rows = torch.empty(vectors.shape, dtype=self._dtype, device=self._device)

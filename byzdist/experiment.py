@@ -64,6 +64,7 @@ class Experiment:
         cohorts = (method.cohort, method.full_cohort)
         links = link_device(self.config, self.device)
         return Shape(
+            seed=self.config.seed,
             clients=clients,
             workers=workers,
             dimension=d,

@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,8 @@ from byzdist.full_rounds import FullRounds
 from byzdist.logs import at_round
 from byzdist.metrics import Line, Metrics
 from byzdist.norms import norm
-from byzdist.randomness import stream
-from byzdist.sampling import AVAILABILITY, draw_cohort
+from byzdist.rounds import Round
+from byzdist.sampling import Draws
 from byzdist.saving import ServerSaver
 from byzdist.transport.base import Request, ServerEnd
 from byzdist.watcher import Watcher
@@ -70,14 +69,11 @@ class Server:
         self._publish()
         self.g, self._result = torch.zeros_like(self.x), torch.zeros_like(self.x)
         self._bad = frozenset(config.clients.bad)
-        parameters = {key: value for key, value in config.clients.availability.items() if key != "name"}
-        self._availability = partial(AVAILABILITY.get(config.clients.availability["name"]), **parameters)
-        # What depends on the round alone is drawn in the round before, see `_round`.
-        self._is_full = lru_cache(maxsize=2)(partial(self._method.is_full, config.seed))
-        self._draw_from_all = lru_cache(maxsize=2)(self._draw_from)
         self._known: set[int] = set()  # clients that have something to remember
         self._begun = not self._method.starts_full  # whether there is an estimate: g^0, or what came in its place
         assert self._method.full_cohort is not None
+        sizes, clients = (self._method.cohort, self._method.full_cohort), config.clients
+        self._draws = Draws(config.seed, self._method.is_full, sizes, clients.availability, clients.count)
         self._full_rounds = FullRounds(
             config.declared_byzantine,
             self._method.full_cohort,
@@ -125,22 +121,22 @@ class Server:
         self._clock = time.perf_counter()
         if self.round < 0:
             if self._method.starts_full:
-                self._round(0, True, self._draw(0, True), {})
+                self._round(self._draw(0, True), {})
             self.round = 0
-        for round_ in range(self.round + 1, self._config.rounds + 1):
-            plan = self._plan(round_)  # may wait for clients, and then the run may be told to stop
+        for number in range(self.round + 1, self._config.rounds + 1):
+            round_, plan = self._plan(number)  # may wait for clients, and then the run may be told to stop
             if self._stop:
                 return "stopped"
-            if "untrusted" in plan[2]:
-                self._full_rounds.postpone(round_)
+            if "untrusted" in plan:
+                self._full_rounds.postpone(number)
             self._step()
             try:
-                self._round(round_, *plan)
+                self._round(round_, plan)
             except RunError:
                 self.x.copy_(self._transport.frame.previous)  # what belongs to the last complete round
                 raise
-            self.round = round_
-            if self._saver is not None and (failure := self._saver.after(round_, self.state)):
+            self.round = number
+            if self._saver is not None and (failure := self._saver.after(number, self.state)):
                 self._transport.news.append(failure)
         return "finished"
 
@@ -186,14 +182,15 @@ class Server:
         if self.x is not current:
             current.copy_(self.x)
 
-    def _plan(self, round_: int) -> tuple[bool, np.ndarray, Line]:
+    def _plan(self, number: int) -> tuple[Round, Line]:
         """Decide whether a round is a full one and who is asked; return what the metrics say of it, too."""
-        drawn, called = self._is_full(round_), self._full_rounds.called(round_)
-        full = not self._begun or drawn or called is not None
-        cohort = self._draw(round_, full)
-        if full and self._begun and (doubt := self._full_rounds.doubt(len(cohort), self._exposed(cohort.tolist(), {}))):
-            return False, self._draw(round_, False), {"untrusted": doubt}
-        return full, cohort, {"called": called} if called and not drawn else {}
+        drawn, called = self._draws.is_full(number), self._full_rounds.called(number)
+        round_ = self._draw(number, not self._begun or drawn or called is not None)
+        if round_.full and self._begun:
+            exposed = self._exposed(round_.cohort.tolist(), {})
+            if doubt := self._full_rounds.doubt(len(round_.cohort), exposed):
+                return self._draw(number, False), {"untrusted": doubt}
+        return round_, {"called": called} if called and not drawn else {}
 
     def _exposed(self, replying: Collection[int], missing: dict[int, str]) -> int:
         """Return how many clients are known to be Byzantine and are not among the replying ones."""
@@ -201,55 +198,42 @@ class Server:
         known |= {client for client, reason in missing.items() if reason == NOT_FINITE}
         return len(known.difference(replying))
 
-    def _round(self, round_: int, full: bool, cohort: np.ndarray, plan: Line) -> None:
-        times = [self._clock]
-        at_round(round_)
-        length = self._decoder.length(full)
-        needs_previous = (self._method.sends_differences and not full) or (self._always_previous and round_ > 0)
-        self._transport.send(Request(round_, full, cohort, length, needs_previous))
+    def _round(self, round_: Round, plan: Line) -> None:
+        times, number, full = [self._clock], round_.number, round_.full
+        at_round(number)
+        needs_previous = (self._method.sends_differences and not full) or (self._always_previous and number > 0)
+        self._transport.send(Request(round_, self._decoder.length(full), needs_previous))
         times.append(time.perf_counter())
         # What needs no reply is done while the server waits for them.
-        self._draw_from_all(round_ + 1, self._is_full(round_ + 1))
+        self._draws.ahead(number + 1)
         size = None if full or self._method.clip == "none" else norm(self.g)
         level = None if size is None else self._method.clip_level(size, self._full_rounds.reference)
-        generator = stream(self._config.seed, "aggregation", 0, round_)
+        generator = round_.rng("aggregation")
         replies = self._transport.collect(self._config.transport.deadline)
         times.append(time.perf_counter())
-        received, missing = self._decoder.decode(replies, round_, full, self.x)
+        received, missing = self._decoder.decode(replies, round_, self.x)
         self._note(replies, missing)
         if self._method.clients_remember:
             self._note_memories(client for client, reply in replies.items() if isinstance(reply, Tensor))
         if size is not None:
-            self._watch(round_, size)
+            self._watch(number, size)
         exposed = self._exposed(replies.keys() - missing.keys(), missing)
-        line = plan | self._update(round_, received, full, level, exposed, generator)
+        line = plan | self._update(round_, received, level, exposed, generator)
         times.append(time.perf_counter())
-        self._record(line, round_, full, cohort, missing, times)
+        self._record(line, round_, missing, times)
 
-    def _watch(self, round_: int, size: float) -> None:
+    def _watch(self, number: int, size: float) -> None:
         """Take note of ‖g^{k-1}‖, by which a sampled round was clipped."""
-        self._full_rounds.watch(round_, size)
+        self._full_rounds.watch(number, size)
         if size == 0 and self._stands_still_at_zero:
-            self._full_rounds.call(round_ + 1, _ZERO)
+            self._full_rounds.call(number + 1, _ZERO)
 
-    def _draw(self, round_: int, full: bool) -> np.ndarray:
+    def _draw(self, number: int, full: bool) -> Round:
         """Draw the cohort: from the clients that the availability model lets take part and, unless told otherwise, can be reached."""
         reachable = self._transport.available()
         if self._config.transport.draw == "available" and len(reachable) < self._config.clients.count:
-            return self._draw_from(round_, full, reachable)
-        return self._draw_from_all(round_, full)
-
-    def _draw_from(self, round_: int, full: bool, reachable: np.ndarray | None = None) -> np.ndarray:
-        """Draw the cohort from the ``reachable`` clients (None: all of them) that can take part in the round."""
-        seed, n = self._config.seed, self._config.clients.count
-        size = self._method.full_cohort if full else self._method.cohort
-        assert size is not None
-        among = self._availability(seed, round_, n)
-        if among is None:
-            among = reachable
-        elif reachable is not None:
-            among = np.intersect1d(among, reachable, assume_unique=True)
-        return draw_cohort(seed, round_, n, size, among)
+            return self._draws.draw(number, full, reachable)
+        return self._draws.draw(number, full)
 
     def _note_memories(self, clients: Iterable[int]) -> None:
         """Record whose memory was lost."""
@@ -277,20 +261,19 @@ class Server:
 
     def _update(
         self,
-        round_: int,
+        round_: Round,
         received: Tensor | None,
-        full: bool,
         level: float | None,
         exposed: int,
         generator: np.random.Generator,
     ) -> Line:
         """Turn g^{k-1} into g^k; return what the metrics say of the aggregation."""
         line: Line = {"clipped": 0, "clip_level": None}
-        config, replies = self._config, 0 if received is None else len(received)
+        config, full, replies = self._config, round_.full, 0 if received is None else len(received)
         unclipped = full or level is None and self._sampled_rounds_are_safe
         doubt = self._full_rounds.doubt(replies, exposed) if unclipped else None
         if doubt:
-            self._keep(round_, full, doubt)
+            self._keep(round_, doubt)
             line["untrusted"] = doubt
         if doubt or received is None or replies < config.transport.min_replies:
             return line
@@ -309,34 +292,32 @@ class Server:
         self._begun = True
         if full:
             self.g.copy_(aggregate(received, None))
-            self._take(round_)
+            self._take(round_.number)
         else:
             self._method.update(self.g, received, level, aggregate)
         return line
 
-    def _take(self, round_: int) -> None:
+    def _take(self, number: int) -> None:
         """Take note of the estimate that a full round gave."""
         size = norm(self.g)
         if size == 0 and self._stands_still_at_zero:
-            self._full_rounds.fail(round_, _ZERO)
+            self._full_rounds.fail(number, _ZERO)
         else:
             self._full_rounds.succeed(size)
 
-    def _keep(self, round_: int, full: bool, doubt: str) -> None:
+    def _keep(self, round_: Round, doubt: str) -> None:
         """Take note that the estimate is kept because replies that are not clipped cannot be trusted."""
-        if full:
-            self._full_rounds.fail(round_, "the replies of the last could not be trusted")
+        if round_.full:
+            self._full_rounds.fail(round_.number, "the replies of the last could not be trusted")
         elif self._method.sends_differences:
-            self._full_rounds.call(round_ + 1, "an unclipped round's replies could not be trusted")
+            self._full_rounds.call(round_.number + 1, "an unclipped round's replies could not be trusted")
         self._watcher.untrusted(doubt, self._begun)
 
-    def _record(
-        self, line: Line, round_: int, full: bool, cohort: np.ndarray, missing: dict[int, str], times: list[float]
-    ) -> None:
-        ids = cohort.tolist()
+    def _record(self, line: Line, round_: Round, missing: dict[int, str], times: list[float]) -> None:
+        number, ids = round_.number, round_.cohort.tolist()
         record: dict[str, Any] = {
-            "round": round_,
-            "kind": "full" if full else "sampled",
+            "round": number,
+            "kind": "full" if round_.full else "sampled",
             "cohort": ids,
             "replies": len(ids) - len(missing),
             "missing": missing,
@@ -350,7 +331,7 @@ class Server:
             self._transport.news.clear()
         request, wait, aggregate = (after - before for before, after in zip(times, times[1:], strict=False))
         record["seconds"] = seconds = {"request": request, "wait": wait, "aggregate": aggregate}
-        if round_ % self._config.evaluate.every == 0 or round_ == self._config.rounds:
+        if number % self._config.evaluate.every == 0 or number == self._config.rounds:
             record |= self._evaluate(self.x)
             seconds["evaluate"] = time.perf_counter() - times[-1]
         before, self._clock = self._clock, time.perf_counter()

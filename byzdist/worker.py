@@ -16,9 +16,10 @@ from byzdist.compression import Compressor
 from byzdist.config import Config
 from byzdist.experiment import link_device
 from byzdist.logs import at_round
-from byzdist.methods import Method, Task
+from byzdist.methods import ClientTask, Method
 from byzdist.norms import norm
 from byzdist.oracle import Oracle
+from byzdist.rounds import Round
 from byzdist.saving import WorkerSaver
 from byzdist.transport.base import Forge, Received, Resume, Save, WorkerEnd
 from byzdist.transport.wire import AFRESH
@@ -85,9 +86,9 @@ class Worker:
             memories[kind][int(client)] = tensor.to(self._dense.device if kind == "state" else "cpu", copy=True)
 
     def _serve(self, received: Received, transport: WorkerEnd) -> None:
-        at_round(received.round)
+        at_round(received.round.number)
         self._oracle.move()
-        compressor = self._compressors[received.full]
+        compressor = self._compressors[received.round.full]
         length = compressor.length(self._oracle.dimension, received.x.dtype)
         remember, state = self._method.clients_remember, self._method.client_state()
         for client in received.mine:
@@ -95,17 +96,17 @@ class Worker:
             flags = AFRESH if remember and client not in state else 0
             transport.reply(received.round, client, length, fill, forge, flags)
 
-    def _assignment(self, round_: int, client: int) -> Assignment | None:
+    def _assignment(self, round_: Round, client: int) -> Assignment | None:
         return next((entry for entry in self._assignments if entry.covers(client, round_)), None)
 
-    def _forger(self, round_: int, client: int) -> Forge | None:
+    def _forger(self, round_: Round, client: int) -> Forge | None:
         """Return what replaces a client's finished reply, if anything does."""
         assigned = self._assignment(round_, client)
         if assigned is None or not assigned.has("on_wire"):
             return None
 
         def forge(message: Tensor) -> Tensor:
-            envelope = Envelope(round_, client, self._config.seed, message, self._sent.get(client))
+            envelope = Envelope(round_, client, message, self._sent.get(client))
             self._sent[client] = message.clone()
             return assigned.attack(envelope, **assigned.parameters)
 
@@ -117,19 +118,18 @@ class Worker:
         def fill(payload: Tensor) -> None:
             dense = payload.view(self._dense.dtype) if compressor.in_place else self._dense
             message = self._message(received, client, dense)
-            compressor.encode(message, payload, self._config.seed, received.round, client)
+            compressor.encode(message, payload, received.round, client)
 
         return fill
 
     def _message(self, received: Received, client: int, out: Tensor) -> Tensor:
-        difference = self._method.sends_differences and not received.full
+        difference = self._method.sends_differences and not received.round.full
         # A worker may hold x^{k-1} where the client was not meant to get it: that depends on who else lives here.
         previous = received.previous if difference else None
-        task = Task(received.round, received.full, client, self._config.seed, received.x, previous)
-        self._method.message(self._oracle, task, out)
+        self._method.message(self._oracle, ClientTask(received.round, client, received.x, previous), out)
         if client not in self._bad:
-            if self._collusion and not self._bad.isdisjoint(received.cohort.tolist()):
-                self._collusion.publish(received.round, client, out)
+            if self._collusion and not self._bad.isdisjoint(received.round.cohort.tolist()):
+                self._collusion.publish(received.round.number, client, out)
             return out
         assigned = self._assignment(received.round, client)
         if assigned is None or assigned.has("on_wire"):
@@ -144,27 +144,25 @@ class Worker:
         return self._method.clip_level(norm(g))
 
     def _situation(self, received: Received, client: int, honest: Tensor, assigned: Assignment) -> Situation:
-        config, difference, colluders = self._config, self._method.sends_differences and not received.full, None
+        config, round_, colluders = self._config, received.round, None
+        difference = self._method.sends_differences and not round_.full
         if self._collusion and assigned.has("omniscient"):
-            good = [c for c in received.cohort.tolist() if c not in self._bad]
-            colluders = self._collusion.gather(received.round, good, honest.device)
+            good = [c for c in round_.cohort.tolist() if c not in self._bad]
+            colluders = self._collusion.gather(round_.number, good, honest.device)
         return Situation(
-            round=received.round,
+            round=round_,
             client=client,
-            seed=config.seed,
             honest=honest,
-            full=received.full,
             difference=difference,
             x=received.x,
             start=self._start,
             previous=received.previous if difference or assigned.has("knows_estimate") else None,
             step_size=self._method.step_size,
-            cohort=received.cohort,
             clients=config.clients.count,
             byzantine=self._bad,
-            f=config.declared_byzantine * len(received.cohort) // config.clients.count,
+            f=config.declared_byzantine * len(round_.cohort) // config.clients.count,
             colluders=colluders,
             aggregation=config.aggregation if assigned.has("knows_rule") else None,
             clip=self._level,
-            compressor=self._compressors[received.full],
+            compressor=self._compressors[round_.full],
         )

@@ -29,7 +29,7 @@ def _push(now: Situation, direction: Tensor) -> Tensor:
 
 
 def _fixed(now: Situation) -> Tensor:
-    direction = stream(now.seed, "attack").standard_normal(len(now.x))
+    direction = stream(now.round.seed, "attack").standard_normal(len(now.x))
     return now.x.new_tensor(direction)
 
 

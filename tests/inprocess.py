@@ -22,6 +22,7 @@ from byzdist.experiment import Experiment, prepare
 from byzdist.folder import RunFolder, claim
 from byzdist.metrics import Line, Metrics
 from byzdist.rank import serve
+from byzdist.rounds import Round
 from byzdist.saving import WorkerSaver
 from byzdist.server import Server
 from byzdist.transport.base import (
@@ -76,17 +77,18 @@ class LocalServer(ServerEnd):
         self._request = request
         self._last.clear()
         self.bytes_down = self.bytes_up = 0
-        kind = Kind.FULL if request.full else Kind.SAMPLED
-        everyone = len(request.cohort) == self._shape.clients
+        kind = Kind.FULL if request.round.full else Kind.SAMPLED
+        number, cohort = request.round.number, request.round.cohort
+        everyone = len(cohort) == self._shape.clients
         flags = HAS_MODEL | HAS_PREVIOUS * request.needs_previous
-        (message,) = self.frame.pack(kind, request.round, request.cohort, everyone=everyone, flags=flags)
-        for rank in {self._shape.rank(int(client)) for client in request.cohort}:
+        (message,) = self.frame.pack(kind, number, cohort, everyone=everyone, flags=flags)
+        for rank in {self._shape.rank(int(client)) for client in cohort}:
             self.requests[rank].put(message.clone())
             self.bytes_down += message.nbytes
 
     def collect(self, deadline: float) -> dict[int, Tensor | Missing]:
         request, replies = self._request, dict[int, Tensor | Missing]()
-        while len(replies) < len(request.cohort):
+        while len(replies) < len(request.round.cohort):
             reply = self.replies.get(timeout=deadline)
             if isinstance(reply, BaseException):
                 raise reply
@@ -94,7 +96,7 @@ class LocalServer(ServerEnd):
             payload = message[HEADER_BYTES:]
             try:
                 total = Header.read(message).checksum
-                check_reply(message, total, request.round, client, request.length)
+                check_reply(message, total, request.round.number, client, request.length)
                 replies[client] = payload
             except WireError as error:
                 replies[client] = Missing(str(error))
@@ -163,11 +165,12 @@ class LocalWorker(WorkerEnd):
         cohort = frame.cohort(header, self._shape.clients)
         mine = self._shape.hosted(cohort, self._rank)
         previous = frame.previous if header.flags & HAS_PREVIOUS else None
-        return Received(header.round, header.kind is Kind.FULL, cohort, mine, frame.current, previous)
+        round_ = Round(header.round, self._shape.seed, header.kind is Kind.FULL, cohort)
+        return Received(round_, mine, frame.current, previous)
 
     def reply(
         self,
-        round_: int,
+        round_: Round,
         client: int,
         length: int,
         fill: Callable[[Tensor], None],
@@ -176,7 +179,7 @@ class LocalWorker(WorkerEnd):
     ) -> None:
         row = reply_rows(1, self._shape.longest, torch.device("cpu"))[0]
         fill(row.payload[:length])
-        Header(Kind.REPLY, round_, client, flags, length, checksum(row.payload[:length])).write(row.message)
+        Header(Kind.REPLY, round_.number, client, flags, length, checksum(row.payload[:length])).write(row.message)
         message = row.message[: HEADER_BYTES + length].clone()
         self._server.replies.put((client, message if forge is None else forge(message)))
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from byzdist.errors import RunError
+from byzdist.rounds import Round
 from byzdist.transport.base import Missing, Received, Request, Resume, Save, Shape
 from byzdist.transport.keys import worker_key
 from byzdist.transport.link import Link, join
@@ -27,6 +28,7 @@ TERMS = Terms(deadline=5.0, join_timeout=10.0, min_replies=1, offences=3, late_s
 def shape_of(workers: int, *, clients: int | None = None, dimension: int = 10) -> Shape:
     clients = clients or workers
     return Shape(
+        seed=0,
         clients=clients,
         workers=workers,
         dimension=dimension,
@@ -93,7 +95,7 @@ class Star:
         server.frame.previous.copy_(server.frame.current)
         server.frame.current.fill_(float(self.round))
         ids = np.arange(self.shape.clients) if cohort is None else np.array(cohort)
-        server.send(Request(self.round, full, ids, 8 * self.shape.dimension, not full))
+        server.send(Request(Round(self.round, 0, full, ids), 8 * self.shape.dimension, not full))
         return server.collect(deadline)
 
     def joined(self, *ranks: int, patience: float = 10.0) -> None:
@@ -126,8 +128,8 @@ def serve(shape: Shape, rank: int, patience: float = 10.0, orders: list[Save | R
                 if isinstance(received, Save):
                     worker.answer(received, Stage.SAVED)
                 continue
-            vector = received.x if received.full else received.x - received.previous
-            for client in received.cohort[received.cohort % shape.workers + 1 == rank].tolist():
+            vector = received.x if received.round.full else received.x - received.previous
+            for client in received.round.cohort[received.round.cohort % shape.workers + 1 == rank].tolist():
 
                 def fill(payload: Tensor, client: int = client, vector: Tensor = vector) -> None:
                     payload.view(torch.float64).copy_(vector * (client + 1))

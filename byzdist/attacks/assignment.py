@@ -7,6 +7,7 @@ from typing import Any
 from byzdist.attacks.base import ATTACKS, Attack
 from byzdist.config import Config, Spec
 from byzdist.errors import ConfigError
+from byzdist.rounds import Round
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,9 @@ class Assignment:
     clients: Collection[int]
     rounds: range | None
 
-    def covers(self, client: int, round_: int) -> bool:
+    def covers(self, client: int, round_: Round) -> bool:
         """Return whether a client mounts this attack in a round."""
-        return client in self.clients and (self.rounds is None or round_ in self.rounds)
+        return client in self.clients and (self.rounds is None or round_.number in self.rounds)
 
     @property
     def changes_messages(self) -> bool:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from byzdist.compression import Compressor
 from byzdist.config import Aggregation
-from byzdist.randomness import stream
 from byzdist.registry import Registry
+from byzdist.rounds import Round
 
 Attack = Callable[..., Tensor]
 ATTACKS: Registry[Attack] = Registry("attack", "now")
@@ -24,10 +24,8 @@ class Situation:
 
     Attributes:
         honest: h, what this client would honestly send, before compression; d values that the attack may overwrite and return.
-        full: whether this is a full round, whose messages are neither compressed nor clipped.
         difference: whether the message is a gradient difference (else a gradient estimate).
         x, previous, start: x^k, x^{k-1} (None where no difference is asked for, unless the attack is `knows_estimate`) and x^0.
-        cohort: the ids of this round's cohort, ascending.
         clients, byzantine: n, and the ids of all attackers.
         f: how many of the cohort the operator takes for Byzantine.
         colluders: for `omniscient` attacks, the messages of the cohort's honest clients by id, to be read only; None for the others.
@@ -36,17 +34,14 @@ class Situation:
         compressor: what the message goes through on its way, see `delivered`.
     """
 
-    round: int
+    round: Round
     client: int
-    seed: int
     honest: Tensor
-    full: bool
     difference: bool
     x: Tensor
     start: Tensor
     previous: Tensor | None
     step_size: float
-    cohort: np.ndarray
     clients: int
     byzantine: Collection[int]
     f: int
@@ -57,12 +52,22 @@ class Situation:
 
     def stream(self) -> np.random.Generator:
         """Return the generator of this client's attack in this round."""
-        return stream(self.seed, "attack", self.client, self.round)
+        return self.round.rng("attack", self.client)
+
+    @property
+    def full(self) -> bool:
+        """Whether this is a full round, whose messages are neither compressed nor clipped."""
+        return self.round.full
+
+    @property
+    def cohort(self) -> np.ndarray:
+        """The ids of this round's cohort, ascending."""
+        return self.round.cohort
 
     @property
     def g(self) -> Tensor:
         """The server's estimate g^{k-1}, to the rounding of the two models from which it follows; 0 before there is any."""
-        if self.round == 0:
+        if self.round.number == 0:
             return torch.zeros_like(self.x)
         assert self.previous is not None, "outside of difference rounds g is known to attacks that are knows_estimate"
         return (self.previous - self.x).div_(self.step_size)
@@ -70,16 +75,16 @@ class Situation:
     @property
     def level(self) -> float | None:
         """The length to which the server clips the message, a difference or an estimate's deviation from g; None: it does not."""
-        return None if self.full or self.round == 0 else self.clip(self.g)
+        return None if self.full or self.round.number == 0 else self.clip(self.g)
 
     def delivered(self, vector: Tensor) -> Tensor:
         """Return what the server reads if ``vector`` [d] is the message: with rand_k, zeros but for the coordinates it assigned."""
         payload = torch.zeros(
             self.compressor.length(len(vector), vector.dtype), dtype=torch.uint8, device=vector.device
         )
-        self.compressor.encode(vector, payload, self.seed, self.round, self.client)
+        self.compressor.encode(vector, payload, self.round, self.client)
         read = torch.empty_like(vector)
-        self.compressor.decode(payload, read, self.seed, self.round, self.client)
+        self.compressor.decode(payload, read, self.round, self.client)
         return read
 
     @property
@@ -97,9 +102,8 @@ class Envelope:
         earlier: this client's last message before this one, None before the first.
     """
 
-    round: int
+    round: Round
     client: int
-    seed: int
     message: Tensor
     earlier: Tensor | None
 

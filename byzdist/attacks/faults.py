@@ -14,7 +14,6 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from byzdist.attacks.base import ATTACKS, Envelope, Situation, on_process, on_wire
-from byzdist.randomness import stream
 
 Probability = Annotated[float, Gt(0), Le(1)]
 Seconds = Annotated[float, Gt(0)]
@@ -22,7 +21,7 @@ _FOREVER = 10.0**8
 
 
 def _strikes(now: Situation | Envelope, probability: float) -> bool:
-    return stream(now.seed, "fault", now.client, now.round).random() < probability
+    return now.round.rng("fault", now.client).random() < probability
 
 
 @ATTACKS.register("crash")
@@ -74,7 +73,7 @@ def garbage(now: Envelope, *, probability: Probability = 1.0) -> Tensor:
     """Send random bytes, as many as the reply has."""
     if not _strikes(now, probability):
         return now.message
-    noise = stream(now.seed, "garbage", now.client, now.round).bytes(len(now.message))
+    noise = now.round.rng("garbage", now.client).bytes(len(now.message))
     return torch.frombuffer(bytearray(noise), dtype=torch.uint8)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from byzdist.registry import Registry
+from byzdist.rounds import Round
 
 COMPRESSORS: Registry[Callable[..., "Compressor"]] = Registry("compressor")
 
@@ -14,7 +15,7 @@ COMPRESSORS: Registry[Callable[..., "Compressor"]] = Registry("compressor")
 class Compressor(ABC):
     """An unbiased map Q: E Q(v) = v, E‖Q(v) - v‖² <= ω‖v‖², ‖Q(v)‖ <= D_Q‖v‖ [BRPP Def. 2.2].
 
-    Whatever is random in Q is keyed by (seed, round, client), so the server knows it without being told.
+    Whatever is random in Q is keyed by round and client, so the server knows it without being told.
     """
 
     in_place = False  # whether a payload is simply the vector's values, so that neither end needs a copy
@@ -36,9 +37,9 @@ class Compressor(ABC):
         """Return the bytes of a payload."""
 
     @abstractmethod
-    def encode(self, vector: Tensor, payload: Tensor, seed: int, round_: int, client: int) -> None:
+    def encode(self, vector: Tensor, payload: Tensor, round_: Round, client: int) -> None:
         """Write Q(vector) into ``payload``, ``length`` bytes."""
 
     @abstractmethod
-    def decode(self, payload: Tensor, vector: Tensor, seed: int, round_: int, client: int) -> None:
+    def decode(self, payload: Tensor, vector: Tensor, round_: Round, client: int) -> None:
         """Write the d values that ``payload`` stands for into ``vector``."""

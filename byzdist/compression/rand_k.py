@@ -8,7 +8,7 @@ from annotated_types import Gt, Le
 from torch import Tensor
 
 from byzdist.compression.base import COMPRESSORS, Compressor
-from byzdist.randomness import stream
+from byzdist.rounds import Round
 
 
 def draw_mask(generator: np.random.Generator, dimension: int, count: int) -> Tensor:
@@ -61,21 +61,21 @@ class RandK(Compressor):
         """Return the size of K values."""
         return self._count(dimension) * dtype.itemsize
 
-    def _mask(self, dimension: int, seed: int, round_: int, client: int) -> Tensor:
+    def _mask(self, dimension: int, round_: Round, client: int) -> Tensor:
         if self._shared:
-            generator = stream(seed, "shared mask", 0, round_)
+            generator = round_.rng("shared mask")
         else:
-            generator = stream(seed, "mask", client, round_)
+            generator = round_.rng("mask", client)
         return draw_mask(generator, dimension, self._count(dimension))
 
-    def encode(self, vector: Tensor, payload: Tensor, seed: int, round_: int, client: int) -> None:
+    def encode(self, vector: Tensor, payload: Tensor, round_: Round, client: int) -> None:
         """Gather the chosen values, scaled by d/K."""
-        mask = self._mask(len(vector), seed, round_, client).to(vector.device)
+        mask = self._mask(len(vector), round_, client).to(vector.device)
         kept = payload.view(vector.dtype)
         torch.index_select(vector, 0, mask, out=kept)
         kept.mul_(len(vector) / len(mask))
 
-    def decode(self, payload: Tensor, vector: Tensor, seed: int, round_: int, client: int) -> None:
+    def decode(self, payload: Tensor, vector: Tensor, round_: Round, client: int) -> None:
         """Put the values back at their coordinates, zeros elsewhere."""
-        mask = self._mask(len(vector), seed, round_, client).to(vector.device)
+        mask = self._mask(len(vector), round_, client).to(vector.device)
         vector.zero_().index_copy_(0, mask, payload.view(vector.dtype))

@@ -11,8 +11,8 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from byzdist.oracle import Oracle
-from byzdist.randomness import stream
 from byzdist.registry import Registry
+from byzdist.rounds import Round
 
 METHODS: Registry[Callable[..., "Method"]] = Registry("method")
 
@@ -25,7 +25,7 @@ Aggregate = Callable[[Tensor, float | None], Tensor]
 
 
 @dataclass(frozen=True)
-class Task:
+class ClientTask:
     """What one client is asked for in one round.
 
     Attributes:
@@ -33,16 +33,14 @@ class Task:
         previous: x^{k-1}, or None in full rounds.
     """
 
-    round: int
-    full: bool
+    round: Round
     client: int
-    seed: int
     x: Tensor
     previous: Tensor | None
 
     def batch(self, samples: int, size: int) -> np.ndarray:
         """Draw ``size`` of ``samples`` positions without replacement, or all where there are fewer, keyed by client and round."""
-        return stream(self.seed, "batch", self.client, self.round).choice(samples, min(size, samples), replace=False)
+        return self.round.rng("batch", self.client).choice(samples, min(size, samples), replace=False)
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ class Method(ABC):
         """Return the method with the defaults that depend on the run filled in."""
         return replace(self, full_cohort=self.full_cohort or sizes.clients)
 
-    def is_full(self, seed: int, round_: int) -> bool:
+    def is_full(self, round_: Round) -> bool:
         """Return c_k: whether round k is a full-gradient round."""
         return False
 
@@ -122,7 +120,7 @@ class Method(ABC):
         return level if self.clip_max == "none" else min(level, self.clip_max)
 
     @abstractmethod
-    def message(self, oracle: Oracle, task: Task, out: Tensor) -> None:
+    def message(self, oracle: Oracle, task: ClientTask, out: Tensor) -> None:
         """Write into ``out`` what an honest client sends, before compression. The client half."""
 
     @abstractmethod

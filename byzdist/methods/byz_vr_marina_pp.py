@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 from torch import Tensor
 
-from byzdist.methods.base import METHODS, Aggregate, ClipFactor, Full, Method, Probability, Sizes, Task
+from byzdist.methods.base import METHODS, Aggregate, ClientTask, ClipFactor, Full, Method, Probability, Sizes
 from byzdist.oracle import Oracle
-from byzdist.randomness import stream
+from byzdist.rounds import Round
 
 
 @METHODS.register("byz_vr_marina_pp")
@@ -30,17 +30,17 @@ class ByzVRMarinaPP(Method):
         p = min(self.cohort / sizes.clients, self.batch_size / sizes.samples, sizes.nonzeros / sizes.dimension, 1.0)
         return replace(self, full_cohort=self.full_cohort or sizes.clients, p=self.p or p)
 
-    def is_full(self, seed: int, round_: int) -> bool:
+    def is_full(self, round_: Round) -> bool:
         """Draw c_k ~ Bernoulli(p)."""
         assert self.p is not None
-        return bool(stream(seed, "coin", 0, round_).random() < self.p)
+        return bool(round_.rng("coin").random() < self.p)
 
     @property
     def starts_full(self) -> bool:
         """Whether g^0 comes from a full round; g^0 = 0 otherwise."""
         return self.g0 == "full"
 
-    def message(self, oracle: Oracle, task: Task, out: Tensor) -> None:
+    def message(self, oracle: Oracle, task: ClientTask, out: Tensor) -> None:
         """Client: ∇f_i(x^k) in full rounds, else the difference of gradients at x^k and x^{k-1} on one mini-batch."""
         samples = oracle.samples(task.client)
         if task.previous is not None:

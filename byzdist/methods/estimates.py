@@ -6,7 +6,7 @@ from typing import Annotated
 from annotated_types import Ge, Lt
 from torch import Tensor
 
-from byzdist.methods.base import METHODS, Aggregate, Method, Task
+from byzdist.methods.base import METHODS, Aggregate, ClientTask, Method
 from byzdist.oracle import Oracle
 
 
@@ -30,7 +30,7 @@ class ClippedEstimates(Method):
 class SGD(ClippedEstimates):
     """SGD with partial participation under the clipping heuristic [BRPP eq. 10]: clients send mini-batch gradients."""
 
-    def message(self, oracle: Oracle, task: Task, out: Tensor) -> None:
+    def message(self, oracle: Oracle, task: ClientTask, out: Tensor) -> None:
         """Client: the gradient at x^k on a mini-batch."""
         oracle.gradient(task.x, task.client, task.batch(oracle.samples(task.client), self.batch_size), out)
 
@@ -50,7 +50,7 @@ class MomentumSGD(SGD):
 
     memory: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def message(self, oracle: Oracle, task: Task, out: Tensor) -> None:
+    def message(self, oracle: Oracle, task: ClientTask, out: Tensor) -> None:
         """Client: its momentum after a step with the gradient at x^k on a mini-batch."""
         super().message(oracle, task, out)
         held = self.memory.get(task.client)

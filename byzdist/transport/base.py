@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from byzdist.rounds import Round
 from byzdist.transport.wire import HEADER_BYTES, RequestFrame, Stage, round_up
 
 _Ids = TypeVar("_Ids", int, np.ndarray)
@@ -19,6 +20,7 @@ class Shape:
     """The sizes that both ends must agree on.
 
     Attributes:
+        seed: of the run.
         clients: n; client i lives on rank 1 + i mod workers.
         sampled: the size of a sampled cohort.
         most_cohort: the largest cohort of any round.
@@ -28,6 +30,7 @@ class Shape:
         pinned: whether a GPU copies messages from and to the CPU's memory, which is then locked, so that it does so directly.
     """
 
+    seed: int
     clients: int
     workers: int
     dimension: int
@@ -57,9 +60,7 @@ class Shape:
 class Request:
     """What the server asks of a cohort: the model is in the transport's frame, each reply is ``length`` bytes of payload."""
 
-    round: int
-    full: bool
-    cohort: np.ndarray
+    round: Round
     length: int
     needs_previous: bool
 
@@ -186,9 +187,7 @@ Forge = Callable[[Tensor], Tensor]
 class Received:
     """A request as a worker sees it: ``mine`` are the clients that it hosts, ``previous`` is x^{k-1} where the round needs it."""
 
-    round: int
-    full: bool
-    cohort: np.ndarray
+    round: Round
     mine: list[int]
     x: Tensor
     previous: Tensor | None
@@ -212,7 +211,7 @@ class WorkerEnd(ABC):
     @abstractmethod
     def reply(
         self,
-        round_: int,
+        round_: Round,
         client: int,
         length: int,
         fill: Callable[[Tensor], None],

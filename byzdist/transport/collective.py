@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from byzdist.errors import RunError
+from byzdist.rounds import Round
 from byzdist.torch_private import Store
 from byzdist.transport.base import (
     Forge,
@@ -131,10 +132,11 @@ class CollectiveServer(ServerEnd):
         self.bytes_down = self.bytes_up = 0
         self._afresh.clear()
         hosted: dict[int, list[int]] = {}
-        for position, client in enumerate(request.cohort):
+        cohort = request.round.cohort
+        for position, client in enumerate(cohort):
             hosted.setdefault(self._shape.rank(int(client)), []).append(position)
-        self._receives = [[] for _ in request.cohort]
-        if request.full:
+        self._receives = [[] for _ in cohort]
+        if request.round.full:
             self._send_full(request, hosted)
         else:
             self._send_sampled(request, hosted)
@@ -146,9 +148,10 @@ class CollectiveServer(ServerEnd):
             self.bytes_down += part.nbytes
 
     def _pack(self, request: Request, flags: int) -> list[Tensor]:
-        kind = Kind.FULL if request.full else Kind.SAMPLED
-        everyone = len(request.cohort) == self._shape.clients
-        return self.frame.pack(kind, request.round, request.cohort, everyone=everyone, flags=flags)
+        round_ = request.round
+        kind = Kind.FULL if round_.full else Kind.SAMPLED
+        everyone = len(round_.cohort) == self._shape.clients
+        return self.frame.pack(kind, round_.number, round_.cohort, everyone=everyone, flags=flags)
 
     def _send_sampled(self, request: Request, hosted: dict[int, list[int]]) -> None:
         # With receives posted first gloo sends each reply at once, instead of asking whether it is expected. But nccl
@@ -162,13 +165,15 @@ class CollectiveServer(ServerEnd):
         longer = self._pack(request, HAS_MODEL | HAS_PREVIOUS) if lacking else shorter
         for rank in sorted(hosted, key=lambda rank: -len(hosted[rank])):  # who has most to do begins first
             self._post(longer if rank in lacking else shorter, rank)
-            self._model_round[rank] = request.round
+            self._model_round[rank] = request.round.number
         if is_on_gpu:
             self._expect(request, hosted)
 
     def _lacking(self, request: Request, ranks: Iterable[int]) -> set[int]:
         """Return which ranks have to be sent x^{k-1}."""
-        return {rank for rank in ranks if request.needs_previous and self._model_round[rank] != request.round - 1}
+        return {
+            rank for rank in ranks if request.needs_previous and self._model_round[rank] != request.round.number - 1
+        }
 
     def _expect(self, request: Request, hosted: dict[int, list[int]]) -> None:
         """Post the receives of a sampled round."""
@@ -185,7 +190,7 @@ class CollectiveServer(ServerEnd):
         longer = self._pack(request, HAS_MODEL | HAS_PREVIOUS) if lacking else shorter
         for rank in workers:
             self._post(longer if rank in lacking else shorter, rank)
-            self._model_round[rank] = request.round
+            self._model_round[rank] = request.round.number
         if not lacking:
             self._sends.append(dist.broadcast(self.frame.current, SERVER, async_op=True))
             self.bytes_down += self.frame.current.nbytes * len(workers)
@@ -208,7 +213,7 @@ class CollectiveServer(ServerEnd):
         """
         until = self._sent_at + deadline
         replies: dict[int, Tensor | Missing] = {}
-        for position, client in enumerate(self._request.cohort):
+        for position, client in enumerate(self._request.round.cohort):
             replies[int(client)] = self._one_reply(position, int(client), until)
         self._flush(until)
         return replies
@@ -220,11 +225,11 @@ class CollectiveServer(ServerEnd):
                 work.wait(_left(until))
         except RuntimeError as error:
             raise RunError(
-                f"round {request.round}: worker rank {self._shape.rank(client)} (client {client}) is gone or silent beyond the "
+                f"round {request.round.number}: worker rank {self._shape.rank(client)} (client {client}) is gone or silent beyond the "
                 f"deadline, which ends a run on the collective transport: {cause(error)}"
             ) from None
         try:
-            flags = check_reply(row.message, 0, request.round, client, request.length)
+            flags = check_reply(row.message, 0, request.round.number, client, request.length)
         except WireError as error:
             return Missing(str(error))
         if flags & AFRESH:
@@ -353,7 +358,7 @@ class CollectiveWorker(WorkerEnd):
             self._turns = int(np.bincount(cohort % self._shape.workers).max(initial=0))
         previous = self._before.current if holds_previous else frame.previous if flags & HAS_PREVIOUS else None
         self._model_round = header.round
-        return Received(header.round, self._full, cohort, mine, frame.current, previous)
+        return Received(Round(header.round, self._shape.seed, self._full, cohort), mine, frame.current, previous)
 
     @_ends_if("the server is gone")
     def _expect(self) -> None:
@@ -367,7 +372,7 @@ class CollectiveWorker(WorkerEnd):
 
     def reply(
         self,
-        round_: int,
+        round_: Round,
         client: int,
         length: int,
         fill: Callable[[Tensor], None],
@@ -381,7 +386,7 @@ class CollectiveWorker(WorkerEnd):
         row = self._rows[0]
         self._settle(self._sending[0])
         fill(row.payload[:length])
-        Header(Kind.REPLY, round_, client, flags, length).write(row.message)
+        Header(Kind.REPLY, round_.number, client, flags, length).write(row.message)
         if self._turns == 1 and not self._full:
             self._expect()  # x^{k-1} has served its purpose
         self._ship(row, length)

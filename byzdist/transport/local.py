@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from byzdist.rounds import Round
 from byzdist.transport.base import (
     Forge,
     Missing,
@@ -58,21 +59,22 @@ class LocalServer(ServerEnd):
     def send(self, request: Request) -> None:
         """See `ServerEnd.send`."""
         self._request = request
-        everyone = len(request.cohort) == self._shape.clients
-        kind = Kind.FULL if request.full else Kind.SAMPLED
+        round_, clients = request.round, self._shape.clients
+        kind = Kind.FULL if round_.full else Kind.SAMPLED
         flags = HAS_MODEL | (HAS_PREVIOUS if request.needs_previous else 0)
-        parts = self.frame.pack(kind, request.round, request.cohort, everyone=everyone, flags=flags)
+        parts = self.frame.pack(kind, round_.number, round_.cohort, everyone=len(round_.cohort) == clients, flags=flags)
         self.bytes_down = sum(part.nbytes for part in parts)
 
     def collect(self, deadline: float) -> dict[int, Tensor | Missing]:
         """Compute the replies, however long that takes; see `ServerEnd.collect`."""
-        request, worker = self._request, self._worker
-        asked = [client for client in request.cohort.tolist() if client not in self._quarantine]
+        round_, worker = self._request.round, self._worker
+        cohort = round_.cohort.tolist()
+        asked = [client for client in cohort if client not in self._quarantine]
         current, previous = worker.models(self.frame.current, self.frame.previous)
         worker.begin()
-        self._handle(Received(request.round, request.full, request.cohort, asked, current, previous), worker)
+        self._handle(Received(round_, asked, current, previous), worker)
         self.bytes_up = worker.bytes
-        missing = {c: Missing(f"quarantined: {self._quarantine[c]}") for c in request.cohort.tolist() if c not in asked}
+        missing = {c: Missing(f"quarantined: {self._quarantine[c]}") for c in cohort if c not in asked}
         return dict(sorted((worker.replies | missing).items()))
 
     def blame(self, client: int, reason: str) -> None:
@@ -146,7 +148,7 @@ class _LocalWorker(WorkerEnd):
 
     def reply(
         self,
-        round_: int,
+        round_: Round,
         client: int,
         length: int,
         fill: Callable[[Tensor], None],

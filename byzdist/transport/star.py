@@ -265,10 +265,11 @@ class StarServer(ServerEnd):
         taken = {row for worker in self._workers.values() for row in worker.rows.values()}
         rows = (row for row in count() if row not in taken)  # without a gap, unless somebody is late
         hosted: dict[int, dict[int, int]] = {}
-        is_trusted = self._trusted[request.cohort]
-        for client in request.cohort[~is_trusted].tolist():
+        round_, cohort = request.round.number, request.round.cohort
+        is_trusted = self._trusted[cohort]
+        for client in cohort[~is_trusted].tolist():
             self._replies[client] = Missing(_QUARANTINED + self._clients[client].quarantine)
-        self._rows = dict.fromkeys(request.cohort[is_trusted].tolist(), 0)
+        self._rows = dict.fromkeys(cohort[is_trusted].tolist(), 0)
         for client in self._rows:
             rank = self._shape.rank(client)
             worker = self._workers[rank]
@@ -278,15 +279,15 @@ class StarServer(ServerEnd):
                 self._replies[client] = Missing("late too often")
             else:
                 self._rows[client] = hosted.setdefault(rank, {})[client] = next(rows)
-        self._shared.publish(request.round, self._rows)
+        self._shared.publish(round_, self._rows)
         self._awaited, self._collecting = 0, True
         for rank, mine in hosted.items():
             worker = self._workers[rank]
-            worker.round, worker.pending, worker.rows = request.round, set(mine), mine
+            worker.round, worker.pending, worker.rows = round_, set(mine), mine
             self._awaited += len(mine)
-            kind = Kind.FULL if request.full else Kind.SAMPLED
+            kind = Kind.FULL if request.round.full else Kind.SAMPLED
             flags = HAS_MODEL | HAS_PREVIOUS * request.needs_previous
-            errand = Errand(worker.generation, kind, request.round, request.length, len(self._rows), flags)
+            errand = Errand(worker.generation, kind, round_, request.length, len(self._rows), flags)
             self._give(worker, errand)
 
     def _give(self, worker: _Worker, errand: Errand) -> None:
@@ -305,7 +306,7 @@ class StarServer(ServerEnd):
         down, up = self._shared.traffic.sum(axis=0) - self._traffic
         self.bytes_down, self.bytes_up = int(down), int(up)
         late = Missing("no reply by the deadline")
-        return {client: self._replies.get(client, late) for client in self._request.cohort.tolist()}
+        return {client: self._replies.get(client, late) for client in self._request.round.cohort.tolist()}
 
     def _charge_the_late(self) -> None:
         """Count the time for which the round has waited for late workers alone, and let those rest that have used up theirs.
@@ -314,7 +315,7 @@ class StarServer(ServerEnd):
         """
         now = time.monotonic()
         for rank, worker in self._workers.items():
-            if not worker.pending or worker.round != self._request.round:
+            if not worker.pending or worker.round != self._request.round.number:
                 continue
             worker.allowance.spend(now - self._heard_at, now)
             seconds = worker.allowance.seconds_to_go(now)
@@ -397,7 +398,7 @@ class StarServer(ServerEnd):
         if client not in worker.pending:
             return
         worker.pending.remove(client)
-        if self._collecting and worker.round == self._request.round:
+        if self._collecting and worker.round == self._request.round.number:
             self._replies[client] = reply if isinstance(reply, Missing) else reply[: self._request.length]
             self._awaited -= 1
             self._heard_at = time.monotonic()

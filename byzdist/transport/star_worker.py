@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributed import DistError
 
+from byzdist.rounds import Round
 from byzdist.torch_private import Work
 from byzdist.transport.base import Forge, Received, Resume, Save, Shape, WorkerEnd, reply_rows
 from byzdist.transport.link import BRIEF, END, Link, LinkLost, join, read_note
@@ -143,11 +144,12 @@ class StarWorker(WorkerEnd):
         cohort = frame.cohort(header, self._shape.clients)
         mine = self._shape.hosted(cohort, self._rank)
         self._turns = len(mine)
-        return Received(header.round, header.kind is Kind.FULL, cohort, mine, frame.current, previous)
+        round_ = Round(header.round, self._shape.seed, header.kind is Kind.FULL, cohort)
+        return Received(round_, mine, frame.current, previous)
 
     def reply(
         self,
-        round_: int,
+        round_: Round,
         client: int,
         length: int,
         fill: Callable[[Tensor], None],
@@ -158,7 +160,7 @@ class StarWorker(WorkerEnd):
         self._rows.reverse()
         row = self._rows[0]
         fill(row.payload[:length])
-        Header(Kind.REPLY, round_, client, flags, length, checksum(row.payload[:length])).write(row.message)
+        Header(Kind.REPLY, round_.number, client, flags, length, checksum(row.payload[:length])).write(row.message)
         message = row.parts(length)[0]
         self._turns -= 1
         if self._link is None:

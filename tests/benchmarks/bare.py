@@ -22,7 +22,8 @@ import torch.distributed as dist
 
 from byzdist.config import load
 from byzdist.experiment import Experiment, prepare
-from byzdist.methods import Task
+from byzdist.methods import ClientTask
+from byzdist.rounds import Round
 from byzdist.sampling import draw_cohort
 
 HEAD = 64  # bytes before the ids of a request and the values of a reply, which begin at multiples of it
@@ -62,8 +63,8 @@ def serve(experiment: Experiment, workers: int) -> list[float]:
     holders = dict.fromkeys(range(1, workers + 1), -1)  # of which x^k
     times = [time.perf_counter()]
     for k in range(config.rounds + 1):
-        full = k == 0 or method.is_full(config.seed, k)
-        cohort = draw_cohort(config.seed, k, n, method.full_cohort if full else method.cohort).tolist()
+        full = k == 0 or method.is_full(Round(k, config.seed))
+        cohort = draw_cohort(Round(k, config.seed), n, method.full_cohort if full else method.cohort).tolist()
         collective = full and len(cohort) == n and n % workers == 0
         if method.sends_differences:
             request.old.copy_(request.x)
@@ -122,7 +123,7 @@ def work(experiment: Experiment, rank: int, workers: int, spent: torch.Tensor) -
             if (last := sending[turn % 2]) is not None:
                 last.wait()
             started = time.perf_counter()
-            task = Task(k, kind != SAMPLED, client, config.seed, here.x, old if kind == SAMPLED else None)
+            task = ClientTask(Round(k, config.seed, kind != SAMPLED), client, here.x, old if kind == SAMPLED else None)
             method.message(oracle, task, vectors[turn % 2])
             spent[k] += time.perf_counter() - started
             if kind == COLLECTIVE:

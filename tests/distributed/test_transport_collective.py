@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from byzdist.errors import RunError
+from byzdist.rounds import Round
 from byzdist.torch_private import PrefixStore
 from byzdist.transport.base import Request, Save
 from byzdist.transport.collective import CollectiveServer, CollectiveWorker, open_group
@@ -63,7 +64,7 @@ def serve(port, shape, rank, delay):
         if isinstance(received, Save):
             worker.answer(received, Stage.FAILED)
             continue
-        for client in received.cohort[received.cohort % shape.workers + 1 == rank].tolist():
+        for client in received.round.cohort[received.round.cohort % shape.workers + 1 == rank].tolist():
             time.sleep(delay)
             worker.reply(received.round, client, 8 * shape.dimension, lambda payload: payload.fill_(1))
 
@@ -91,7 +92,7 @@ def group(shape, delays, patience=1.0):
 
 
 def ask(server, shape, round_, cohort, full, deadline=5.0):
-    server.send(Request(round_, full, np.array(cohort, dtype=np.int64), 8 * shape.dimension, not full))
+    server.send(Request(Round(round_, 0, full, np.array(cohort, dtype=np.int64)), 8 * shape.dimension, not full))
     return server.collect(deadline)
 
 

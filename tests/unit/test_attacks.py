@@ -17,6 +17,7 @@ from byzdist.attacks.simple import label_flip
 from byzdist.compression.identity import Identity
 from byzdist.compression.rand_k import RandK, draw_mask
 from byzdist.randomness import stream
+from byzdist.rounds import Round
 
 HONEST = [3.0, -1.0, 0.5]
 GOOD = {0: [1.0, 2.0, 0.0], 2: [3.0, 2.0, -6.0], 5: [2.0, 5.0, 0.0]}
@@ -31,17 +32,14 @@ def situation(
     cohort=(0, 2, 5, 8, 9), difference=True, colluders=GOOD, client=8, round_=4, full=False, compressor=None, **known
 ):
     return Situation(
-        round=round_,
+        round=Round(round_, 1, full, np.array(cohort)),
         client=client,
-        seed=1,
         honest=vector(HONEST),
-        full=full,
         difference=difference,
         x=vector([1.0, 1.0, 1.0]),
         start=vector([0.0, 2.0, 0.0]),
         previous=vector([1.5, 1.0, 0.0]),
         step_size=0.5,
-        cohort=np.array(cohort),
         clients=10,
         byzantine=frozenset(range(7, 10)),
         f=1,

@@ -8,7 +8,8 @@ from byzdist.compression.rand_k import RandK
 from byzdist.config import parse
 from byzdist.errors import ConfigError
 from byzdist.experiment import choose_device, prepare
-from byzdist.methods.base import Task
+from byzdist.methods.base import ClientTask
+from byzdist.rounds import Round
 from tests.cases import BASE, RAND_K, case
 
 CPU = torch.device("cpu")
@@ -90,7 +91,7 @@ def test_a_batch_larger_than_a_clients_data_is_all_of_them(split, most, caplog):
         config = {**case("none", batch_size=size, p=0.5), "data": {**BASE["data"], "split": split}}
         experiment = prepare(parse(config), CPU)
         x = experiment.oracle.initial()
-        out, task = torch.empty_like(x), Task(3, False, 2, 5, x + 1, x)
+        out, task = torch.empty_like(x), ClientTask(Round(3, 5), 2, x + 1, x)
         experiment.method.message(experiment.oracle, task, out)
         return out
 
@@ -110,9 +111,9 @@ def test_clients_of_a_dirichlet_split_with_little_data_send_small_batches(alpha)
     experiment = prepare(parse(config), CPU)
     x = experiment.oracle.initial()
     for client in range(9):
-        assert len(Task(1, True, client, 5, x, None).batch(experiment.oracle.samples(client), 32)) <= 32
+        assert len(ClientTask(Round(1, 5, True), client, x, None).batch(experiment.oracle.samples(client), 32)) <= 32
         out = torch.full_like(x, torch.nan)
-        experiment.method.message(experiment.oracle, Task(1, True, client, 5, x, None), out)
+        experiment.method.message(experiment.oracle, ClientTask(Round(1, 5, True), client, x, None), out)
         assert out.isfinite().all()
 
 

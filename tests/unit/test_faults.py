@@ -10,13 +10,14 @@ from byzdist.attacks.assignment import assignments
 from byzdist.attacks.base import Envelope
 from byzdist.config import parse
 from byzdist.errors import ConfigError
+from byzdist.rounds import Round
 from tests.cases import BASE
 
 MESSAGE = torch.arange(100, dtype=torch.uint8)
 
 
 def envelope(round_: int = 3, earlier: torch.Tensor | None = None) -> Envelope:
-    return Envelope(round=round_, client=2, seed=1, message=MESSAGE.clone(), earlier=earlier)
+    return Envelope(round=Round(round_, 1), client=2, message=MESSAGE.clone(), earlier=earlier)
 
 
 def config(attack: object, **transport: object) -> object:
@@ -41,7 +42,7 @@ def test_a_probability_is_one(name: str = "short") -> None:
 
 def test_slow_takes_its_time() -> None:
     class Now:
-        seed, client, round, honest = 0, 0, 0, MESSAGE
+        client, round, honest = 0, Round(0, 0), MESSAGE
 
     started = time.monotonic()
     assert ATTACKS.get("slow")(Now, seconds=0.2) is MESSAGE
@@ -60,7 +61,7 @@ def test_a_mix_is_by_client_and_round() -> None:
     )
 
     def name(client: int, round_: int) -> str | None:
-        return next((entry.attack.__name__ for entry in mix if entry.covers(client, round_)), None)
+        return next((entry.attack.__name__ for entry in mix if entry.covers(client, Round(round_, 0))), None)
 
     assert [name(5, k) for k in (2, 3, 4, 5)] == ["short", "crash", "crash", "short"]
     assert name(6, 3) == "short" and name(7, 3) == "bit_flip" and name(0, 3) is None

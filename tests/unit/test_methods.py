@@ -3,9 +3,10 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from byzdist.methods import METHODS, Sizes, Task
+from byzdist.methods import METHODS, ClientTask, Sizes
 from byzdist.methods.byz_vr_marina_pp import ByzVRMarina, ByzVRMarinaPP, ByzVRMarinaPPPlus
 from byzdist.methods.estimates import SGD, MomentumSGD
+from byzdist.rounds import Round
 
 SIZES = Sizes(clients=20, samples=320.0, dimension=100, nonzeros=100.0)
 
@@ -34,7 +35,7 @@ class Parabolas:
 
 def task(full=False, round_=3, client=2, previous=(1.0, 1.0)):
     x = torch.tensor([5.0, 50.0], dtype=torch.float64)
-    return Task(round_, full, client, 9, x, None if full else torch.tensor(previous, dtype=torch.float64))
+    return ClientTask(Round(round_, 9, full), client, x, None if full else torch.tensor(previous, dtype=torch.float64))
 
 
 def message(method, *args, **kwargs):
@@ -74,9 +75,9 @@ def test_byz_vr_marina_is_everyone_and_no_clipping():
 @pytest.mark.parametrize("p", [0.01, 0.3, 1.0])
 def test_full_rounds_come_with_probability_p(p):
     method = ByzVRMarinaPP(step_size=0.1, cohort=4, p=p)
-    full = sum(method.is_full(5, round_) for round_ in range(5000))
+    full = sum(method.is_full(Round(round_, 5)) for round_ in range(5000))
     assert binomtest(full, 5000, p).pvalue > 1e-3
-    assert not any(SGD(step_size=0.1, cohort=4).is_full(5, round_) for round_ in range(100))
+    assert not any(SGD(step_size=0.1, cohort=4).is_full(Round(round_, 5)) for round_ in range(100))
 
 
 def test_round_0_asks_for_full_gradients_unless_told_otherwise():

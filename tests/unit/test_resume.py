@@ -225,7 +225,7 @@ def test_a_stopped_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
     class Stopping(LocalServer):
         def collect(self, deadline):
-            if self._request.round == 17:
+            if self._request.round.number == 17:
                 servers[0].stop()
             return super().collect(deadline)
 

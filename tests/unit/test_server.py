@@ -143,7 +143,7 @@ def test_without_a_first_reply_the_start_is_asked_for_again(tmp_path, monkeypatc
     class Deaf(inprocess.LocalServer):
         def collect(self, deadline):
             replies = super().collect(deadline)
-            deaf = self._request.round < 3
+            deaf = self._request.round.number < 3
             return {client: Missing("not heard") if deaf else reply for client, reply in replies.items()}
 
     monkeypatch.setattr(inprocess, "LocalServer", Deaf)

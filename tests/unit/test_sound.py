@@ -115,7 +115,7 @@ def test_a_full_round_for_which_too_few_can_take_part_is_a_sampled_one_and_comes
 
 
 def test_replies_that_are_lost_leave_the_estimate_and_the_server_tries_again(tmp_path, monkeypatch):
-    lossy(monkeypatch, lambda request: range(1, 14) if request.full and request.round in (2, 3) else ())
+    lossy(monkeypatch, lambda request: range(1, 14) if request.round.full and request.round.number in (2, 3) else ())
     estimates = {}
     run = train(
         config(method=method(p=1e-9), rounds=10),
@@ -137,7 +137,7 @@ def test_replies_that_are_lost_leave_the_estimate_and_the_server_tries_again(tmp
     "rule, lost, taken", [("trimmed_mean", 5, True), ("coordinate_median", 11, True), ("krum", 11, False)]
 )
 def test_full_rounds_work_with_all_that_are_declared(tmp_path, monkeypatch, rule, lost, taken):
-    lossy(monkeypatch, lambda request: range(lost) if request.full else ())
+    lossy(monkeypatch, lambda request: range(lost) if request.round.full else ())
     run = train(config(aggregation={"rule": rule}, method=method(p=1.0), rounds=5), tmp_path)
     for line in run.metrics:
         assert line["replies"] == 20 - lost
@@ -155,7 +155,7 @@ def test_who_sends_what_is_not_finite_is_not_feared_among_the_others(tmp_path, r
 
 
 def test_rounds_without_clipping_need_trust_where_the_whole_cohort_has_it(tmp_path, monkeypatch):
-    lossy(monkeypatch, lambda request: range(13) if request.round in (3, 4) else ())
+    lossy(monkeypatch, lambda request: range(13) if request.round.number in (3, 4) else ())
     estimates = {}
     run = train(
         config(method={**method(p=1e-9), "name": "byz_vr_marina", "cohort": None, "clip": "none"}, rounds=12),

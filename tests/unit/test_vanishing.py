@@ -30,7 +30,7 @@ def interfering(act, at=12):
 
     class Interfering(LocalServer):
         def send(self, request):
-            if request.round == at:
+            if request.round.number == at:
                 act()
             super().send(request)
 
@@ -76,12 +76,12 @@ def test_a_folder_that_was_removed_is_locked_again(tmp_path):
 
     class Interfering(LocalServer):
         def send(self, request):
-            if request.round == 12:
+            if request.round.number == 12:
                 shutil.rmtree(folder)
-            if request.round == 20:
+            if request.round.number == 20:
                 with pytest.raises(Held):
                     Lock(folder / ".lock").acquire(0)
-                refusals.append(request.round)
+                refusals.append(request.round.number)
             super().send(request)
 
     train_in(TREE, folder, end=Interfering)

@@ -10,6 +10,7 @@ from byzdist.compression.rand_k import draw_mask
 from byzdist.config import parse
 from byzdist.experiment import prepare
 from byzdist.randomness import stream
+from byzdist.rounds import Round
 from byzdist.transport.base import Received, WorkerEnd
 from byzdist.worker import Worker
 from tests.cases import RAND_K, case
@@ -29,7 +30,7 @@ class Scripted(WorkerEnd):
     def reply(self, round_, client, length, fill, forge=None, flags=0):
         payload = torch.zeros(length, dtype=torch.uint8)
         fill(payload)
-        self.replies.append((round_, client, payload.view(torch.float64)))
+        self.replies.append((round_.number, client, payload.view(torch.float64)))
 
     def answer(self, order, stage):
         raise AssertionError
@@ -39,14 +40,16 @@ def replies(config, requests, rank=1, workers=2):
     config = parse(config)
     experiment = prepare(config, torch.device("cpu"))
     worker = Worker(config, experiment.oracle, experiment.method, experiment.compressors, None)
-    hosted = [replace(request, mine=experiment.shape(workers).hosted(request.cohort, rank)) for request in requests]
+    hosted = [
+        replace(request, mine=experiment.shape(workers).hosted(request.round.cohort, rank)) for request in requests
+    ]
     transport = Scripted(hosted)
     worker.run(transport)
     return transport.replies
 
 
 def request(cohort, round_=3, full=False):
-    return Received(round_, full, np.array(cohort), [], X, None if full else PREVIOUS)
+    return Received(Round(round_, 5, full, np.array(cohort)), [], X, None if full else PREVIOUS)
 
 
 def test_a_worker_answers_for_the_clients_it_hosts_in_their_order():
@@ -99,7 +102,7 @@ def test_a_list_of_attacks_goes_by_client_and_round():
 def test_flipped_labels_turn_a_full_gradient_of_plain_logistic_regression_around():
     config = case("none")
     config["model"] = {"name": "logistic_regression", "l2": 0.0}
-    at_zero = Received(0, True, np.array([6]), [], torch.zeros(12, dtype=torch.float64), None)
+    at_zero = Received(Round(0, 5, True, np.array([6])), [], torch.zeros(12, dtype=torch.float64), None)
     honest = replies(config, [at_zero])[0][2]
     flipped = replies({**config, "attack": {"name": "label_flip"}}, [at_zero])[0][2]
     torch.testing.assert_close(flipped, -honest)  # at x = 0 both classes have probability one half
@@ -114,7 +117,7 @@ def test_an_attack_knows_the_model_before_where_the_round_needs_it_or_it_says_th
         return now.honest
 
     # Some workers hold x^{k-1} all the same, for other clients' sake: the run must not depend on it.
-    received = Received(3, full, np.array([6]), [], X, PREVIOUS)
+    received = Received(Round(3, 5, full, np.array([6])), [], X, PREVIOUS)
     for attack, knows in ((spy, known), (knows_estimate(partial(spy)), True)):
         seen = []
         monkeypatch.setitem(ATTACKS._entries, "zero", attack)

@@ -1,0 +1,28 @@
+"""A round as a value, which travels whole: which one it is, of which kind, and who is asked."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from byzdist.randomness import stream
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """One round of a run.
+
+    Attributes:
+        number: k, from 0 on.
+        seed: the run's.
+        full: whether full gradients are asked for, c_k = 1 [BRPP Alg. 1].
+        cohort: the ids of the clients that are asked, ascending; nobody before they are drawn.
+    """
+
+    number: int
+    seed: int
+    full: bool = False
+    cohort: np.ndarray = field(default_factory=lambda: np.arange(0))
+
+    def rng(self, purpose: str, client: int = 0) -> np.random.Generator:
+        """Return the generator of what is random in this round for one purpose, and for one client where it is a client's."""
+        return stream(self.seed, purpose, client, self.number)
