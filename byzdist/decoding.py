@@ -6,8 +6,8 @@ from torch import Tensor
 from byzdist.aggregation import nonfinite_rows
 from byzdist.divergence import Diverged
 from byzdist.experiment import Experiment
-from byzdist.rounds import Round
-from byzdist.transport.base import Missing, ServerEnd, as_matrix
+from byzdist.rounds import Replies, Round
+from byzdist.transport.base import ServerEnd, as_matrix
 
 NOT_FINITE = "not finite"
 """Why a reply with NaN or infinity is missing."""
@@ -26,16 +26,13 @@ class Decoder:
         """Return the bytes of a payload in full or in sampled rounds."""
         return self._compressors[full].length(self._dimension, self._dtype)
 
-    def decode(
-        self, replies: dict[int, Tensor | Missing], round_: Round, x: Tensor
-    ) -> tuple[Tensor | None, dict[int, str]]:
+    def decode(self, replies: Replies, round_: Round, x: Tensor) -> tuple[Tensor | None, dict[int, str]]:
         """Return the vectors of the usable replies as rows by ascending client id, and why the others are missing.
 
         Raises:
             Diverged: if replies are not finite because the model x is not.
         """
-        missing = {client: reply.reason for client, reply in replies.items() if isinstance(reply, Missing)}
-        present = {client: reply for client, reply in replies.items() if isinstance(reply, Tensor)}
+        present, missing = replies.payloads, replies.missing.copy()
         if not present:
             return None, missing
         vectors = self._vectors(present, round_)

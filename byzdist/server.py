@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any
 
@@ -20,7 +20,7 @@ from byzdist.full_rounds import FullRounds
 from byzdist.logs import at_round
 from byzdist.metrics import Line, Metrics
 from byzdist.norms import norm
-from byzdist.rounds import Round
+from byzdist.rounds import Replies, Round
 from byzdist.sampling import Draws
 from byzdist.saving import ServerSaver
 from byzdist.transport.base import Request, ServerEnd
@@ -212,15 +212,15 @@ class Server:
         replies = self._transport.collect(self._config.transport.deadline)
         times.append(time.perf_counter())
         received, missing = self._decoder.decode(replies, round_, self.x)
-        self._note(replies, missing)
+        self._note(round_, missing)
         if self._method.clients_remember:
-            self._note_memories(client for client, reply in replies.items() if isinstance(reply, Tensor))
+            self._note_memories(replies)
         if size is not None:
             self._watch(number, size)
-        exposed = self._exposed(replies.keys() - missing.keys(), missing)
+        exposed = self._exposed(replies.payloads.keys() - missing.keys(), missing)
         line = plan | self._update(round_, received, level, exposed, generator)
         times.append(time.perf_counter())
-        self._record(line, round_, missing, times)
+        self._record(line, round_, replies, missing, times)
 
     def _watch(self, number: int, size: float) -> None:
         """Take note of ‖g^{k-1}‖, by which a sampled round was clipped."""
@@ -235,16 +235,15 @@ class Server:
             return self._draws.draw(number, full, reachable)
         return self._draws.draw(number, full)
 
-    def _note_memories(self, clients: Iterable[int]) -> None:
+    def _note_memories(self, replies: Replies) -> None:
         """Record whose memory was lost."""
-        for client in clients:
-            if client in self._known and self._transport.starts_afresh(client):
-                text = f"client {client} lost what it remembered and starts afresh"
-                log.warning("%s", text)
-                self._transport.news.append(text)
-            self._known.add(client)
+        for client in sorted(self._known.intersection(replies.afresh)):
+            text = f"client {client} lost what it remembered and starts afresh"
+            log.warning("%s", text)
+            self._transport.news.append(text)
+        self._known.update(replies.payloads)
 
-    def _note(self, asked: Iterable[int], missing: dict[int, str]) -> None:
+    def _note(self, round_: Round, missing: dict[int, str]) -> None:
         """Log each client that stopped or began again to reply."""
         absent: dict[str, list[str]] = {}
         for client, reason in missing.items():
@@ -255,7 +254,7 @@ class Server:
             more = f" and {len(clients) - _NAMED} more" if len(clients) > _NAMED else ""
             log.warning("no reply from client %s%s: %s", ", ".join(clients[:_NAMED]), more, reason)
         if self._away:
-            for client in self._away.intersection(asked) - missing.keys():
+            for client in self._away.intersection(round_.cohort.tolist()) - missing.keys():
                 self._away.remove(client)
                 log.info("client %d replies again", client)
 
@@ -313,7 +312,7 @@ class Server:
             self._full_rounds.call(round_.number + 1, "an unclipped round's replies could not be trusted")
         self._watcher.untrusted(doubt, self._begun)
 
-    def _record(self, line: Line, round_: Round, missing: dict[int, str], times: list[float]) -> None:
+    def _record(self, line: Line, round_: Round, replies: Replies, missing: dict[int, str], times: list[float]) -> None:
         number, ids = round_.number, round_.cohort.tolist()
         record: dict[str, Any] = {
             "round": number,
@@ -323,8 +322,8 @@ class Server:
             "missing": missing,
             "byzantine": sum(client in self._bad for client in ids),
             **line,
-            "bytes_up": self._transport.bytes_up,
-            "bytes_down": self._transport.bytes_down,
+            "bytes_up": replies.bytes_up,
+            "bytes_down": replies.bytes_down,
         }
         if self._transport.news:
             record["news"] = self._transport.news.copy()

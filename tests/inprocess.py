@@ -6,7 +6,7 @@ Every message is packed, copied as bytes and checked as on a real transport; onl
 import queue
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from byzdist.experiment import Experiment, prepare
 from byzdist.folder import RunFolder, claim
 from byzdist.metrics import Line, Metrics
 from byzdist.rank import serve
-from byzdist.rounds import Round
+from byzdist.rounds import Replies, Round
 from byzdist.saving import WorkerSaver
 from byzdist.server import Server
 from byzdist.transport.base import (
@@ -36,6 +36,7 @@ from byzdist.transport.base import (
     Shape,
     WorkerEnd,
     reply_rows,
+    sorted_out,
 )
 from byzdist.transport.wire import (
     AFRESH,
@@ -61,13 +62,12 @@ class LocalServer(ServerEnd):
     def __init__(self, shape: Shape) -> None:
         self._shape = shape
         self.frame = shape.frame()
-        self.bytes_down = self.bytes_up = 0
+        self._bytes_down = 0
         self.news: list[str] = []
         self.requests: dict[int, queue.Queue[Tensor]] = {r: queue.Queue() for r in range(1, shape.workers + 1)}
         self.replies: queue.Queue[Reply] = queue.Queue()
         self.answers: queue.Queue[Reply] = queue.Queue()
         self._request: Request
-        self._last: dict[int, Tensor] = {}
         self._saving, self._unsaved, self._failed = Save(-1, 0), set[int](), list[int]()
 
     def available(self) -> np.ndarray:
@@ -75,8 +75,7 @@ class LocalServer(ServerEnd):
 
     def send(self, request: Request) -> None:
         self._request = request
-        self._last.clear()
-        self.bytes_down = self.bytes_up = 0
+        self._bytes_down = 0
         kind = Kind.FULL if request.round.full else Kind.SAMPLED
         number, cohort = request.round.number, request.round.cohort
         everyone = len(cohort) == self._shape.clients
@@ -84,11 +83,11 @@ class LocalServer(ServerEnd):
         (message,) = self.frame.pack(kind, number, cohort, everyone=everyone, flags=flags)
         for rank in {self._shape.rank(int(client)) for client in cohort}:
             self.requests[rank].put(message.clone())
-            self.bytes_down += message.nbytes
+            self._bytes_down += message.nbytes
 
-    def collect(self, deadline: float) -> dict[int, Tensor | Missing]:
-        request, replies = self._request, dict[int, Tensor | Missing]()
-        while len(replies) < len(request.round.cohort):
+    def collect(self, deadline: float) -> Replies:
+        request, found, bytes_up, afresh = self._request, dict[int, Tensor | Missing](), 0, set[int]()
+        while len(found) < len(request.round.cohort):
             reply = self.replies.get(timeout=deadline)
             if isinstance(reply, BaseException):
                 raise reply
@@ -97,15 +96,13 @@ class LocalServer(ServerEnd):
             try:
                 total = Header.read(message).checksum
                 check_reply(message, total, request.round.number, client, request.length)
-                replies[client] = payload
+                found[client] = payload
             except WireError as error:
-                replies[client] = Missing(str(error))
-            self.bytes_up += message.nbytes
-            self._last[client] = message
-        return dict(sorted(replies.items()))
-
-    def starts_afresh(self, client: int) -> bool:
-        return bool(Header.read(self._last[client]).flags & AFRESH)
+                found[client] = Missing(str(error))
+            bytes_up += message.nbytes
+            if Header.read(message).flags & AFRESH:
+                afresh.add(client)
+        return sorted_out(dict(sorted(found.items())), afresh, self._bytes_down, bytes_up)
 
     def resume(self, round_: int, position: dict[str, Any], everyone: bool) -> None:
         if everyone:
@@ -187,6 +184,13 @@ class LocalWorker(WorkerEnd):
         message = torch.zeros(HEADER_BYTES, dtype=torch.uint8)
         Header(Kind.SAVED, order.round, stage).write(message)
         self._server.answers.put((self._rank, message))
+
+
+def without(replies: Replies, lost: dict[int, str]) -> Replies:
+    """Return replies of which those of some clients are missing, with a reason for each client."""
+    payloads = {client: payload for client, payload in replies.payloads.items() if client not in lost}
+    missing = {client: reason for client, reason in lost.items() if client in replies.payloads}
+    return replace(replies, payloads=payloads, missing=replies.missing | missing)
 
 
 @dataclass(frozen=True)

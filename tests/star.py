@@ -96,7 +96,9 @@ class Star:
         server.frame.current.fill_(float(self.round))
         ids = np.arange(self.shape.clients) if cohort is None else np.array(cohort)
         server.send(Request(Round(self.round, 0, full, ids), 8 * self.shape.dimension, not full))
-        return server.collect(deadline)
+        self.replies = server.collect(deadline)
+        missing = {client: Missing(reason) for client, reason in self.replies.missing.items()}
+        return dict(sorted({**self.replies.payloads, **missing}.items()))
 
     def joined(self, *ranks: int, patience: float = 10.0) -> None:
         """Wait until workers have joined since the last time this was asked."""

@@ -1,7 +1,7 @@
 """The two ends of a transport, and what passes between them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from byzdist.rounds import Round
+from byzdist.rounds import Replies, Round
 from byzdist.transport.wire import HEADER_BYTES, RequestFrame, Stage, round_up
 
 _Ids = TypeVar("_Ids", int, np.ndarray)
@@ -72,6 +72,13 @@ class Missing:
     reason: str
 
 
+def sorted_out(found: Mapping[int, Tensor | Missing], afresh: Set[int], bytes_down: int, bytes_up: int) -> Replies:
+    """Return the replies of a round, found by ascending client id."""
+    payloads = {client: reply for client, reply in found.items() if isinstance(reply, Tensor)}
+    missing = {client: reply.reason for client, reply in found.items() if isinstance(reply, Missing)}
+    return Replies(payloads, missing, afresh, bytes_down, bytes_up)
+
+
 @dataclass(frozen=True)
 class Save:
     """The order to save what clients remember as of a round; files of rounds before ``oldest`` are not needed any more."""
@@ -93,13 +100,10 @@ class ServerEnd(ABC):
     Attributes:
         frame: holds x^k (``frame.current``) and x^{k-1} (``frame.previous``); the server updates them in place, between `collect`
             and the next `send`.
-        bytes_down, bytes_up: what the round in progress has really sent and received.
         news: what has happened to the workers since the list was last emptied, such as "worker 3 joined".
     """
 
     frame: RequestFrame
-    bytes_down: int
-    bytes_up: int
     news: list[str]
 
     def open(self) -> None:
@@ -127,11 +131,8 @@ class ServerEnd(ABC):
         """Send a request to its cohort, without waiting for replies."""
 
     @abstractmethod
-    def collect(self, deadline: float) -> dict[int, Tensor | Missing]:
-        """Return each client's payload (uint8) or why it is missing, by ascending id, ``deadline`` s after `send` at the latest.
-
-        A payload's memory is the transport's and lasts until the next `send`.
-        """
+    def collect(self, deadline: float) -> Replies:
+        """Return what came back, ``deadline`` seconds after `send` at the latest."""
 
     def blame(self, client: int, reason: str) -> None:
         """Take note that a client's reply, though well-formed, was no reply, such as one that is not finite."""
@@ -140,10 +141,6 @@ class ServerEnd(ABC):
     def quarantined(self) -> set[int]:
         """Return the clients that are not asked any more for what they themselves have sent."""
         return set()
-
-    def starts_afresh(self, client: int) -> bool:
-        """Return whether a client said with its last reply that it had remembered nothing."""
-        return False
 
     def position(self, round_: int) -> dict[str, Any]:
         """Return, as JSON, what of the workers' state after a round belongs to a checkpoint, such as who holds x^k."""

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from byzdist.errors import RunError
-from byzdist.rounds import Round
+from byzdist.rounds import Replies, Round
 from byzdist.torch_private import Store
 from byzdist.transport.base import (
     Forge,
@@ -32,6 +32,7 @@ from byzdist.transport.base import (
     Shape,
     WorkerEnd,
     reply_rows,
+    sorted_out,
 )
 from byzdist.transport.wire import (
     AFRESH,
@@ -108,7 +109,7 @@ class CollectiveServer(ServerEnd):
     def __init__(self, shape: Shape, patience: float) -> None:
         self._shape, self._patience = shape, patience
         self.frame = shape.frame()
-        self.bytes_down = self.bytes_up = 0
+        self._bytes_down = self._bytes_up = 0
         self.news = []
         self._rows = reply_rows(shape.most_cohort, shape.longest, shape.device, shape.pinned)
         self._filler: ReplyRow | None = None  # what ranks without a client in a gather send, and the server itself
@@ -129,8 +130,8 @@ class CollectiveServer(ServerEnd):
     def send(self, request: Request) -> None:
         """Send point-to-point to the cohort's workers, or start a full round's broadcast and gathers."""
         self._request, self._sent_at = request, time.monotonic()
-        self.bytes_down = self.bytes_up = 0
-        self._afresh.clear()
+        self._bytes_down = self._bytes_up = 0
+        self._afresh = set()
         hosted: dict[int, list[int]] = {}
         cohort = request.round.cohort
         for position, client in enumerate(cohort):
@@ -145,7 +146,7 @@ class CollectiveServer(ServerEnd):
     def _post(self, parts: list[Tensor], rank: int) -> None:
         for part in parts:
             self._sends.append(_isend(part, rank))
-            self.bytes_down += part.nbytes
+            self._bytes_down += part.nbytes
 
     def _pack(self, request: Request, flags: int) -> list[Tensor]:
         round_ = request.round
@@ -181,7 +182,7 @@ class CollectiveServer(ServerEnd):
             for position in positions:
                 parts = self._rows[position].parts(request.length)
                 self._receives[position] = [_irecv(part, rank) for part in parts]
-                self.bytes_up += sum(part.nbytes for part in parts)
+                self._bytes_up += sum(part.nbytes for part in parts)
 
     def _send_full(self, request: Request, hosted: dict[int, list[int]]) -> None:
         workers = range(1, self._shape.workers + 1)
@@ -193,7 +194,7 @@ class CollectiveServer(ServerEnd):
             self._model_round[rank] = request.round.number
         if not lacking:
             self._sends.append(dist.broadcast(self.frame.current, SERVER, async_op=True))
-            self.bytes_down += self.frame.current.nbytes * len(workers)
+            self._bytes_down += self.frame.current.nbytes * len(workers)
         filler = self._filler = self._filler or reply_rows(1, self._shape.longest, self._shape.device)[0]
         for turn in range(max(map(len, hosted.values()), default=0)):
             positions = {rank: mine[turn] for rank, mine in hosted.items() if turn < len(mine)}
@@ -201,11 +202,11 @@ class CollectiveServer(ServerEnd):
             works = []
             for gathered in zip(*(row.parts(request.length) for row in rows), strict=True):
                 works.append(dist.gather(gathered[0], list(gathered), SERVER, async_op=True))
-                self.bytes_up += gathered[0].nbytes * len(workers)
+                self._bytes_up += gathered[0].nbytes * len(workers)
             for position in positions.values():
                 self._receives[position] = works
 
-    def collect(self, deadline: float) -> dict[int, Tensor | Missing]:
+    def collect(self, deadline: float) -> Replies:
         """Wait for the replies; see `ServerEnd.collect`.
 
         Raises:
@@ -216,7 +217,7 @@ class CollectiveServer(ServerEnd):
         for position, client in enumerate(self._request.round.cohort):
             replies[int(client)] = self._one_reply(position, int(client), until)
         self._flush(until)
-        return replies
+        return sorted_out(replies, self._afresh, self._bytes_down, self._bytes_up)
 
     def _one_reply(self, position: int, client: int, until: float) -> Tensor | Missing:
         row, request = self._rows[position], self._request
@@ -247,10 +248,6 @@ class CollectiveServer(ServerEnd):
             for work in self._sends:
                 work.wait(_left(until))
         self._sends.clear()
-
-    def starts_afresh(self, client: int) -> bool:
-        """See `ServerEnd.starts_afresh`."""
-        return client in self._afresh
 
     def position(self, round_: int) -> dict[str, Any]:
         """Return which workers hold the round's model."""

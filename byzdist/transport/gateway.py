@@ -37,6 +37,7 @@ from byzdist.transport.link import Intrusion, Link, LinkLost, accept, where_to_l
 from byzdist.transport.shared import OVER, Shared, link_frame
 from byzdist.transport.store import STORE_PATIENCE, Connect
 from byzdist.transport.wire import (
+    AFRESH,
     HAS_MODEL,
     HAS_PREVIOUS,
     HEADER_BYTES,
@@ -70,7 +71,7 @@ class What(IntEnum):
     """What a gateway tells the server."""
 
     JOINED = 1
-    REPLY = 2
+    REPLY = 2  # ``text`` is not empty where the client had remembered nothing
     OFFENCE = 3  # a reply that is not what it should be; it takes the reply's place
     IDLE = 4  # the round was over before the request could be passed on
     LOST = 5
@@ -369,12 +370,12 @@ class _Gateway:
             link.finish(work, patience)
             try:
                 total = checksum(row.payload[: errand.length])
-                check_reply(row.message, total, errand.round, client, errand.length)
+                flags = check_reply(row.message, total, errand.round, client, errand.length)
             except WireError as error:
                 self._tell(What.OFFENCE, client, str(error))
             else:
                 shared.traffic[self._rank, 1] += HEADER_BYTES + errand.length
-                self._tell(What.REPLY, client)
+                self._tell(What.REPLY, client, "afresh" if flags & AFRESH else "")
 
     def _compose(self, errand: Errand, cohort: np.ndarray) -> list[Tensor]:
         """Return the messages of a request."""

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from byzdist.rounds import Round
+from byzdist.rounds import Replies, Round
 from byzdist.transport.base import (
     Forge,
-    Missing,
     Received,
     Request,
     Resume,
@@ -38,7 +37,7 @@ class LocalServer(ServerEnd):
         assert shape.workers == 1
         self._shape, self._allowed = shape, offences
         self.frame = shape.frame()
-        self.bytes_down = self.bytes_up = 0
+        self._bytes_down = 0
         self.news: list[str] = []
         self._worker = _LocalWorker(shape)
         self._handle: Handle
@@ -63,9 +62,9 @@ class LocalServer(ServerEnd):
         kind = Kind.FULL if round_.full else Kind.SAMPLED
         flags = HAS_MODEL | (HAS_PREVIOUS if request.needs_previous else 0)
         parts = self.frame.pack(kind, round_.number, round_.cohort, everyone=len(round_.cohort) == clients, flags=flags)
-        self.bytes_down = sum(part.nbytes for part in parts)
+        self._bytes_down = sum(part.nbytes for part in parts)
 
-    def collect(self, deadline: float) -> dict[int, Tensor | Missing]:
+    def collect(self, deadline: float) -> Replies:
         """Compute the replies, however long that takes; see `ServerEnd.collect`."""
         round_, worker = self._request.round, self._worker
         cohort = round_.cohort.tolist()
@@ -73,9 +72,8 @@ class LocalServer(ServerEnd):
         current, previous = worker.models(self.frame.current, self.frame.previous)
         worker.begin()
         self._handle(Received(round_, asked, current, previous), worker)
-        self.bytes_up = worker.bytes
-        missing = {c: Missing(f"quarantined: {self._quarantine[c]}") for c in cohort if c not in asked}
-        return dict(sorted((worker.replies | missing).items()))
+        missing = {c: f"quarantined: {self._quarantine[c]}" for c in cohort if c not in asked}
+        return Replies(worker.payloads, missing, worker.afresh, self._bytes_down, worker.bytes)
 
     def blame(self, client: int, reason: str) -> None:
         """Count an offence; see `ServerEnd.blame`."""
@@ -87,10 +85,6 @@ class LocalServer(ServerEnd):
     def quarantined(self) -> set[int]:
         """See `ServerEnd.quarantined`."""
         return set(self._quarantine)
-
-    def starts_afresh(self, client: int) -> bool:
-        """See `ServerEnd.starts_afresh`."""
-        return client in self._worker.afresh
 
     def position(self, round_: int) -> dict[str, Any]:
         """Return who has offended, as the star does; see `ServerEnd.position`."""
@@ -129,8 +123,8 @@ class _LocalWorker(WorkerEnd):
     def __init__(self, shape: Shape) -> None:
         self._frame = shape.frame()
         self._rows = reply_rows(shape.most_cohort, shape.longest, shape.device, shape.pinned)
-        self.replies: dict[int, Tensor | Missing] = {}
-        self.afresh: set[int] = set()
+        self.payloads = dict[int, Tensor]()
+        self.afresh = set[int]()
         self.bytes = 0
         self.stage = Stage.SAVED
 
@@ -140,8 +134,7 @@ class _LocalWorker(WorkerEnd):
 
     def begin(self) -> None:
         """Forget the replies of the round before."""
-        self.replies, self.bytes = {}, 0
-        self.afresh.clear()
+        self.payloads, self.afresh, self.bytes = {}, set(), 0
 
     def receive(self) -> Received | Save | Resume | None:
         raise AssertionError("the worker of a local run is called")
@@ -157,9 +150,9 @@ class _LocalWorker(WorkerEnd):
     ) -> None:
         """See `WorkerEnd.reply`."""
         assert forge is None, "checked: the faults of the wire need a wire"
-        payload = self._rows[len(self.replies)].payload[:length]
+        payload = self._rows[len(self.payloads)].payload[:length]
         fill(payload)
-        self.replies[client] = payload
+        self.payloads[client] = payload
         if flags & AFRESH:
             self.afresh.add(client)
         self.bytes += HEADER_BYTES + length

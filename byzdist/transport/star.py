@@ -29,13 +29,14 @@ from torch.distributed import DistError
 
 from byzdist.descriptors import SPARE
 from byzdist.errors import ConfigError, RunError
-from byzdist.transport.base import Missing, Request, Save, ServerEnd, Shape
+from byzdist.rounds import Replies
+from byzdist.transport.base import Missing, Request, Save, ServerEnd, Shape, sorted_out
 from byzdist.transport.gateway import Errand, Event, Post, What, start_keeper
 from byzdist.transport.lateness import Allowance
 from byzdist.transport.link import END, SILENT, leave_note, welcome
 from byzdist.transport.shared import OVER, QUARANTINED, Shared
 from byzdist.transport.store import Connect
-from byzdist.transport.wire import AFRESH, HAS_MODEL, HAS_PREVIOUS, Header, Kind, Stage
+from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, Kind, Stage
 
 log = logging.getLogger(__name__)
 _END_PATIENCE = 2.0
@@ -149,7 +150,6 @@ class StarServer(ServerEnd):
         self._life = os.urandom(16).hex()
         self._shared = Shared(shape)
         self.frame = self._shared.frame
-        self.bytes_down = self.bytes_up = 0
         self.news = []
         _make_room_for_files(shape.workers)
         errands = {rank: os.pipe() for rank in range(1, shape.workers + 1)}
@@ -172,6 +172,7 @@ class StarServer(ServerEnd):
             self._shared.pin()
         self._request: Request
         self._replies: dict[int, Tensor | Missing] = {}
+        self._afresh = set[int]()
         self._rows: dict[int, int] = {}  # by client of the round: where its reply is
         self._hosts = np.arange(shape.clients) % shape.workers  # by client, counted from 0
         self._clients: defaultdict[int, _Conduct] = defaultdict(_Conduct)
@@ -259,7 +260,7 @@ class StarServer(ServerEnd):
         self._request = request
         self._sent_at = self._heard_at = time.monotonic()
         self._replies.clear()
-        self.bytes_down = self.bytes_up = 0
+        self._afresh = set()
         self._traffic = self._shared.traffic.sum(axis=0)
         self._listen(0)
         taken = {row for worker in self._workers.values() for row in worker.rows.values()}
@@ -294,7 +295,7 @@ class StarServer(ServerEnd):
         with suppress(BrokenPipeError):  # no keeper any more, as `_listen` will find
             os.write(worker.errands, errand.pack())
 
-    def collect(self, deadline: float) -> dict[int, Tensor | Missing]:
+    def collect(self, deadline: float) -> Replies:
         """Wait for the replies; see `ServerEnd.collect`. Whoever has not answered by then is busy until it does."""
         until = self._sent_at + deadline
         while self._awaited and self._listen(until - time.monotonic()):
@@ -304,9 +305,9 @@ class StarServer(ServerEnd):
             self._charge_the_late()
         self._shared.retire()
         down, up = self._shared.traffic.sum(axis=0) - self._traffic
-        self.bytes_down, self.bytes_up = int(down), int(up)
         late = Missing("no reply by the deadline")
-        return {client: self._replies.get(client, late) for client in self._request.round.cohort.tolist()}
+        found = {client: self._replies.get(client, late) for client in self._request.round.cohort.tolist()}
+        return sorted_out(found, self._afresh, int(down), int(up))
 
     def _charge_the_late(self) -> None:
         """Count the time for which the round has waited for late workers alone, and let those rest that have used up theirs.
@@ -360,7 +361,8 @@ class StarServer(ServerEnd):
         elif event.generation != worker.generation or worker.state:
             log.debug("%s", event)  # the last words of a link that was given up, or never was
         elif event.what is What.REPLY:
-            self._settle(worker, event.client, self._shared.row(self._rows.get(event.client, 0)).payload)
+            payload = self._shared.row(self._rows.get(event.client, 0)).payload
+            self._settle(worker, event.client, payload, afresh=event.text != "")
         elif event.what is What.OFFENCE:
             self._settle(worker, event.client, Missing(event.text))
             self.blame(event.client, event.text)
@@ -393,13 +395,15 @@ class StarServer(ServerEnd):
         if event.rank in self._unresumed:
             self._order(worker, Errand(worker.generation, Kind.RESUME, self._resumed))
 
-    def _settle(self, worker: _Worker, client: int, reply: Tensor | Missing) -> None:
+    def _settle(self, worker: _Worker, client: int, reply: Tensor | Missing, afresh: bool = False) -> None:
         """Take a client's reply, or drop it where its round is over."""
         if client not in worker.pending:
             return
         worker.pending.remove(client)
         if self._collecting and worker.round == self._request.round.number:
             self._replies[client] = reply if isinstance(reply, Missing) else reply[: self._request.length]
+            if afresh:
+                self._afresh.add(client)
             self._awaited -= 1
             self._heard_at = time.monotonic()
         else:
@@ -451,10 +455,6 @@ class StarServer(ServerEnd):
         for client in list(worker.pending):
             self._settle(worker, client, Missing(_QUARANTINED + reason))
         worker.shut_out(_QUARANTINED + reason)
-
-    def starts_afresh(self, client: int) -> bool:
-        """See `ServerEnd.starts_afresh`."""
-        return bool(Header.read(self._shared.row(self._rows[client]).message).flags & AFRESH)
 
     def position(self, round_: int) -> dict[str, Any]:
         """Return who holds the round's model, and who has offended; see `ServerEnd.position`."""

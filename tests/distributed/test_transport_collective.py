@@ -93,7 +93,7 @@ def group(shape, delays, patience=1.0):
 
 def ask(server, shape, round_, cohort, full, deadline=5.0):
     server.send(Request(Round(round_, 0, full, np.array(cohort, dtype=np.int64)), 8 * shape.dimension, not full))
-    return server.collect(deadline)
+    return server.collect(deadline).payloads
 
 
 def test_nobody_is_asked_and_failures_to_save_are_known():

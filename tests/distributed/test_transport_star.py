@@ -92,12 +92,12 @@ def test_bytes_are_those_of_the_messages() -> None:
         star.server.open()
         star.ask(full=True)
         ids = 64  # room for two ids, rounded up
-        assert star.server.bytes_down == 2 * (64 + ids + 40)
-        assert star.server.bytes_up == 2 * (64 + 40)
+        assert star.replies.bytes_down == 2 * (64 + ids + 40)
+        assert star.replies.bytes_up == 2 * (64 + 40)
         star.ask([1])  # holds x^{k-1}
-        assert star.server.bytes_down == 64 + ids + 40
+        assert star.replies.bytes_down == 64 + ids + 40
         star.ask([0])  # does not, and gets it
-        assert star.server.bytes_down == 64 + ids + 80
+        assert star.replies.bytes_down == 64 + ids + 80
 
 
 def test_a_client_that_is_not_there_is_missing_at_once() -> None:

@@ -9,10 +9,9 @@ import torch
 from byzdist.config import parse
 from byzdist.data import load
 from byzdist.errors import RunError
-from byzdist.transport.base import Missing
 from tests import inprocess
 from tests.cases import BASE, CASES, RAND_K, SHARED, case
-from tests.inprocess import train
+from tests.inprocess import train, without
 from tests.reference import Reference
 
 CLOSE = 1e-12  # relative: the sums of byzdist and of the reference run in another order, in float64
@@ -113,7 +112,7 @@ def test_a_missing_reply_is_recorded_and_the_others_are_aggregated(tmp_path, mon
     class Lossy(inprocess.LocalServer):
         def collect(self, deadline):
             replies = super().collect(deadline)
-            return {client: Missing("gone") if client == 3 else reply for client, reply in replies.items()}
+            return without(replies, {3: "gone"})
 
     monkeypatch.setattr(inprocess, "LocalServer", Lossy)
     run = train({**case("none", clip="none", p=1.0), "rounds": 3}, tmp_path)
@@ -144,7 +143,7 @@ def test_without_a_first_reply_the_start_is_asked_for_again(tmp_path, monkeypatc
         def collect(self, deadline):
             replies = super().collect(deadline)
             deaf = self._request.round.number < 3
-            return {client: Missing("not heard") if deaf else reply for client, reply in replies.items()}
+            return without(replies, dict.fromkeys(replies.payloads, "not heard") if deaf else {})
 
     monkeypatch.setattr(inprocess, "LocalServer", Deaf)
     for name in ("byz_vr_marina_pp", "sgd"):

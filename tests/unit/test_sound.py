@@ -10,11 +10,10 @@ import torch
 
 from byzdist import full_rounds
 from byzdist.checkpoint import rounds as saved_rounds
-from byzdist.transport.base import Missing
 from tests import inprocess
 from tests.cases import BASE
 from tests.harness import comparable
-from tests.inprocess import train, train_in
+from tests.inprocess import train, train_in, without
 
 MEDIAN = {"rule": "coordinate_median"}
 
@@ -61,7 +60,7 @@ def lossy(monkeypatch, loses):
     class Lossy(inprocess.LocalServer):
         def collect(self, deadline):
             replies, lost = super().collect(deadline), loses(self._request)
-            return {client: Missing("lost") if client in lost else reply for client, reply in replies.items()}
+            return without(replies, dict.fromkeys(lost, "lost"))
 
     monkeypatch.setattr(inprocess, "LocalServer", Lossy)
     return Lossy
@@ -198,7 +197,10 @@ def test_gradients_that_stay_zero_are_asked_for_ever_less_often(tmp_path, monkey
     collect = inprocess.LocalServer.collect
 
     def nothing(self, deadline):
-        return {client: reply.zero_() for client, reply in collect(self, deadline).items()}
+        replies = collect(self, deadline)
+        for payload in replies.payloads.values():
+            payload.zero_()
+        return replies
 
     monkeypatch.setattr(inprocess.LocalServer, "collect", nothing)
     lines = train(config(method=method(name="sgd"), rounds=60), tmp_path).metrics
