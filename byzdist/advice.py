@@ -9,6 +9,7 @@ from scipy.special import bdtrc
 
 from byzdist.aggregation import Aggregator
 from byzdist.config import Config
+from byzdist.data import warn_of_rare_classes
 from byzdist.experiment import Experiment
 from byzdist.methods import METHODS, Method
 
@@ -24,9 +25,12 @@ def of_config(config: Config) -> None:
 
 
 def of_run(experiment: Experiment) -> None:
-    """Warn of what data and method say together, as the server does at its start."""
+    """Warn of what data and method say together."""
     _feedback(experiment.config, experiment.method)
     _step_size(experiment)
+    clients, data = experiment.config.clients, experiment.dataset
+    if clients.byzantine:
+        warn_of_rare_classes(experiment.split.table(data.labels, data.classes), len(clients.good))
 
 
 def _sampled_rounds(config: Config) -> None:
@@ -101,7 +105,7 @@ def _feedback(config: Config, method: Method) -> None:
     if p is None or method.clip == "none" or not declared:
         return
     bound = p * config.clients.count / (2 * declared)
-    if factor > bound:
+    if factor > bound * (1 + 1e-9):  # both are rounded, and shipped settings meet it exactly
         log.warning(
             "method.clip: the level is %.3g ‖g‖, above p/(2δ) = %.3g. A minority that repeats g's own direction can make g and the level "
             "grow until the next full round. Safe are method.clip up to %.3g or method.p from %.3g; until then %s.",

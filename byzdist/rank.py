@@ -22,7 +22,7 @@ from byzdist.attacks.assignment import assignments
 from byzdist.attacks.collusion import Collusion
 from byzdist.config import Config, dump, load
 from byzdist.data import load as load_data
-from byzdist.data import warn_of_rare_classes, write_table
+from byzdist.data import write_table
 from byzdist.divergence import Diverged, Guard
 from byzdist.errors import ConfigError, RunError
 from byzdist.evaluation import Evaluator
@@ -323,7 +323,4 @@ def _describe(experiment: Experiment, workers: int, run: RunFolder) -> None:
     write_text(folder / CONFIG, dump(config))
     (folder / "summary.json").unlink(missing_ok=True)  # it is there when the run has ended
     labels, classes = experiment.dataset.labels, experiment.dataset.classes
-    table = experiment.split.table(labels, classes)
-    write_table(table, folder / "clients.csv")
-    if config.clients.byzantine:
-        warn_of_rare_classes(table, len(config.clients.good))
+    write_table(experiment.split.table(labels, classes), folder / "clients.csv")

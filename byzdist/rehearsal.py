@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from byzdist import advice
 from byzdist.config import dump, load
 from byzdist.errors import ConfigError
 from byzdist.experiment import Experiment, prepare
@@ -20,6 +21,7 @@ def rehearse(path: str, overrides: Sequence[str] = ()) -> str:
         experiment = prepare(config, torch.device("cpu"))
     except MemoryError as error:
         raise ConfigError(f"data, model: they do not fit into memory: {error}") from None
+    advice.of_run(experiment)
     settled = {key: getattr(experiment.method, key, value) for key, value in config.method.items()}
     complete = config.model_copy(update={"method": settled})
     return "\n".join([*(f"# {line}" for line in _summary(experiment)), dump(complete).rstrip()])

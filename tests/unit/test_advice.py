@@ -3,13 +3,17 @@ import logging
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from byzdist import advice
+from byzdist.aggregation import Aggregator
 from byzdist.attacks.effect import Effect
-from byzdist.config import parse
+from byzdist.cli import main
+from byzdist.config import load, parse
 from byzdist.experiment import prepare
 from tests.cases import BASE
-from tests.inprocess import train
+from tests.harness import ROOT
+from tests.inprocess import train, train_in
 
 GOOD = {**BASE, "clients": {"count": 20, "byzantine": 5}, "aggregation": {"rule": "coordinate_median"}}
 
@@ -28,6 +32,34 @@ def said(caplog, tree):
 
 def test_sound_settings_are_free_of_warnings(caplog):
     assert not said(caplog, configured({"clip": 1.0, "p": 0.2, "step_size": 0.2}))
+
+
+@pytest.mark.parametrize("name", ["quickstart", "cluster/compose", "paper/fig1_sound", "paper/mnist_cnn_clip"])
+def test_the_settings_that_come_along_hold(caplog, name):
+    """Full rounds tolerate all that are declared, no minority can feed the level, and sampled rounds are not a plain mean."""
+    with caplog.at_level(logging.INFO, logger="byzdist"):
+        config = load(ROOT / f"configs/{name}.yaml", ["data={name: synthetic}"] if "paper" in name else [])
+    assert not caplog.messages and not config.aggregation.allow_breakdown
+    count, declared, method = config.clients.count, config.declared_byzantine, config.method
+    rule = Aggregator(config.aggregation.rule, config.aggregation.pre)
+    rows = torch.from_numpy(np.random.default_rng(0).standard_normal((method["cohort"], 8)))
+    assert rule.max_byzantine(method["full_cohort"] or count) >= declared == config.clients.byzantine > 0
+    result = rule(rows, f=declared * len(rows) // count, generator=np.random.default_rng(0)).vector
+    assert not torch.allclose(result, rows.mean(0))
+    if "marina" in method["name"]:
+        assert method["clip"] * method["step_size"] <= method["p"] * count / (2 * declared) * (1 + 1e-9)
+
+
+def test_each_warning_comes_once_at_the_start_of_a_run_and_in_its_check(caplog, capsys, tmp_path):
+    data = {**BASE["data"], "classes": 10, "samples": 200, "split": {"name": "by_label", "holders": "all"}}
+    tree = configured({"step_size": 5.0}, rounds=1, data=data)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
+    keys = ["data.split", "method.clip", "method.step_size"]
+    for tell in (lambda: train_in(tree, tmp_path / "run"), lambda: main(["check", str(tmp_path / "config.yaml")])):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="byzdist"):
+            tell()
+        assert sorted(message.partition(":")[0] for message in caplog.messages) == keys
 
 
 @pytest.mark.parametrize(
@@ -65,7 +97,13 @@ def test_a_plain_mean_without_clipping_is_named(caplog):
 
 
 @pytest.mark.parametrize(
-    "clip, p, reference, warned", [(1.0, 0.2, "step", False), (1.5, 0.2, "step", True), (0.5, 0.2, "gradient", True)]
+    "clip, p, reference, warned",
+    [
+        (1.0, 0.2, "step", False),
+        (1.45, 0.2175, "step", False),  # equal, but for rounding
+        (1.5, 0.2, "step", True),
+        (0.5, 0.2, "gradient", True),
+    ],
 )
 def test_a_level_that_can_feed_itself_is_named_with_the_numbers(caplog, clip, p, reference, warned):
     # δ = 1/4, step size 0.3: safe are clip · 0.3 <= 2 p, and clip <= 2 p with the authors' reference.

@@ -1,4 +1,5 @@
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -210,10 +211,11 @@ def test_a_single_bucket_is_allowed_where_nobody_is_byzantine():
     parse({**BASE, "clients": {"count": 9}, "aggregation": buckets})
 
 
-def test_the_quickstart_is_free_of_warnings(caplog):
-    with caplog.at_level(logging.INFO, logger="byzdist"):
-        load(ROOT / "configs" / "quickstart.yaml", ["aggregation.pre=[]", "aggregation.allow_breakdown=false"])
-    assert not caplog.messages
+def test_the_readmes_example_is_the_quickstart():
+    (example,) = re.findall(
+        r"^```yaml\n(name: quickstart\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    assert parse(read_yaml(example, "README")) == load(ROOT / "configs" / "quickstart.yaml")
 
 
 def test_everybody_byzantine_is_refused_whatever_is_declared():
