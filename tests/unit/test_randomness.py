@@ -70,6 +70,7 @@ def test_first_draws_over_rounds_are_uniform_and_uncorrelated():
 def test_all_purposes_in_the_code_have_keys_of_their_own():
     source = "".join(path.read_text() for path in (ROOT / "byzdist").rglob("*.py"))
     purposes = set(re.findall(r'\bstream\([^"()]*(?:\([^()]*\))?[^"()]*"([^"]+)"', source))
+    purposes |= set(re.findall(r'\.rng\("([^"]+)"', source))
     assert {"cohort", "coin", "batch", "mask", "shared mask", "attack", "aggregation", "split"} <= purposes
     assert len({_purpose_key(purpose) for purpose in purposes}) == len(purposes)
 
