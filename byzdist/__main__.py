@@ -13,11 +13,11 @@ def main() -> int:
     """Run the command of this process's command line; return its exit code."""
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # no traceback even of the imports before the guards
-    from byzdist import interrupt, speech
+    from byzdist.host import interrupt, speech
 
     interrupt.end_at_once()
     speech.protect()
-    from byzdist.cli import main as run
+    from byzdist.cli.main import main as run
 
     code = run()
     if "torch" in sys.modules and "RANK" not in os.environ:  # a rank may have messages under way

@@ -12,8 +12,8 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-import byzdist.checks  # noqa: F401 - which a rank would import on its own
-from byzdist.rank import run_rank
+import byzdist.config.checks  # noqa: F401 - which a rank would import on its own
+from byzdist.runtime.rank import run_rank
 from tests.harness import free_port
 
 _PATIENCE = 60.0  # seconds a run

@@ -16,15 +16,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 from byzdist.attacks.collusion import Collusion
-from byzdist.config import Config, parse
-from byzdist.evaluation import Evaluator
-from byzdist.experiment import Experiment, prepare
-from byzdist.folder import RunFolder, claim
-from byzdist.metrics import Line, Metrics
-from byzdist.rank import serve
+from byzdist.config.schema import Config, parse
+from byzdist.problem.evaluation import Evaluator
+from byzdist.reporting.metrics import Line, Metrics
 from byzdist.rounds import Replies, Round
-from byzdist.saving import WorkerSaver
-from byzdist.server import Server
+from byzdist.runtime.experiment import Experiment, prepare
+from byzdist.runtime.rank import serve
+from byzdist.runtime.server import Server
+from byzdist.runtime.worker import Worker
+from byzdist.storage.folder import RunFolder, claim
+from byzdist.storage.saving import WorkerSaver
 from byzdist.transport.base import (
     Forge,
     Missing,
@@ -51,7 +52,6 @@ from byzdist.transport.wire import (
     checksum,
     read_stage,
 )
-from byzdist.worker import Worker
 
 Reply = tuple[int, Tensor] | BaseException  # a client's message, or what ended a worker
 

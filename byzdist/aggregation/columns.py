@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import torch
 
-from byzdist.aggregation.networks import selection_network
+from byzdist.aggregation.kernels.networks import selection_network
 
 Row: TypeAlias = (
     Any  # one row of a tile: a numpy array on the CPU, a torch tensor elsewhere; the operations below are the same

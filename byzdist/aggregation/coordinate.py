@@ -3,7 +3,7 @@
 import math
 
 from byzdist.aggregation.columns import Columns, Row
-from byzdist.aggregation.networks import HIGH, LOW
+from byzdist.aggregation.kernels.networks import HIGH, LOW
 from byzdist.aggregation.points import Matrix, Points
 from byzdist.aggregation.rules import Facts, column_rule, minority
 from byzdist.aggregation.span import krum_scores

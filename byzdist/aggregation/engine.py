@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from byzdist.aggregation import gram, native
+from byzdist.aggregation import gram
 from byzdist.aggregation.columns import LARGEST_NETWORK, Columns
-from byzdist.aggregation.compiled import NO_LOOPS, Compiler
+from byzdist.aggregation.kernels import native
+from byzdist.aggregation.kernels.compiled import NO_LOOPS, Compiler
 from byzdist.aggregation.mixing import Generator
 from byzdist.aggregation.points import Points
 from byzdist.aggregation.rules import PRE, RULES, Facts, Floats, PreStep, Rule, minority

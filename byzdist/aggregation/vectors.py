@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from byzdist.aggregation import gram
-from byzdist.aggregation.compiled import NO_LOOPS, Loops
+from byzdist.aggregation.kernels.compiled import NO_LOOPS, Loops
 from byzdist.aggregation.points import Matrix
 from byzdist.aggregation.rules import Floats
 

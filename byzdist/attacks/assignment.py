@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from byzdist.attacks.base import ATTACKS, Attack
-from byzdist.config import Config, Spec
+from byzdist.config.schema import Config, Spec
 from byzdist.errors import ConfigError
 from byzdist.rounds import Round
 

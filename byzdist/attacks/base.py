@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from byzdist.compression import Compressor
-from byzdist.config import Aggregation
+from byzdist.config.schema import Aggregation
 from byzdist.registry import Registry
 from byzdist.rounds import Round
 

@@ -10,7 +10,7 @@ import numpy as np
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from byzdist.oracle import Oracle
+from byzdist.problem.oracle import Oracle
 from byzdist.registry import Registry
 from byzdist.rounds import Round
 

@@ -7,7 +7,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from byzdist.methods.base import METHODS, Aggregate, ClientTask, ClipFactor, Full, Method, Probability, Sizes
-from byzdist.oracle import Oracle
+from byzdist.problem.oracle import Oracle
 from byzdist.rounds import Round
 
 

@@ -7,7 +7,7 @@ from annotated_types import Ge, Lt
 from torch import Tensor
 
 from byzdist.methods.base import METHODS, Aggregate, ClientTask, Method
-from byzdist.oracle import Oracle
+from byzdist.problem.oracle import Oracle
 
 
 class ClippedEstimates(Method):

@@ -9,9 +9,9 @@ from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
-from byzdist.caching import own_file
 from byzdist.errors import ConfigError
-from byzdist.files import read_bytes
+from byzdist.host.caching import own_file
+from byzdist.host.files import read_bytes
 
 SECRET, SECRET_FILE = "BYZDIST_SECRET", "BYZDIST_SECRET_FILE"
 KEY, KEY_FILE = "BYZDIST_KEY", "BYZDIST_KEY_FILE"

@@ -3,15 +3,15 @@
 import os
 from collections.abc import Callable
 
-from byzdist.config import Transport
+from byzdist.config.schema import Transport
 from byzdist.torch_private import PrefixStore
 from byzdist.transport.base import ServerEnd, Shape, WorkerEnd
 from byzdist.transport.collective import CollectiveServer, CollectiveWorker, open_group
 from byzdist.transport.keys import own_key, run_secret, worker_key
-from byzdist.transport.star import StarServer, Terms
-from byzdist.transport.star_worker import StarWorker
+from byzdist.transport.star.server import StarServer, Terms
+from byzdist.transport.star.worker import StarWorker
 from byzdist.transport.store import STORE_PATIENCE, connect, host
-from byzdist.waiting import Waiting
+from byzdist.transport.waiting import Waiting
 
 _END_PATIENCE = 5.0
 

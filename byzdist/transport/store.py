@@ -1,6 +1,6 @@
 """The job's store, in a process of its own: whoever floods its port harms that process alone, and it is started again.
 
-Ranks meet at the store (see link.py). Nothing that it holds decides anything, so a store that has been started again may be empty. The
+Ranks meet at the store (see star/link.py). Nothing that it holds decides anything, so a store that has been started again may be empty. The
 server forks the store's keeper before it starts any thread. The keeper holds the listening socket, bound to the interface of
 MASTER_ADDR and to no other, and forks the store, again whenever one has ended; who connects meanwhile waits in the socket's queue.
 Under torchrun the store is its agent's, of which nothing of this holds.
@@ -21,8 +21,8 @@ from typing import Any, NoReturn
 from torch.distributed import DistError
 
 from byzdist.errors import RunError
-from byzdist.processes import call_process, die_with_parent
-from byzdist.supervisor import ATTEMPT
+from byzdist.host.processes import call_process, die_with_parent
+from byzdist.host.supervisor import ATTEMPT
 from byzdist.torch_private import PrefixStore, Store, TCPStore
 from byzdist.transport.sockets import open_files, stay_in_touch
 

@@ -20,11 +20,11 @@ import time
 import torch
 import torch.distributed as dist
 
-from byzdist.config import load
-from byzdist.experiment import Experiment, prepare
+from byzdist.config.schema import load
 from byzdist.methods import ClientTask
+from byzdist.participation import draw_cohort
 from byzdist.rounds import Round
-from byzdist.sampling import draw_cohort
+from byzdist.runtime.experiment import Experiment, prepare
 
 HEAD = 64  # bytes before the ids of a request and the values of a reply, which begin at multiples of it
 STOP, SAMPLED, FULL, COLLECTIVE = range(4)

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 import yaml
 
-from byzdist.checkpoint import Checkpoint, name
-from byzdist.saving import snapshot
+from byzdist.storage.checkpoint import Checkpoint, name
+from byzdist.storage.saving import snapshot
 from tests.benchmarks.measure import ROOT
 
 EVERY, DEFAULT = 0.1, 1.0  # minutes

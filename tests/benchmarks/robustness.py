@@ -23,10 +23,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from byzdist.alone import run_alone
 from byzdist.attacks import ATTACKS
-from byzdist.config import load
+from byzdist.config.schema import load
 from byzdist.errors import RunError
+from byzdist.runtime.alone import run_alone
 from tests.attacks import HOSTILE
 
 ROOT = Path(__file__).resolve().parents[2]

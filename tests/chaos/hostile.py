@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from byzdist.transport.keys import worker_key
-from byzdist.transport.link import Link, LinkLost, join
+from byzdist.transport.star.link import Link, LinkLost, join
 from byzdist.transport.store import connect
 from byzdist.transport.wire import HEADER_BYTES, Header
 from tests.star import SECRET, meet_at, reply

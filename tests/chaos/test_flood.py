@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from byzdist import checkpoint
+from byzdist.storage import checkpoint
 from tests.cases import BASE
 from tests.harness import Job, byzdist, write_config
 

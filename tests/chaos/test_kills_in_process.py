@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from byzdist import checkpoint, saving
-from byzdist.metrics import Metrics
+from byzdist.reporting.metrics import Metrics
+from byzdist.storage import checkpoint, saving
 from tests.cases import RAND_K, case
 from tests.harness import comparable
 from tests.inprocess import LocalServer, train_in

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from byzdist.aggregation import Aggregator, native
+from byzdist.aggregation import Aggregator
+from byzdist.aggregation.kernels import native
 from byzdist.norms import norm
 
 SETTINGS = {

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from byzdist.errors import RunError
-from byzdist.transport import gateway
+from byzdist.transport.star import gateway
 from tests.distributed.test_transport_star import enter_in, until
 from tests.star import Star, shape_of, truth, values
 
@@ -149,11 +149,11 @@ import os, resource, sys
 from pathlib import Path
 import torch
 resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
-from byzdist.config import Checkpoints
-from byzdist.export import save_model
-from byzdist.metrics import Metrics
-from byzdist.saving import ServerSaver
-from byzdist.transport.star import _make_room_for_files
+from byzdist.config.schema import Checkpoints
+from byzdist.storage.export import save_model
+from byzdist.reporting.metrics import Metrics
+from byzdist.storage.saving import ServerSaver
+from byzdist.transport.star.server import _make_room_for_files
 folder = Path(sys.argv[1])
 _make_room_for_files(2)
 metrics = Metrics(folder)

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from byzdist import __version__
-from byzdist import job as jobs
-from byzdist.job import Failure, Job
+from byzdist.runtime import job as jobs
+from byzdist.runtime.job import Failure, Job
 from byzdist.transport.keys import worker_key
 
 SECRET = b"s" * 32
@@ -28,7 +28,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def job(program: str, workers: int = 2, patience: float = 5.0) -> Job:
     """Return a job whose ranks are this program; it knows its ``rank`` and can ``fail(reason)``."""
     head = (
-        "import json, os, signal, sys, time; from pathlib import Path; from byzdist.supervisor import report_failure; "
+        "import json, os, signal, sys, time; from pathlib import Path; from byzdist.host.supervisor import report_failure; "
         "rank = int(os.environ['RANK']); fail = lambda reason: (report_failure(reason), sys.exit(1))\n"
     )
     return Job([sys.executable, "-c", head + program], "name: x\n", workers, bytearray(SECRET), patience)
@@ -179,7 +179,7 @@ def test_a_rank_is_the_launchers_own_program_wherever_the_user_stands(tmp_path: 
     clutter(tmp_path)
     path = [it for it in sys.path if it] + [str(tmp_path)] * is_on_path  # as CONFIG's folder is
     program = (
-        f"import sys; from byzdist import supervisor; sys.path[:] = {path!r}; "
+        f"import sys; from byzdist.host import supervisor; sys.path[:] = {path!r}; "
         "import subprocess; sys.exit(subprocess.call(supervisor.itself(['--version'])))"
     )
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # it is the rank that is tried, not its parent

@@ -11,7 +11,7 @@ from tests.harness import Job, free_port, write_config
 OTHER_DATA = """
 import os
 import numpy as np
-from byzdist.data import RawData
+from byzdist.problem.data import RawData
 
 
 def make():

@@ -62,7 +62,7 @@ import os, signal, sys
 from pathlib import Path
 import sklearn.datasets  # sets variables of its own when it is imported
 from byzdist.errors import RunError
-from byzdist.launcher import launch
+from byzdist.runtime.launcher import launch
 numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 signal.signal(signal.SIGTERM, lambda *_: None)
 before = dict(os.environ), [signal.getsignal(number) for number in numbers]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from byzdist.config import parse
-from byzdist.data import load
+from byzdist.config.schema import parse
+from byzdist.problem.data import load
 from tests.cases import ATTACKS, CASES, THREE_CLASSES
 from tests.harness import Job, Run, comparable, train, write_config
 from tests.reference import Reference

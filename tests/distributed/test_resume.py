@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from byzdist.checkpoint import rounds
+from byzdist.storage.checkpoint import rounds
 from tests.cases import RAND_K, case
 from tests.harness import Job, Run, byzdist, comparable, train, write_config
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from byzdist import checkpoint
+from byzdist.storage import checkpoint
 from tests.cases import BASE
 from tests.harness import Job, byzdist, free_port, write_config
 

@@ -16,10 +16,11 @@ import pytest
 import torch
 
 from byzdist.errors import RunError
-from byzdist.transport import link, store
-from byzdist.transport.identity import ServerSide, WorkerSide, seal
+from byzdist.transport import store
 from byzdist.transport.keys import worker_key
-from byzdist.transport.link import END, join, leave_note, read_note
+from byzdist.transport.star import link
+from byzdist.transport.star.identity import ServerSide, WorkerSide, seal
+from byzdist.transport.star.link import END, join, leave_note, read_note
 from byzdist.transport.store import NoStore, connect
 from tests.harness import free_port
 from tests.star import SECRET, TERMS, Star, meet_at, shape_of, truth, values

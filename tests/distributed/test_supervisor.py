@@ -18,7 +18,7 @@ KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 
 def supervise(folder: Path, program: str, agent: bool = True) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", program]
-    parent = f"import sys; from byzdist import supervisor; supervisor._STOPPED = 1; sys.exit(supervisor.supervise({command!r}))"
+    parent = f"import sys; from byzdist.host import supervisor; supervisor._STOPPED = 1; sys.exit(supervisor.supervise({command!r}))"
     environment = {
         key: value for key, value in os.environ.items() if key not in ("BYZDIST_GRANT", "TORCHELASTIC_RUN_ID")
     }
@@ -104,7 +104,5 @@ def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
 
 
 def test_it_imports_nothing_heavy() -> None:
-    program = (
-        "import sys, byzdist.supervisor; print(any(name in sys.modules for name in ('torch', 'numpy', 'pydantic')))"
-    )
+    program = "import sys, byzdist.host.supervisor; print(any(name in sys.modules for name in ('torch', 'numpy', 'pydantic')))"
     assert subprocess.run([sys.executable, "-c", program], text=True, capture_output=True).stdout == "False\n"

@@ -17,18 +17,18 @@ import pytest
 import torch
 from torch.distributed import DistStoreError
 
-from byzdist.checkpoint import read, rounds
-from byzdist.config import Checkpoints
+from byzdist.config.schema import Checkpoints
 from byzdist.errors import ConfigError, RunError
-from byzdist.saving import ServerSaver
+from byzdist.storage.checkpoint import read, rounds
+from byzdist.storage.saving import ServerSaver
 from byzdist.torch_private import TCPStore
-from byzdist.transport import gateway, link
-from byzdist.transport import star as ends
 from byzdist.transport.base import Missing, Resume, Save
-from byzdist.transport.gateway import Event, What
-from byzdist.transport.identity import IdentityError, WorkerSide
 from byzdist.transport.keys import worker_key
-from byzdist.transport.link import Link, LinkLost, join, leave_note
+from byzdist.transport.star import gateway, link
+from byzdist.transport.star import server as ends
+from byzdist.transport.star.gateway import Event, What
+from byzdist.transport.star.identity import IdentityError, WorkerSide
+from byzdist.transport.star.link import Link, LinkLost, join, leave_note
 from byzdist.transport.store import connect
 from byzdist.transport.wire import Header, Stage
 from tests.star import SECRET, TERMS, Star, answer, enter, reply, shape_of, truth, values

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import pytest
 
-from byzdist import supervisor
+from byzdist.host import supervisor
 from tests.cases import BASE
 from tests.harness import ROOT, Job, write_config
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from byzdist.logs import ADVISERS
+from byzdist.reporting.logs import ADVISERS
 
 torch.set_num_threads(1)
 

@@ -12,7 +12,7 @@ import pytest
 
 import byzdist
 from byzdist.errors import ConfigError
-from byzdist.plotting import plot
+from byzdist.reporting.plotting import plot
 
 SOURCES = sorted(Path(byzdist.__file__).parent.rglob("*.py"))
 
@@ -56,7 +56,7 @@ def test_the_license_is_an_spdx_expression():
 
 def test_the_starter_comes_along():
     assert {"config.yaml", "mine.py", "quickstart.yaml"} <= {
-        path.name for path in (files("byzdist") / "starter").iterdir()
+        path.name for path in (files("byzdist") / "cli" / "starter").iterdir()
     }
 
 
@@ -73,6 +73,6 @@ def test_a_picture_without_matplotlib_is_refused_with_what_to_install(tmp_path, 
 
 def test_the_quick_commands_need_no_heavy_module():
     heavy = "{'torch', 'sklearn', 'matplotlib', 'scipy', 'numpy'}"
-    program = f"import sys, byzdist.cli, byzdist.config; print(sorted({heavy} & set(sys.modules)))"
+    program = f"import sys, byzdist.cli.main, byzdist.config.schema; print(sorted({heavy} & set(sys.modules)))"
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert answer.stdout.strip() == "[]"

@@ -38,7 +38,7 @@ def test_what_is_gone_is_named(monkeypatch):
 def test_a_torch_without_a_name_is_refused_by_that_name_in_one_line():
     program = (
         "import sys, torch._C._distributed_c10d as private; del private.TCPStore; sys.argv = ['byzdist', 'doctor']; "
-        "from byzdist.cli import main; sys.exit(main())"
+        "from byzdist.cli.main import main; sys.exit(main())"
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert answer.returncode == 2

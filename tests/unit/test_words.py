@@ -7,10 +7,10 @@ import pytest
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from byzdist.aggregation import aggregate
-from byzdist.config import parse
+from byzdist.config.schema import parse
+from byzdist.config.settings import KINDS, all_keys, meant, wanted
+from byzdist.config.synonyms import KEYS
 from byzdist.errors import ConfigError
-from byzdist.settings import KINDS, all_keys, meant, wanted
-from byzdist.synonyms import KEYS
 from byzdist.words import closest, did_you_mean, shown, squeeze
 from tests.cases import BASE
 

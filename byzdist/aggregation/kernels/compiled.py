@@ -1,0 +1,84 @@
+"""Compiled loops: column rules, one for each number of rows, in C on the CPU and by torch.compile on a GPU; sums in C."""
+
+import logging
+import math
+from collections.abc import Callable
+from subprocess import CalledProcessError
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from byzdist.aggregation.columns import Row
+from byzdist.aggregation.kernels import native_columns, native_products, native_sums, traced
+from byzdist.aggregation.kernels.native_products import Products
+from byzdist.aggregation.kernels.native_sums import Sums
+
+log = logging.getLogger(__name__)
+
+
+class Loops(NamedTuple):
+    """What sums are formed by: inner products, and weighted sums and squares; None where the eager path does it."""
+
+    products: Products | None = None
+    sums: Sums | None = None
+
+
+NO_LOOPS = Loops()
+
+
+class Compiler:
+    """Makes and keeps the loops of a column rule for each number of rows, f, dtype and device; those of sums are common.
+
+    Without a compiler there are none, which is said once.
+    """
+
+    def __init__(self) -> None:
+        self._loops: dict[Any, Callable[[Tensor, Tensor], object]] = {}
+        self.works = True
+
+    def sums(self, rows: Tensor, products: bool) -> Loops:
+        """Return the loops that form sums of these rows, ``products`` of them too, where they can be had."""
+        dtype = rows.dtype if rows.dtype == torch.float64 else torch.float32
+        if not self.works or rows.device.type != "cpu":
+            return NO_LOOPS
+        suits = products and rows.dtype == dtype and len(rows) <= native_products.MOST
+        try:
+            return Loops(native_products.make_loop(dtype) if suits else None, native_sums.make_sums(dtype))
+        except Exception as error:
+            self._give_up(error)
+            return NO_LOOPS
+
+    def run(self, rule: Callable[..., Row], tile: Tensor, f: int, parameters: dict[str, Any], out: Tensor) -> bool:
+        """Write the rule's result for the columns of ``tile`` to ``out``, both of unit stride.
+
+        False where nothing can be compiled, and where a sum left the range of the numbers: a loop that minded that would
+        cost twice as much.
+        """
+        if not self.works:
+            return False
+        key = (tile.shape[0], f, tile.dtype, tile.device)
+        try:
+            if key not in self._loops:
+                self._loops[key] = self._make(rule, tile, f, parameters)
+            self._loops[key](tile, out)
+        except Exception as error:
+            self._give_up(error)
+            return False
+        return all(map(math.isfinite, torch.aminmax(out)))
+
+    def _give_up(self, error: Exception) -> None:
+        """Whatever the compiler chokes on, the eager path does the same work."""
+        self.works = False
+        complaint = error.stderr if isinstance(error, CalledProcessError) else str(error)
+        first = complaint.strip().split("\n")[0]
+        log.warning("a loop could not be compiled; aggregating without that: %s", first)
+
+    @staticmethod
+    def _make(
+        rule: Callable[..., Row], tile: Tensor, f: int, parameters: dict[str, Any]
+    ) -> Callable[[Tensor, Tensor], object]:
+        n = tile.shape[0]
+        if tile.device.type == "cpu":
+            return native_columns.make_loop(rule, n, f, parameters, tile.dtype)
+        return traced.make_loop(rule, n, f, parameters)

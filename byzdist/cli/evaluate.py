@@ -1,0 +1,112 @@
+"""`byzdist evaluate`: how good a run's last model is, on its own data or on others."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from byzdist.config.schema import override, parse, read_tree, resolve_paths
+from byzdist.errors import ConfigError
+from byzdist.host.files import read_json
+from byzdist.problem.evaluation import Evaluator
+from byzdist.registry import importing_only
+from byzdist.runtime.experiment import Experiment, choose_device, prepare
+from byzdist.storage.checkpoint import Damaged, read, rounds
+from byzdist.storage.export import load_model
+from byzdist.storage.folder import CONFIG, checkpoints
+
+_FACTS, _VECTORS = (
+    1 << 27,
+    64,
+)  # bytes of facts and vectors of the model's size: more than a checkpoint of anybody's has
+
+
+def evaluate(folder: Path, overrides: Sequence[str] = (), *, trust: bool = False) -> str:
+    """Return a report on the model of a run, the final one or that of its last checkpoint, whichever is newer.
+
+    Args:
+        folder: the run's.
+        overrides: other data, say.
+        trust: whether code that the run's configuration names (``module:Name``) may be imported; the overrides are the user's own.
+
+    Raises:
+        ConfigError: if there is no run or no model, if the data do not fit the model, or for code without trust.
+    """
+    tree = read_tree(folder / CONFIG, follow=False)
+    own: dict[str, Any] = {}
+    for assignment in overrides:
+        override(tree, assignment)
+        override(own, assignment)
+    with nullcontext() if trust else importing_only(set(_strings(own))):
+        try:
+            return _evaluate(folder, tree)
+        except MemoryError as error:
+            raise ConfigError(f"data, model: they do not fit into memory: {error}") from None
+
+
+def _strings(tree: Any) -> Iterator[str]:
+    if isinstance(tree, str):
+        yield tree
+    for below in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from _strings(below)
+
+
+def _evaluate(folder: Path, tree: dict[str, Any]) -> str:
+    resolve_paths(tree, folder)
+    config = parse(tree)
+    device = choose_device(config, 0)
+    experiment = prepare(config, device)
+    round_, x = _last_model(folder, experiment)
+    data = experiment.dataset
+    evaluator = Evaluator(
+        experiment.oracle, data, config.clients.good, samples=config.evaluate.samples, seed=config.seed
+    )
+    measured = evaluator.evaluate(x.to(device, experiment.dtype))
+    seen = (
+        f"{len(data.labels)} training samples" if data.test_labels is None else f"{len(data.test_labels)} test samples"
+    )
+    return (
+        f"{config.name}, model after round {round_}, data {config.data['name']}\n"
+        f"  loss {measured['loss']:.6g} (good clients' training samples)\n"
+        f"  accuracy {measured['accuracy']:.6g} ({seen})"
+    )
+
+
+def _last_model(folder: Path, experiment: Experiment) -> tuple[int, torch.Tensor]:
+    """Return the newest intact model and its round; of a run that has diverged, the last good one."""
+    found = []
+    if os.path.lexists(folder / "model.safetensors"):
+        found.append(load_model(experiment.oracle.model, folder))
+        if _has_diverged(folder):
+            return found[0]  # the last good one
+    most = _FACTS + _VECTORS * experiment.oracle.dimension * torch.float64.itemsize
+    for path in rounds(checkpoints(folder)).values():
+        try:
+            checkpoint = read(path, most)
+            found.append((checkpoint.round, _fitting(checkpoint.tensors["x"], experiment, folder)))
+        except (Damaged, KeyError):
+            continue
+        break
+    if not found:
+        raise ConfigError(f"{str(folder)!r} holds no model yet; a run leaves one at its first checkpoint.")
+    return max(found, key=lambda model: model[0])
+
+
+def _fitting(x: torch.Tensor, experiment: Experiment, folder: Path) -> torch.Tensor:
+    d = experiment.oracle.dimension
+    if x.shape != (d,) or not x.is_floating_point():
+        raise ConfigError(
+            f"data: these data want a model of {d} parameters, and that of {str(folder)!r} has {x.numel()}; use data with as "
+            "many features and classes."
+        )
+    return x
+
+
+def _has_diverged(folder: Path) -> bool:
+    try:
+        return bool(read_json(folder / "summary.json")["status"] == "diverged")
+    except (OSError, ValueError, KeyError, TypeError):  # a run that goes on has none
+        return False

@@ -1,0 +1,143 @@
+"""Warnings before a run: what works, but not as one might think. Each has the number, the reason and what to set."""
+
+import logging
+from bisect import bisect_left
+
+import numpy as np
+import torch
+from scipy.special import bdtrc
+
+from byzdist.aggregation import Aggregator
+from byzdist.config.schema import Config
+from byzdist.methods import METHODS, Method
+from byzdist.problem.data import warn_of_rare_classes
+from byzdist.runtime.experiment import Experiment
+
+log = logging.getLogger(__name__)
+_ROWS = 8192  # samples that stand for all where the Lipschitz constant is computed
+_RARE = 0.05  # a full round that can be trusted less often than this is worth a warning
+
+
+def of_config(config: Config) -> None:
+    """Warn of what a checked configuration says."""
+    _sampled_rounds(config)
+    _availability(config)
+
+
+def of_run(experiment: Experiment) -> None:
+    """Warn of what data and method say together."""
+    _feedback(experiment.config, experiment.method)
+    _step_size(experiment)
+    clients, data = experiment.config.clients, experiment.dataset
+    if clients.byzantine:
+        warn_of_rare_classes(experiment.split.table(data.labels, data.classes), len(clients.good))
+
+
+def _sampled_rounds(config: Config) -> None:
+    """Of a rule that has no effect in sampled rounds, or does not get the f that it should."""
+    count, declared, cohort = config.clients.count, config.declared_byzantine, config.method.get("cohort")
+    cohort = cohort or config.clients.count
+    plain_mean = getattr(METHODS.get(config.method["name"]), "plain_mean", False)
+    clipped = config.method.get("clip") != "none"
+    if declared and plain_mean and not clipped:
+        log.warning(
+            "method.clip: without clipping the sampled rounds of %s are a plain mean, which one Byzantine client decides. Set a "
+            "number, or use byz_vr_marina_pp.",
+            config.method["name"],
+        )
+    rule = config.aggregation.rule["name"]
+    if not declared or plain_mean or cohort == 1 or rule == "mean":
+        return
+    aggregator, f = Aggregator(config.aggregation.rule, config.aggregation.pre), declared * cohort // count
+    if (most := aggregator.max_f(cohort)) < f:
+        log.warning(
+            "aggregation.rule: of the %d vectors of a sampled round (method.cohort) %s with its steps accepts %d as Byzantine, and "
+            "%d are to be expected. Use a larger cohort or a rule with a higher breakdown point.",
+            cohort,
+            rule,
+            most,
+            f,
+        )
+    if _is_mean(aggregator, cohort, min(f, most)):
+        log.warning(
+            "aggregation: of the %d vectors of a sampled round (method.cohort), with f = %d, %s with its steps makes a plain mean, so "
+            "%s. Use a larger cohort%s%s.",
+            cohort,
+            min(f, most),
+            rule,
+            "only clipping limits a Byzantine client" if clipped else "one Byzantine client decides it",
+            ", or fewer or smaller buckets" if config.aggregation.pre else "",
+            "" if rule == "coordinate_median" else ", or coordinate_median, which needs no f",
+        )
+
+
+def _is_mean(aggregator: Aggregator, rows: int, f: int) -> bool:
+    """Return whether the aggregator averages so many rows: tried on rows drawn at random."""
+    drawn = torch.from_numpy(np.random.default_rng(0).standard_normal((rows, 8)))
+    result = aggregator(drawn, f=f, generator=np.random.default_rng(0)).vector
+    return bool(torch.allclose(result, drawn.mean(0), rtol=1e-9, atol=1e-12))
+
+
+def _availability(config: Config) -> None:
+    """Of full rounds that can hardly ever be trusted because too few clients can take part."""
+    availability, count, declared = config.clients.availability, config.clients.count, config.declared_byzantine
+    if availability["name"] != "bernoulli" or config.aggregation.allow_breakdown or not declared:
+        return
+    wanted = config.method.get("full_cohort") or count
+    aggregator = Aggregator(config.aggregation.rule, config.aggregation.pre)
+    needed = 1 + bisect_left(range(1, wanted), True, key=lambda r: aggregator.max_byzantine(r) >= min(declared, r))
+    chance = float(bdtrc(needed - 1, count, availability["q"]))
+    if chance < _RARE:
+        log.warning(
+            "clients.availability: with q = %g a full round can be trusted with probability %.2g: %d clients must take part for steps and "
+            "rule to tolerate the %d declared Byzantine ones. Until then the estimate stays as it is. Use a rule with a higher breakdown "
+            "point, or declare fewer.",
+            availability["q"],
+            chance,
+            needed,
+            declared,
+        )
+
+
+def _feedback(config: Config, method: Method) -> None:
+    """Of a clipping level with which a minority can make the estimate, and with it the level, grow."""
+    p, factor, declared = getattr(method, "p", None), method.clip_factor, config.declared_byzantine
+    if p is None or method.clip == "none" or not declared:
+        return
+    bound = p * config.clients.count / (2 * declared)
+    if factor > bound * (1 + 1e-9):  # both are rounded, and shipped settings meet it exactly
+        log.warning(
+            "method.clip: the level is %.3g ‖g‖, above p/(2δ) = %.3g. A minority that repeats g's own direction can make g and the level "
+            "grow until the next full round. Safe are method.clip up to %.3g or method.p from %.3g; until then %s.",
+            factor,
+            bound,
+            method.clip * bound / factor,
+            factor * 2 * declared / config.clients.count,
+            f"method.clip_growth limits it to {method.clip_growth} times"
+            if method.clip_growth != "none"
+            else "nothing limits it",
+        )
+
+
+def _step_size(experiment: Experiment) -> None:
+    """Of a step that no theory allows: γ <= 1/(L(1+√A)) <= 1/L [BRPP, Theorems 4.1 and 4.2]."""
+    smoothness = lipschitz(experiment)
+    if smoothness is not None and experiment.method.step_size * smoothness > 1:
+        log.warning(
+            "method.step_size: %g is %.3g times 1/L = %.3g, L being the Lipschitz constant of the gradient; the theory's steps are below "
+            "1/L, and above 2/L even plain gradient descent diverges. Set at most %.2g.",
+            experiment.method.step_size,
+            experiment.method.step_size * smoothness,
+            1 / smoothness,
+            1 / smoothness,
+        )
+
+
+def lipschitz(experiment: Experiment) -> float | None:
+    """Return the Lipschitz constant L of the gradient of the mean loss, over at most 8192 samples; None where it is not known."""
+    oracle = experiment.oracle
+    smoothness = getattr(oracle.model, "smoothness", None)
+    if smoothness is None:
+        return None
+    features = oracle.features[:: max(1, len(oracle.features) // _ROWS)]
+    return float(smoothness(features)) + 2 * oracle.l2

@@ -1,0 +1,334 @@
+"""One experiment, one file: strict, typed, and every error names the key, the value and what is allowed."""
+
+import os
+import re
+import stat
+import sys
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from byzdist.config.yaml_reading import MOST_BYTES, read_yaml
+from byzdist.errors import ConfigError, UnknownKey
+from byzdist.host.files import read_text
+from byzdist.words import did_you_mean, explain, shown
+
+Spec = dict[str, Any]  # {name: a registered name, then its parameters}
+
+
+class Section(BaseModel):
+    """A part of the configuration that takes no unknown keys and no values of another type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+def _spec(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _specs(value: object) -> object:
+    return [_spec(entry) for entry in value] if isinstance(value, list) else _spec(value)
+
+
+def _several(value: object) -> object:
+    return _specs([value] if isinstance(value, str | dict) else value)
+
+
+class Clients(Section):
+    """Who takes part; the last ``byzantine`` of the ``count`` clients are Byzantine. ``availability`` says who can, in which round."""
+
+    count: Annotated[int, Field(ge=1, le=10**6)]
+    byzantine: Annotated[int, Field(ge=0)] = 0
+    availability: Spec = {"name": "always"}
+
+    _names = field_validator("availability", mode="before")(_spec)
+
+    @property
+    def good(self) -> range:
+        """The ids of the good clients."""
+        return range(self.count - self.byzantine)
+
+    @property
+    def bad(self) -> range:
+        """The ids of the Byzantine clients."""
+        return range(self.count - self.byzantine, self.count)
+
+
+class Aggregation(Section):
+    """The robust rule, what is done to the vectors before it, and how many Byzantine clients the operator declares.
+
+    Attributes:
+        allow_breakdown: take full rounds in which steps and rule tolerate fewer Byzantine clients than are declared, as the paper does
+            (5 of 20 and buckets of 2). Full rounds are not clipped: one such round can undo everything.
+        compile: make loops in C of coordinate-wise rules and of weighted sums, faster and to the same bits, and of inner products,
+            to all but the last digits: a run that is to be repeated bit for bit has a compiler both times or none. "auto" does so
+            where there is one and the model is large enough to gain its tenths of a second back; true insists, and on a GPU
+            uses torch.compile for the rules, which takes ten seconds and more.
+    """
+
+    rule: Spec
+    pre: list[Spec] = []
+    declared_byzantine: Annotated[int, Field(ge=0)] | None = None
+    allow_breakdown: bool = False
+    compile: bool | Literal["auto"] = "auto"
+
+    _names = field_validator("rule", mode="before")(_spec)
+
+    _steps = field_validator("pre", mode="before")(_several)
+
+
+class Transport(Section):
+    """How server and workers talk, and how long they wait for each other.
+
+    The keys below ``deadline`` are the star's. The times nest: a round waits at most ``deadline`` for its replies; a worker that keeps
+    its link waiting for ``deadline + join_timeout`` loses it, and may join again; a run that cannot reach the clients of
+    ``min_replies`` for ``join_timeout`` ends.
+
+    Attributes:
+        name: star and collective start processes; local is a run in one process, in which times do not count.
+        deadline: the longest wait for a round's replies, in seconds.
+        join_timeout: the longest wait for workers to join, or to join again, in seconds.
+        min_replies: with fewer replies than this, a round leaves the estimate as it is.
+        offences: how many malformed replies of a client, or breaches of its link or parts of checkpoints missed by a worker, lead to
+            quarantine.
+        late_share: the share of the run's time for which rounds may wait in vain for one worker, once it has missed three deadlines;
+            a worker that takes more is not asked for a while. 1 stands for no such limit.
+        draw: whether cohorts come from the clients within reach, or from all, those out of reach counting as missing.
+        restarts: how often a worker process that is killed is started again.
+    """
+
+    name: Literal["star", "collective", "local"] = "star"
+    deadline: Annotated[float, Field(gt=0)] = 30.0
+    join_timeout: Annotated[float, Field(gt=0)] = 60.0
+    min_replies: Annotated[int, Field(ge=1)] = 1
+    offences: Annotated[int, Field(ge=1)] = 3
+    late_share: Annotated[float, Field(gt=0, le=1)] = 0.05
+    draw: Literal["available", "all"] = "available"
+    restarts: Annotated[int, Field(ge=0, le=254)] = 3
+
+    @model_validator(mode="after")
+    def _order(self) -> "Transport":
+        if self.name == "star" and self.join_timeout < self.deadline:
+            raise ValueError(f"join_timeout ({self.join_timeout:g} s) must be at least deadline ({self.deadline:g} s)")
+        return self
+
+
+class Evaluate(Section):
+    """Every how many rounds the server evaluates the model, and on how many samples drawn once (all of them by default)."""
+
+    every: Annotated[int, Field(ge=1)] = 50
+    samples: Annotated[int, Field(ge=1)] | None = None
+
+
+class Checkpoints(Section):
+    """Every how many rounds, and every how many minutes, the state of the run is saved; and how many such states are kept.
+
+    A run that ends, or is told to end, saves its state in any case.
+    """
+
+    every: Annotated[int, Field(ge=1)] | Literal["none"] = "none"
+    minutes: Annotated[float, Field(gt=0)] | Literal["none"] = 1.0
+    keep: Annotated[int, Field(ge=1)] = 2
+
+
+class Config(Section):
+    """An experiment; the sections that name a registered piece are checked against that piece's own parameters."""
+
+    name: str
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    rounds: Annotated[int, Field(ge=1, lt=2**32)]  # the round number travels in 32 bits
+    clients: Clients
+    data: Spec
+    model: Spec
+    method: Spec
+    compression: Spec = {"name": "identity"}
+    aggregation: Aggregation
+    attack: Spec | list[Spec] = {"name": "none"}
+    transport: Transport = Transport()
+    evaluate: Evaluate = Evaluate()
+    checkpoint: Checkpoints = Checkpoints()
+    device: str = "auto"
+    dtype: Literal["float32", "float64"] = "float32"
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    on_divergence: Annotated[
+        Literal["stop", "continue"],
+        Field(description="what a run does whose loss is not finite or a thousand times that of its start"),
+    ] = "stop"
+
+    _names = field_validator("data", "model", "method", "compression", "transport", mode="before")(_spec)
+    _attacks = field_validator("attack", mode="before")(_specs)
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, name: str) -> str:
+        if not re.fullmatch(r"[\w.-]{1,100}", name):
+            raise ValueError(
+                "a run's name, which its folder bears, is made of 1 to 100 letters, digits, dots, hyphens and underscores "
+                f"(it is {shown(name)})"
+            )
+        return name
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _device(cls, device: object) -> object:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(device)):
+            raise ValueError(f"must be auto, cpu, cuda, or cuda:N for the GPU of number N (it is {shown(device)})")
+        return device
+
+    @property
+    def attacks(self) -> list[Spec]:
+        """The entries of ``attack``, one or a list."""
+        return self.attack if isinstance(self.attack, list) else [self.attack]
+
+    @property
+    def declared_byzantine(self) -> int:
+        """B, as declared by the operator; the configured number where nothing is declared."""
+        declared = self.aggregation.declared_byzantine
+        return self.clients.byzantine if declared is None else declared
+
+
+def override(tree: dict[str, Any], assignment: str) -> None:
+    """Apply a command-line override such as ``method.clip=none`` in place."""
+    path, equals, text = assignment.partition("=")
+    if not equals or not all(path.split(".")):
+        raise ConfigError(
+            f"{assignment!r}: an override has the form key=value, without blanks, for example method.clip=none."
+        )
+    *parents, last = path.split(".")
+    node = tree
+    for parent in parents:
+        below = node.get(parent)
+        if isinstance(below, str):  # the short form "rule: krum" of {name: krum}
+            below = {"name": below}
+        node[parent] = below = {} if below is None else below
+        if not isinstance(below, dict):
+            raise ConfigError(f"{path}: {parent!r} holds {below!r}, which has no keys below it.")
+        node = below
+    node[last] = read_yaml(text, path)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration file, apply the overrides, and check everything that can be checked without data.
+
+    Files and folders that it names are absolute afterwards, see `resolve_paths`. Modules beside the file and in the
+    working folder can be imported from then on, for names such as ``mine:net``; what is installed comes before them.
+
+    Raises:
+        ConfigError: for a missing file, a wrong key or value, or a combination that cannot work.
+    """
+    tree = read_tree(path)
+    for assignment in overrides:
+        override(tree, assignment)
+    resolve_paths(tree, Path(path).parent)
+    for folder in (os.path.dirname(os.path.abspath(path)), os.getcwd()):
+        if str(path) != "-" and folder not in sys.path:
+            sys.path.append(folder)
+    return parse(tree)
+
+
+def read_tree(path: str | Path, *, follow: bool = True) -> dict[str, Any]:
+    """Return what a configuration file says, unchecked; ``follow``: whether it may be a symbolic link.
+
+    Raises:
+        ConfigError: if it cannot be read, or is no mapping.
+    """
+    try:
+        text = read_text(Path(path), MOST_BYTES, follow=follow) if str(path) != "-" else _standard_input()
+    except (OSError, ValueError) as error:  # the latter: no UTF-8, or a zero byte in the name
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{path}: cannot read the configuration: {reason}.") from None
+    tree = read_yaml(text, str(path))
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: a configuration is a mapping of keys such as name, rounds, clients.")
+    return tree
+
+
+def resolve_paths(tree: dict[str, Any], folder: Path) -> None:
+    """Make the files and folders absolute that the data and availability sections name by ``path`` or ``..._path``, in place.
+
+    A leading ``~`` and ``$VARIABLES`` are expanded. A relative path counts from where the user stands, else from ``folder``, the
+    configuration's; one that is nowhere stays as it is, for the complaint.
+    """
+    clients = tree.get("clients")
+    sections = (tree.get("data"), clients.get("availability") if isinstance(clients, dict) else None)
+    for section in (section for section in sections if isinstance(section, dict)):
+        for key, value in section.items():
+            if is_path(key) and isinstance(value, str):
+                expanded = os.path.expanduser(os.path.expandvars(value))
+                there = next((path for path in (Path(expanded), folder / expanded) if _exists(path)), None)
+                section[key] = value if there is None else os.path.abspath(there)
+
+
+def is_path(key: object) -> bool:
+    """Return whether a key of the data or availability section names a file or folder."""
+    return isinstance(key, str) and (key == "path" or key.endswith("_path"))
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long a name, a folder that may not be entered, a zero byte
+        return False
+
+
+def _standard_input() -> str:
+    """Return what standard input holds; a file is read from its start, because the processes of a run share it."""
+    if stat.S_ISREG((facts := os.fstat(0)).st_mode):
+        return os.pread(0, facts.st_size, 0).decode()
+    return _read_pipe(facts.st_dev, facts.st_ino)
+
+
+@lru_cache(maxsize=1)
+def _read_pipe(device: int, inode: int) -> str:
+    """Return what comes on standard input, a pipe of this number, which can be read only once."""
+    return sys.stdin.buffer.read().decode()
+
+
+def parse(tree: Mapping[str, Any]) -> Config:
+    """Check a configuration given as a mapping; see `load`."""
+    try:
+        return _parse(tree)
+    except UnknownKey as error:
+        from byzdist.config.settings import meant
+
+        raise ConfigError(f"{error.where}: unknown key.{meant(error.where, error.known)}") from None
+
+
+def _parse(tree: Mapping[str, Any]) -> Config:
+    try:
+        config = Config.model_validate(dict(tree))
+    except ValidationError as error:
+        first = error.errors()[0]
+        section = first["loc"] if first["type"] == "model_type" else first["loc"][:-1]
+        raise explain(error, "", tree, _keys_at(section)) from None
+    from byzdist.config.checks import check  # registers every piece, which a reader of the schema alone does not need
+
+    check(config)
+    return config
+
+
+def _keys_at(location: Sequence[int | str]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in location:
+        annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+def dump(config: Config, *, paths: bool = True) -> str:
+    """Return the configuration as YAML that `load` reads back to the same run; without paths, those may differ from host to host."""
+    tree = config.model_dump(exclude_none=True)
+    if not paths:
+        for section in (tree["data"], tree["clients"]["availability"]):
+            for key in filter(is_path, list(section)):
+                del section[key]
+    return yaml.safe_dump(tree, sort_keys=False)
+
+
+__all__ = ["Config", "Spec", "did_you_mean", "dump", "load", "override", "parse", "read_yaml"]

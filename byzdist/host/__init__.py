@@ -1,0 +1,1 @@
+"""What byzdist asks of the machine it runs on: files, locks, processes, signals, standard output."""

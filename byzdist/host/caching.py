@@ -1,0 +1,91 @@
+"""Where prepared data and found minima are kept between runs: the user's cache folder, or what can stand in for it."""
+
+import errno
+import logging
+import os
+import stat
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+from byzdist.host.files import create_once
+
+log = logging.getLogger(__name__)
+VARIABLE = "BYZDIST_CACHE"
+
+
+def cache_folder() -> Path:
+    """Return $BYZDIST_CACHE, or else ~/.cache/byzdist; for a user without a home a folder of this user's among the temporary ones."""
+    if chosen := os.environ.get(VARIABLE):
+        return Path(os.path.expandvars(chosen)).expanduser()
+    try:
+        return Path.home() / ".cache" / "byzdist"
+    except RuntimeError:
+        return _own_temporary_folder()
+
+
+def cache_folders() -> list[Path]:
+    """Return the folders to try in turn: another's cache may serve, though this user cannot write there."""
+    return list(dict.fromkeys([cache_folder(), _own_temporary_folder()]))
+
+
+def own_file(name: str, content: bytes) -> Path:
+    """Return the path of a file that is this user's alone and stays from run to run; ``content`` is what it holds when it is new.
+
+    Raises:
+        OSError: if it can be written nowhere.
+    """
+    *others, last = cache_folders()
+    for folder in others:
+        path = folder / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                create_once(path, content)
+            facts = path.lstat()
+            if stat.S_ISREG(facts.st_mode) and facts.st_uid == os.getuid():
+                return path
+        except OSError as error:
+            say_that_it_cannot_be_used(folder, error)
+    make_cache(last)
+    if not (last / name).exists():
+        create_once(last / name, content)
+    return last / name
+
+
+def _own_temporary_folder() -> Path:
+    return Path(_temporary_folder()) / f"byzdist-{os.getuid()}"
+
+
+def _temporary_folder() -> str:
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:  # no folder can be written at all
+        return "/tmp"
+
+
+def make_cache(folder: Path) -> None:
+    """Make a cache folder; one among the temporary ones is for this user only, and others could have put one of its name there.
+
+    Raises:
+        OSError: if that is not possible, or if it belongs to somebody else.
+    """
+    if folder != _own_temporary_folder():
+        folder.mkdir(parents=True, exist_ok=True)
+        return
+    folder.mkdir(mode=0o700, exist_ok=True)
+    facts = folder.lstat()
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise PermissionError(errno.EPERM, "it is not a folder of this user's alone", str(folder))
+
+
+@lru_cache(maxsize=64)
+def _say(folder: Path, reason: str) -> None:
+    log.warning(
+        "%s cannot be used as a cache (%s); set %s to a folder that this user can write.", folder, reason, VARIABLE
+    )
+
+
+def say_that_it_cannot_be_used(folder: Path, error: OSError) -> None:
+    """Warn, once a process, that a cache folder is of no use."""
+    _say(folder, error.strerror or f"{error}: is the disk full?")  # numpy's, of a write cut short

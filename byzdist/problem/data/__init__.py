@@ -1,0 +1,26 @@
+"""Data sets and how they are shared out among clients.
+
+A new data set is one file here: a function with ``@DATASETS.register("name")`` that returns a RawData.
+"""
+
+from byzdist.problem.data.base import DATASETS, Dataset, RawData
+from byzdist.problem.data.prepare import check, fingerprint, load
+from byzdist.problem.data.splits import SPLITS, Split, check_split, split, warn_of_rare_classes, write_table
+from byzdist.registry import import_all
+
+import_all(__name__, __path__)
+
+__all__ = [
+    "DATASETS",
+    "SPLITS",
+    "Dataset",
+    "RawData",
+    "Split",
+    "check",
+    "check_split",
+    "fingerprint",
+    "load",
+    "split",
+    "warn_of_rare_classes",
+    "write_table",
+]

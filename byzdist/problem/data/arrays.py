@@ -1,0 +1,199 @@
+"""From whatever a data function returns to arrays of numbers that a run can use, or to a sentence that says what is wrong with it."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from byzdist.errors import ConfigError
+from byzdist.problem.data.base import RawData
+
+_MANY = 20  # labels of a kind that rather are numbers to predict than names of classes
+
+
+def as_arrays(returned: Any, name: str, dtype: np.dtype[Any]) -> dict[str, NDArray[Any]]:
+    """Return the parts of a data set by their names in `RawData`: features in ``dtype``, labels as int64.
+
+    Args:
+        returned: a RawData, or (X, y), or (X, y, X_test, y_test), of anything that is an array or like one.
+        name: what returned it, for the error.
+        dtype: of the features.
+
+    Raises:
+        ConfigError: for what no model can learn from; the check comes after the last cast.
+    """
+    raw = _as_raw(returned, name)
+    arrays: dict[str, NDArray[Any]] = {}
+    for part, features, labels in (("", raw.features, raw.labels), ("test ", raw.test_features, raw.test_labels)):
+        if features is None or labels is None:
+            if part and features is None and labels is None:
+                continue
+            raise ConfigError(f"data.name: {name!r} gives {part}features without labels, or labels without features.")
+        key = part.replace(" ", "_")
+        found = _numbers(features, f"data.name: {name!r} has {part}features")
+        arrays[f"{key}labels"] = _labels(labels, f"data.name: {name!r} has {part}labels")
+        shapes = f"{found.shape} and {arrays[f'{key}labels'].shape}"
+        if found.ndim < 2 or len(found) != len(arrays[f"{key}labels"]) or not found.size:
+            remedy = " A single feature is a column: X[:, None]." if found.ndim == 1 else ""
+            raise ConfigError(
+                f"data.name: {name!r} gives {part}features and labels of shapes {shapes}; want [N, ...], [N].{remedy}"
+            )
+        arrays[f"{key}features"] = _cast(found, dtype, f"data.name: {name!r} has {part}features")
+    _check_test(arrays, name)
+    _check_classes(arrays["labels"], name)
+    return arrays
+
+
+def _as_raw(returned: Any, name: str) -> RawData:
+    if isinstance(returned, RawData):
+        return returned
+    if isinstance(returned, tuple | list) and len(returned) in (2, 4):
+        return RawData(*returned)
+    what = f"{len(returned)} things" if isinstance(returned, tuple | list) else f"a {type(returned).__name__}"
+    raise ConfigError(
+        f"data.name: {name!r} returns {what}; return (X, y), or (X, y, X_test, y_test), or a RawData: arrays, tensors, lists, data "
+        "frames or sparse matrices."
+    )
+
+
+def _array(value: Any, what: str) -> NDArray[Any]:
+    """Return an array of whatever is one, or like one."""
+    if np.ma.isMaskedArray(value) and np.ma.getmaskarray(value).any():
+        raise ConfigError(f"{what} of which some are masked. Fill them, or leave these samples out.")
+    if hasattr(value, "detach"):  # a tensor of torch's, on any device
+        value = value.detach().cpu().resolve_conj()
+        value = (
+            value.float() if value.dtype.itemsize == 2 and value.is_floating_point() else value
+        ).numpy()  # bfloat16
+    elif hasattr(value, "toarray"):  # a sparse matrix or array of scipy's
+        value = value.toarray()
+    elif hasattr(value, "to_numpy"):  # a frame or series of pandas', polars' and others'
+        value = value.to_numpy()
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{what} that are no array: {error}. Do all samples have one shape?") from error
+
+
+def _numbers(value: Any, what: str) -> NDArray[Any]:
+    array = _array(value, what)
+    if array.dtype.kind in "biuf":
+        return array
+    if array.dtype.kind in "OUS":
+        try:
+            return array.astype(np.float64)
+        except (ValueError, TypeError):
+            raise ConfigError(
+                f"{what} that are no numbers: {_first_odd(array, value)}. Code it as numbers first."
+            ) from None
+    raise ConfigError(f"{what} of the type {array.dtype}, which are no real numbers. Turn them into such first.")
+
+
+def _first_odd(array: NDArray[Any], value: Any) -> str:
+    """Return the first entry that is no number, and where it is."""
+    columns = list(getattr(value, "columns", ()))
+    for place, entry in np.ndenumerate(array):
+        try:
+            float(entry)
+        except (ValueError, TypeError):
+            column = f"column {columns[place[1]]!r}" if len(place) == 2 and len(columns) == array.shape[1] else ""
+            return f"{str(entry)[:40]!r} at {column or list(place)}"
+    return "a mixture"
+
+
+def _labels(value: Any, what: str) -> NDArray[np.int64]:
+    array = _array(value, what)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if (
+        array.ndim == 2
+        and array.dtype.kind in "biuf"
+        and ((array == 0) | (array == 1)).all()
+        and (array.sum(1) == 1).all()
+    ):
+        raise ConfigError(f"{what} of shape {array.shape}, one-hot. Give the classes themselves: y.argmax(1).")
+    if array.dtype.kind == "O":
+        array = _from_objects(array)
+    if array.dtype.kind in "biu":
+        if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
+            raise ConfigError(f"{what} up to {int(array.max())}; want the integers 0, 1, ... of its classes.")
+        return array.astype(np.int64)
+    numbering = "number the classes: np.unique(y, return_inverse=True)[1]"
+    if array.dtype.kind == "f":
+        odd = array[~(np.isfinite(array) & (array == np.floor(array)) & (np.abs(array) < 2.0**62))]
+        if not odd.size:
+            return array.astype(np.int64)
+        raise ConfigError(
+            f"{what} such as {odd.flat[0]!s}, not the integers 0, 1, ... of classes. Are these numbers to predict? byzdist trains "
+            f"classifiers; cut them into classes (np.digitize). If they name classes, {numbering}."
+        )
+    example = f" such as {array.flat[0]!r}" if array.size else ""
+    raise ConfigError(f"{what}{example}, not the integers 0, 1, ... of its classes; {numbering}.")
+
+
+def _from_objects(array: NDArray[Any]) -> NDArray[Any]:
+    if array.size and not any(isinstance(entry, str) for entry in array.flat):
+        try:
+            return array.astype(np.float64)
+        except (ValueError, TypeError):
+            pass
+    return array
+
+
+def _cast(array: NDArray[Any], dtype: np.dtype[Any], what: str) -> NDArray[Any]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = np.ascontiguousarray(array, dtype)
+    if not np.isfinite(cast).all():
+        if np.isfinite(array).all():
+            largest = float(np.abs(array.astype(np.float64, copy=False)).max())
+            raise ConfigError(f"{what} up to {largest:g}, too large for {dtype}. Scale the data, or use dtype=float64.")
+        place = [int(i) for i in np.argwhere(~np.isfinite(array))[0]]
+        raise ConfigError(f"{what} that are NaN or infinite, the first at {place}. Clean the data first.")
+    return cast
+
+
+def _check_test(arrays: dict[str, NDArray[Any]], name: str) -> None:
+    if "test_features" not in arrays:
+        return
+    if arrays["test_features"].shape[1:] != arrays["features"].shape[1:]:
+        raise ConfigError(f"data.name: {name!r} gives test features of another shape than its training features.")
+    if arrays["test_labels"].min() < 0 or arrays["test_labels"].max() > arrays["labels"].max():
+        raise ConfigError(
+            f"data.name: {name!r} has test labels from {arrays['test_labels'].min()} to {arrays['test_labels'].max()}, not the "
+            f"integers 0 to {arrays['labels'].max()} of its training classes."
+        )
+
+
+def _check_classes(labels: NDArray[np.int64], name: str) -> None:
+    held = np.unique(labels)
+    lowest, highest = int(held[0]), int(held[-1])
+    if len(held) == 1:
+        raise ConfigError(f"data.name: {name!r} has one class only, label {lowest}; there is nothing to learn.")
+    if lowest < 0 or highest + 1 > 2 * len(held):
+        pair = f"labels {lowest} and {highest}" if len(held) == 2 else f"{len(held)} labels from {lowest} to {highest}"
+        doubt = (
+            " If they are numbers to predict, cut them into classes first (np.digitize)." if len(held) > _MANY else ""
+        )
+        raise ConfigError(
+            f"data.name: {name!r} has {pair}, not the integers 0, 1, ... of its classes; number the classes: "
+            f"np.unique(y, return_inverse=True)[1].{doubt}"
+        )
+
+
+def advice(labels: NDArray[np.int64], classes: int) -> str | None:
+    """Return what there is to say of labels that work, but hardly as they are meant; None if nothing."""
+    counts = np.bincount(labels, minlength=classes)
+    empty = np.flatnonzero(counts == 0).tolist()
+    if empty == [0]:
+        return f"no sample has label 0: they are 1 to {classes - 1}, and the model learns a class that nobody holds. Take 1 from each."
+    if empty:
+        return (
+            f"classes {', '.join(map(str, empty[:8]))}{', ...' if len(empty) > 8 else ''} have no sample; to leave them out, number "
+            "the others: np.unique(y, return_inverse=True)[1]."
+        )
+    if classes > _MANY and 2 * classes > len(labels):
+        return (
+            f"{len(labels)} samples are of {classes} classes. If their labels are numbers to predict, cut them into classes first "
+            "(np.digitize): byzdist trains classifiers."
+        )
+    return None

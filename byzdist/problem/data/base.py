@@ -1,0 +1,95 @@
+"""What a data set is, before and after it is prepared, and the registry of data sets."""
+
+import bz2
+import gzip
+import lzma
+import os
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic_core import PydanticCustomError
+
+from byzdist.host.files import open_plain
+from byzdist.registry import Registry
+
+
+@dataclass(frozen=True)
+class RawData:
+    """What a data set returns: features [N, ...], labels 0..L-1 [N], and the same of a test set or None.
+
+    Each is an array or like one: a tensor of torch's, a list, a data frame, a sparse matrix.
+    """
+
+    features: Any
+    labels: Any
+    test_features: Any = None
+    test_labels: Any = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared data set; its arrays are mapped from files, so that the processes of a host share one copy.
+
+    features and test_features are [N, ...] in float32 or float64, labels and test_labels int64 [N] in 0..classes-1.
+    ``key`` names the content in the cache of this host: equal keys, equal numbers.
+    """
+
+    key: str
+    features: NDArray[Any]
+    labels: NDArray[np.int64]
+    test_features: NDArray[Any] | None
+    test_labels: NDArray[np.int64] | None
+    classes: int
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """The shape of one sample's features."""
+        return tuple(self.features.shape[1:])
+
+
+READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError)
+"""What reading a missing, unreadable or damaged file raises, compressed or not."""
+
+_COMPRESSED: dict[bytes, Callable[[BinaryIO], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+}
+_ARCHIVES = {
+    b"PK\x03\x04": "zip",
+    b"7z\xbc\xaf'\x1c": "7z",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"Rar!": "rar",
+    b"\x04\x22M\x18": "lz4",
+}
+
+DATASETS: Registry[Callable[..., Any]] = Registry("data set")
+
+
+def open_binary(path: Path) -> BinaryIO:
+    """Open a file for reading, through gzip, bz2 or xz where its first bytes say so.
+
+    Raises:
+        OSError: if it cannot be opened, is no plain file, or is packed in another way.
+    """
+    file = os.fdopen(open_plain(path, follow=True), "rb")
+    begin = file.read(8)
+    file.seek(0)
+    for mark, packer in _ARCHIVES.items():
+        if begin.startswith(mark):
+            file.close()
+            raise OSError(None, f"it is packed with {packer}; unpack it first")
+    for mark, unpack in _COMPRESSED.items():
+        if begin.startswith(mark):
+            return cast(BinaryIO, unpack(file))
+    return file
+
+
+def refuse(problem: str) -> PydanticCustomError:
+    """Return the error by which a validator refuses a parameter's value; the registry makes a ConfigError of it."""
+    return PydanticCustomError("data", problem.replace("{", "{{").replace("}", "}}"))

@@ -1,0 +1,168 @@
+"""From a configuration's data section to arrays that all processes of a host share.
+
+The first process to come prepares plain .npy files in the cache folder; it and all others map them into memory. So
+only one process parses, nobody imports a parser when the cache is warm, and a data set is in memory once however many
+clients there are. Where nothing can be kept (no room, no rights), each process prepares the data for itself.
+"""
+
+import hashlib
+import inspect
+import json
+import logging
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from byzdist.errors import ConfigError, told
+from byzdist.host.caching import cache_folders, make_cache, say_that_it_cannot_be_used
+from byzdist.host.files import check_plain, share
+from byzdist.host.locks import Lock
+from byzdist.problem.data.arrays import advice, as_arrays
+from byzdist.problem.data.base import DATASETS, Dataset
+
+_FORMAT = 2
+_MOST_MEMBERS = 10_000  # of a folder that stands for its content
+_log = logging.getLogger(__name__)
+_advice = logging.getLogger("byzdist.config.checks.data")  # what the server alone says, see logs
+
+
+def check(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the data section (name and parameters, without the split) as far as that is cheap; return it completed.
+
+    Raises:
+        ConfigError: an unknown name, a wrong parameter, a missing file, or one that begins wrongly.
+    """
+    parameters = {key: value for key, value in spec.items() if key != "name"}
+    name = DATASETS.canonical(spec["name"], "data")
+    return {"name": name, **DATASETS.check(name, parameters, "data")}
+
+
+def load(spec: Mapping[str, Any], cache: Path | None = None, dtype: str = "float64") -> Dataset:
+    """Return the data set of a data section, with features of the given dtype, from the cache or prepared just now.
+
+    Raises:
+        ConfigError: as :func:`check`, and where a file turns out to be damaged, or a function of the user's own fails.
+    """
+    spec = check(spec)
+    key = fingerprint(_FORMAT, spec, dtype, entry=DATASETS.get(spec["name"]))
+    name = f"{re.sub('[^a-z0-9_]', '_', spec['name'].lower())[:40]}-{key}"
+    wanted = np.dtype(dtype)
+    folders = [folder / "data" / name for folder in ([cache] if cache is not None else cache_folders())]
+    found = next(filter(None, (_open(folder, key, wanted) for folder in folders)), None)
+    arrays: dict[str, NDArray[Any]] | None = None
+    for folder in [] if found else folders:
+        try:
+            make_cache(folder.parent.parent)
+            folder.parent.mkdir(exist_ok=True)
+            with Lock(folder.with_name(f"{name}.lock")):
+                found = _open(folder, key, wanted)  # another process may have been faster
+                if found is None:
+                    arrays = arrays or _prepare(spec, wanted)
+                    _keep(arrays, folder)
+                    found = _open(folder, key, wanted)
+        except OSError as error:
+            say_that_it_cannot_be_used(folder.parent.parent, error)
+        if found is not None:
+            break
+    if found is None:
+        arrays = arrays or _prepare(spec, wanted)
+        found = _dataset(key, arrays)
+    if said := advice(found.labels, found.classes):
+        _advice.warning("data: %s", said)
+    return found
+
+
+def fingerprint(*parts: Any, entry: Callable[..., Any]) -> str:
+    """Return a short hash of configuration parts, of the files they name, and of the source file of ``entry``.
+
+    A string that names an existing file or folder stands for its content as size and time of change tell it.
+    """
+
+    def files(part: Any) -> list[tuple[str, int, int]]:
+        if isinstance(part, Mapping):
+            return [file for value in part.values() for file in files(value)]
+        if not isinstance(part, str | os.PathLike) or "\0" in str(part) or not os.path.exists(part):
+            return []
+        members = _members(Path(part).resolve())
+        return [(str(path), facts.st_size, facts.st_mtime_ns) for path, facts in members if stat.S_ISREG(facts.st_mode)]
+
+    source = inspect.getsourcefile(entry) or ""
+    content = json.dumps([parts, [files(part) for part in parts], files(source)], default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:20]
+
+
+def _members(path: Path, levels: int = 3) -> list[tuple[Path, os.stat_result]]:
+    """Return a file, or the files in a folder and a few levels below, with their facts; no more than a data set has."""
+    found: list[tuple[Path, os.stat_result]] = []
+    level = [path]
+    for _ in range(levels + 1):
+        below: list[Path] = []
+        for member in sorted(level)[:_MOST_MEMBERS]:
+            with suppress(OSError):  # a broken link, or one that may not be followed
+                facts = member.stat()
+                found.append((member, facts))
+                if stat.S_ISDIR(facts.st_mode):
+                    below += member.iterdir()
+        level = below
+    return found[:_MOST_MEMBERS]
+
+
+def _open(folder: Path, key: str, dtype: np.dtype[Any]) -> Dataset | None:
+    # Mode "c" maps private pages: shared with all processes as long as nobody writes, and torch takes them without a
+    # warning.
+    def array(name: str) -> NDArray[Any]:
+        check_plain(folder / f"{name}.npy")
+        mapped: NDArray[Any] = np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False)
+        if mapped.dtype != (dtype if name.endswith("features") else np.int64):
+            raise ValueError("not what was prepared")
+        return mapped
+
+    try:
+        tested = (folder / "test_labels.npy").exists()
+        names = ("features", "labels", *(("test_features", "test_labels") if tested else ()))
+        return _dataset(key, {name: array(name) for name in names})
+    except (OSError, ValueError):  # not there, another user's alone, or torn by a crash of the machine
+        return None
+
+
+def _dataset(key: str, arrays: Mapping[str, NDArray[Any]]) -> Dataset:
+    return Dataset(
+        key=key,
+        features=arrays["features"],
+        labels=arrays["labels"],
+        test_features=arrays.get("test_features"),
+        test_labels=arrays.get("test_labels"),
+        classes=int(arrays["labels"].max()) + 1,
+    )
+
+
+def _prepare(spec: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str, NDArray[Any]]:
+    _log.info("preparing data set %s", spec["name"])
+    try:
+        returned = DATASETS.get(spec["name"])(**{key: value for key, value in spec.items() if key != "name"})
+    except (ConfigError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:  # whatever a user's own function raises
+        raise ConfigError(f"data: {spec['name']!r} ended with {told(error)}.") from error
+    return as_arrays(returned, spec["name"], dtype)
+
+
+def _keep(arrays: Mapping[str, NDArray[Any]], folder: Path) -> None:
+    scratch = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    try:
+        for name, array in arrays.items():
+            np.save(scratch / f"{name}.npy", array)
+        share(scratch, folder.parent)
+        shutil.rmtree(folder, ignore_errors=True)
+        scratch.rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,205 @@
+"""Who holds which samples.
+
+``holders`` says among whom a split deals out the data: ``honest``, the default, or ``all``. f, the loss that a run minimizes, is that of
+the honest clients: what Byzantine ones held would be lost to it, and where a split goes by label that is whole classes, or all of
+a class but one client's part, which a robust rule may take for an attack. So Byzantine clients get copies of honest clients' shards, as
+in the experiments of [BRPP]. With ``all`` each client has data of its own.
+"""
+
+import csv
+import heapq
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from annotated_types import Gt
+from numpy.typing import NDArray
+
+from byzdist.errors import ConfigError
+from byzdist.host.files import replacing
+from byzdist.randomness import stream
+from byzdist.registry import Registry
+
+log = logging.getLogger(__name__)
+
+Owners = NDArray[np.int64]
+"""The client that holds each sample, [N]."""
+
+SPLITS: Registry[Callable[..., Owners | None]] = Registry("split", "labels", "count", "generator")
+
+
+@SPLITS.register("shared")
+def shared(labels: NDArray[np.int64], count: int, generator: np.random.Generator) -> None:
+    """Every client sees the whole data set."""
+
+
+@SPLITS.register("iid")
+def iid(labels: NDArray[np.int64], count: int, generator: np.random.Generator) -> Owners:
+    """A random partition into shards of equal size (up to one sample)."""
+    owners = np.empty(len(labels), np.int64)
+    owners[generator.permutation(len(labels))] = _even(len(labels), count)
+    return owners
+
+
+@SPLITS.register("by_label")
+def by_label(labels: NDArray[np.int64], count: int, generator: np.random.Generator) -> Owners:
+    """Samples sorted by label and cut into shards of equal size, so that a client sees one label or two.
+
+    Shards are dealt out so that clients with consecutive ids hold different labels: where the Byzantine clients, the last ones, hold
+    data of their own (``holders: all``), the good ones shall see every label where their number allows it.
+    """
+    shuffled = generator.permutation(len(labels))
+    ordered = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    per_label = -(-count // (int(labels.max()) + 1))
+    holder = np.empty(count, np.int64)
+    holder[sorted(range(count), key=lambda shard: (shard % per_label, shard))] = np.arange(count)
+    owners = np.empty(len(labels), np.int64)
+    owners[ordered] = holder[_even(len(labels), count)]
+    return owners
+
+
+@SPLITS.register("dirichlet")
+def dirichlet(
+    labels: NDArray[np.int64], count: int, generator: np.random.Generator, *, alpha: Annotated[float, Gt(0)]
+) -> Owners:
+    """Each label is shared out in proportions from a Dirichlet(alpha) law: a small alpha makes clients unlike.
+
+    (Hsu, Qi, Brown, "Measuring the effects of non-identical data distribution", 2019.) A client left empty gets a
+    sample of the client that then has most.
+    """
+    owners = np.empty(len(labels), np.int64)
+    for label in range(int(labels.max()) + 1):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        ends = np.cumsum(generator.dirichlet(np.full(count, alpha)))
+        places = (np.arange(len(members)) + 0.5) / max(len(members), 1)
+        owners[members] = np.minimum(np.searchsorted(ends, places), count - 1)
+    _feed_the_empty(owners, count)
+    return owners
+
+
+def _even(samples: int, count: int) -> NDArray[np.int64]:
+    """Return 0..count-1, each repeated equally often up to one, in order."""
+    return np.arange(samples, dtype=np.int64) * count // samples
+
+
+def _feed_the_empty(owners: Owners, count: int) -> None:
+    sizes = np.bincount(owners, minlength=count)
+    largest = [(-int(size), client) for client, size in enumerate(sizes)]
+    heapq.heapify(largest)
+    held: dict[int, list[int]] = {}
+    for client in np.flatnonzero(sizes == 0):
+        size, giver = largest[0]
+        if giver not in held:
+            held[giver] = np.flatnonzero(owners == giver).tolist()
+        owners[held[giver].pop()] = client
+        heapq.heapreplace(largest, (size + 1, giver))
+
+
+class Split:
+    """The samples of each client: one array of positions in the data set, cut by offsets; a shard is found at once.
+
+    The first ``holders`` of ``count`` clients (None: all) hold the data, a shard each, and client ``holders`` + i a copy of client i's.
+    """
+
+    def __init__(self, samples: int, count: int, owners: Owners | None, holders: int | None = None) -> None:
+        self.samples = samples
+        self.count = count
+        self._holders = holders = holders or count
+        self._positions: NDArray[np.int64] | None = None
+        if owners is not None:
+            sizes = np.bincount(owners, minlength=holders)
+            assert len(sizes) == holders and sizes.min() > 0, "an empty client"
+            self._positions = np.argsort(owners, kind="stable")
+            self._offsets = np.concatenate([[0], np.cumsum(sizes)])
+
+    @property
+    def shared(self) -> bool:
+        """Whether every client holds the whole data set."""
+        return self._positions is None
+
+    def indices(self, client: int) -> NDArray[np.int64] | None:
+        """Return the positions of a client's samples in the data set, ascending, as a view; None: all of them."""
+        if self._positions is None:
+            return None
+        shard = self.shard(client)
+        return self._positions[self._offsets[shard] : self._offsets[shard + 1]]
+
+    def size(self, client: int) -> int:
+        """Return how many samples a client holds."""
+        shard = self.shard(client)
+        return self.samples if self._positions is None else int(self._offsets[shard + 1] - self._offsets[shard])
+
+    def shard(self, client: int) -> int:
+        """Return an id that is equal for clients with the same samples, whose work can be shared."""
+        return 0 if self._positions is None else client % self._holders
+
+    def table(self, labels: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+        """Return how many samples of each label each client holds, [clients, classes]."""
+        if self._positions is None:
+            return np.tile(np.bincount(labels, minlength=classes), (self.count, 1))
+        owners = np.repeat(np.arange(self._holders), np.diff(self._offsets))
+        cells = np.bincount(owners * classes + labels[self._positions], minlength=self._holders * classes)
+        return cells.reshape(self._holders, classes)[np.arange(self.count) % self._holders]
+
+
+def check_split(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Check a split section (name, holders and parameters) and return it completed; raise ConfigError naming ``data.split``."""
+    name, holders = spec["name"], spec.get("holders", "honest")
+    parameters = {key: value for key, value in spec.items() if key not in ("name", "holders")}
+    name = SPLITS.canonical(name, "data.split")
+    checked = {"name": name, **SPLITS.check(name, parameters, "data.split")}
+    if name == "shared":
+        if "holders" in spec:
+            raise ConfigError(
+                "data.split.holders: with the split 'shared' all clients hold everything; leave the key out."
+            )
+        return checked
+    if holders not in ("honest", "all"):
+        raise ConfigError(f"data.split.holders: should be 'honest' or 'all' (it is {holders!r}).")
+    return {**checked, "holders": holders}
+
+
+def split(spec: Mapping[str, Any], labels: NDArray[np.int64], count: int, seed: int, byzantine: int = 0) -> Split:
+    """Share a data set with these labels out among ``count`` clients; the same arguments give the same split anywhere.
+
+    The last ``byzantine`` clients get copies of what the others hold, unless ``holders`` is ``all``.
+
+    Raises:
+        ConfigError: a wrong section, or fewer samples than clients where each is to have its own.
+    """
+    parameters = check_split(spec)
+    entry = SPLITS.get(parameters.pop("name"), "data.split")
+    holders = count - byzantine if parameters.pop("holders", None) == "honest" else count
+    if entry is not shared and holders > len(labels):
+        raise ConfigError(
+            f"data.split: {spec['name']!r} cannot give each of {holders} clients a sample of the {len(labels)}."
+            " Use fewer clients or the split 'shared'."
+        )
+    owners = entry(labels, holders, stream(seed, "split"), **parameters)
+    if owners is not None and (len(owners) != len(labels) or not np.array_equal(np.unique(owners), np.arange(holders))):
+        raise ConfigError(
+            f"data.split: {spec['name']!r} must give each sample to one of {holders} clients, and each of them one."
+        )
+    return Split(len(labels), count, owners, holders)
+
+
+def warn_of_rare_classes(table: NDArray[np.int64], honest: int) -> None:
+    """Warn of classes that no rule can keep, as at most one of the ``honest`` first clients in the table of `Split.table` holds them."""
+    holders = (table[:honest] > 0).sum(axis=0)
+    rare = np.flatnonzero((holders <= 1) & (table.sum(axis=0) > 0)).tolist()
+    if honest > 1 and rare:
+        log.warning(
+            "data.split: at most one honest client holds class %s, and a robust rule may drop what one client alone says. Deal the "
+            "data to the honest clients (data.split.holders=honest), to fewer of them, or by another split.",
+            ", ".join(map(str, rare)),
+        )
+
+
+def write_table(table: NDArray[np.int64], path: Path) -> None:
+    """Write the table of :meth:`Split.table` as CSV: client, samples, and a column for each label."""
+    with replacing(path) as part, part.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["client", "samples", *(f"label_{label}" for label in range(table.shape[1]))])
+        writer.writerows([client, int(row.sum()), *row.tolist()] for client, row in enumerate(table))

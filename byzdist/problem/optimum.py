@@ -1,0 +1,163 @@
+"""The minimum of f for convex models, to machine precision."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from byzdist.host.caching import cache_folder
+from byzdist.host.files import read_json, write_text
+from byzdist.problem.data import Dataset, Split, fingerprint
+from byzdist.problem.evaluation import Objective, sample_groups
+from byzdist.problem.models import MODELS, build
+from byzdist.problem.modules import flat_logits, trained
+from byzdist.problem.oracle import Oracle
+
+_DIRECT = 2048  # up to this dimension the Hessian is formed and factorized
+_MOST_WORK = 10**8  # samples times parameters; beyond, a single core takes minutes (MNIST: 6)
+_STEPS = 100
+_log = logging.getLogger(__name__)
+
+
+def find(
+    spec: Mapping[str, Any], dataset: Dataset, split: Split, good: Sequence[int], cache: Path | None = None
+) -> float | None:
+    """Return min f, f being the mean loss of the good clients, or None where there is none to be found.
+
+    Args:
+        spec: the model section of a configuration.
+        dataset: with features in float64.
+        split: who holds what.
+        good: the clients whose mean loss is f.
+        cache: the folder in which results are kept (see :func:`byzdist.host.caching.cache_folder`).
+    """
+    model = build(spec, dataset.feature_shape, dataset.classes, seed=0)
+    oracle = Oracle(model, dataset, split)
+    if not can_be_found(oracle):
+        return None
+    groups = sample_groups(split, good)
+    contents = [(weight, positions if positions is None else positions.tolist()) for weight, positions in groups]
+    key = fingerprint(spec, dataset.key, contents, entry=MODELS.get(spec["name"], "model"))
+    file = (cache or cache_folder()) / "optimum" / f"{key}.json"
+    found = _read(file)
+    if found is None:
+        found = minimize(Objective(oracle, groups))
+        if found is not None:
+            _write(file, found)
+    return found
+
+
+def can_be_found(oracle: Oracle) -> bool:
+    """Return whether f has a minimum that is found in reasonable time; say why where that of a convex model is not.
+
+    An oracle of any dtype will do: `find` itself needs the data in float64.
+    """
+    samples = len(oracle.labels)
+    if not oracle.declared.convex:
+        return False
+    if oracle.l2 <= 0:
+        _log.warning("the gap is not reported: with model.l2 = 0 the loss need not have a minimum")
+        return False
+    if samples * oracle.dimension > _MOST_WORK:
+        _log.warning(
+            "the gap is not reported: finding the minimum over %d samples and %d parameters takes minutes",
+            samples,
+            oracle.dimension,
+        )
+        return False
+    return True
+
+
+def minimize(objective: Objective) -> float | None:
+    """Return the minimum of a convex objective with l2 > 0 by Newton's method, from x^0.
+
+    f is 2·l2-strongly convex, hence f(x) - min f <= ‖∇f(x)‖² / (4·l2). The method stops where this bound is below the
+    rounding error of f(x).
+    """
+    oracle = objective.oracle
+    x, gradient = oracle.initial(), oracle.initial()
+    value, _ = objective(x, gradient)
+    solve = _direct if oracle.declared.hessian and oracle.dimension <= _DIRECT else _conjugate_gradients
+    trial, trial_gradient = torch.empty_like(x), torch.empty_like(x)
+    for _ in range(_STEPS):
+        rounding = torch.finfo(x.dtype).eps * abs(value)
+        if float(gradient @ gradient) / (4 * oracle.l2) <= rounding:
+            return value
+        step = solve(objective, x, gradient)
+        slope, length = float(step @ gradient), 1.0
+        while length > 1e-12:  # Armijo's condition, up to the rounding of f
+            torch.add(x, step, alpha=length, out=trial)
+            trial_value, _ = objective(trial, trial_gradient)
+            if trial_value <= value + 1e-4 * length * slope + rounding:
+                break
+            length /= 2
+        x, trial, gradient, trial_gradient, value = trial, x, trial_gradient, gradient, trial_value
+    _log.warning("the gap is not reported: no minimum of the loss was found in %d Newton steps", _STEPS)
+    return None
+
+
+def _direct(objective: Objective, x: Tensor, gradient: Tensor) -> Tensor:
+    oracle = objective.oracle
+    assert oracle.declared.hessian is not None
+    hessian = torch.eye(len(x), dtype=x.dtype) * (2 * oracle.l2)
+    for weight, positions in objective.groups:
+        for features, _ in oracle.blocks(positions):
+            hessian.add_(oracle.declared.hessian(x, features), alpha=weight)
+    return torch.cholesky_solve(-gradient[:, None], torch.linalg.cholesky(hessian)).squeeze(1)
+
+
+def _conjugate_gradients(objective: Objective, x: Tensor, gradient: Tensor) -> Tensor:
+    """Solve to a residual that shrinks with the gradient, so that the method converges superlinearly."""
+    step, residual = torch.zeros_like(x), -gradient
+    direction, square = residual.clone(), float(residual @ residual)
+    goal = square * min(0.1, square**0.25) ** 2
+    for _ in range(len(x)):
+        image = _hessian_product(objective, x, direction)
+        rate = square / float(direction @ image)
+        step.add_(direction, alpha=rate)
+        residual.sub_(image, alpha=rate)
+        square, last = float(residual @ residual), square
+        if square <= goal:
+            break
+        direction.mul_(square / last).add_(residual)
+    return step
+
+
+def _hessian_product(objective: Objective, x: Tensor, vector: Tensor) -> Tensor:
+    """Return the Hessian at x times a vector: the derivative of the gradient along it."""
+    oracle = objective.oracle
+    named = trained(oracle.model)
+
+    def mean_loss(flat: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+        pieces = torch.split(flat, [parameter.numel() for parameter in named.values()])
+        weights = {name: piece.view_as(named[name]) for name, piece in zip(named, pieces, strict=True)}
+        logits = torch.func.functional_call(oracle.model, weights, (features,))
+        loss: Tensor = oracle.loss(flat_logits(logits), labels)
+        return loss
+
+    product = vector * (2 * oracle.l2)
+    for weight, positions in objective.groups:
+        for features, labels in oracle.blocks(positions):
+            gradient = torch.func.grad(partial(mean_loss, features=features, labels=labels))
+            product.add_(torch.func.jvp(gradient, (x,), (vector,))[1], alpha=weight * len(labels))
+    return product
+
+
+def _read(file: Path) -> float | None:
+    try:
+        return float(read_json(file)["minimum"])
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or torn
+        return None
+
+
+def _write(file: Path, minimum: float) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps({"minimum": minimum}), durable=False)
+    except OSError as error:
+        _log.warning("the minimum of the loss cannot be kept for the next run: %s", error)

@@ -1,0 +1,289 @@
+"""A user's module is tried before anything starts: some samples go through it, forward and backward."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from byzdist.errors import ConfigError
+from byzdist.problem.modules import advice, describing_errors, flat_logits, label, trained
+from byzdist.problem.oracle import Oracle
+from byzdist.randomness import stream
+
+_FEW = 3  # samples
+_MOVE = 0.05  # how far from x^0 outputs are compared: where weights are zero, so is every output
+
+
+class Refused(ConfigError):
+    """Why a module cannot be trained."""
+
+
+def try_out(oracle: Oracle, name: str) -> None:
+    """Check that the gradient of the loss is what the methods take it for: finite, and a function of x and the samples.
+
+    Args:
+        oracle: has taken the module over.
+        name: of the module in the configuration.
+
+    Raises:
+        ConfigError: in a sentence that names the module and, where one is at fault, the layer.
+    """
+    with torch.random.fork_rng(devices=[]):
+        try:
+            _Trial(oracle, name).run()
+        except Refused as problem:
+            raise ConfigError(f"model: {name!r} {problem}") from None
+        finally:
+            for parameter in oracle.model.parameters():
+                parameter.grad = None
+            oracle.bind(oracle.initial())
+
+
+class _Trial:
+    def __init__(self, oracle: Oracle, name: str) -> None:
+        self._oracle, self._name, self._model = oracle, name, oracle.model
+        self._features, self._labels = oracle.features[:_FEW].clone(), oracle.labels[:_FEW].clone()
+        # A GPU rounds convolutions to ten bits, and differently for batches of other sizes.
+        self._tolerance = 1e-2 if oracle.device.type == "cuda" else torch.finfo(oracle.features.dtype).eps ** 0.5
+        self._start = oracle.initial()
+        step = torch.from_numpy(stream(0, "trial").standard_normal(oracle.dimension)) * _MOVE
+        self._moved = self._start + step.to(self._start)
+
+    def run(self) -> None:
+        with torch.no_grad():
+            self._look_at_outputs()
+            self._compare_passes()
+            self._compare_samples()
+            self._compare_modes()
+        self._look_at_loss()
+        self._look_at_gradients()
+        self._compare_closed_forms()
+
+    def _pass(self, x: Tensor, features: Tensor) -> tuple[Any, "_Steps"]:
+        """Return the module's output at x, uncompiled, and what its layers gave."""
+        self._oracle.bind(x)
+        with _Steps(self._model) as steps, describing_errors(self._name, _shape("features", features), steps.place):
+            return self._model(features), steps
+
+    def _look_at_outputs(self) -> None:
+        classes, own_loss = self._oracle.classes, self._oracle.declared.loss is not None
+        for b in (1, len(self._features)):
+            features = self._features[:b].clone()
+            output, steps = self._pass(self._start, features)
+            if not torch.equal(features, self._features[:b]):
+                raise Refused("changes the features that it is given, and with them the data. Let it work on a copy.")
+            if not isinstance(output, Tensor):
+                raise Refused(f"returns a {type(output).__name__}; its forward must return the logits alone, a tensor.")
+            if not output.is_floating_point():
+                raise Refused(f"returns {output.dtype}, not the logits: numbers of which the loss has a gradient.")
+            logits = flat_logits(output)
+            wanted = f"[{b}, {classes}]" + (f" or [{b}]" if classes == 2 or own_loss else "")
+            one_logit = logits.ndim == 1 and (classes == 2 or own_loss)
+            if logits.ndim not in (1, 2) or len(logits) != b or (logits.ndim == 1) != one_logit:
+                raise Refused(f"returns logits of shape {list(output.shape)} for {b} of the samples; want {wanted}.")
+            if logits.ndim == 2 and logits.shape[1] < classes and not own_loss:
+                raise Refused(f"has {logits.shape[1]} outputs, and the data have {classes} classes; want {wanted}.")
+            if not bool(logits.isfinite().all()):
+                raise Refused(f"returns numbers that are not finite at its start; first {steps.first_bad()}.")
+            if logits.ndim == 2 and logits.shape[1] > classes and not own_loss and b == 1:
+                advice.warning(
+                    "model: %r has %d outputs, and the data have %d classes.", self._name, logits.shape[1], classes
+                )
+        if logits.ndim == 2 and not own_loss and self._looks_like_probabilities(logits):
+            advice.warning(
+                "model: %r returns what looks like probabilities. The loss wants logits: leave the last softmax out.",
+                self._name,
+            )
+
+    def _looks_like_probabilities(self, logits: Tensor) -> bool:
+        sums = logits.sum(1)
+        return bool((logits >= 0).all() and torch.allclose(sums, torch.ones_like(sums), rtol=self._tolerance))
+
+    def _compare_passes(self) -> None:
+        """Refuse what differs from one pass to the next, as random draws and counters do."""
+        (first, before), (second, after) = (self._pass(self._moved, self._features.clone()) for _ in range(2))
+        if not torch.equal(first.nan_to_num(), second.nan_to_num()) and not self._close(first, second):
+            raise Refused(
+                f"gives another output when the same samples pass a second time, first "
+                f"{before.first_other(after, self._close)}. Two gradients must see the same network: leave out what is random "
+                "(F.dropout without training=self.training, say) or remembers earlier passes."
+            )
+
+    def _compare_samples(self) -> None:
+        """Refuse outputs that depend on the other samples of the batch."""
+        together, _ = self._pass(self._moved, self._features.clone())
+        for i in range(len(self._features)):
+            alone, _ = self._pass(self._moved, self._features[i : i + 1].clone())
+            if not self._close(alone[0], together[i]):
+                raise Refused(
+                    "gives a sample another output when others are in its batch. The loss of a client is the mean over its "
+                    "samples, one by one: look for normalizations, sums or a softmax over the first axis."
+                )
+
+    def _compare_modes(self) -> None:
+        """Refuse what is random or has running statistics while training, though runs use the evaluation mode throughout."""
+        buffers = {key: buffer.clone() for key, buffer in self._model.named_buffers()}
+        self._model.train()
+        try:
+            (first, before), (second, after) = (self._pass(self._moved, self._features.clone()) for _ in range(2))
+        except ConfigError:
+            return  # a mode that is not used
+        finally:
+            self._model.eval()
+            changed = [key for key, b in self._model.named_buffers() if not torch.equal(b, buffers[key])]
+            for key, buffer in self._model.named_buffers():
+                buffer.copy_(buffers[key])
+        if changed:
+            raise Refused(
+                f"changes its buffer {changed[0]!r} while it trains. Such state (running statistics, say) is no part of x, and "
+                "clients cannot share it. Use layer or group norm."
+            )
+        if isinstance(first, Tensor) and isinstance(second, Tensor) and not self._close(first, second):
+            raise Refused(
+                f"is random in training mode, first {before.first_other(after, self._close)}, as dropout is. Set its rate to 0: two "
+                "gradients must see the same network."
+            )
+
+    def _loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        output, _ = self._pass(self._start, features.clone())
+        with describing_errors(
+            self._name, f"its own loss of logits {list(output.shape)} and labels {list(labels.shape)}"
+        ):
+            return self._oracle.loss(flat_logits(output), labels)
+
+    def _look_at_loss(self) -> None:
+        loss = self._loss(self._features[:1], self._labels[:1])
+        if not isinstance(loss, Tensor) or loss.ndim or not bool(loss.isfinite()):
+            shape = f"of shape {list(loss.shape)}" if isinstance(loss, Tensor) and loss.ndim else f"({loss!r})"
+            raise Refused(
+                f"has a loss that is no finite number {shape} at its start; it must be the mean over the batch."
+            )
+        if not loss.requires_grad:
+            raise Refused(
+                "has a loss that does not depend on its parameters: look for detach(), torch.no_grad(), .data, numpy or argmax "
+                "on the way."
+            )
+        twice = self._loss(self._features[:1].repeat_interleave(2, 0), self._labels[:1].repeat(2))
+        if not self._close(loss, twice):
+            raise Refused(
+                f"has a loss that is {float(loss):.6g} for a sample and {float(twice):.6g} for the same sample twice; it must be "
+                "the mean over the batch."
+            )
+
+    def _look_at_gradients(self) -> None:
+        gradient = torch.zeros_like(self._start)
+        with describing_errors(self._name, "the way back", lambda: ""):
+            self._oracle.backward(self._start, self._features, self._labels, 1.0, gradient)
+        for (key, _), piece in zip(self._named(), self._pieces(gradient), strict=True):
+            if not bool(piece.isfinite().all()):
+                raise Refused(f"has a gradient that is not finite at its start, that of its parameter {key!r}.")
+        if names := self._out_of_reach():
+            advice.warning(
+                "model: the loss of %r does not depend on its parameter%s %s, which nothing but l2 will train. Leave out or "
+                "freeze what is not used.",
+                self._name,
+                "" if len(names) == 1 else "s",
+                ", ".join(map(repr, names)),
+            )
+
+    def _out_of_reach(self) -> list[str]:
+        """Return the parameters on which the loss does not depend."""
+        loss = self._loss(self._features, self._labels)
+        found = torch.autograd.grad(loss, [parameter for _, parameter in self._named()], allow_unused=True)
+        return [key for (key, _), gradient in zip(self._named(), found, strict=True) if gradient is None]
+
+    def _named(self) -> list[tuple[str, nn.Parameter]]:
+        return list(trained(self._model).items())
+
+    def _pieces(self, flat: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(flat, [parameter.numel() for _, parameter in self._named()])
+
+    def _compare_closed_forms(self) -> None:
+        """Refuse declared gradients that are not those of the forward and the loss."""
+        oracle, given = self._oracle, self._oracle.declared
+        indices = oracle.split.indices(0)  # of an honest client
+        sample = 0 if indices is None else int(indices[0])
+        one = oracle.features[sample : sample + 1], oracle.labels[sample : sample + 1]
+        few = oracle.features[:_FEW], oracle.labels[:_FEW]
+        for key, declared in (("add_gradient", given.add_gradient), ("add_difference", given.add_difference)):
+            if declared is None:
+                continue
+            points = (self._moved,) if key == "add_gradient" else (self._moved, self._start)
+            expected, expected_of_one, found, found_of_one = (torch.zeros_like(self._start) for _ in range(4))
+            for point, sign in zip(points, (1, -1), strict=False):
+                oracle.backward(point, *few, sign * 0.5, expected)
+                oracle.backward(point, *one, sign, expected_of_one)
+                expected_of_one.add_(point, alpha=2 * sign * oracle.l2)
+            with describing_errors(self._name, f"the arguments of its {key}"):
+                declared(*points, *few, 0.5, found)
+                # As a client with a small batch does: on the CPU the arguments are numpy arrays.
+                if key == "add_gradient":
+                    oracle.gradient(self._moved, 0, np.array([0]), found_of_one)
+                else:
+                    oracle.difference(self._moved, self._start, 0, np.array([0]), found_of_one)
+            if not (self._close(found, expected) and self._close(found_of_one, expected_of_one)):
+                raise Refused(
+                    f"has an {key} that is not what its forward and its loss give by automatic differentiation."
+                )
+
+    def _close(self, first: Tensor, second: Tensor) -> bool:
+        if first.shape != second.shape:
+            return False
+        finite = second.detach()[second.isfinite()].abs()
+        size = max(1.0, float(finite.max())) if len(finite) else 1.0
+        rtol = self._tolerance
+        return torch.allclose(first, second, rtol=rtol, atol=rtol * size, equal_nan=True)
+
+
+class _Steps:
+    """What the layers of a module gave during a pass, in order, and which of them the pass is in."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._entered: list[str] = []
+        self._seen: list[tuple[str, Tensor]] = []
+
+    def __enter__(self) -> "_Steps":
+        self._handles = []
+        for layer, module in self._model.named_modules():
+            if layer and not isinstance(module, torch.jit.ScriptModule):
+                self._handles.append(module.register_forward_pre_hook(self._enter(label(layer, module))))
+                self._handles.append(module.register_forward_hook(self._leave))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _enter(self, name: str) -> Callable[[nn.Module, Any], None]:
+        def hook(module: nn.Module, given: Any) -> None:
+            self._entered.append(name)
+            self._keep(f"before {name}", given[0] if given else None)
+
+        return hook
+
+    def _leave(self, module: nn.Module, given: Any, output: Any) -> None:
+        self._keep(f"in {self._entered.pop()}", output)
+
+    def _keep(self, where: str, value: Any) -> None:
+        if isinstance(value, Tensor):
+            self._seen.append((where, value.detach().clone()))
+
+    def place(self) -> str:
+        """Return the innermost layer that was entered and not left."""
+        return self._entered[-1] if self._entered else ""
+
+    def first_bad(self) -> str:
+        """Return the first place where something is not finite."""
+        return next((where for where, value in self._seen if not value.isfinite().all()), "in its own forward")
+
+    def first_other(self, other: "_Steps", close: Callable[[Tensor, Tensor], bool]) -> str:
+        """Return the first place where something differs from another pass."""
+        pairs = zip(self._seen, other._seen, strict=False)
+        return next((where for (where, one), (_, two) in pairs if not close(one, two)), "in its own forward")
+
+
+def _shape(what: str, features: Tensor) -> str:
+    return f"{what} {list(features.shape)} in {str(features.dtype).removeprefix('torch.')}"

@@ -1,0 +1,1 @@
+"""What a run tells people: log lines, metrics, progress, warnings, pictures."""

@@ -1,0 +1,87 @@
+"""Log lines: ``[server r12] INFO text``, the rank and its round before the text; BYZDIST_LOG sets the level.
+
+They go to standard error, and the server's to log.txt in the run's folder as well.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from byzdist.errors import ConfigError
+
+VARIABLE = "BYZDIST_LOG"
+ADVISERS = (
+    "byzdist.config.checks",
+    "byzdist.config.advice",
+    "byzdist.registry",
+)  # the loggers of what there is to say of a configuration that works
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+class _Place(logging.Filter):
+    """Knows where this process is."""
+
+    who = "byzdist"
+    round: int | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.place = self.who if self.round is None else f"{self.who} r{self.round}"
+        return True
+
+
+_place = _Place()
+
+
+def configure(rank: int) -> None:
+    """Send this process's log to standard error, at the level that the environment asks for (WARNING).
+
+    Raises:
+        ConfigError: if there is no such level.
+    """
+    level = os.environ.get(VARIABLE, "WARNING").upper()
+    if level not in _LEVELS:
+        raise ConfigError(f"{VARIABLE}: no level {level!r}; use one of {', '.join(_LEVELS)}.")
+    _place.who, _place.round = f"w{rank}" if rank else "server", None
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("[%(place)s] %(levelname)s %(message)s"))
+    handler.addFilter(_place)
+    logging.basicConfig(handlers=[handler], force=True)
+    logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
+    logging.getLogger("byzdist").setLevel(level)
+    _set_advice(logging.ERROR if rank else logging.NOTSET)
+
+
+def leave_advice_to_the_server() -> None:
+    """Keep to oneself what there is to say of a configuration that works: every process of a run reads it."""
+    _set_advice(logging.ERROR)
+
+
+def _set_advice(level: int) -> None:
+    for name in ADVISERS:
+        logging.getLogger(name).setLevel(level)
+
+
+def at_round(round_: int) -> None:
+    """Say in which round this process is from now on."""
+    _place.round = round_
+
+
+@contextmanager
+def kept_in(folder: Path) -> Iterator[None]:
+    """Append what this process logs to log.txt in a folder, too: whoever watches may be gone."""
+    try:
+        handler = logging.FileHandler(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
+    except OSError:
+        yield
+        return
+    handler.setFormatter(logging.Formatter("%(asctime)s [%(place)s] %(levelname)s %(message)s"))
+    handler.addFilter(_place)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()

@@ -1,0 +1,205 @@
+"""What a run leaves behind: a line a round, and a summary."""
+
+import logging
+import os
+import shutil
+import threading
+import time
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from byzdist.errors import RunError
+from byzdist.host.descriptors import spare_descriptors
+from byzdist.host.files import open_plain, write_text
+
+log = logging.getLogger(__name__)
+Line = dict[str, Any]
+EVALUATED = ("loss", "gap", "grad_norm", "accuracy")
+_LINE = orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE  # numbers that JSON has no word for become null
+_WHILE = 0.1  # seconds
+_BLOCK = 1 << 16  # bytes
+
+
+class Metrics:
+    """Writes metrics.jsonl and keeps the totals for summary.json.
+
+    Lines are written by a thread, ten times a second, so that no round waits for the system. What a full disk does not take is
+    kept, and tried again with the next lines.
+
+    Args:
+        folder: where the files go.
+        state: as `state` returned it, to go on from there: lines of later rounds are removed.
+    """
+
+    def __init__(self, folder: Path, state: Line | None = None) -> None:
+        self._folder = folder
+        self._file = _open(folder)
+        self._size = 0
+        self._pending: list[Line] = []
+        self._lock = threading.Lock()  # of what is not yet written
+        self._writer: threading.Thread | None = None  # begun with the first line: a process that will fork has none
+        self._over = threading.Event()
+        self._unwritten = b""
+        self._complained = False
+        self.last: Line = {}
+        self.first_loss: float | None = None
+        self.totals = dict.fromkeys(
+            ("rounds", "bytes_up", "bytes_down", "missing", "byzantine_majorities", "untrusted", "called"), 0
+        )
+        self._started = time.monotonic()
+        if state is not None:
+            self._size, self.last, self.totals = state["size"], state["last"], self.totals | state["totals"]
+            self._started -= state["seconds"]
+            self.first_loss = state.get("first_loss")  # which earlier versions did not keep
+        there = self._file.seek(0, os.SEEK_END)
+        if there < self._size:
+            log.warning("metrics.jsonl is shorter than it was when the checkpoint was taken: lines are missing.")
+            self._size = _end_of_last_line(self._file)  # which may be cut
+        self._file.truncate(self._size)
+
+    def state(self) -> Line:
+        """Return what a checkpoint keeps of the metrics, as JSON; all lines up to now are counted, and written where possible."""
+        self.flush()
+        seconds = time.monotonic() - self._started
+        return {
+            "size": self._size,
+            "last": self.last.copy(),
+            "first_loss": self.first_loss,
+            "totals": self.totals.copy(),
+            "seconds": seconds,
+        }
+
+    def sync(self) -> None:
+        """Wait until all lines that `state` counted are on the disk.
+
+        Raises:
+            OSError: if the system has not taken them all.
+        """
+        with self._lock:
+            if self._unwritten:
+                raise OSError(None, "metrics.jsonl lacks lines that could not be written")
+        os.fsync(self._file.fileno())
+
+    def add(self, line: Line) -> None:
+        """Take a round's line."""
+        with self._lock:
+            self._pending.append(line)
+        if self._writer is None:
+            self._writer = threading.Thread(target=self._write_now_and_then, name="metrics", daemon=True)
+            self._writer.start()
+        totals = self.totals
+        totals["rounds"] += 1
+        totals["bytes_up"] += line["bytes_up"]
+        totals["bytes_down"] += line["bytes_down"]
+        totals["missing"] += len(line["missing"])
+        totals["byzantine_majorities"] += 2 * line["byzantine"] > len(line["cohort"])
+        totals["untrusted"] += "untrusted" in line
+        totals["called"] += "called" in line
+        for key in EVALUATED:
+            if key in line:
+                self.last[key] = line[key]
+        if self.first_loss is None:
+            self.first_loss = line.get("loss")
+
+    def _write_now_and_then(self) -> None:
+        while not self._over.wait(_WHILE):
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the lines that are waiting."""
+        with self._lock:
+            if self._pending:
+                text = b"".join(orjson.dumps(line, option=_LINE) for line in self._pending)
+                self._pending.clear()
+                self._size += len(text)
+                self._write(text)
+
+    def _write(self, text: bytes) -> None:
+        text = self._unwritten + text
+        try:
+            written = self._file.write(text)
+        except OSError as error:
+            written = 0
+            if not self._complained:  # a full disk may take a part of a line first
+                log.error("metrics.jsonl cannot be written: %s. Training goes on; the lines are kept.", error.strerror)
+            self._complained = True
+        self._unwritten = text[written:]
+        self._complained &= bool(self._unwritten)
+
+    def is_removed(self) -> bool:
+        """Return whether somebody has removed metrics.jsonl, with or without its folder; it can be written all the same, in vain."""
+        return os.fstat(self._file.fileno()).st_nlink == 0
+
+    def move(self, folder: Path) -> None:
+        """Go on in another folder, or in one that was removed and is there again, with all lines up to now.
+
+        Raises:
+            OSError: if they cannot be written there.
+        """
+        with self._lock:
+            if not _is_there(folder, self._file):
+                fresh = _open(folder)
+                self._file.seek(0)
+                shutil.copyfileobj(self._file, fresh)  # the system keeps a file for as long as it is open
+                self._file.close()
+                self._file = fresh
+            self._folder = folder
+
+    def close(self, status: str, reason: str = "") -> Line:
+        """Write the last line and summary.json; return the summary.
+
+        Args:
+            status: how the run ended.
+            reason: why, where there is more to say.
+
+        Raises:
+            RunError: if the disk does not take them.
+        """
+        self._over.set()
+        if self._writer is not None:
+            self._writer.join()
+        self.flush()
+        seconds = time.monotonic() - self._started
+        summary = {
+            "status": status,
+            **({"reason": reason} if reason else {}),
+            **self.last,
+            **self.totals,
+            "seconds": seconds,
+            "rounds_per_second": self.totals["rounds"] / seconds,
+        }
+        try:
+            while self._unwritten:
+                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+            self._file.close()
+            text = orjson.dumps(summary, option=_LINE | orjson.OPT_INDENT_2).decode()
+            with spare_descriptors:
+                write_text(self._folder / "summary.json", text)
+        except OSError as error:
+            raise RunError(f"{str(self._folder)!r}: the metrics cannot be written: {error.strerror}.") from None
+        return summary
+
+
+def _open(folder: Path) -> FileIO:
+    return FileIO(open_plain(folder / "metrics.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT), "a+")
+
+
+def _is_there(folder: Path, file: FileIO) -> bool:
+    try:
+        return os.path.samestat(os.lstat(folder / "metrics.jsonl"), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _end_of_last_line(file: FileIO) -> int:
+    position = file.seek(0, os.SEEK_END)
+    while position:
+        start = max(0, position - _BLOCK)
+        found = os.pread(file.fileno(), position - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        position = start
+    return 0

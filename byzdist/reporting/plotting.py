@@ -1,0 +1,170 @@
+"""Runs in one picture: gap or loss, and accuracy, against rounds and against uplink bytes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from byzdist.config.schema import read_tree
+from byzdist.errors import ConfigError
+from byzdist.host.files import parse_json, read_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_LABELS = {
+    "gap": "gap f(x) − f(x*)",
+    "loss": "loss f(x)",
+    "accuracy": "accuracy",
+    "round": "round",
+    "bytes": "uplink",
+}
+_LINES, _MARKERS = ("-", "--", "-.", ":"), "osD^vPX*"
+_LARGEST = 1 << 30  # bytes of metrics
+_LARGEST_NUMBER = 1.7e308
+_LONGEST_NAME = 100
+_HIGHEST = 1e3  # times the first gap is what the axis shows
+_SMALLEST_GAP = 1e-17  # what rounding leaves of a gap can be zero or below, and a logarithmic axis must still show it
+
+
+@dataclass(frozen=True)
+class _Run:
+    label: str
+    evaluations: dict[str, NDArray[np.float64]]  # of the evaluation rounds: round, bytes, and what was measured
+    majority: dict[str, NDArray[np.float64]]  # of the rounds with a Byzantine majority: round, bytes
+
+
+def plot(folders: Sequence[str | Path], out: str | Path) -> None:
+    """Draw the runs in these folders into one picture; the suffix of ``out`` gives its format (png, pdf, svg, ...).
+
+    The gap is drawn where every run has one, else the loss; the accuracy where some run has one. A strip below marks
+    the rounds in which the Byzantine clients were a strict majority of the cohort.
+
+    Raises:
+        ConfigError: a folder that is no run or has nothing to draw yet, or a picture that cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure  # slow to import, and needed for pictures only
+    except ImportError as error:
+        raise ConfigError(f"plot: pictures need matplotlib ({error}): pip install 'byzdist[plot]'.") from None
+
+    runs = _distinct([_read(Path(folder)) for folder in folders])
+    rows = ["gap" if all("gap" in run.evaluations for run in runs) else "loss"]
+    rows += ["accuracy"] if any("accuracy" in run.evaluations for run in runs) else []
+    heights = [3.4] * len(rows) + [0.24 * len(runs)]
+    figure = Figure(figsize=(11, sum(heights) + 0.6), layout="constrained")
+    grid = figure.subplots(len(heights), 2, sharex="col", gridspec_kw={"height_ratios": heights})
+    for column, x in enumerate(("round", "bytes")):
+        for row, y in enumerate(rows):
+            _curves(grid[row, column], runs, x, y)
+            grid[row, 0].set_ylabel(_LABELS[y])
+        _strip(grid[-1, column], runs, x)
+    grid[0, 0].legend(fontsize="small")
+    try:
+        figure.savefig(out, dpi=150)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"-o: cannot write the picture {str(out)!r}: {error}") from error
+
+
+def _curves(axes: "Axes", runs: Sequence[_Run], x: str, y: str) -> None:
+    for number, run in enumerate(runs):
+        if y not in run.evaluations:
+            continue
+        values = run.evaluations[y]
+        every = max(1, len(values) // 12)
+        axes.plot(
+            run.evaluations[x],
+            np.where(values < _SMALLEST_GAP, _SMALLEST_GAP, values) if y == "gap" else values,
+            label=run.label,
+            color=f"C{number}",
+            linestyle=_LINES[number % len(_LINES)],
+            marker=_MARKERS[number % len(_MARKERS)],
+            # A dozen markers a curve, each curve's elsewhere, so that curves on top of each other can be told apart.
+            markevery=(number * every // 4 % every, every),
+            markersize=5,
+            linewidth=1.4,
+        )
+    if y == "gap":
+        axes.set_yscale("log")
+        highest = _HIGHEST * max(run.evaluations[y][0] for run in runs)
+        if axes.get_ylim()[1] > highest > 0:  # a run that diverges leaves the picture, and the others their room
+            lowest = min(np.nanmin(run.evaluations[y]) for run in runs)
+            axes.set_ylim(max(lowest, _SMALLEST_GAP) / 3, highest)
+    axes.grid(alpha=0.3)
+
+
+def _strip(axes: "Axes", runs: Sequence[_Run], x: str) -> None:
+    from matplotlib.ticker import EngFormatter
+
+    for number, run in enumerate(runs):
+        axes.eventplot(run.majority[x], lineoffsets=-number, linelengths=0.8, linewidths=0.6, colors=f"C{number}")
+    axes.set_ylim(0.5 - len(runs), 0.5)
+    labels = [run.label for run in runs] if x == "round" else []
+    axes.set_yticks([-number for number in range(len(labels))], labels, fontsize="x-small")
+    if x == "bytes":
+        axes.tick_params(left=False)
+        axes.xaxis.set_major_formatter(EngFormatter(unit="B"))
+    axes.set_xlabel(f"{_LABELS[x]}    (strip: rounds with a Byzantine majority in the cohort)", fontsize="small")
+
+
+def _distinct(runs: list[tuple[str, _Run]]) -> list[_Run]:
+    """Label runs by their names, or by their folders where two runs have the same name."""
+    names = [run.label for _, run in runs]
+    return [run if names.count(run.label) == 1 else _Run(folder, run.evaluations, run.majority) for folder, run in runs]
+
+
+def _read(folder: Path) -> tuple[str, _Run]:
+    try:
+        config = read_tree(folder / "config.yaml", follow=False)
+        lines = read_text(folder / "metrics.jsonl", _LARGEST).splitlines()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder}: this folder holds no run (config.yaml and metrics.jsonl): {error}") from error
+    rounds = [
+        _parse(folder, number, line) for number, line in enumerate(lines, 1) if number < len(lines) or _whole(line)
+    ]
+    if not any("loss" in line for line in rounds):
+        raise ConfigError(f"{folder}: this run has no evaluation yet; there is nothing to draw.")
+    sent = np.cumsum([line["bytes_up"] for line in rounds], dtype=np.float64)
+    evaluated = [number for number, line in enumerate(rounds) if "loss" in line]
+    majority = [number for number, line in enumerate(rounds) if 2 * line["byzantine"] > len(line["cohort"])]
+    at = np.array([line["round"] for line in rounds], dtype=np.float64)
+    evaluations = {"round": at[evaluated], "bytes": sent[evaluated]}
+    for key in ("gap", "loss", "accuracy"):
+        values = [rounds[number].get(key) for number in evaluated]
+        if any(value is not None for value in values):
+            evaluations[key] = np.array(values, dtype=np.float64)  # None, of a run that diverged, becomes NaN
+    name = str(config.get("name") or folder.name)[:_LONGEST_NAME]
+    return str(folder), _Run(name, evaluations, {"round": at[majority], "bytes": sent[majority]})
+
+
+def _whole(line: str) -> bool:
+    """Tell whether the last line was written to its end; a run that still goes on, or was killed, may leave a part."""
+    try:
+        parse_json(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _parse(folder: Path, number: int, text: str) -> dict[str, Any]:
+    try:
+        line: dict[str, Any] = parse_json(text)
+        missing = {"round", "cohort", "byzantine", "bytes_up"} - line.keys()
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f"{folder}/metrics.jsonl: line {number} is no metrics line: {error}") from error
+    if missing:
+        raise ConfigError(f"{folder}/metrics.jsonl: line {number} lacks {', '.join(sorted(missing))}.")
+    wrong = [key for key in ("round", "byzantine", "bytes_up") if not _is_number(line[key])]
+    wrong += [key for key in ("gap", "loss", "accuracy") if line.get(key) is not None and not _is_number(line[key])]
+    if wrong or not isinstance(line["cohort"], list):
+        raise ConfigError(
+            f"{folder}/metrics.jsonl: line {number}: {', '.join(wrong) or 'cohort'} is not what a run writes."
+        )
+    return line
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < _LARGEST_NUMBER or value != value

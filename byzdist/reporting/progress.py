@@ -1,0 +1,105 @@
+"""What a user sees while a run trains: a live line on a terminal, a plain line now and then elsewhere."""
+
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from byzdist.config.schema import Config
+from byzdist.host import speech
+from byzdist.reporting.metrics import Line, Metrics
+
+_REFRESH, _PLAIN_EVERY = 0.1, 5.0  # seconds
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _quality(last: Line) -> str:
+    names = ("gap", "accuracy") if "gap" in last else ("loss", "accuracy")
+    return "  ".join(f"{name} {last[name]:.4g}" for name in names if last.get(name) is not None)
+
+
+def _out_of_turn(summary: dict[str, Any]) -> str:
+    """Say how many full rounds were not trusted, and how many were called out of turn; "" where there were none."""
+    untrusted, called = summary.get("untrusted", 0), summary.get("called", 0)
+    return f"  {untrusted} full rounds not trusted, {called} called out of turn\n" if untrusted or called else ""
+
+
+class Progress:
+    """Shows rounds as they pass; a context manager."""
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        self._rounds, self._folder = config.rounds, folder
+        speech.wait_for_nobody()
+        self._live = sys.stdout.isatty()
+        self._console = Console()
+        self._next = 0.0
+        self._first: tuple[int, float] | None = None  # the first round that was shown, and when
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TextColumn("round {task.completed}/{task.total}  {task.fields[state]}"),
+            TimeRemainingColumn(compact=True),
+            console=self._console,
+            disable=not self._live,
+            refresh_per_second=1 / _REFRESH,
+        )
+        self._task = self._bar.add_task(config.name, total=config.rounds, state="")
+
+    def __enter__(self) -> "Progress":
+        self._bar.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.__exit__(kind, error, trace)
+
+    def show(self, line: Line, metrics: Metrics) -> None:
+        """Take note of a round."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + (_REFRESH if self._live else _PLAIN_EVERY)
+        self._first = self._first or (line["round"], now)
+        totals = metrics.totals
+        state = f"{_quality(metrics.last)}  up {_bytes(totals['bytes_up'])}  down {_bytes(totals['bytes_down'])}"
+        if totals["missing"]:
+            state += f"  missing {totals['missing']}"
+        if totals["untrusted"]:
+            state += f"  untrusted {totals['untrusted']}"
+        if self._live:
+            self._bar.update(self._task, completed=line["round"], state=state)
+            return
+        rounds = line["round"] - self._first[0]
+        if rounds:
+            state += f"  left {(now - self._first[1]) / rounds * (self._rounds - line['round']):.0f} s"
+        print(f"round {line['round']}/{self._rounds}  {state}", flush=True)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Say how the run ended and where it lies."""
+        self._bar.update(self._task, completed=self._rounds if summary["status"] == "finished" else None)
+        self._bar.stop()
+        quality = "  ".join(f"{k} {summary[k]:.4g}" for k in ("loss", "gap", "accuracy") if summary.get(k) is not None)
+        print(
+            f"{summary['status']} after {summary['rounds']} rounds in {summary['seconds']:.1f} s "
+            f"({summary['rounds_per_second']:.0f} rounds/s)\n"
+            f"  {quality}\n"
+            f"  up {_bytes(summary['bytes_up'])}, down {_bytes(summary['bytes_down'])}, "
+            f"{summary['missing']} replies missing, {summary['byzantine_majorities']} rounds with a Byzantine majority\n"
+            f"{_out_of_turn(summary)}"
+            f"  {self._folder}",
+            flush=True,
+        )

@@ -1,0 +1,88 @@
+"""Metrics for scraping: a file in the text format of Prometheus.
+
+The textfile collector of a node exporter reads it, and any web server can serve it.
+"""
+
+import logging
+import math
+import time
+from pathlib import Path
+
+from byzdist.errors import ConfigError
+from byzdist.host.files import write_text
+from byzdist.reporting.metrics import EVALUATED, Line, Metrics
+
+log = logging.getLogger(__name__)
+VARIABLE = "BYZDIST_PROMETHEUS"
+_EVERY = 1.0  # seconds between two writes
+_HELP = {
+    "byzdist_round": ("gauge", "The last round that ended."),
+    "byzdist_last_round_timestamp_seconds": ("gauge", "When it ended."),
+    "byzdist_round_seconds": ("gauge", "How long its stages took."),
+    "byzdist_rounds_total": ("counter", "Rounds of this process."),
+    "byzdist_bytes_total": ("counter", "Training bytes from (up) and to (down) the workers."),
+    "byzdist_missing_replies_total": ("counter", "Replies that were asked for and did not come, or were none."),
+    "byzdist_byzantine_majorities_total": ("counter", "Rounds whose cohort had more Byzantine than good clients."),
+    **{f"byzdist_{key}": ("gauge", f"The last evaluation's {key}.") for key in EVALUATED},
+}
+
+
+class Prometheus:
+    """Keeps the file up to date.
+
+    Raises:
+        ConfigError: if it cannot be written.
+    """
+
+    def __init__(self, path: Path, run: str, rounds: int) -> None:
+        self._path, self._run, self._rounds = path, run, rounds
+        self._next = 0.0
+        if path.exists() and not path.is_file():  # /dev/stdout, say: it is not ours to replace
+            raise ConfigError(f"{VARIABLE}: {str(path)!r} is no plain file; name one in a folder that can be written.")
+        try:
+            self._write("")
+        except OSError as error:
+            raise ConfigError(f"{VARIABLE}: cannot write {str(path)!r}: {error.strerror}.") from None
+
+    def show(self, line: Line, metrics: Metrics) -> None:
+        """Take note of a round; at most one write a second, but always one of the last round."""
+        now = time.monotonic()
+        if now < self._next and line["round"] < self._rounds:
+            return
+        self._next = now + _EVERY
+        try:
+            self._write(render(line, metrics.totals, metrics.last, self._run, time.time()))
+        except OSError as error:  # a full disk, say: no reason to end a run
+            log.warning("%s: cannot write %s: %s", VARIABLE, self._path, error.strerror)
+
+    def _write(self, text: str) -> None:
+        write_text(self._path, text, durable=False)  # whole: a scraper never sees half a file
+
+
+def render(line: Line, totals: dict[str, int], last: Line, run: str, now: float) -> str:
+    """Return the file's text: the state after a round's line, with the totals of the run and the last evaluation.
+
+    ``run`` is the run's name, which has no character that a label would have to escape.
+    """
+    samples: dict[str, list[tuple[str, float]]] = {
+        "byzdist_round": [("", line["round"])],
+        "byzdist_last_round_timestamp_seconds": [("", now)],
+        "byzdist_round_seconds": [(f',stage="{stage}"', seconds) for stage, seconds in line["seconds"].items()],
+        "byzdist_rounds_total": [("", totals["rounds"])],
+        "byzdist_bytes_total": [(f',direction="{way}"', totals[f"bytes_{way}"]) for way in ("up", "down")],
+        "byzdist_missing_replies_total": [("", totals["missing"])],
+        "byzdist_byzantine_majorities_total": [("", totals["byzantine_majorities"])],
+        **{f"byzdist_{key}": [("", last[key])] for key in EVALUATED if last.get(key) is not None},
+    }
+    text = []
+    for name, entries in samples.items():
+        kind, meaning = _HELP[name]
+        text += [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
+        text += [f'{name}{{run="{run}"{labels}}} {_number(value)}' for labels, value in entries]
+    return "\n".join(text) + "\n"
+
+
+def _number(value: float) -> str:
+    if math.isfinite(value):
+        return repr(value)
+    return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"

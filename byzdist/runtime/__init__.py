@@ -1,0 +1,1 @@
+"""A run: its processes, the loops of server and workers, and how both start and end."""

@@ -1,0 +1,119 @@
+"""What a worker compares with the server before it joins: whether the two hold the same data and the same model."""
+
+import hashlib
+import logging
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from byzdist.errors import ConfigError
+from byzdist.problem.modules import fixed
+from byzdist.randomness import stream
+from byzdist.runtime.experiment import Experiment
+
+log = logging.getLogger(__name__)
+_ROWS, _MOST = (
+    256,
+    2**20,
+)  # rows of features, and numbers of any kind, that are looked at: data may be larger than memory
+_PROBES = 8
+_TOLERANCE = 1e-4  # of probes, relative: another processor may round otherwise
+Facts = dict[str, Any]
+
+
+def facts(experiment: Experiment) -> Facts:
+    """Return what there is to compare, as JSON: shapes, a digest of all targets, probes of some features and of the model."""
+    data, oracle = experiment.dataset, experiment.oracle
+    rows = max(1, min(_ROWS, _MOST // max(1, prod(data.feature_shape))))
+    left_alone = [_some(tensor) for tensor in fixed(oracle.model).values()]
+    return {
+        "features": list(data.feature_shape),
+        "classes": data.classes,
+        "dtype": str(data.features.dtype),
+        "samples": len(data.labels),
+        "targets": hashlib.blake2b(np.ascontiguousarray(data.labels).data, digest_size=8).hexdigest(),
+        "sample": _probes(np.asarray(data.features[:: -(-len(data.features) // rows)])),
+        "parameters": oracle.dimension,
+        "start": _probes(_some(oracle.initial())),
+        "fixed": _probes(np.concatenate(left_alone) if left_alone else np.zeros(0)),
+    }
+
+
+def _some(values: Tensor) -> NDArray[Any]:
+    flat = values.detach().flatten()
+    some: NDArray[Any] = flat[:: -(-len(flat) // _MOST) or 1].double().cpu().numpy()
+    return some
+
+
+def _probes(values: NDArray[Any]) -> list[float]:
+    """Return the length of a vector and its products with some fixed vectors of signs, over that length."""
+    flat = np.ravel(values).astype(np.float64)
+    length = float(np.linalg.norm(flat))
+    signs = stream(0, "agreement")
+    products = [float(flat @ (signs.integers(0, 2, len(flat)) * 2.0 - 1.0)) for _ in range(_PROBES)]
+    return [length, *(product / (length or 1.0) for product in products)]
+
+
+def compare(mine: Facts, servers: Facts, rank: int, *, shared: bool) -> None:
+    """Compare a worker's facts with the server's.
+
+    Args:
+        mine: the worker's facts.
+        servers: the server's.
+        rank: the worker's.
+        shared: whether all clients hold the same samples. Where each has its own, a host may hold its own clients' alone.
+
+    Raises:
+        ConfigError: naming the rank and the first difference with which the two cannot work together.
+    """
+    if misfit := _misfit(mine, servers):
+        raise ConfigError(f"worker {rank}: {misfit}; give every rank the same data and model.")
+    if not _agree(mine["fixed"], servers["fixed"]):
+        raise ConfigError(
+            f"worker {rank}: the frozen parameters or the buffers of its model are not the server's; make them from a file or "
+            "with torch's global generator, which byzdist seeds."
+        )
+    if not _agree(mine["start"], servers["start"]):
+        log.warning(
+            "the model of worker %d starts elsewhere than the server's, which counts: the run cannot be repeated. Draw with "
+            "torch's global generator, which byzdist seeds.",
+            rank,
+        )
+    difference = _other_samples(mine, servers)
+    if difference and shared:
+        raise ConfigError(f"worker {rank}: {difference}; give every rank the same data.")
+    if difference:
+        log.warning("worker %d: %s; its clients learn from what is here.", rank, difference)
+
+
+def _misfit(mine: Facts, servers: Facts) -> str:
+    """Return why messages of the one would mean nothing to the other, or ""."""
+    for key, what in (
+        ("features", "its data has {} features, the server's {}"),
+        ("classes", "its data has {} classes, the server's {}"),
+        ("dtype", "its data are in {}, the server's in {}"),
+        ("parameters", "its model has {} parameters, the server's {}"),
+    ):
+        if mine[key] != servers[key]:
+            return what.format(_in_words(mine[key]), _in_words(servers[key]))
+    return ""
+
+
+def _in_words(value: Any) -> str:
+    return str(value[0] if isinstance(value, list) and len(value) == 1 else value)
+
+
+def _other_samples(mine: Facts, servers: Facts) -> str:
+    """Return how the samples differ, or ""."""
+    if mine["samples"] != servers["samples"]:
+        return f"its data has {mine['samples']} samples, the server's {servers['samples']}"
+    if mine["targets"] != servers["targets"]:
+        return "its data has other targets than the server's"
+    return "" if _agree(mine["sample"], servers["sample"]) else "its data has other features than the server's"
+
+
+def _agree(mine: list[float], servers: list[float]) -> bool:
+    return bool(np.allclose(mine, servers, rtol=_TOLERANCE, atol=_TOLERANCE))

@@ -1,0 +1,69 @@
+"""From the payloads of a round's replies to the vectors that are aggregated."""
+
+import torch
+from torch import Tensor
+
+from byzdist.aggregation import nonfinite_rows
+from byzdist.rounds import Replies, Round
+from byzdist.runtime.divergence import Diverged
+from byzdist.runtime.experiment import Experiment
+from byzdist.transport.base import ServerEnd, as_matrix
+
+NOT_FINITE = "not finite"
+"""Why a reply with NaN or infinity is missing."""
+
+
+class Decoder:
+    """Makes rows of payloads, and sorts out those that are not finite; keeps memory for them from round to round."""
+
+    def __init__(self, experiment: Experiment, transport: ServerEnd) -> None:
+        self._compressors = experiment.compressors
+        self._transport, self._device, self._dtype = transport, experiment.device, experiment.dtype
+        self._cohort, self._dimension = experiment.method.cohort, experiment.oracle.dimension
+        self._dense: Tensor | None = None  # decoded vectors, where the payloads themselves are not the values
+
+    def length(self, full: bool) -> int:
+        """Return the bytes of a payload in full or in sampled rounds."""
+        return self._compressors[full].length(self._dimension, self._dtype)
+
+    def decode(self, replies: Replies, round_: Round, x: Tensor) -> tuple[Tensor | None, dict[int, str]]:
+        """Return the vectors of the usable replies as rows by ascending client id, and why the others are missing.
+
+        Raises:
+            Diverged: if replies are not finite because the model x is not.
+        """
+        present, missing = replies.payloads, replies.missing.copy()
+        if not present:
+            return None, missing
+        vectors = self._vectors(present, round_)
+        if bad := nonfinite_rows(vectors):
+            if not x.isfinite().all():
+                raise Diverged(
+                    f"round {round_.number}: the run has diverged, its model is not finite. Use a smaller method.step_size, or "
+                    "method.clip where it is none."
+                )
+            for row, client in enumerate(present):
+                if row in bad:
+                    missing[client] = NOT_FINITE
+                    self._transport.blame(client, NOT_FINITE)
+            rows = [row for row in range(len(vectors)) if row not in bad]
+            return (vectors[rows] if rows else None), missing
+        return vectors, missing
+
+    def _vectors(self, present: dict[int, Tensor], round_: Round) -> Tensor:
+        """Return the decoded payloads as rows on the device of the run."""
+        compressor = self._compressors[round_.full]
+        if compressor.in_place:
+            vectors = as_matrix(list(present.values()), self._dtype)
+        else:
+            if self._dense is None:
+                self._dense = self._transport.frame.current.new_empty(self._cohort, self._dimension)
+            vectors = self._dense[: len(present)]
+            for row, (client, payload) in zip(vectors, present.items(), strict=True):
+                compressor.decode(payload, row, round_, client)
+        if vectors.device == self._device:
+            return vectors
+        rows = torch.empty(vectors.shape, dtype=self._dtype, device=self._device)
+        for row, arrived in zip(rows, vectors, strict=True):  # one by one from the memory in which they arrived
+            row.copy_(arrived, non_blocking=True)
+        return rows

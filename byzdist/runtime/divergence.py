@@ -1,0 +1,79 @@
+"""When a run has diverged, and which of its models was the last good one."""
+
+import math
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from byzdist.config.schema import Config
+from byzdist.errors import RunError
+from byzdist.reporting.metrics import Line, Metrics
+from byzdist.storage.export import save_model
+
+LIMIT = 1000.0
+"""A model is good while its loss is a finite number of at most LIMIT times the loss at the start, or LIMIT where that is below 1."""
+
+
+class Diverged(RunError):
+    """The model is not finite any more, or so bad that no later round is likely to mend it."""
+
+
+class Guard:
+    """Judges the model at each evaluation and keeps the last good one.
+
+    Args:
+        config: says what to do (``on_divergence``): stop, or train on.
+        metrics: know the loss at the start.
+    """
+
+    def __init__(self, config: Config, metrics: Metrics) -> None:
+        self._stops, self._metrics = config.on_divergence == "stop", metrics
+        self._unclipped = config.method.get("clip") == "none"
+        self._good: Tensor | None = None
+        self.round = -1  # of the last good model
+        self.is_good = True  # as far as is known
+
+    def resume(self, round_: int, x: Tensor) -> None:
+        """Take the model of a checkpoint for good if the last evaluation before it was."""
+        self._judge({"round": round_, **self._metrics.last}, x)
+
+    def watch(self, line: Line, x: Tensor) -> None:
+        """Judge the model after a round, where its line has an evaluation.
+
+        Raises:
+            Diverged: if it is not good and the run is to stop then.
+        """
+        self._judge(line, x)
+        if not self.is_good and self._stops:
+            raise Diverged(self.describe(line["round"]))
+
+    def _judge(self, line: Line, x: Tensor) -> None:
+        if "loss" not in line:
+            return
+        start = self._metrics.first_loss
+        bound = LIMIT * max(1.0, abs(start)) if start is not None and math.isfinite(start) else LIMIT
+        self.is_good = math.isfinite(line["loss"]) and line["loss"] <= bound
+        if self.is_good:
+            self._good = x.clone() if self._good is None else self._good.copy_(x)
+            self.round = line["round"]
+
+    def describe(self, round_: int) -> str:
+        """Return why the run has diverged, what to set, and what is kept."""
+        loss, start = self._metrics.last["loss"], self._metrics.first_loss
+        remedy = "Set method.clip to a number (1.0, say), or" if self._unclipped else "Set"
+        kept = f"; the model of round {self.round} is kept" if self._good is not None else ""
+        return (
+            f"round {round_}: the run has diverged: its loss is {loss:.4g} and was {start:.4g} at the start. {remedy} "
+            f"method.step_size lower, or on_divergence=continue to train on all the same{kept}."
+        )
+
+    def verdict(self, status: str, round_: int) -> tuple[str, str]:
+        """Return how a run that was not stopped here has ended, and why: one that ends with a bad model has not finished."""
+        return ("diverged", self.describe(round_)) if status == "finished" and not self.is_good else (status, "")
+
+    def save(self, model: nn.Module, x: Tensor, folder: Path, round_: int) -> None:
+        """Write x, the model after a round, or in place of a bad one the last good one, if there was one."""
+        if self.is_good:
+            save_model(model, x, folder, round_)
+        elif self._good is not None:
+            save_model(model, self._good, folder, self.round)

@@ -1,0 +1,145 @@
+"""From a configuration to the pieces of a run, the same in every process."""
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from byzdist.attacks.assignment import assignments, flipped
+from byzdist.compression import COMPRESSORS, Compressor
+from byzdist.compression.identity import Identity
+from byzdist.config.schema import Config, Spec
+from byzdist.errors import ConfigError
+from byzdist.methods import METHODS, Method, Sizes
+from byzdist.problem import data, models
+from byzdist.problem.data import Dataset, Split
+from byzdist.problem.oracle import Oracle
+from byzdist.problem.trial import try_out
+from byzdist.registry import Registry
+from byzdist.transport.base import Shape
+
+P = TypeVar("P")
+_advice = logging.getLogger("byzdist.config.checks.data")  # what the server alone says, see logs
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The pieces of a run.
+
+    Attributes:
+        compressors: what a reply goes through in full rounds (True: nothing) and in sampled rounds (False).
+    """
+
+    config: Config
+    dataset: Dataset
+    split: Split
+    oracle: Oracle
+    method: Method
+    compressors: dict[bool, Compressor]
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def _can_shrink(self) -> bool:
+        """Whether a cohort can be smaller than the method asks for, because clients are away."""
+        return self.config.transport.name != "collective" or self.config.clients.availability["name"] != "always"
+
+    @property
+    def clients_remember(self) -> bool:
+        """Whether clients keep something from round to round: for the method, or to repeat it on the wire."""
+        return self.method.clients_remember or any(entry.has("on_wire") for entry in assignments(self.config))
+
+    @property
+    def attackers_know_estimate(self) -> bool:
+        """Whether requests bring x^{k-1} in every round, for an attack's sake."""
+        return any(entry.has("knows_estimate") for entry in assignments(self.config))
+
+    def shape(self, workers: int) -> Shape:
+        """Return the sizes of the messages for so many worker ranks."""
+        method, clients, d = self.method, self.config.clients.count, self.oracle.dimension
+        assert method.full_cohort is not None
+        cohorts = (method.cohort, method.full_cohort)
+        links = link_device(self.config, self.device)
+        return Shape(
+            seed=self.config.seed,
+            clients=clients,
+            workers=workers,
+            dimension=d,
+            sampled=method.cohort,
+            most_cohort=max(cohorts),
+            most_ids=clients
+            if self._can_shrink
+            else max((cohort for cohort in cohorts if cohort < clients), default=0),
+            longest=max(compressor.length(d, self.dtype) for compressor in self.compressors.values()),
+            dtype=self.dtype,
+            device=links,
+            pinned=self.device != links,
+        )
+
+
+def make(registry: Registry[Callable[..., P]], spec: Spec, key: str, kind: type[P]) -> P:
+    """Return what a complete spec describes; a piece of a user's own that is no ``kind`` is a ConfigError at ``key``."""
+    made = registry.get(spec["name"])(**{k: v for k, v in spec.items() if k != "name"})
+    if not isinstance(made, kind):
+        raise ConfigError(f"{key}: {spec['name']!r} makes a {type(made).__name__}, not a {kind.__name__}.")
+    return made
+
+
+def prepare(config: Config, device: torch.device) -> Experiment:
+    """Load the data and build the pieces of a run.
+
+    Raises:
+        ConfigError: where data and configuration do not fit.
+    """
+    dtype: torch.dtype = getattr(torch, config.dtype)
+    source = {k: v for k, v in config.data.items() if k != "split"}
+    dataset = data.load(source, dtype=config.dtype)
+    clients = config.clients
+    split = data.split(config.data["split"], dataset.labels, clients.count, config.seed, clients.byzantine)
+    model = models.build(config.model, dataset.feature_shape, dataset.classes, config.seed)
+    name = config.model["name"]
+    oracle = Oracle(model, dataset, split, device=device, dtype=dtype, flipped=flipped(config), name=name)
+    if ":" in name:  # a user's own
+        try_out(oracle, name)
+    compressor = make(COMPRESSORS, config.compression, "compression", Compressor)  # type: ignore[type-abstract]
+    method = make(METHODS, config.method, "method", Method)  # type: ignore[type-abstract]
+    samples = [split.size(client) for client in range(clients.count)]
+    _advise_on_batches(method, min(samples))
+    d = oracle.dimension
+    method = method.resolved(Sizes(clients.count, sum(samples) / clients.count, d, compressor.nonzeros(d)))
+    return Experiment(
+        config, dataset, split, oracle, method, {True: Identity(), False: compressor}, dtype, torch.device(device)
+    )
+
+
+def _advise_on_batches(method: Method, fewest: int) -> None:
+    for key in ("batch_size", "full_batch"):
+        size = getattr(method, key, None)
+        if isinstance(size, int) and size > fewest:
+            _advice.warning(
+                "method.%s: a batch of %d is all that a client with fewer samples has; the smallest client has %d.",
+                key,
+                size,
+                fewest,
+            )
+
+
+def link_device(config: Config, device: torch.device) -> torch.device:
+    """Return where messages lie in a process that computes on ``device``: gloo sends from the CPU's memory, nccl from a GPU's.
+
+    nccl wants a GPU for each rank, so ranks that share one talk by gloo, as the star always does.
+    """
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > torch.cuda.device_count()
+    return torch.device("cpu") if config.transport.name != "collective" or sharing else device
+
+
+def choose_device(config: Config, local_rank: int) -> torch.device:
+    """Return the device of a process: one GPU a rank where GPUs are wanted and there, ranks beyond their number wrap around."""
+    if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if config.device in ("auto", "cuda"):
+        return torch.device("cuda", local_rank % torch.cuda.device_count())
+    return torch.device(config.device)

@@ -1,0 +1,189 @@
+"""The processes of a run on this machine: they start together, meet on loopback, and end together, whatever happens.
+
+Each rank leads a session of its own, so that a terminal's signals come to it once, from here; and the kernel tells it when this
+process is gone. Nothing listens to the network, and nothing that a rank sends is unpickled.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from byzdist.host.processes import Process, Program, start
+from byzdist.host.supervisor import AGENT, ATTEMPT, MISTAKE, REPORT
+from byzdist.transport.keys import KEY, SECRET, VARIABLES, worker_key
+from byzdist.transport.store import SOCKET
+
+_LOOK = 0.05  # seconds between two looks at the processes
+_SETTLE = 0.2  # seconds in which a rank's end and what it causes in others count as one
+# Seconds for the workers after the server's good end, and for all after the patience with a signal.
+_END_PATIENCE = 10.0
+_ORPHAN_PATIENCE = 2.0  # seconds for workers whose server has failed: they have nothing left to finish
+_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+_LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a run failed, by its first failure; ``is_final``: it would only fail again."""
+
+    reason: str
+    is_final: bool
+
+
+class Job:
+    """1 + ``workers`` processes of a program; use it as a context manager, which gives this process's signals back.
+
+    Args:
+        configuration: what each rank finds on its standard input.
+        secret: of the run; the server gets it, and each worker its own key. A worker that is a fork wipes it.
+        patience: seconds in which the ranks are to end once a signal has told them to, or one of them has failed.
+    """
+
+    def __init__(self, program: Program, configuration: str, workers: int, secret: bytearray, patience: float) -> None:
+        self._program, self._workers, self._secret, self._patience = program, workers, secret, patience
+        self._configuration = tempfile.TemporaryFile()  # has no name: nobody can change it, and nothing is left of it
+        self._configuration.write(configuration.encode())
+        self._configuration.flush()
+        self._reports = tempfile.TemporaryFile("a+b")  # ranks append to it
+        self._socket = socket.socket()
+        self._socket.bind(("127.0.0.1", 0))
+        self._socket.listen(4096)
+        self._ranks: dict[int, Process] = {}
+        self._told: list[int] = []  # the signals that this process got
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> "Job":
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+                    self._handlers[number] = signal.signal(number, self._hear)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end(_END_PATIENCE)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        for file in (self._configuration, self._reports, self._socket):
+            file.close()
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self._told.append(number)
+
+    def run(self, attempt: int) -> Failure | None:
+        """Start all ranks and wait for their end; None if the server ended well, or all were told to end and did."""
+        self._reports.truncate(0)
+        for rank in range(1 + self._workers):
+            if not self._told:
+                self._ranks[rank] = self._start(rank, attempt)
+        passed_on, until = 0, float("inf")
+        while self._living():
+            for number in self._told[passed_on:]:
+                self._send(number)
+                passed_on += 1
+                until = min(until, time.monotonic() + self._patience)
+            codes = self._codes()
+            if 0 in codes or (any(codes.values()) and not self._told) or time.monotonic() > until:
+                break
+            time.sleep(_LOOK)
+        is_good = self._codes().get(0) == 0
+        self._wait(_END_PATIENCE if is_good else _SETTLE)
+        failure = None if is_good or self._told else self._first_failure()
+        lives = 0 not in self._codes()  # the server, which has a round to finish
+        self._end(_END_PATIENCE if not failure else self._patience if lives else _ORPHAN_PATIENCE)
+        return failure
+
+    def _start(self, rank: int, attempt: int) -> Process:
+        size = str(1 + self._workers)
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("TORCHELASTIC_") and k not in VARIABLES}
+        environment |= {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": size,
+            "LOCAL_WORLD_SIZE": size,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(self._socket.getsockname()[1]),
+            AGENT: str(os.getpid()),
+            ATTEMPT: str(attempt),
+            REPORT: str(self._reports.fileno()),
+            "GLOO_SOCKET_IFNAME": _LOOPBACK,  # whatever the user has set for runs on several hosts
+            "NCCL_SOCKET_IFNAME": _LOOPBACK,
+        }
+        environment.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does for several processes
+        environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a store that is started again means stack traces
+        reports, server = self._reports.fileno(), self._socket.fileno()
+        if rank:
+            environment[KEY] = worker_key(self._secret, rank).hex()
+        else:
+            environment[SECRET] = self._secret.decode()
+            environment[SOCKET] = str(server)
+        keep, close = ([reports], [server]) if rank else ([reports, server], [])
+        first = self._forget if rank else _nothing
+        return start(self._program, environment, keep=keep, close=close, stdin=self._configuration, first=first)
+
+    def _forget(self) -> None:
+        self._secret[:] = bytes(len(self._secret))
+
+    def _codes(self) -> dict[int, int]:
+        """Return the exit codes of the ranks that have ended."""
+        codes = {rank: process.poll() for rank, process in self._ranks.items()}
+        return {rank: code for rank, code in codes.items() if code is not None}
+
+    def _living(self) -> list[Process]:
+        return [process for process in self._ranks.values() if process.poll() is None]
+
+    def _send(self, number: int) -> None:
+        for process in self._living():
+            process.send_signal(number)
+
+    def _wait(self, seconds: float) -> None:
+        """Wait for the end of all ranks; a signal meanwhile says that this takes too long."""
+        until, told = time.monotonic() + seconds, len(self._told)
+        while self._living() and time.monotonic() < until and len(self._told) == told:
+            time.sleep(_LOOK)
+
+    def _end(self, patience: float) -> None:
+        """Have no process of the job left, after so many seconds at most."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if self._living():
+                self._send(number)
+                self._wait(patience)
+        self._ranks.clear()
+
+    def _first_failure(self) -> Failure:
+        codes = self._codes()
+        reports = dict[int, str]()
+        self._reports.seek(0)
+        for line in self._reports:
+            with suppress(ValueError, KeyError, TypeError):  # a rank that died while it wrote
+                said = json.loads(line)
+                reports.setdefault(int(said["rank"]), str(said["message"]))
+        killed = {rank: name for rank, code in codes.items() if (name := _signal_of(code))}
+        if killed:  # that is a cause, and what others report may come of it
+            rank = min(killed)
+            reason = f"it was ended by {killed[rank]}"
+        elif reports:
+            rank, reason = next(iter(reports.items()))
+        else:
+            rank = next(rank for rank, code in codes.items() if code)
+            reason = f"it ended with exit code {codes[rank]} before it could say why; see its output above"
+        return Failure(f"rank {rank} failed: {reason}", codes.get(rank) == MISTAKE)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _signal_of(code: int) -> str:
+    """Return the name of the signal that ended a process, or a worker under its thin parent, by the exit code; else ""."""
+    with suppress(ValueError):
+        return signal.Signals(-code if code < 0 else code - 128).name
+    return ""

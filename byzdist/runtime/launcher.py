@@ -1,0 +1,100 @@
+"""Starts a run on this machine: checks the configuration, then starts one server and N workers, and waits for their end.
+
+What was resolved here the ranks use: the configuration comes to them on their standard input, the import path with their command.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from byzdist.config.schema import dump, load
+from byzdist.errors import ConfigError, RunError
+from byzdist.host import speech
+from byzdist.host.files import read_json
+from byzdist.host.processes import Program, call_in_fork
+from byzdist.host.supervisor import itself
+from byzdist.reporting import logs
+from byzdist.runtime.experiment import prepare
+from byzdist.runtime.job import Job
+from byzdist.storage.folder import claim
+from byzdist.transport.keys import SECRET, SECRET_FILE, new_secret, run_secret
+
+_DEFAULT_WORKERS = 4
+_PATIENCE = 60.0  # seconds, and a round's deadline, in which the ranks are to end once they are told to
+
+
+def launch(
+    path: str,
+    overrides: Sequence[str],
+    workers: int | None,
+    out: Path | None,
+    resume: bool,
+    max_restarts: int,
+    fork: Callable[[Sequence[str]], Program] | None = None,
+) -> int:
+    """Run the experiment with 1 + ``workers`` processes, by default as many as the run to resume had; return the exit code.
+
+    Environment and signal handlers of this process are afterwards what they were. ``fork`` maps a command line to what a fork
+    of this process is to call, where it can be forked (see `byzdist.host.processes.start`); without it each rank is a new interpreter.
+
+    Raises:
+        ConfigError: before anything is started.
+        RunError: if the run failed, with the first failure's reason.
+    """
+    resolve = partial(_resolve, path, overrides, workers, out, resume)
+    configuration, folder, workers, deadline = call_in_fork(resolve) if fork else resolve()
+    speech.say(f"starting {workers} workers; {folder}")
+    words = ["run", "-", "--out", folder, *(["--resume"] if resume else [])]
+    given = SECRET in os.environ or SECRET_FILE in os.environ
+    secret = bytearray(run_secret() if given else new_secret().encode())
+    program = fork(words) if fork else itself(words)
+    _start(program, configuration, workers, max_restarts, secret, _PATIENCE + deadline)
+    _check_end(Path(folder))
+    return 0
+
+
+def _start(
+    program: Program, configuration: str, workers: int, max_restarts: int, secret: bytearray, patience: float
+) -> None:
+    with Job(program, configuration, workers, secret, patience) as job:
+        for attempt in range(1 + max_restarts):
+            failure = job.run(attempt)
+            if failure is None:
+                return
+            if failure.is_final or attempt == max_restarts:
+                raise RunError(failure.reason)
+
+
+def _resolve(
+    path: str, overrides: Sequence[str], workers: int | None, out: Path | None, resume: bool
+) -> tuple[str, str, int, float]:
+    """Check all that a run needs; return its resolved configuration, its folder, the number of its workers and a round's deadline.
+
+    Data, model and checkpoint are the processes' to keep.
+    """
+    logs.leave_advice_to_the_server()
+    config = load(path, overrides)
+    try:
+        experiment = prepare(config, torch.device("cpu"))  # also warms the data cache for the processes to come
+    except MemoryError as error:
+        raise ConfigError(f"data, model: they do not fit into memory: {error}") from None
+    most = config.clients.count
+    if workers is not None and workers > most:
+        raise ConfigError(f"--workers: {workers} processes for {most} clients; at most one a client.")
+    run = claim(out, experiment, resume)
+    run.lock.release()  # the server takes it
+    if workers is None:
+        workers = run.checkpoint.facts["workers"] if run.checkpoint else min(_DEFAULT_WORKERS, most)
+    return dump(config), str(run.path), workers, config.transport.deadline
+
+
+def _check_end(folder: Path) -> None:
+    """Raise RunError where a run whose processes were told to end did not come to the end of a round."""
+    if not (folder / "metrics.jsonl").exists():
+        raise RunError("the run was interrupted before its first round.")
+    summary = folder / "summary.json"
+    if not summary.exists() or read_json(summary)["status"] == "failed":
+        raise RunError("the run was interrupted within a round.")

@@ -1,0 +1,168 @@
+"""The worker's loop: request in, reply out, for every client that lives here."""
+
+import logging
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from byzdist.attacks import Situation
+from byzdist.attacks.assignment import Assignment, assignments
+from byzdist.attacks.base import Envelope
+from byzdist.attacks.collusion import Collusion
+from byzdist.attacks.effect import Effect
+from byzdist.compression import Compressor
+from byzdist.config.schema import Config
+from byzdist.methods import ClientTask, Method
+from byzdist.norms import norm
+from byzdist.problem.oracle import Oracle
+from byzdist.reporting.logs import at_round
+from byzdist.rounds import Round
+from byzdist.runtime.experiment import link_device
+from byzdist.storage.saving import WorkerSaver
+from byzdist.transport.base import Forge, Received, Resume, Save, WorkerEnd
+from byzdist.transport.wire import AFRESH
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """One worker process, and the clients that it hosts."""
+
+    def __init__(
+        self,
+        config: Config,
+        oracle: Oracle,
+        method: Method,
+        compressors: dict[bool, Compressor],
+        collusion: Collusion | None,
+        saver: WorkerSaver | None = None,
+    ) -> None:
+        self._config = config
+        self._oracle, self._method, self._compressors = oracle, method, compressors
+        self._collusion, self._saver = collusion, saver
+        self._bad = frozenset(config.clients.bad)
+        self._assignments = assignments(config)
+        self._effect = Effect()
+        self._sent: dict[int, Tensor] = {}  # the last message of each client that may repeat it
+        self._links = link_device(config, oracle.device)
+        self._dense = torch.zeros(oracle.dimension, dtype=getattr(torch, config.dtype), device=self._links)
+
+    @cached_property
+    def _start(self) -> Tensor:
+        """x^0, for attacks: it takes no memory where nobody attacks."""
+        return self._oracle.initial().to(self._links)  # where all lies that an attack is given
+
+    def run(self, transport: WorkerEnd) -> None:
+        """Serve requests until the server ends the run."""
+        while (received := transport.receive()) is not None:
+            self.handle(received, transport)
+
+    def handle(self, received: Received | Save | Resume, transport: WorkerEnd) -> None:
+        """Do what one message of the server asks for."""
+        if isinstance(received, Received):
+            self._serve(received, transport)
+        elif isinstance(received, Resume):
+            self._take_up(received.round)
+        else:
+            assert self._saver is not None, "the server asks only where clients remember something"
+            transport.answer(received, self._saver.save(received, self._remembered()))
+
+    def _remembered(self) -> dict[str, Tensor]:
+        """Return what the clients here remember, by name and client."""
+        state = {f"state.{client}": tensor for client, tensor in self._method.client_state().items()}
+        return state | {f"sent.{client}": message for client, message in self._sent.items()}
+
+    def _take_up(self, round_: int) -> None:
+        """Remember what the clients here remembered after a round, and nothing else."""
+        if self._saver is None:
+            return
+        memories = {"state": self._method.client_state(), "sent": self._sent}
+        for memory in memories.values():
+            memory.clear()
+        for name, tensor in self._saver.load(round_).items():
+            kind, _, client = name.partition(".")
+            memories[kind][int(client)] = tensor.to(self._dense.device if kind == "state" else "cpu", copy=True)
+
+    def _serve(self, received: Received, transport: WorkerEnd) -> None:
+        at_round(received.round.number)
+        self._oracle.move()
+        compressor = self._compressors[received.round.full]
+        length = compressor.length(self._oracle.dimension, received.x.dtype)
+        remember, state = self._method.clients_remember, self._method.client_state()
+        for client in received.mine:
+            fill, forge = self._filler(received, client, compressor), self._forger(received.round, client)
+            flags = AFRESH if remember and client not in state else 0
+            transport.reply(received.round, client, length, fill, forge, flags)
+
+    def _assignment(self, round_: Round, client: int) -> Assignment | None:
+        return next((entry for entry in self._assignments if entry.covers(client, round_)), None)
+
+    def _forger(self, round_: Round, client: int) -> Forge | None:
+        """Return what replaces a client's finished reply, if anything does."""
+        assigned = self._assignment(round_, client)
+        if assigned is None or not assigned.has("on_wire"):
+            return None
+
+        def forge(message: Tensor) -> Tensor:
+            envelope = Envelope(round_, client, message, self._sent.get(client))
+            self._sent[client] = message.clone()
+            return assigned.attack(envelope, **assigned.parameters)
+
+        return forge
+
+    def _filler(self, received: Received, client: int, compressor: Compressor) -> Callable[[Tensor], None]:
+        """Return the function that writes a client's encoded message into an outgoing payload."""
+
+        def fill(payload: Tensor) -> None:
+            dense = payload.view(self._dense.dtype) if compressor.in_place else self._dense
+            message = self._message(received, client, dense)
+            compressor.encode(message, payload, received.round, client)
+
+        return fill
+
+    def _message(self, received: Received, client: int, out: Tensor) -> Tensor:
+        difference = self._method.sends_differences and not received.round.full
+        # A worker may hold x^{k-1} where the client was not meant to get it: that depends on who else lives here.
+        previous = received.previous if difference else None
+        self._method.message(self._oracle, ClientTask(received.round, client, received.x, previous), out)
+        if client not in self._bad:
+            if self._collusion and not self._bad.isdisjoint(received.round.cohort.tolist()):
+                self._collusion.publish(received.round.number, client, out)
+            return out
+        assigned = self._assignment(received.round, client)
+        if assigned is None or assigned.has("on_wire"):
+            return out
+        honest = self._effect.before(out) if assigned.changes_messages else None
+        sent = assigned.attack(self._situation(received, client, out, assigned), **assigned.parameters)
+        self._effect.after(honest, sent, assigned.name)
+        return sent
+
+    def _level(self, g: Tensor) -> float | None:
+        """Return the clipping level of a sampled round, as far as an attacker knows it: not what the last full round gave."""
+        return self._method.clip_level(norm(g))
+
+    def _situation(self, received: Received, client: int, honest: Tensor, assigned: Assignment) -> Situation:
+        config, round_, colluders = self._config, received.round, None
+        difference = self._method.sends_differences and not round_.full
+        if self._collusion and assigned.has("omniscient"):
+            good = [c for c in round_.cohort.tolist() if c not in self._bad]
+            colluders = self._collusion.gather(round_.number, good, honest.device)
+        return Situation(
+            round=round_,
+            client=client,
+            honest=honest,
+            difference=difference,
+            x=received.x,
+            start=self._start,
+            previous=received.previous if difference or assigned.has("knows_estimate") else None,
+            step_size=self._method.step_size,
+            clients=config.clients.count,
+            byzantine=self._bad,
+            f=config.declared_byzantine * len(round_.cohort) // config.clients.count,
+            colluders=colluders,
+            aggregation=config.aggregation if assigned.has("knows_rule") else None,
+            clip=self._level,
+            compressor=self._compressors[round_.full],
+        )

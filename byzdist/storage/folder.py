@@ -1,0 +1,305 @@
+"""The run's folder: who may write there, and what a run goes on from."""
+
+import errno
+import logging
+import os
+import shutil
+import time
+import uuid
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from byzdist import __version__
+from byzdist.config.schema import Config, is_path
+from byzdist.config.yaml_reading import read_yaml
+from byzdist.errors import ConfigError
+from byzdist.host.files import SUFFIX, check_plain, read_json, read_text
+from byzdist.host.locks import Held, Lock
+from byzdist.participation import read_trace
+from byzdist.runtime.experiment import Experiment, choose_device
+from byzdist.storage.checkpoint import MISSING, Checkpoint, newest, remove_parts
+
+log = logging.getLogger(__name__)
+RUN, CONFIG = "run.json", "config.yaml"  # a folder is a run's from the moment at which the first is there
+_LOCK = ".lock"
+_OURS = frozenset({_LOCK, RUN + SUFFIX})  # what a process leaves that comes to its end before there is a run
+# What systems leave in a folder that counts as empty: volumes have lost+found, network file systems .nfs..., Finder and Explorer theirs.
+_LITTER = frozenset({"lost+found", ".snapshot", ".DS_Store", ".localized", "desktop.ini", "Thumbs.db"})
+_FILES = frozenset(
+    {_LOCK, RUN, CONFIG, "metrics.jsonl", "summary.json", "clients.csv", "model.safetensors", "model.pt"}
+)
+_LITTER_BEGINS = (".nfs", ".fuse_hidden", "._")
+_LOCK_PATIENCE = 10.0  # the processes of a killed run need a moment to let go
+# What a resumed run may change, by key or by the section that a key is in.
+_HARMLESS = (
+    "name",
+    "rounds",
+    "evaluate",
+    "checkpoint",
+    "on_divergence",
+    "aggregation.compile",  # to the same bits
+    "device",  # the kind of device that it comes down to is compared
+    "transport.name",
+    "transport.deadline",
+    "transport.join_timeout",
+    "transport.late_share",
+    "transport.restarts",
+)
+
+
+@dataclass
+class RunFolder:
+    """A folder that belongs to this process's run.
+
+    Attributes:
+        name: the run's, unique in the world.
+        checkpoint: what the run goes on from; None for a start from the beginning, and once it has served its purpose.
+        resumed_after: the rounds after which the run went on until now.
+        lock: keeps others out while it is held.
+    """
+
+    path: Path
+    name: str
+    checkpoint: Checkpoint | None
+    resumed_after: list[int]
+    lock: Lock
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints are."""
+        return checkpoints(self.path)
+
+    @property
+    def lives(self) -> tuple[int, int | None]:
+        """Which of the run's lives this is, and the one in which the checkpoint was taken."""
+        return len(self.resumed_after), self.checkpoint.facts.get("life") if self.checkpoint else None
+
+    @property
+    def missing(self) -> list[int]:
+        """The ranks of that life whose part the checkpoint lacks."""
+        return self.checkpoint.facts.get(MISSING, []) if self.checkpoint else []
+
+
+def checkpoints(folder: Path) -> Path:
+    """Return where in a run's folder the checkpoints are."""
+    return folder / "checkpoint"
+
+
+def claim(out: Path | None, experiment: Experiment, resume: bool) -> RunFolder:
+    """Return the folder of a new run, or of the run to resume, locked for this process.
+
+    Args:
+        out: the folder; None for a new one under ``runs``.
+        experiment: what is to be trained.
+        resume: whether the folder's run goes on; without a run there, a new one starts.
+
+    Raises:
+        ConfigError: if the folder cannot be written, holds anything else, is in use or has too little room, or if the
+            run there has another configuration, or checkpoints of which none is intact.
+    """
+    if out is None and resume:
+        raise ConfigError("--resume: name the folder of the run with --out.")
+    folder = out or Path("runs") / f"{experiment.config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    lock = None
+    try:
+        if out is None:
+            folder = new_folder(folder)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+        _check_ours(folder, resume)  # before a lock is left there
+        lock = Lock(folder / _LOCK)
+        lock.acquire(_LOCK_PATIENCE if resume else 0)
+        found = _enter(folder, experiment, resume, lock)
+        _check_room(found, experiment)
+    except Held:
+        raise ConfigError(
+            f"--out: a run is going on in {str(folder)!r}; wait for its end or name a new folder."
+        ) from None
+    except OSError as error:
+        if lock is not None:
+            lock.release()
+        name = f" ({Path(error.filename).name})" if error.filename and Path(error.filename) != folder else ""
+        raise ConfigError(f"--out: cannot write to {str(folder)!r}{name}: {error.strerror or error}.") from None
+    except ConfigError:
+        if lock is not None:
+            lock.release()
+        raise
+    return found
+
+
+def new_folder(folder: Path) -> Path:
+    """Make a folder that was not there, of this name or with a number after it: runs that start in the same second get one each."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for number in range(2, 10_000):
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            folder = folder.with_name(f"{folder.name.removesuffix(f'_{number - 1}')}_{number}")
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
+
+
+def is_empty(folder: Path) -> bool:
+    """Return whether a folder holds nothing but a lock, and what systems leave anywhere."""
+    names = {path.name for path in folder.iterdir()}
+    return all(name in _OURS or name in _LITTER or name.startswith(_LITTER_BEGINS) for name in names)
+
+
+def _check_plain(folder: Path) -> None:
+    """Refuse a run's folder in which links, FIFOs and the like have taken the place of files: it is not as a run leaves it."""
+    for path in folder.iterdir():
+        if path.name == checkpoints(folder).name:
+            if path.is_symlink():
+                raise OSError(errno.EINVAL, "it is a symbolic link, and no folder", str(path))
+            for file in path.glob("round-*"):
+                check_plain(file)
+        elif path.name in _FILES:
+            check_plain(path)
+
+
+def _check_ours(folder: Path, resume: bool) -> None:
+    """Refuse a folder that holds anything but a run to resume."""
+    if is_empty(folder):
+        return
+    is_run = (folder / RUN).exists()
+    if not resume:
+        remedy = "add --resume to go on with its run, or " if is_run else ""
+        raise ConfigError(f"--out: {str(folder)!r} is not empty; {remedy}name a new folder.")
+    if not is_run:
+        raise ConfigError(f"--out: {str(folder)!r} holds no run to resume (there is no {RUN}).")
+
+
+def _enter(folder: Path, experiment: Experiment, resume: bool, lock: Lock) -> RunFolder:
+    _check_ours(folder, resume)
+    if is_empty(folder):
+        if resume:
+            log.warning("there is no run in %s to resume; a new one starts.", folder)
+        return RunFolder(folder, uuid.uuid4().hex, None, [], lock)
+    _check_plain(folder)
+    name, resumed_after = _read_run(folder)
+    checkpoint = newest(checkpoints(folder), name)
+    if checkpoint is None:
+        if (config := folder / CONFIG).exists():
+            _compare(_read_config(config), experiment.config)
+        log.warning("there is no checkpoint in %s; its run starts again from the beginning.", folder)
+    else:
+        _check_same(checkpoint, experiment)
+    remove_parts(checkpoints(folder))
+    return RunFolder(folder, name, checkpoint, [*resumed_after, checkpoint.round if checkpoint else -1], lock)
+
+
+def _read_run(folder: Path) -> tuple[str, list[int]]:
+    try:
+        facts = read_json(folder / RUN)
+        return str(facts["run"]), list(facts["resumed_after"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"--resume: {str(folder / RUN)!r} is not what a run writes: {error}.") from None
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    try:
+        found = read_yaml(read_text(path), str(path))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--resume: {str(path)!r} is not what a run writes: {error}.") from None
+    return found if isinstance(found, Mapping) else {}
+
+
+def identity(experiment: Experiment) -> dict[str, Any]:
+    """Return, as JSON, what must be the same, or had better be the same, when a run goes on from a checkpoint."""
+    return {
+        "config": experiment.config.model_dump(exclude_none=True),
+        "device": choose_device(experiment.config, 0).type,
+        "data": _digest(experiment),
+        "versions": {
+            "byzdist": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "instruction set": torch.backends.cpu.get_cpu_capability(),
+        },
+    }
+
+
+def _digest(experiment: Experiment, rows: int = 256) -> str:
+    """Return a checksum of the labels, of some of the features, and of an availability trace."""
+    data, availability = experiment.dataset, experiment.config.clients.availability
+    step = max(1, len(data.labels) // rows)
+    parts = [data.labels, data.features[::step]]
+    if data.test_labels is not None:
+        parts.append(data.test_labels)
+    if availability["name"] == "trace":
+        parts += read_trace(availability["path"], experiment.config.clients.count)
+    total = 0
+    for part in parts:
+        total = zlib.crc32(np.ascontiguousarray(part).data, zlib.crc32(str(part.shape).encode(), total))
+    return f"{total:08x}"
+
+
+def _check_same(checkpoint: Checkpoint, experiment: Experiment) -> None:
+    """Refuse to go on with another experiment than the checkpoint's."""
+    before, now = checkpoint.facts, identity(experiment)
+    _compare(before["config"], experiment.config)
+    for key, remedy in (
+        ("device", "use the same kind of device"),
+        ("data", "the data (or clients.availability.path) have changed; use those of the run"),
+    ):
+        if before[key] != now[key]:
+            raise ConfigError(f"{key}: the run to resume had {before[key]}, and this is {now[key]}; {remedy}.")
+    if checkpoint.round > experiment.config.rounds:
+        raise ConfigError(
+            f"rounds: the run to resume has come to round {checkpoint.round}, beyond {experiment.config.rounds} rounds."
+        )
+    for key, value in now["versions"].items():
+        if before["versions"].get(key) != value:
+            log.warning(
+                "the run to resume had %s %s, and this is %s: the last bits of the results may differ from those of an "
+                "uninterrupted run.",
+                key,
+                before["versions"].get(key),
+                value,
+            )
+
+
+def _compare(before: Mapping[str, Any], config: Config) -> None:
+    """Refuse a configuration that differs from the run's in more than harmless keys."""
+    old, new = _flat(before), _flat(config.model_dump(exclude_none=True))
+    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and not _is_harmless(key))
+    if changed:
+        changes = "; ".join(
+            f"{key} was {old.get(key, 'not set')!r} and is {new.get(key, 'not set')!r}" for key in changed
+        )
+        raise ConfigError(
+            f"--resume: the configuration would change the run: {changes}. Use the run's own config.yaml."
+        )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _is_harmless(key: str) -> bool:
+    section, _, name = key.rpartition(".")
+    if section in ("data", "clients.availability") and is_path(name):
+        return True  # what is there is compared
+    return any(key == harmless or key.startswith(f"{harmless}.") for harmless in _HARMLESS)
+
+
+def _check_room(found: RunFolder, experiment: Experiment) -> None:
+    """Refuse to start where the disk cannot take the checkpoints and the model."""
+    vector = experiment.oracle.dimension * experiment.dtype.itemsize
+    vectors = 2 + (experiment.config.clients.count if experiment.clients_remember else 0)
+    copies = experiment.config.checkpoint.keep + 1 if found.checkpoint is None else 1
+    need, free = (vectors * copies + 2) * vector, shutil.disk_usage(found.path).free
+    if free < need:
+        raise ConfigError(
+            f"--out: {str(found.path)!r} has {free / 1e6:.0f} MB left, and checkpoints and model need {need / 1e6:.0f} MB; "
+            "free some, name another folder, or lower checkpoint.keep."
+        )

@@ -1,0 +1,116 @@
+"""How two ends recognise each other: the server, and a worker that shares a key with it (see transport/keys.py).
+
+The exchange is a challenge each way, keyed with HMAC-SHA256 (RFC 2104). Each end contributes a fresh nonce, and each
+proof names its role, so that nothing overheard can be played back or reflected. What the worker is told comes with the answer:
+
+    worker -> server   hello  = nonce_w | HMAC(key, "hello", nonce_w)
+    server -> worker   answer = nonce_s | HMAC(key, "answer", nonce_w, nonce_s, told) | told
+    worker -> server   proof  = HMAC(key, "proof", nonce_w, nonce_s)
+    both               session = HMAC(key, "session", nonce_w, nonce_s), known to nobody else
+
+The session itself never leaves the two ends; what they show of it derives from it.
+"""
+
+import hmac
+import os
+from hashlib import sha256
+
+_NONCE, _PROOF = 16, 32
+
+
+class IdentityError(ValueError):
+    """A peer that could not prove who it is."""
+
+
+def _mac(key: bytes, label: str, *parts: bytes) -> bytes:
+    # Every part has a fixed length but the last, so that two different inputs never read the same.
+    return hmac.digest(key, b"\0".join([label.encode(), b"".join(parts)]), sha256)
+
+
+def _check(key: bytes, given: bytes, label: str, *parts: bytes) -> None:
+    if not hmac.compare_digest(given, _mac(key, label, *parts)):
+        raise IdentityError(f"the {label} is not made with this worker's key")
+
+
+class WorkerSide:
+    """A worker's half of one exchange."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._nonce = os.urandom(_NONCE)
+        self.hello = self._nonce + _mac(key, "hello", self._nonce)
+
+    @property
+    def name(self) -> str:
+        """What this exchange is filed under."""
+        return self._nonce.hex()
+
+    def prove(self, answer: bytes) -> tuple[bytes, bytes, bytes]:
+        """Check the server's answer; return the proof that it asks for, the session key, and what the server tells.
+
+        Raises:
+            IdentityError: if whoever answered does not know the key.
+        """
+        nonces = self._nonce, answer[:_NONCE]
+        given, told = answer[_NONCE : _NONCE + _PROOF], answer[_NONCE + _PROOF :]
+        _check(self._key, given, "answer", *nonces, told)
+        return _mac(self._key, "proof", *nonces), _mac(self._key, "session", *nonces), told
+
+
+class ServerSide:
+    """The server's half of one exchange, in which the worker is ``told`` something.
+
+    Raises:
+        IdentityError: if the hello was not made with this key.
+    """
+
+    def __init__(self, key: bytes, hello: bytes, told: bytes = b"") -> None:
+        self._key = key
+        self._nonces = hello[:_NONCE], os.urandom(_NONCE)
+        _check(key, hello[_NONCE:], "hello", self._nonces[0])
+        self.answer = self._nonces[1] + _mac(key, "answer", *self._nonces, told) + told
+
+    @property
+    def name(self) -> str:
+        """What this exchange is filed under."""
+        return self._nonces[0].hex()
+
+    def accept(self, proof: bytes) -> bytes:
+        """Check the worker's proof; return the session key.
+
+        Raises:
+            IdentityError: if the proof is wrong.
+        """
+        _check(self._key, proof, "proof", *self._nonces)
+        return _mac(self._key, "session", *self._nonces)
+
+
+def meeting(session: bytes) -> str:
+    """Return the name under which both ends meet in the store, where everybody can read it."""
+    return _mac(session, "meeting").hex()
+
+
+def confirmation(session: bytes, role: str) -> bytes:
+    """Return the first message on a fresh link, which shows that it leads to whoever took part in the exchange."""
+    return _mac(session, f"link {role}")
+
+
+def seal(key: bytes, life: str, text: str) -> bytes:
+    """Return a note from the server to one worker: nobody else can have written it, nor does it hold in another life of the server."""
+    note = text.encode()
+    return _mac(key, "note", _digest(life), note) + note
+
+
+def unseal(key: bytes, life: str, sealed: bytes) -> str:
+    """Return the text of a note.
+
+    Raises:
+        IdentityError: if it was not written with this key in this life.
+    """
+    given, note = sealed[:_PROOF], sealed[_PROOF:]
+    _check(key, given, "note", _digest(life), note)
+    return note.decode()
+
+
+def _digest(life: str) -> bytes:
+    return sha256(life.encode()).digest()

@@ -1,0 +1,203 @@
+"""A worker's end of the star: one link, opened again whenever it breaks."""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.distributed import DistError
+
+from byzdist.rounds import Round
+from byzdist.torch_private import Work
+from byzdist.transport.base import Forge, Received, Resume, Save, Shape, WorkerEnd, reply_rows
+from byzdist.transport.star.link import BRIEF, END, Link, LinkLost, join, read_note
+from byzdist.transport.star.shared import link_frame
+from byzdist.transport.store import STORE_PATIENCE, Connect, NoStore
+from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, HEADER_BYTES, Header, Kind, Stage, checksum
+
+log = logging.getLogger(__name__)
+_LOOK = 0.5  # seconds between two looks at the store
+
+
+class StarWorker(WorkerEnd):
+    """The end of worker ``rank``.
+
+    Args:
+        key: the one that this worker shares with the server.
+        connect: opens a connection to the job's store.
+        join_timeout: how long it tries to join, or to join again, in seconds.
+        agree: takes what the server says of the run, each time that this worker joins, and may raise.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        rank: int,
+        key: bytes,
+        connect: Connect,
+        join_timeout: float,
+        agree: Callable[[str], None] = lambda facts: None,
+    ) -> None:
+        self._shape, self._rank, self._key = shape, rank, key
+        self._connect, self._join_timeout, self._agree = connect, join_timeout, agree
+        self._life = ""  # the server's, in which this worker joined
+        # x^{k-1} stays in one frame while x^k arrives in the other.
+        self._frame, self._before = link_frame(shape), link_frame(shape)
+        self._rows = reply_rows(2, shape.longest, shape.device, shape.pinned)
+        self._link: Link | None = None
+        self._sending: Work | None = None
+        self._expected: Work | None = None  # the receive of the next request's first message
+        self._model_round = -1
+        self._stays = True
+        self._turns = 0  # replies that this request still asks for
+
+    def open(self) -> bool:
+        """Join; see `WorkerEnd.open`. The store may appear minutes after this process, but not go away for so long.
+
+        Raises:
+            RunError: if nobody who knows the key lets this worker in.
+        """
+        patience, wait = self._join_timeout, 0.0 if self._life else STORE_PATIENCE
+        joined = join(self._connect, self._rank, self._key, patience, lambda: self._stays, self._life, wait)
+        if joined is None:
+            return False
+        self._agree(joined.facts)
+        self._link, self._life, self._model_round = joined.link, joined.life, -1
+        log.info("joined")
+        return True
+
+    def end_with_the_run(self, patience: float) -> None:
+        """Start a thread that ends this process ``patience`` seconds after its part in the run, should it hang.
+
+        The server's note counts while there is no open link: a link says itself when the run is over.
+        """
+        main = threading.main_thread()
+
+        def watch() -> None:
+            code, until = 0, time.monotonic() + self._join_timeout
+            store = None
+            while main.is_alive():
+                time.sleep(_LOOK)
+                link = self._link  # which the main thread may drop at any moment
+                if self._life == "" or (link is not None and link.is_open):
+                    until = time.monotonic() + self._join_timeout
+                    continue
+                try:
+                    store = store or self._connect(_LOOK)
+                    store.set_timeout(BRIEF)
+                    if read_note(store, self._rank, self._key, self._life) == END:
+                        break
+                    until = time.monotonic() + self._join_timeout
+                except (DistError, NoStore):
+                    store = None
+                    if time.monotonic() > until:  # nobody is left who could say it
+                        code = 1
+                        break
+            main.join(patience)
+            if main.is_alive():
+                os._exit(code)
+
+        # No daemon: the interpreter waits for it, instead of tearing it out of the store's code, which aborts the process.
+        threading.Thread(target=watch).start()
+
+    def receive(self) -> Received | Save | Resume | None:
+        """Wait for the next request or order, joining first where there is no link; see `WorkerEnd.receive`.
+
+        Raises:
+            RunError: if the server is gone or will not have this worker.
+        """
+        while True:
+            if self._link is None and not self.open():
+                return None
+            assert self._link is not None
+            try:
+                return self._next(self._link)
+            except LinkLost as lost:
+                self._drop(lost)
+
+    def _next(self, link: Link) -> Received | Save | Resume | None:
+        expected = self._expected or self._expect(link)
+        link.finish(expected)
+        self._expected = None
+        frame = self._before
+        header = Header.read(frame.buffer)
+        if header.kind is Kind.SAVE:
+            return Save(header.round, header.length)
+        self._frame, self._before = frame, self._frame
+        if header.kind is Kind.STOP:
+            return None
+        for part in frame.parts_apart(header.flags):
+            link.receive(part)
+        if header.kind is Kind.RESUME:
+            self._model_round = header.round if header.flags & HAS_MODEL else -1
+            return Resume(header.round)
+        has_previous = header.flags & HAS_PREVIOUS
+        previous = None
+        if has_previous:
+            previous = frame.previous
+        elif self._model_round == header.round - 1:
+            previous = self._before.current
+        self._model_round = header.round
+        cohort = frame.cohort(header, self._shape.clients)
+        mine = self._shape.hosted(cohort, self._rank)
+        self._turns = len(mine)
+        round_ = Round(header.round, self._shape.seed, header.kind is Kind.FULL, cohort)
+        return Received(round_, mine, frame.current, previous)
+
+    def reply(
+        self,
+        round_: Round,
+        client: int,
+        length: int,
+        fill: Callable[[Tensor], None],
+        forge: Forge | None = None,
+        flags: int = 0,
+    ) -> None:
+        """Send a client's reply while the next one is computed; nothing on a broken link. See `WorkerEnd.reply`."""
+        self._rows.reverse()
+        row = self._rows[0]
+        fill(row.payload[:length])
+        Header(Kind.REPLY, round_.number, client, flags, length, checksum(row.payload[:length])).write(row.message)
+        message = row.parts(length)[0]
+        self._turns -= 1
+        if self._link is None:
+            return
+        try:
+            self._settle(self._link)
+            if not self._turns:
+                self._expected = self._expect(self._link)  # x^{k-1} has served its purpose
+            self._sending = self._link.post_send(forge(message) if forge else message)
+        except LinkLost as lost:
+            self._drop(lost)
+
+    def answer(self, order: Save, stage: Stage) -> None:
+        """Tell the server how far an order is; on a broken link nothing happens."""
+        if self._link is None:
+            return
+        message = torch.zeros(HEADER_BYTES, dtype=torch.uint8)
+        Header(Kind.SAVED, order.round, stage).write(message)
+        try:
+            self._settle(self._link)
+            self._link.send(message)
+        except LinkLost as lost:
+            self._drop(lost)
+
+    def let_go(self) -> None:
+        """See `WorkerEnd.let_go`."""
+        self._stays = False
+
+    def _expect(self, link: Link) -> Work:
+        return link.post_receive(self._before.buffer)
+
+    def _settle(self, link: Link) -> None:
+        """Wait until the reply before this one has left."""
+        if self._sending is not None:
+            sending, self._sending = self._sending, None
+            link.finish(sending)
+
+    def _drop(self, lost: LinkLost) -> None:
+        log.info("lost the link to the server: %s", lost)
+        self._link = self._sending = self._expected = None

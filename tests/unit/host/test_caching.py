@@ -1,0 +1,236 @@
+"""Caches that are not there, not writable, somebody else's or full: the next best one, or none, and a sentence."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from byzdist.host import caching
+from byzdist.host.caching import cache_folder, cache_folders, make_cache, own_file
+from byzdist.problem import data
+from byzdist.problem.data import DATASETS, prepare
+from byzdist.storage import folder
+from byzdist.storage.folder import claim
+from tests.unit.host.test_files import failing
+from tests.unit.storage.test_folder import experiment
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """The folder of this user's among the temporary ones, which are elsewhere than usual."""
+    caching._say.cache_clear()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(caching.tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setenv("BYZDIST_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "temporary" / f"byzdist-{os.getuid()}"
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    made = []
+
+    def counted():
+        made.append(1)
+        return np.arange(20.0).reshape(10, 2), np.arange(10) % 2
+
+    monkeypatch.setitem(DATASETS._entries, "counted", counted)
+    return made
+
+
+def load():
+    found = data.load({"name": "counted"})
+    assert np.array_equal(found.features, np.arange(20.0).reshape(10, 2))
+    assert np.array_equal(found.labels, np.arange(10) % 2) and found.classes == 2 and found.test_labels is None
+    return found
+
+
+def file_in_the_way(cache, monkeypatch):
+    cache.write_text("")
+
+
+def no_rights(cache, monkeypatch):
+    deny(monkeypatch, prepare, cache, errno.EACCES)
+
+
+def read_only(cache, monkeypatch):
+    deny(monkeypatch, prepare, cache, errno.EROFS)
+
+
+def full(cache, monkeypatch):
+    deny(monkeypatch, prepare, cache, errno.ENOSPC)
+
+
+def deny(monkeypatch, module, cache, number):
+    """Have the system refuse to make anything in a folder."""
+    true_mkdtemp = module.tempfile.mkdtemp
+
+    def mkdtemp(*, prefix, dir):
+        if cache in Path(dir).parents:
+            failing(number)()
+        return true_mkdtemp(prefix=prefix, dir=dir)
+
+    monkeypatch.setattr(module.tempfile, "mkdtemp", mkdtemp)
+
+
+@pytest.mark.parametrize("obstacle", [file_in_the_way, no_rights, read_only, full])
+def test_where_a_cache_cannot_be_written_a_temporary_one_serves(
+    tmp_path, temporary, calls, monkeypatch, caplog, obstacle
+):
+    obstacle(tmp_path / "cache", monkeypatch)
+    for _ in range(3):
+        assert isinstance(load().features, np.memmap)
+    assert len(calls) == 1 and list(temporary.glob("data/counted-*/features.npy"))
+    (message,) = caplog.messages
+    assert str(tmp_path / "cache") in message and "set BYZDIST_CACHE" in message
+    assert stat.S_IMODE(temporary.stat().st_mode) == 0o700
+
+
+def test_where_nothing_can_be_kept_memory_serves(tmp_path, temporary, calls, monkeypatch, caplog):
+    full(tmp_path, monkeypatch)
+    load()
+    load()
+    assert len(calls) == 2 and len(caplog.messages) == 2  # of each folder, once
+    assert not list(tmp_path.rglob("*.npy")) and not list(tmp_path.rglob("counted-*.*[!k]"))
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, temporary, calls, monkeypatch):
+    monkeypatch.setattr(prepare.np, "save", failing(errno.ENOSPC))
+    load()
+    assert not [path for path in tmp_path.rglob("counted-*") if path.is_dir()]
+
+
+def test_what_another_user_has_prepared_is_used_where_it_may_only_be_read(
+    tmp_path, temporary, calls, monkeypatch, caplog
+):
+    load()
+    for module in (prepare, caching):
+        monkeypatch.setattr(module, "make_cache", failing(errno.EACCES))
+    assert isinstance(load().features, np.memmap) and len(calls) == 1 and not caplog.messages
+
+
+def test_users_who_share_a_folder_can_read_what_the_other_has_prepared(tmp_path, temporary, calls):
+    (tmp_path / "cache" / "data").mkdir(parents=True, mode=0o775)
+    (tmp_path / "cache" / "data").chmod(0o775)
+    load()
+    (prepared,) = (path for path in (tmp_path / "cache" / "data").iterdir() if path.is_dir())
+    assert stat.S_IMODE(prepared.stat().st_mode) == 0o775
+    assert all(path.stat().st_mode & stat.S_IROTH for path in prepared.iterdir())
+
+
+def test_a_mode_that_cannot_be_changed_is_left(tmp_path, temporary, calls, monkeypatch, caplog):
+    monkeypatch.setattr(type(tmp_path), "chmod", failing(errno.EPERM))
+    load()
+    assert list(tmp_path.glob("cache/data/counted-*/features.npy")) and not caplog.messages
+    found = claim(tmp_path / "run", experiment(), resume=False)
+    found.lock.release()
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "link", "another type"])
+def test_what_others_put_into_a_shared_cache_is_not_taken_for_data(tmp_path, temporary, calls, kind):
+    load()
+    (file,) = tmp_path.glob("cache/data/counted-*/features.npy")
+    file.unlink()
+    if kind == "FIFO":
+        os.mkfifo(file)
+    elif kind == "link":
+        file.symlink_to("/dev/zero")
+    else:
+        np.save(file, np.zeros((10, 2), np.complex128))
+    load()
+    assert len(calls) == 2
+
+
+def test_a_user_without_a_home_has_a_cache_among_the_temporary_folders(tmp_path, temporary, monkeypatch):
+    monkeypatch.delenv("BYZDIST_CACHE")
+    monkeypatch.setattr(Path, "home", failing_home)
+    assert cache_folder() == temporary and cache_folders() == [temporary]
+
+
+def failing_home():
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_a_home_that_is_not_there_and_cannot_be_made_does_no_harm(tmp_path, temporary, calls, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.delenv("BYZDIST_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path / "file" / "nobody"))
+    load()
+    assert list(temporary.glob("data/counted-*")) and "BYZDIST_CACHE" in caplog.text
+
+
+@pytest.mark.parametrize("value", ["~/c", "$HOME/c", "${HOME}/c"])
+def test_the_name_of_a_cache_is_expanded(tmp_path, monkeypatch, value):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("BYZDIST_CACHE", value)
+    assert cache_folder() == tmp_path / "c"
+
+
+@pytest.mark.parametrize("how", ["open to all", "a link", "a file", "another's"])
+def test_a_temporary_folder_that_others_may_have_put_there_is_not_used(tmp_path, temporary, monkeypatch, how):
+    if how == "open to all":
+        temporary.mkdir(mode=0o777)
+        temporary.chmod(0o777)
+    elif how == "a link":
+        (tmp_path / "theirs").mkdir(mode=0o700)
+        temporary.symlink_to(tmp_path / "theirs")
+    elif how == "a file":
+        temporary.write_text("")
+    else:
+        temporary.mkdir(mode=0o700)
+        true_uid = os.getuid()
+        os.chown(temporary, true_uid + 1, -1) if true_uid == 0 else pytest.skip("needs root")
+    with pytest.raises(OSError):
+        make_cache(temporary)
+
+
+def test_where_there_is_no_temporary_folder_at_all_memory_serves(tmp_path, temporary, calls, monkeypatch, caplog):
+    monkeypatch.setattr(caching.tempfile, "gettempdir", failing_gettempdir)
+    monkeypatch.setattr(caching, "_own_temporary_folder", lambda: tmp_path / "file" / "below")
+    (tmp_path / "file").write_text("")
+    file_in_the_way(tmp_path / "cache", monkeypatch)
+    load()
+    assert len(caplog.messages) == 2
+
+
+def failing_gettempdir():
+    raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+
+def test_a_file_of_ones_own_stays_and_is_nobody_elses(tmp_path, temporary):
+    path = own_file("secret", b"first")
+    assert path == own_file("secret", b"second") and path.read_bytes() == b"first"
+    assert path.parent == tmp_path / "cache" and stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_two_users_of_a_cache_have_a_file_each(tmp_path, temporary, monkeypatch):
+    first = own_file("secret", b"first")
+    monkeypatch.setattr(caching.os, "getuid", lambda: os.stat(first).st_uid + 1)
+    monkeypatch.setattr(caching, "make_cache", lambda folder: folder.mkdir(exist_ok=True))
+    second = own_file("secret", b"second")
+    assert second != first and second.read_bytes() == b"second" and first.read_bytes() == b"first"
+
+
+@pytest.mark.parametrize("count", [3, 12])
+def test_runs_of_one_name_that_start_in_one_second_get_a_folder_each(tmp_path, monkeypatch, count):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(folder.time, "strftime", lambda _: "20260101-000000")
+    made = [claim(None, experiment(), resume=False) for _ in range(count)]
+    names = [run.path.name for run in made]
+    assert names[:3] == ["case-20260101-000000", "case-20260101-000000_2", "case-20260101-000000_3"]
+    assert len(set(names)) == count
+    for run in made:
+        run.lock.release()
+        claim(run.path, experiment(), resume=False).lock.release()  # the server, after the launcher
+
+
+LITTER = ["lost+found", ".DS_Store", "._run", ".nfs0000000000a1", "Thumbs.db", "desktop.ini", ".fuse_hidden0001"]
+
+
+@pytest.mark.parametrize("litter", LITTER)
+def test_what_a_system_leaves_in_a_folder_is_nobodys_work(tmp_path, litter):
+    (tmp_path / litter).mkdir() if litter == "lost+found" else (tmp_path / litter).write_text("")
+    claim(tmp_path, experiment(), resume=False).lock.release()
+    assert (tmp_path / litter).exists()

@@ -1,0 +1,119 @@
+"""The picture is made, with the right curves, from run folders as DESIGN.md describes them."""
+
+import json
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from byzdist.errors import ConfigError
+from byzdist.reporting.plotting import plot
+
+
+def write_run(folder, name="fake", rounds=40, every=10, accuracy=True, gap=True, rate=0.97, tail=""):
+    folder.mkdir()
+    (folder / "config.yaml").write_text(f"name: {name}\nseed: 0\n")
+    lines = []
+    for number in range(rounds):
+        line = {"round": number, "kind": "sampled", "cohort": [1, 2, 3, 4], "byzantine": 3 if number % 7 == 2 else 1}
+        line |= {"bytes_up": 100, "bytes_down": 200}
+        if number % every == 0:
+            line |= {"loss": 0.4 + rate**number, "grad_norm": 1.0}
+            line |= {"gap": rate**number} if gap else {}
+            line |= {"accuracy": 0.5} if accuracy else {}
+        lines.append(json.dumps(line))
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n" + tail)
+    return folder
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that were saved, for a look at what is in them."""
+    saved, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (saved.append(self), save(self, *a, **k)))
+    return saved
+
+
+def test_curves_and_marks_are_the_runs(tmp_path, figures):
+    runs = [write_run(tmp_path / "a", name="one"), write_run(tmp_path / "b", name="two", rate=0.9, tail='{"round": 4')]
+    out = tmp_path / "runs.png"
+    plot(runs, out)
+    assert out.read_bytes().startswith(b"\x89PNG")
+    gap_rounds, gap_bytes, accuracy_rounds, _, marks, _ = figures[0].axes
+    assert gap_rounds.get_yscale() == "log"
+    assert [line.get_label() for line in gap_rounds.lines] == ["one", "two"]
+    np.testing.assert_allclose(gap_rounds.lines[1].get_xdata(), [0, 10, 20, 30])
+    np.testing.assert_allclose(gap_rounds.lines[1].get_ydata(), 0.9 ** np.array([0, 10, 20, 30]))
+    np.testing.assert_allclose(gap_bytes.lines[0].get_xdata(), [100, 1100, 2100, 3100])
+    np.testing.assert_allclose(accuracy_rounds.lines[0].get_ydata(), 0.5)
+    np.testing.assert_allclose(marks.collections[0].get_positions(), [2, 9, 16, 23, 30, 37])
+    styles = {(line.get_linestyle(), line.get_marker()) for line in gap_rounds.lines}
+    assert len(styles) == 2  # to be told apart without colour
+
+
+def test_loss_stands_in_where_a_run_has_no_gap(tmp_path, figures):
+    runs = [write_run(tmp_path / "a"), write_run(tmp_path / "b", gap=False, accuracy=False)]
+    plot(runs, tmp_path / "runs.svg")
+    loss, _, accuracy, *_ = figures[0].axes
+    assert loss.get_yscale() == "linear"
+    assert [line.get_label() for line in loss.lines] == [str(run) for run in runs]  # equal names: the folders tell
+    assert len(accuracy.lines) == 1
+
+
+def test_gaps_at_and_below_zero_stay_on_the_logarithmic_axis(tmp_path, figures):
+    run = write_run(tmp_path / "a", accuracy=False)
+    text = (
+        (run / "metrics.jsonl").read_text().replace('"gap": 1.0', '"gap": -1e-16').replace('"round": 0', '"round": 5')
+    )
+    (run / "metrics.jsonl").write_text(text)
+    plot([run], tmp_path / "runs.png")
+    assert len(figures[0].axes) == 4
+    assert figures[0].axes[0].lines[0].get_ydata()[0] == 1e-17
+
+
+def test_a_run_that_diverges_leaves_the_picture_and_the_others_their_room(tmp_path, figures):
+    good, bad = write_run(tmp_path / "a", name="one", rate=0.9), write_run(tmp_path / "b", name="two", rate=10.0)
+    plot([good], tmp_path / "alone.png")
+    plot([good, bad], tmp_path / "both.png")
+    alone, both = (figure.axes[0].get_ylim() for figure in figures)
+    assert alone[0] < 0.9**30 < 1 < alone[1] < 10
+    assert both == pytest.approx(
+        (0.9**30 / 3, 1e3)
+    )  # of the other, 1e30 at the end, what is below 1,000 times the start
+
+
+def test_a_diverged_run_is_drawn_as_far_as_it_goes(tmp_path, figures):
+    run = write_run(tmp_path / "a", gap=False, accuracy=False)
+    with (run / "metrics.jsonl").open("a") as file:
+        line = {"round": 40, "cohort": [1], "byzantine": 0, "bytes_up": 1, "loss": None}
+        file.write(json.dumps(line) + "\n" + json.dumps(line | {"round": 41}).replace("null", "NaN") + "\n")
+    plot([run], tmp_path / "runs.png")
+    assert np.isnan(figures[0].axes[0].lines[0].get_ydata()[-2:]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "word"),
+    [
+        ("config.yaml", None, "holds no run"),
+        ("metrics.jsonl", None, "holds no run"),
+        ("config.yaml", "a: [", "holds no run"),
+        ("metrics.jsonl", "", "no evaluation"),
+        ("metrics.jsonl", "garbage\n{}\n", "line 1"),
+        ("metrics.jsonl", "[1]\n{}\n", "line 1"),
+        ("metrics.jsonl", '{"round": 1}\n', "bytes_up"),
+    ],
+)
+def test_folders_that_are_no_runs_are_refused(tmp_path, name, content, word):
+    run = write_run(tmp_path / "a")
+    if content is None:
+        (run / name).unlink()
+    else:
+        (run / name).write_text(content)
+    with pytest.raises(ConfigError, match=word):
+        plot([run], tmp_path / "runs.png")
+
+
+@pytest.mark.parametrize("out", ["missing/runs.png", "runs.unknown"])
+def test_a_picture_that_cannot_be_written_is_a_users_mistake(tmp_path, out):
+    with pytest.raises(ConfigError, match="-o: cannot write"):
+        plot([write_run(tmp_path / "a")], tmp_path / out)
