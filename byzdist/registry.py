@@ -14,6 +14,7 @@ from pydantic import ConfigDict, ValidationError, create_model
 from byzdist.errors import ConfigError, told
 from byzdist.words import closest, did_you_mean, explain
 
+Spec = dict[str, Any]  # {name: a registered name, then its parameters}
 T = TypeVar("T", bound=Callable[..., Any])
 log = logging.getLogger(__name__)
 

@@ -80,13 +80,13 @@ def in_sampled(now: Situation) -> Tensor:
 @knows_estimate
 def tuned(now: Situation) -> Tensor:
     """Send mean - τ·std or -τ·mean of the honest messages, whichever moves the server's result farthest from their mean."""
-    assert now.colluders is not None and now.aggregation is not None
+    assert now.colluders is not None and now.rule is not None and now.pre is not None
     if not now.colluders:
         return _push(now, now.g.neg_())
     honest = torch.stack(list(now.colluders.values()))
     read = torch.stack([replace(now, client=client).delivered(row) for client, row in now.colluders.items()])
     around = 0.0 if now.full or now.difference else now.g
-    server = Aggregator(now.aggregation.rule, now.aggregation.pre)
+    server = Aggregator(now.rule, now.pre)
     mean, deviation = honest.mean(dim=0), honest.std(dim=0, correction=0)
 
     def harm(message: Tensor) -> float:

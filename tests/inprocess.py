@@ -16,15 +16,17 @@ import torch.distributed as dist
 from torch import Tensor
 
 from byzdist.attacks.collusion import Collusion
-from byzdist.config.schema import Config, parse
+from byzdist.config.reading import parse
+from byzdist.config.schema import Config
 from byzdist.problem.evaluation import Evaluator
 from byzdist.reporting.metrics import Line, Metrics
 from byzdist.rounds import Replies, Round
 from byzdist.runtime.experiment import Experiment, prepare
+from byzdist.runtime.identity import claim
 from byzdist.runtime.rank import serve
 from byzdist.runtime.server import Server
 from byzdist.runtime.worker import Worker
-from byzdist.storage.folder import RunFolder, claim
+from byzdist.storage.folder import RunFolder
 from byzdist.storage.saving import WorkerSaver
 from byzdist.transport.base import (
     Forge,

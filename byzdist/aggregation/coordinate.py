@@ -4,9 +4,10 @@ import math
 
 from byzdist.aggregation.columns import Columns, Row
 from byzdist.aggregation.kernels.networks import HIGH, LOW
-from byzdist.aggregation.points import Matrix, Points
+from byzdist.aggregation.points import Points
 from byzdist.aggregation.rules import Facts, column_rule, minority
 from byzdist.aggregation.span import krum_scores
+from byzdist.aggregation.types import Matrix
 
 
 def _middle(n: int) -> range:

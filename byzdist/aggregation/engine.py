@@ -13,12 +13,14 @@ from torch import Tensor
 
 from byzdist.aggregation import gram
 from byzdist.aggregation.columns import LARGEST_NETWORK, Columns
+from byzdist.aggregation.geometry import Geometry
 from byzdist.aggregation.kernels import native
 from byzdist.aggregation.kernels.compiled import NO_LOOPS, Compiler
 from byzdist.aggregation.mixing import Generator
 from byzdist.aggregation.points import Points
-from byzdist.aggregation.rules import PRE, RULES, Facts, Floats, PreStep, Rule, minority
+from byzdist.aggregation.rules import PRE, RULES, Facts, PreStep, Rule, minority
 from byzdist.aggregation.span import clip_factors
+from byzdist.aggregation.types import Floats
 from byzdist.aggregation.vectors import Vectors, Workspace, as_array, as_tensor
 from byzdist.errors import ConfigError
 from byzdist.registry import Registry
@@ -148,9 +150,9 @@ class Aggregator:
         rows = [i for i in range(len(V)) if i not in dropped] if dropped else None
         compiler = self._compiler_for(V.numel(), V.device)
         loops = NO_LOOPS if compiler is None else compiler.sums(V, self._products)
-        vectors = Vectors(V, self._workspace, rows, self._products, loops)
+        vectors = Vectors(V, self._workspace, rows, loops)
         f = min(max(0, f - len(dropped)), self.max_f(vectors.n))
-        points, clipped = Points(vectors), 0
+        points, clipped = Points(Geometry(vectors, self._products)), 0
         if clip is not None:
             norms = points.norms()
             factors = clip_factors(norms, clip / points.unit)

@@ -9,20 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from byzdist.aggregation.points import Matrix
-from byzdist.aggregation.rules import Floats
 from byzdist.aggregation.small import product
+from byzdist.aggregation.types import Floats, Matrix
+from byzdist.aggregation.vectors import Vectors, full_precision
 from byzdist.norms import BLOCK, SAFE, add_in_order, add_squares
-
-if TYPE_CHECKING:
-    from byzdist.aggregation.vectors import Vectors
 
 Indices: TypeAlias = NDArray[np.intp]
 
@@ -200,20 +197,6 @@ def _add_products(tile: Tensor, blocks: int, total: Floats) -> None:
             last = first + PANEL
             products = torch.bmm(parts[:, first:last], parts[:, first:].transpose(1, 2))
             add_in_order(products.cpu().numpy(), total[first:last, first:])
-
-
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Multiply float32 as such on a GPU: TF32, where the user allows it, keeps three digits."""
-    if device.type != "cuda":
-        yield
-        return
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 @contextmanager

@@ -10,8 +10,9 @@ from annotated_types import Ge, Gt
 from numpy.typing import NDArray
 
 from byzdist.aggregation.points import SPARSE_FROM, Points
-from byzdist.aggregation.rules import Floats, pre_step
+from byzdist.aggregation.rules import pre_step
 from byzdist.aggregation.span import clip_factors, nearest
+from byzdist.aggregation.types import Floats
 
 Generator: TypeAlias = torch.Generator | np.random.Generator | None
 

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 from math import frexp, ldexp
-from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import scipy.sparse
 import torch
 
-from byzdist.aggregation.rules import Floats
+from byzdist.aggregation.geometry import Geometry
 from byzdist.aggregation.small import product
-
-if TYPE_CHECKING:
-    from byzdist.aggregation.vectors import Vectors
-
-Matrix: TypeAlias = Any  # a dense float64 array or, where it would be large and empty, a scipy.sparse array
+from byzdist.aggregation.types import Floats, Matrix
+from byzdist.aggregation.vectors import Vectors
 
 SPARSE_FROM = 256  # rows
 MILD = 2.0**-7  # factors; where most are smaller, points are seen in another frame
@@ -34,15 +30,20 @@ class Points:
 
     def __init__(
         self,
-        vectors: Vectors,
+        geometry: Geometry,
         mix: Matrix | None = None,
         norms: Floats | None = None,
         own_unit: float = 1.0,
-        geometry: Callable[[], tuple[Floats, Floats]] | None = None,
+        own_geometry: Callable[[], tuple[Floats, Floats]] | None = None,
     ) -> None:
-        self.vectors, self.mix, self._norms, self._own_unit = vectors, mix, norms, own_unit
-        self._make_geometry = geometry
-        self.size: int = vectors.n if mix is None else mix.shape[0]
+        self.geometry, self.mix, self._norms, self._own_unit = geometry, mix, norms, own_unit
+        self._make_geometry = own_geometry
+        self.size: int = geometry.vectors.n if mix is None else mix.shape[0]
+
+    @property
+    def vectors(self) -> Vectors:
+        """The rows."""
+        return self.geometry.vectors
 
     @property
     def unit(self) -> float:
@@ -57,7 +58,7 @@ class Points:
             gram = self._doubted(matrix, self._mixed(matrix))
             return gram, squared_distances(gram)
 
-        return Points(self.vectors, mix, None, self._own_unit, geometry)
+        return Points(self.geometry, mix, None, self._own_unit, geometry)
 
     def scaled(self, factors: Floats) -> Points:
         """Return these points, each times its factor (0 to 1)."""
@@ -77,7 +78,7 @@ class Points:
             gram[:-1, :-1] = factors[:, None] * factors * self._from_origin()
             return self._scaled(factors, gram)
 
-        return Points(self.vectors, mix, norms, unit, geometry)
+        return Points(self.geometry, mix, norms, unit, geometry)
 
     def identity(self) -> Matrix:
         """Return the matrix that leaves the points as they are."""
@@ -86,7 +87,7 @@ class Points:
     def norms(self) -> Floats:
         """Return the length of each point, m values."""
         if self._norms is None and self.mix is None:
-            self._norms = self.vectors.lengths
+            self._norms = self.geometry.lengths
         elif self._norms is None:
             self._norms = np.sqrt(self._squared[-1, :-1])
         return self._norms
@@ -94,7 +95,7 @@ class Points:
     @cached_property
     def _geometry(self) -> tuple[Floats, Floats]:
         if self._make_geometry is None:
-            return self.vectors.gram, self.vectors.squared_distances
+            return self.geometry.gram, self.geometry.squared_distances
         return self._make_geometry()
 
     @property
@@ -104,7 +105,7 @@ class Points:
 
     def _from_origin(self) -> Floats:
         """Return the inner products m x m as seen from the origin, for which the data are read once more."""
-        inner = self.vectors.from_origin
+        inner = self.geometry.from_origin
         return inner if self.mix is None else product(self.mix, product(self.mix, inner).T)
 
     @property
@@ -149,7 +150,7 @@ class Points:
         scaled, difference = factors * lengths, factors[:, None] - factors
         apart = factors[:, None] * factors * squared
         near = apart + difference * (scaled[:, None] - scaled)
-        rounding = 8 * torch.finfo(self.vectors.precision).eps
+        rounding = 8 * torch.finfo(self.geometry.precision).eps
         near[near < rounding * (apart + np.abs(difference) * (scaled[:, None] + scaled))] = 0.0
         sizes = np.sqrt(lengths)
         result[:-1, :-1] = np.where(squared <= sizes[:, None] * sizes, near, result[:-1, :-1])

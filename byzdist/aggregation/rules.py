@@ -3,18 +3,15 @@
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from byzdist.aggregation.columns import Columns, Row
+from byzdist.aggregation.points import Points
+from byzdist.aggregation.types import Floats
 from byzdist.registry import Registry
-
-if TYPE_CHECKING:
-    from byzdist.aggregation.columns import Columns, Row
-    from byzdist.aggregation.points import Points
-
-Floats: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

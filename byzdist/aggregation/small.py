@@ -9,7 +9,7 @@ import numpy as np
 import scipy.linalg.lapack  # noqa: F401  # so that its library is among those found
 from threadpoolctl import ThreadpoolController
 
-from byzdist.aggregation.rules import Floats
+from byzdist.aggregation.types import Floats
 
 _FEW = 1 << 15  # multiplications; numpy's own loops do as many before a library's threads would be told to wait
 

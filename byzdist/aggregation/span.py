@@ -7,8 +7,9 @@ from annotated_types import Ge, Gt
 from numpy.typing import NDArray
 
 from byzdist.aggregation.points import Points
-from byzdist.aggregation.rules import Facts, Floats, minority, no_byzantine, span_rule, uniform, wrapper_rule
+from byzdist.aggregation.rules import Facts, minority, no_byzantine, span_rule, uniform, wrapper_rule
 from byzdist.aggregation.small import product
+from byzdist.aggregation.types import Floats
 from byzdist.errors import ConfigError
 
 TINY = float(np.finfo(np.float64).tiny)

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from scipy.linalg.lapack import dsyevr
 
 from byzdist.aggregation.points import Points
-from byzdist.aggregation.rules import Facts, Floats, minority, span_rule, uniform
+from byzdist.aggregation.rules import Facts, minority, span_rule, uniform
 from byzdist.aggregation.small import one_thread, product
 from byzdist.aggregation.span import TINY, nearest
+from byzdist.aggregation.types import Floats
 
 MOST_SUBSETS = 200_000  # that smea looks at: a second or two
 

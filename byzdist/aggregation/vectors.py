@@ -7,7 +7,7 @@ in C where that was compiled, else by calls of numpy, to the same bits.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -16,10 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from byzdist.aggregation import gram
 from byzdist.aggregation.kernels.compiled import NO_LOOPS, Loops
-from byzdist.aggregation.points import Matrix
-from byzdist.aggregation.rules import Floats
+from byzdist.aggregation.types import Floats, Matrix
 
 Array: TypeAlias = Any  # a numpy array in the CPU's memory (its calls cost half of torch's), a torch tensor elsewhere
 
@@ -28,10 +26,6 @@ NARROWEST = 4096  # columns; below it a call costs more than its arithmetic
 LITTLE = 1 << 17  # numbers; a workspace of so many is small whatever the matrix
 FEW = 1 << 16  # multiplications that one call of numpy does, though it takes room for all their results
 MANY = 3  # rows that one is mixed of on a GPU, from which a product of matrices takes less time
-LENGTHS = (
-    1e-100,
-    1e139,
-)  # of rows in float64: between these, squares of them and of what they differ by have their digits
 USUAL = 300  # binary exponents; sizes within 2^-300 and 2^300 are left as they are
 LIGHT, LIFT = 1e-30, 120  # weights below which float32 loses digits, and the binary exponent by which they are lifted
 FARTHEST = 400  # binary exponents; a row that is 2^400 times as large as the typical one is shortened to that
@@ -45,6 +39,20 @@ def as_array(tensor: Tensor) -> Array:
 def as_tensor(array: Array) -> Tensor:
     """Return what ``as_array`` was given."""
     return torch.from_numpy(array) if isinstance(array, np.ndarray) else array
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Multiply float32 as such on a GPU: TF32, where the user allows it, keeps three digits."""
+    if device.type != "cuda":
+        yield
+        return
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 class Workspace:
@@ -65,18 +73,17 @@ class Workspace:
 
 
 class Vectors:
-    """The rows of V that take part, with what rules need of them: tiles, inner products, lengths, weighted sums.
+    """The rows of V that take part, with what is done to their numbers: tiles and weighted sums.
 
     Args:
         V: n x d, any device, floating point; rows may be strided.
         workspace: where tiles live between calls.
         rows: the rows that take part; all of them by default.
-        products: whether inner products will be asked for in any case, so that lengths need no pass of their own.
         loops: what forms sums, where it was compiled.
 
     Attributes:
         unit: what these rows are multiplied with to be those of V, a power of two; 1 but for numbers whose squares float64
-            does not hold (see ``tame``, which the first measurement calls where it has to).
+            does not hold (see ``tame``, which `Geometry` calls with its first measurement where it has to).
     """
 
     def __init__(
@@ -84,11 +91,10 @@ class Vectors:
         V: Tensor,
         workspace: Workspace,
         rows: list[int] | None = None,
-        products: bool = False,
         loops: Loops = NO_LOOPS,
     ) -> None:
         V = V.detach()
-        self.V, self.rows, self.workspace, self._products = V, rows, workspace, products
+        self.V, self.rows, self.workspace = V, rows, workspace
         self.n: int = V.shape[0] if rows is None else len(rows)
         self.d: int = V.shape[1]
         self.device = V.device
@@ -149,44 +155,6 @@ class Vectors:
         """Return a rows x columns array of the workspace."""
         return self.workspace.get(name, rows, columns, dtype or self.dtype, self.device)
 
-    @property
-    def precision(self) -> torch.dtype:
-        """The dtype in which inner products are formed: float64 where they are few."""
-        return torch.float64 if self.n * self.d <= gram.SMALL else self.dtype
-
-    @cached_property
-    def _geometry(self) -> tuple[Floats, Floats]:
-        found = gram.geometry(self)
-        return gram.geometry(self) if self._unsafe(np.sqrt(found[1][-1, :-1])) and self.tame() else found
-
-    @property
-    def gram(self) -> Floats:
-        """Inner products (n+1) x (n+1) of the rows and, last, the origin, in a frame near the bulk of the rows."""
-        return self._geometry[0]
-
-    @property
-    def squared_distances(self) -> Floats:
-        """Squared distances (n+1) x (n+1) of the rows and, last, the origin."""
-        return self._geometry[1]
-
-    @cached_property
-    def from_origin(self) -> Floats:
-        """Inner products n x n of the rows as seen from the origin, by a pass of their own."""
-        self.lengths  # noqa: B018  # which may change the unit
-        return gram.from_origin(self)
-
-    @cached_property
-    def lengths(self) -> Floats:
-        """Euclidean length of each row, n values."""
-        if self._products:
-            return np.sqrt(self.squared_distances[-1, :-1])
-        found = gram.lengths(self)
-        return gram.lengths(self) if self._unsafe(found) and self.tame() else found
-
-    def _unsafe(self, lengths: Floats) -> bool:
-        ordered: list[float] = sorted(lengths.tolist())
-        return ordered[self.n // 2] < LENGTHS[0] or ordered[-1] > LENGTHS[1]
-
     def tame(self) -> bool:
         """See the rows in a unit in which squares keep their digits, if that is needed; return whether anything changed.
 
@@ -242,7 +210,7 @@ class Vectors:
     def _add_up(self, mix: Matrix, tile: Array, out: Array) -> None:
         """Write mix @ tile to ``out``, the products of each row added one by one; on a GPU, whose sums no thread divides, at will."""
         if self.lib is torch and isinstance(mix, np.ndarray) and np.count_nonzero(mix) > MANY * len(mix):
-            with gram.full_precision(self.device):
+            with full_precision(self.device):
                 torch.mm(torch.from_numpy(mix).to(self.device, self.dtype), tile, out=out)
             return
         if (light := self._light(mix)) is not None:

@@ -1,12 +1,12 @@
 """Which attack which Byzantine client mounts in which rounds."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from byzdist.attacks.base import ATTACKS, Attack
-from byzdist.config.schema import Config, Spec
 from byzdist.errors import ConfigError
+from byzdist.registry import Spec
 from byzdist.rounds import Round
 
 
@@ -34,10 +34,10 @@ class Assignment:
         return bool(getattr(self.attack, mark, False))
 
 
-def assignments(config: Config) -> list[Assignment]:
-    """Return the entries of a checked configuration; the first that covers a client and a round counts."""
+def assignments(specs: Sequence[Spec], byzantine: Collection[int]) -> list[Assignment]:
+    """Return the checked entries, of all the Byzantine clients unless they name some; the first that covers a client and a round counts."""
     found = []
-    for spec in config.attacks:
+    for spec in specs:
         parameters = {key: value for key, value in spec.items() if key not in ("name", "clients", "rounds")}
         rounds = spec.get("rounds")
         found.append(
@@ -45,21 +45,21 @@ def assignments(config: Config) -> list[Assignment]:
                 spec["name"],
                 ATTACKS.get(spec["name"]),
                 parameters,
-                frozenset(spec.get("clients", config.clients.bad)),
+                frozenset(spec.get("clients", byzantine)),
                 range(rounds[0], rounds[1] + 1) if rounds else None,
             )
         )
     return found
 
 
-def flipped(config: Config) -> set[int]:
-    """Return the clients of a checked configuration whose labels are flipped, which holds for all rounds.
+def flipped(specs: Sequence[Spec], byzantine: Collection[int]) -> set[int]:
+    """Return the clients whose labels are flipped, which holds for all rounds.
 
     Raises:
         ConfigError: where an earlier entry takes such a client in some rounds.
     """
     found, settled, changing = set[int](), set[int](), set[int]()
-    for i, entry in enumerate(assignments(config)):
+    for i, entry in enumerate(assignments(specs, byzantine)):
         reached = set(entry.clients) - settled
         if entry.rounds is not None:
             changing |= reached
@@ -68,7 +68,7 @@ def flipped(config: Config) -> set[int]:
         if entry.has("on_labels"):
             if torn := reached & changing:
                 raise ConfigError(
-                    f"attack.{i}: {config.attacks[i]['name']!r} changes a client's data for the whole run, but an earlier entry "
+                    f"attack.{i}: {specs[i]['name']!r} changes a client's data for the whole run, but an earlier entry "
                     f"takes {sorted(torn)} in some rounds. Give the two entries different clients."
                 )
             found |= reached

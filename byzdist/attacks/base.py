@@ -1,6 +1,6 @@
 """What an attack is given, and what it may know."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from byzdist.compression import Compressor
-from byzdist.config.schema import Aggregation
-from byzdist.registry import Registry
+from byzdist.registry import Registry, Spec
 from byzdist.rounds import Round
 
 Attack = Callable[..., Tensor]
@@ -29,7 +28,7 @@ class Situation:
         clients, byzantine: n, and the ids of all attackers.
         f: how many of the cohort the operator takes for Byzantine.
         colluders: for `omniscient` attacks, the messages of the cohort's honest clients by id, to be read only; None for the others.
-        aggregation: for attacks that are `knows_rule`, the server's rule and the steps before it; None for the others.
+        rule, pre: for attacks that are `knows_rule`, the server's rule and the steps before it; None for the others.
         clip: maps g^{k-1} to the clipping level of a sampled round, see `level`.
         compressor: what the message goes through on its way, see `delivered`.
     """
@@ -46,7 +45,8 @@ class Situation:
     byzantine: Collection[int]
     f: int
     colluders: dict[int, Tensor] | None
-    aggregation: Aggregation | None
+    rule: Spec | None
+    pre: Sequence[Spec] | None
     clip: Callable[[Tensor], float | None]
     compressor: Compressor
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from byzdist.config.schema import override, parse, read_tree, resolve_paths
+from byzdist.config.reading import override, parse, read_tree, resolve_paths
 from byzdist.errors import ConfigError
 from byzdist.host.files import read_json
 from byzdist.problem.evaluation import Evaluator

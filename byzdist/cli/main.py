@@ -107,7 +107,7 @@ def _run(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     import byzdist.config.checks
     import byzdist.runtime.rank  # noqa: F401 - once for all the ranks, which are forks of this process
-    from byzdist.config.schema import load
+    from byzdist.config.reading import load
     from byzdist.reporting.logs import leave_advice_to_the_server
     from byzdist.runtime.launcher import launch
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from byzdist.config import advice
-from byzdist.config.schema import dump, load
+from byzdist.config.reading import dump, load
 from byzdist.errors import ConfigError
+from byzdist.runtime import advice
 from byzdist.runtime.experiment import Experiment, prepare
 
 

@@ -9,12 +9,9 @@ from scipy.special import bdtrc
 
 from byzdist.aggregation import Aggregator
 from byzdist.config.schema import Config
-from byzdist.methods import METHODS, Method
-from byzdist.problem.data import warn_of_rare_classes
-from byzdist.runtime.experiment import Experiment
+from byzdist.methods import METHODS
 
 log = logging.getLogger(__name__)
-_ROWS = 8192  # samples that stand for all where the Lipschitz constant is computed
 _RARE = 0.05  # a full round that can be trusted less often than this is worth a warning
 
 
@@ -22,15 +19,6 @@ def of_config(config: Config) -> None:
     """Warn of what a checked configuration says."""
     _sampled_rounds(config)
     _availability(config)
-
-
-def of_run(experiment: Experiment) -> None:
-    """Warn of what data and method say together."""
-    _feedback(experiment.config, experiment.method)
-    _step_size(experiment)
-    clients, data = experiment.config.clients, experiment.dataset
-    if clients.byzantine:
-        warn_of_rare_classes(experiment.split.table(data.labels, data.classes), len(clients.good))
 
 
 def _sampled_rounds(config: Config) -> None:
@@ -97,47 +85,3 @@ def _availability(config: Config) -> None:
             needed,
             declared,
         )
-
-
-def _feedback(config: Config, method: Method) -> None:
-    """Of a clipping level with which a minority can make the estimate, and with it the level, grow."""
-    p, factor, declared = getattr(method, "p", None), method.clip_factor, config.declared_byzantine
-    if p is None or method.clip == "none" or not declared:
-        return
-    bound = p * config.clients.count / (2 * declared)
-    if factor > bound * (1 + 1e-9):  # both are rounded, and shipped settings meet it exactly
-        log.warning(
-            "method.clip: the level is %.3g ‖g‖, above p/(2δ) = %.3g. A minority that repeats g's own direction can make g and the level "
-            "grow until the next full round. Safe are method.clip up to %.3g or method.p from %.3g; until then %s.",
-            factor,
-            bound,
-            method.clip * bound / factor,
-            factor * 2 * declared / config.clients.count,
-            f"method.clip_growth limits it to {method.clip_growth} times"
-            if method.clip_growth != "none"
-            else "nothing limits it",
-        )
-
-
-def _step_size(experiment: Experiment) -> None:
-    """Of a step that no theory allows: γ <= 1/(L(1+√A)) <= 1/L [BRPP, Theorems 4.1 and 4.2]."""
-    smoothness = lipschitz(experiment)
-    if smoothness is not None and experiment.method.step_size * smoothness > 1:
-        log.warning(
-            "method.step_size: %g is %.3g times 1/L = %.3g, L being the Lipschitz constant of the gradient; the theory's steps are below "
-            "1/L, and above 2/L even plain gradient descent diverges. Set at most %.2g.",
-            experiment.method.step_size,
-            experiment.method.step_size * smoothness,
-            1 / smoothness,
-            1 / smoothness,
-        )
-
-
-def lipschitz(experiment: Experiment) -> float | None:
-    """Return the Lipschitz constant L of the gradient of the mean loss, over at most 8192 samples; None where it is not known."""
-    oracle = experiment.oracle
-    smoothness = getattr(oracle.model, "smoothness", None)
-    if smoothness is None:
-        return None
-    features = oracle.features[:: max(1, len(oracle.features) // _ROWS)]
-    return float(smoothness(features)) + 2 * oracle.l2

@@ -9,14 +9,14 @@ from byzdist.attacks import ATTACKS
 from byzdist.attacks.assignment import check_assignment, flipped
 from byzdist.compression import COMPRESSORS
 from byzdist.config import advice
-from byzdist.config.schema import Config, Spec
+from byzdist.config.schema import Config
 from byzdist.errors import ConfigError
 from byzdist.methods import METHODS
 from byzdist.participation import AVAILABILITY, read_trace
 from byzdist.problem.data import DATASETS, check_split
 from byzdist.problem.data import check as check_data
 from byzdist.problem.models import MODELS
-from byzdist.registry import Registry
+from byzdist.registry import Registry, Spec
 
 log = logging.getLogger(__name__)
 
@@ -202,7 +202,7 @@ def _attack(config: Config) -> None:
             )
         checked.append(spec)
     config.attack = checked if isinstance(config.attack, list) else checked[0]
-    flipped(config)
+    flipped(config.attacks, config.clients.bad)
 
 
 def _transport(config: Config) -> None:

@@ -16,6 +16,7 @@ VARIABLE = "BYZDIST_LOG"
 ADVISERS = (
     "byzdist.config.checks",
     "byzdist.config.advice",
+    "byzdist.runtime.advice",
     "byzdist.registry",
 )  # the loggers of what there is to say of a configuration that works
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")

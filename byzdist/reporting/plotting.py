@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from byzdist.config.schema import read_tree
+from byzdist.config.reading import read_tree
 from byzdist.errors import ConfigError
 from byzdist.host.files import parse_json, read_text
 

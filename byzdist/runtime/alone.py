@@ -7,12 +7,12 @@ import torch
 
 from byzdist.attacks.assignment import assignments
 from byzdist.attacks.collusion import Collusion
-from byzdist.config.schema import load
+from byzdist.config.reading import load
 from byzdist.reporting import logs
 from byzdist.runtime.experiment import choose_device, prepare
+from byzdist.runtime.identity import claim
 from byzdist.runtime.rank import serve
 from byzdist.runtime.worker import Worker
-from byzdist.storage.folder import claim
 from byzdist.storage.saving import WorkerSaver
 from byzdist.torch_private import HashStore
 from byzdist.transport.local import LocalServer
@@ -36,7 +36,7 @@ def run_alone(path: str, overrides: Sequence[str], out: Path | None, resume: boo
     if experiment.clients_remember:
         saver = WorkerSaver(run.checkpoints, run.name, run.lives, rank=1, workers=1, missing=run.missing)
     collusion = None
-    if any(entry.has("omniscient") for entry in assignments(config)):
+    if any(entry.has("omniscient") for entry in assignments(config.attacks, config.clients.bad)):
         collusion = Collusion(HashStore, shape.dimension, shape.dtype, config.transport.deadline)
     worker = Worker(config, clients.oracle, clients.method, clients.compressors, collusion, saver)
     transport = LocalServer(shape, config.transport.offences)

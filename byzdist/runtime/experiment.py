@@ -8,17 +8,17 @@ from typing import TypeVar
 
 import torch
 
-from byzdist.attacks.assignment import assignments, flipped
+from byzdist.attacks.assignment import Assignment, assignments, flipped
 from byzdist.compression import COMPRESSORS, Compressor
 from byzdist.compression.identity import Identity
-from byzdist.config.schema import Config, Spec
+from byzdist.config.schema import Config
 from byzdist.errors import ConfigError
 from byzdist.methods import METHODS, Method, Sizes
 from byzdist.problem import data, models
 from byzdist.problem.data import Dataset, Split
 from byzdist.problem.oracle import Oracle
 from byzdist.problem.trial import try_out
-from byzdist.registry import Registry
+from byzdist.registry import Registry, Spec
 from byzdist.transport.base import Shape
 
 P = TypeVar("P")
@@ -48,14 +48,18 @@ class Experiment:
         return self.config.transport.name != "collective" or self.config.clients.availability["name"] != "always"
 
     @property
+    def _attacks(self) -> list[Assignment]:
+        return assignments(self.config.attacks, self.config.clients.bad)
+
+    @property
     def clients_remember(self) -> bool:
         """Whether clients keep something from round to round: for the method, or to repeat it on the wire."""
-        return self.method.clients_remember or any(entry.has("on_wire") for entry in assignments(self.config))
+        return self.method.clients_remember or any(entry.has("on_wire") for entry in self._attacks)
 
     @property
     def attackers_know_estimate(self) -> bool:
         """Whether requests bring x^{k-1} in every round, for an attack's sake."""
-        return any(entry.has("knows_estimate") for entry in assignments(self.config))
+        return any(entry.has("knows_estimate") for entry in self._attacks)
 
     def shape(self, workers: int) -> Shape:
         """Return the sizes of the messages for so many worker ranks."""
@@ -101,7 +105,15 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     split = data.split(config.data["split"], dataset.labels, clients.count, config.seed, clients.byzantine)
     model = models.build(config.model, dataset.feature_shape, dataset.classes, config.seed)
     name = config.model["name"]
-    oracle = Oracle(model, dataset, split, device=device, dtype=dtype, flipped=flipped(config), name=name)
+    oracle = Oracle(
+        model,
+        dataset,
+        split,
+        device=device,
+        dtype=dtype,
+        flipped=flipped(config.attacks, config.clients.bad),
+        name=name,
+    )
     if ":" in name:  # a user's own
         try_out(oracle, name)
     compressor = make(COMPRESSORS, config.compression, "compression", Compressor)  # type: ignore[type-abstract]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from byzdist.config.schema import dump, load
+from byzdist.config.reading import dump, load
 from byzdist.errors import ConfigError, RunError
 from byzdist.host import speech
 from byzdist.host.files import read_json
@@ -18,8 +18,8 @@ from byzdist.host.processes import Program, call_in_fork
 from byzdist.host.supervisor import itself
 from byzdist.reporting import logs
 from byzdist.runtime.experiment import prepare
+from byzdist.runtime.identity import claim
 from byzdist.runtime.job import Job
-from byzdist.storage.folder import claim
 from byzdist.transport.keys import SECRET, SECRET_FILE, new_secret, run_secret
 
 _DEFAULT_WORKERS = 4

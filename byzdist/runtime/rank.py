@@ -20,8 +20,8 @@ import torch
 from byzdist import __version__
 from byzdist.attacks.assignment import assignments
 from byzdist.attacks.collusion import Collusion
-from byzdist.config import advice
-from byzdist.config.schema import Config, dump, load
+from byzdist.config.reading import dump, load
+from byzdist.config.schema import Config
 from byzdist.errors import ConfigError, RunError
 from byzdist.host.files import write_text
 from byzdist.host.processes import call_process
@@ -35,13 +35,14 @@ from byzdist.reporting.metrics import Line, Metrics
 from byzdist.reporting.progress import Progress
 from byzdist.reporting.prometheus import VARIABLE as SCRAPED
 from byzdist.reporting.prometheus import Prometheus
-from byzdist.runtime import agreement
+from byzdist.runtime import advice, agreement
 from byzdist.runtime.divergence import Diverged, Guard
 from byzdist.runtime.experiment import Experiment, choose_device, prepare
+from byzdist.runtime.identity import claim, identity
 from byzdist.runtime.server import Server
 from byzdist.runtime.vanishing import Watch
 from byzdist.runtime.worker import Worker
-from byzdist.storage.folder import CONFIG, RUN, RunFolder, checkpoints, claim, identity
+from byzdist.storage.folder import CONFIG, RUN, RunFolder, checkpoints
 from byzdist.storage.saving import ServerSaver, WorkerSaver
 from byzdist.torch_private import PrefixStore, Store
 from byzdist.transport.base import ServerEnd, WorkerEnd
@@ -114,7 +115,7 @@ def _digest(config: Config) -> str:
 
 def _colludes(config: Config) -> bool:
     """Return whether attackers look at honest messages, in the job's store."""
-    return any(entry.has("omniscient") for entry in assignments(config))
+    return any(entry.has("omniscient") for entry in assignments(config.attacks, config.clients.bad))
 
 
 def _facts(experiment: Experiment, run: RunFolder, links: str) -> str:

@@ -43,7 +43,7 @@ class Worker:
         self._oracle, self._method, self._compressors = oracle, method, compressors
         self._collusion, self._saver = collusion, saver
         self._bad = frozenset(config.clients.bad)
-        self._assignments = assignments(config)
+        self._assignments = assignments(config.attacks, config.clients.bad)
         self._effect = Effect()
         self._sent: dict[int, Tensor] = {}  # the last message of each client that may repeat it
         self._links = link_device(config, oracle.device)
@@ -162,7 +162,8 @@ class Worker:
             byzantine=self._bad,
             f=config.declared_byzantine * len(round_.cohort) // config.clients.count,
             colluders=colluders,
-            aggregation=config.aggregation if assigned.has("knows_rule") else None,
+            rule=config.aggregation.rule if assigned.has("knows_rule") else None,
+            pre=config.aggregation.pre if assigned.has("knows_rule") else None,
             clip=self._level,
             compressor=self._compressors[round_.full],
         )

@@ -6,23 +6,17 @@ import os
 import shutil
 import time
 import uuid
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from byzdist import __version__
-from byzdist.config.schema import Config, is_path
+from byzdist.config.reading import is_path
+from byzdist.config.schema import Config
 from byzdist.config.yaml_reading import read_yaml
 from byzdist.errors import ConfigError
 from byzdist.host.files import SUFFIX, check_plain, read_json, read_text
 from byzdist.host.locks import Held, Lock
-from byzdist.participation import read_trace
-from byzdist.runtime.experiment import Experiment, choose_device
 from byzdist.storage.checkpoint import MISSING, Checkpoint, newest, remove_parts
 
 log = logging.getLogger(__name__)
@@ -91,12 +85,28 @@ def checkpoints(folder: Path) -> Path:
     return folder / "checkpoint"
 
 
-def claim(out: Path | None, experiment: Experiment, resume: bool) -> RunFolder:
+@dataclass(frozen=True)
+class Wanted:
+    """What a folder has to know of the run that is to go there.
+
+    Attributes:
+        identity: as JSON, what must be the same, or had better be the same, when a run goes on from a checkpoint.
+        vector: the bytes of the model.
+        memories: how many vectors of that size the clients may remember in all.
+    """
+
+    config: Config
+    identity: dict[str, Any]
+    vector: int
+    memories: int
+
+
+def claim(out: Path | None, wanted: Wanted, resume: bool) -> RunFolder:
     """Return the folder of a new run, or of the run to resume, locked for this process.
 
     Args:
         out: the folder; None for a new one under ``runs``.
-        experiment: what is to be trained.
+        wanted: the run.
         resume: whether the folder's run goes on; without a run there, a new one starts.
 
     Raises:
@@ -105,7 +115,7 @@ def claim(out: Path | None, experiment: Experiment, resume: bool) -> RunFolder:
     """
     if out is None and resume:
         raise ConfigError("--resume: name the folder of the run with --out.")
-    folder = out or Path("runs") / f"{experiment.config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = out or Path("runs") / f"{wanted.config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     lock = None
     try:
         if out is None:
@@ -115,8 +125,8 @@ def claim(out: Path | None, experiment: Experiment, resume: bool) -> RunFolder:
         _check_ours(folder, resume)  # before a lock is left there
         lock = Lock(folder / _LOCK)
         lock.acquire(_LOCK_PATIENCE if resume else 0)
-        found = _enter(folder, experiment, resume, lock)
-        _check_room(found, experiment)
+        found = _enter(folder, wanted, resume, lock)
+        _check_room(found, wanted)
     except Held:
         raise ConfigError(
             f"--out: a run is going on in {str(folder)!r}; wait for its end or name a new folder."
@@ -175,7 +185,7 @@ def _check_ours(folder: Path, resume: bool) -> None:
         raise ConfigError(f"--out: {str(folder)!r} holds no run to resume (there is no {RUN}).")
 
 
-def _enter(folder: Path, experiment: Experiment, resume: bool, lock: Lock) -> RunFolder:
+def _enter(folder: Path, wanted: Wanted, resume: bool, lock: Lock) -> RunFolder:
     _check_ours(folder, resume)
     if is_empty(folder):
         if resume:
@@ -186,10 +196,10 @@ def _enter(folder: Path, experiment: Experiment, resume: bool, lock: Lock) -> Ru
     checkpoint = newest(checkpoints(folder), name)
     if checkpoint is None:
         if (config := folder / CONFIG).exists():
-            _compare(_read_config(config), experiment.config)
+            _compare(_read_config(config), wanted.config)
         log.warning("there is no checkpoint in %s; its run starts again from the beginning.", folder)
     else:
-        _check_same(checkpoint, experiment)
+        _check_same(checkpoint, wanted)
     remove_parts(checkpoints(folder))
     return RunFolder(folder, name, checkpoint, [*resumed_after, checkpoint.round if checkpoint else -1], lock)
 
@@ -210,49 +220,19 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def identity(experiment: Experiment) -> dict[str, Any]:
-    """Return, as JSON, what must be the same, or had better be the same, when a run goes on from a checkpoint."""
-    return {
-        "config": experiment.config.model_dump(exclude_none=True),
-        "device": choose_device(experiment.config, 0).type,
-        "data": _digest(experiment),
-        "versions": {
-            "byzdist": __version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "instruction set": torch.backends.cpu.get_cpu_capability(),
-        },
-    }
-
-
-def _digest(experiment: Experiment, rows: int = 256) -> str:
-    """Return a checksum of the labels, of some of the features, and of an availability trace."""
-    data, availability = experiment.dataset, experiment.config.clients.availability
-    step = max(1, len(data.labels) // rows)
-    parts = [data.labels, data.features[::step]]
-    if data.test_labels is not None:
-        parts.append(data.test_labels)
-    if availability["name"] == "trace":
-        parts += read_trace(availability["path"], experiment.config.clients.count)
-    total = 0
-    for part in parts:
-        total = zlib.crc32(np.ascontiguousarray(part).data, zlib.crc32(str(part.shape).encode(), total))
-    return f"{total:08x}"
-
-
-def _check_same(checkpoint: Checkpoint, experiment: Experiment) -> None:
+def _check_same(checkpoint: Checkpoint, wanted: Wanted) -> None:
     """Refuse to go on with another experiment than the checkpoint's."""
-    before, now = checkpoint.facts, identity(experiment)
-    _compare(before["config"], experiment.config)
+    before, now = checkpoint.facts, wanted.identity
+    _compare(before["config"], wanted.config)
     for key, remedy in (
         ("device", "use the same kind of device"),
         ("data", "the data (or clients.availability.path) have changed; use those of the run"),
     ):
         if before[key] != now[key]:
             raise ConfigError(f"{key}: the run to resume had {before[key]}, and this is {now[key]}; {remedy}.")
-    if checkpoint.round > experiment.config.rounds:
+    if checkpoint.round > wanted.config.rounds:
         raise ConfigError(
-            f"rounds: the run to resume has come to round {checkpoint.round}, beyond {experiment.config.rounds} rounds."
+            f"rounds: the run to resume has come to round {checkpoint.round}, beyond {wanted.config.rounds} rounds."
         )
     for key, value in now["versions"].items():
         if before["versions"].get(key) != value:
@@ -292,12 +272,10 @@ def _is_harmless(key: str) -> bool:
     return any(key == harmless or key.startswith(f"{harmless}.") for harmless in _HARMLESS)
 
 
-def _check_room(found: RunFolder, experiment: Experiment) -> None:
+def _check_room(found: RunFolder, wanted: Wanted) -> None:
     """Refuse to start where the disk cannot take the checkpoints and the model."""
-    vector = experiment.oracle.dimension * experiment.dtype.itemsize
-    vectors = 2 + (experiment.config.clients.count if experiment.clients_remember else 0)
-    copies = experiment.config.checkpoint.keep + 1 if found.checkpoint is None else 1
-    need, free = (vectors * copies + 2) * vector, shutil.disk_usage(found.path).free
+    copies = wanted.config.checkpoint.keep + 1 if found.checkpoint is None else 1
+    need, free = ((2 + wanted.memories) * copies + 2) * wanted.vector, shutil.disk_usage(found.path).free
     if free < need:
         raise ConfigError(
             f"--out: {str(found.path)!r} has {free / 1e6:.0f} MB left, and checkpoints and model need {need / 1e6:.0f} MB; "

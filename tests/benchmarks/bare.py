@@ -20,7 +20,7 @@ import time
 import torch
 import torch.distributed as dist
 
-from byzdist.config.schema import load
+from byzdist.config.reading import load
 from byzdist.methods import ClientTask
 from byzdist.participation import draw_cohort
 from byzdist.rounds import Round

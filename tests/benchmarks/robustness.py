@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from byzdist.attacks import ATTACKS
-from byzdist.config.schema import load
+from byzdist.config.reading import load
 from byzdist.errors import RunError
 from byzdist.runtime.alone import run_alone
 from tests.attacks import HOSTILE

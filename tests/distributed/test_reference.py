@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from byzdist.config.schema import parse
+from byzdist.config.reading import parse
 from byzdist.problem.data import load
 from tests.cases import ATTACKS, CASES, THREE_CLASSES
 from tests.harness import Job, Run, comparable, train, write_config

@@ -7,7 +7,7 @@ import pytest
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from byzdist.aggregation import aggregate
-from byzdist.config.schema import parse
+from byzdist.config.reading import parse
 from byzdist.config.settings import KINDS, all_keys, meant, wanted
 from byzdist.config.synonyms import KEYS
 from byzdist.errors import ConfigError

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from byzdist.aggregation.kernels import native
-from byzdist.aggregation.rules import Floats
+from byzdist.aggregation.types import Floats
 from byzdist.norms import BLOCK, add_in_order
 
 Products: TypeAlias = Callable[[NDArray[np.int64], int | None, int, Floats], None]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from byzdist.aggregation.kernels import native
-from byzdist.aggregation.rules import Floats
+from byzdist.aggregation.types import Floats
 from byzdist.norms import BLOCK
 
 _STRIP = 256  # columns that all rows are read of before the next, and again for each sum: they stay in the cache

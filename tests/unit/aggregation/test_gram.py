@@ -6,6 +6,7 @@ import torch
 
 from byzdist.aggregation import Aggregator, aggregate
 from byzdist.aggregation import gram as gram_module
+from byzdist.aggregation.geometry import Geometry
 from byzdist.aggregation.kernels import native
 from byzdist.aggregation.kernels.compiled import Loops
 from byzdist.aggregation.kernels.native_products import make_loop
@@ -35,7 +36,7 @@ def path(request):
 
 
 def seen(V):
-    return Vectors(V, Workspace(), loops=loops.get(V.dtype, Loops()))
+    return Geometry(Vectors(V, Workspace(), loops=loops.get(V.dtype, Loops())))
 
 
 def squares(V):
@@ -234,8 +235,8 @@ def test_inner_products_do_not_depend_on_threads_tiles_or_alignment(n, offset, d
             torch.set_num_threads(count)
             monkeypatch.setattr("byzdist.aggregation.gram.WIDTH", width)
             V = torch.empty(n, d + spare, dtype=dtype)[:, shift : shift + d].copy_(source)
-            vectors = seen(V)
-            results.append((vectors.gram, vectors.squared_distances, seen(V).lengths))
+            geometry = seen(V)
+            results.append((geometry.gram, geometry.squared_distances, seen(V).lengths))
     finally:
         torch.set_num_threads(threads)
     for other in results[1:]:
@@ -253,9 +254,9 @@ def test_rows_that_are_shortened_to_nearly_the_same_are_as_near_as_they_are(d, s
     V[7:8] += 1e-3 * rows(1, d, 3)
     V[8] = hostile * direction
     clip = 70.0 * shortened
-    vectors = seen(V)
-    factors = np.minimum(1.0, clip / np.maximum(vectors.lengths, 1e-99))
-    points = Points(vectors).scaled(factors)
+    geometry = seen(V)
+    factors = np.minimum(1.0, clip / np.maximum(geometry.lengths, 1e-99))
+    points = Points(geometry).scaled(factors)
     X = factors.astype(np.longdouble)[:, None] * V.numpy()
     true = np.sqrt(((X[:, None] - X) ** 2).sum(-1)).astype(float)
     np.testing.assert_allclose(np.sqrt(points.squared_distances()), true, rtol=1e-5, atol=1e-7 * np.sqrt(spread) * clip)

@@ -8,7 +8,8 @@ import torch
 from byzdist.attacks import ATTACKS
 from byzdist.attacks.assignment import assignments
 from byzdist.attacks.base import Envelope
-from byzdist.config.schema import parse
+from byzdist.config.reading import parse
+from byzdist.config.schema import Config
 from byzdist.errors import ConfigError
 from byzdist.rounds import Round
 from tests.cases import BASE
@@ -20,7 +21,7 @@ def envelope(round_: int = 3, earlier: torch.Tensor | None = None) -> Envelope:
     return Envelope(round=Round(round_, 1), client=2, message=MESSAGE.clone(), earlier=earlier)
 
 
-def config(attack: object, **transport: object) -> object:
+def config(attack: object, **transport: object) -> Config:
     return parse({**BASE, "attack": attack, "transport": {"name": "star", **transport}})
 
 
@@ -50,15 +51,14 @@ def test_slow_takes_its_time() -> None:
 
 
 def test_a_mix_is_by_client_and_round() -> None:
-    mix = assignments(
-        config(
-            [
-                {"name": "crash", "clients": [5], "rounds": [3, 4]},
-                {"name": "short", "clients": [5, 6], "size": 3},
-                "bit_flip",
-            ]
-        )
+    checked = config(
+        [
+            {"name": "crash", "clients": [5], "rounds": [3, 4]},
+            {"name": "short", "clients": [5, 6], "size": 3},
+            "bit_flip",
+        ]
     )
+    mix = assignments(checked.attacks, checked.clients.bad)
 
     def name(client: int, round_: int) -> str | None:
         return next((entry.attack.__name__ for entry in mix if entry.covers(client, Round(round_, 0))), None)
@@ -69,7 +69,8 @@ def test_a_mix_is_by_client_and_round() -> None:
 
 
 def test_one_attack_is_everyones() -> None:
-    (entry,) = assignments(config({"name": "ipm", "epsilon": 0.5}))
+    checked = config({"name": "ipm", "epsilon": 0.5})
+    (entry,) = assignments(checked.attacks, checked.clients.bad)
     assert [client for client in range(9) if entry.covers(client, 17)] == [5, 6, 7, 8]
     assert entry.has("omniscient") and not entry.has("on_wire")
 

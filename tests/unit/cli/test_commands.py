@@ -13,8 +13,9 @@ import yaml
 from byzdist.cli.catalogue import catalogue
 from byzdist.cli.main import main
 from byzdist.cli.starter import FILES
-from byzdist.config.schema import load, parse, read_yaml
+from byzdist.config.reading import load, parse
 from byzdist.config.settings import KINDS, sections
+from byzdist.config.yaml_reading import read_yaml
 from byzdist.errors import ConfigError
 from tests.cases import BASE
 from tests.harness import ROOT

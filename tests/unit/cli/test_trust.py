@@ -97,6 +97,6 @@ def test_trust_ends_with_the_command(theirs):
     rewrite(theirs, {"model": "mine:net"})
     with pytest.raises(ConfigError, match="--trust"):
         evaluate(theirs)
-    from byzdist.config.schema import load
+    from byzdist.config.reading import load
 
     assert load(theirs / "config.yaml").model["name"] == "mine:net"  # `byzdist run` runs what its user names

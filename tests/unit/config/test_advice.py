@@ -8,8 +8,8 @@ import yaml
 from byzdist.aggregation import Aggregator
 from byzdist.attacks.effect import Effect
 from byzdist.cli.main import main
-from byzdist.config import advice
-from byzdist.config.schema import load, parse
+from byzdist.config.reading import load, parse
+from byzdist.runtime import advice
 from byzdist.runtime.experiment import prepare
 from tests.cases import BASE
 from tests.harness import ROOT

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from byzdist.config.schema import dump, load, override, parse, read_yaml
+from byzdist.config.reading import dump, load, override, parse
+from byzdist.config.yaml_reading import read_yaml
 from byzdist.errors import ConfigError
 from tests.cases import BASE, CASES
 from tests.harness import ROOT

@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from byzdist.config.schema import dump, load, parse
+from byzdist.config.reading import dump, load, parse
 from byzdist.errors import ConfigError
 from tests.cases import BASE
 from tests.unit.problem.data.test_data import LINES

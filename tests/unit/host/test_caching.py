@@ -12,8 +12,8 @@ from byzdist.host import caching
 from byzdist.host.caching import cache_folder, cache_folders, make_cache, own_file
 from byzdist.problem import data
 from byzdist.problem.data import DATASETS, prepare
+from byzdist.runtime.identity import claim
 from byzdist.storage import folder
-from byzdist.storage.folder import claim
 from tests.unit.host.test_files import failing
 from tests.unit.storage.test_folder import experiment
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
-from byzdist.config.schema import parse
+from byzdist.config.reading import parse
 from byzdist.errors import ConfigError
 from byzdist.problem import models, trial
 from byzdist.problem.data import Dataset, Split

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from byzdist.config.schema import parse
+from byzdist.config.reading import parse
 from byzdist.reporting import progress
 from byzdist.reporting.metrics import Metrics
 from byzdist.reporting.progress import Progress

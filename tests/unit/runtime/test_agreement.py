@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from byzdist.config.schema import parse
+from byzdist.config.reading import parse
 from byzdist.errors import ConfigError
 from byzdist.problem import data
 from byzdist.problem.oracle import Oracle

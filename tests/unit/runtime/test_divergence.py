@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from byzdist.cli.evaluate import evaluate
-from byzdist.config.schema import parse
+from byzdist.config.reading import parse
 from byzdist.reporting.metrics import Metrics
 from byzdist.runtime.divergence import LIMIT, Diverged, Guard
 from tests.cases import BASE, case

@@ -5,7 +5,7 @@ import torch
 
 from byzdist.compression.identity import Identity
 from byzdist.compression.rand_k import RandK
-from byzdist.config.schema import parse
+from byzdist.config.reading import parse
 from byzdist.errors import ConfigError
 from byzdist.methods.base import ClientTask
 from byzdist.rounds import Round

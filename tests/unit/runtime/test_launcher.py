@@ -8,12 +8,11 @@ import pytest
 import torch
 import yaml
 
-from byzdist.config.schema import dump, load
+from byzdist.config.reading import dump, load
 from byzdist.errors import ConfigError, RunError
-from byzdist.runtime import launcher
+from byzdist.runtime import identity, launcher
 from byzdist.runtime.job import Failure
 from byzdist.runtime.launcher import launch
-from byzdist.storage import folder
 from byzdist.storage.checkpoint import Checkpoint
 from tests.cases import BASE
 
@@ -89,7 +88,7 @@ def test_the_launcher_keeps_neither_data_nor_checkpoint_while_the_processes_run(
     kept = []
 
     def claim(out, experiment, resume):
-        run = folder.claim(out, experiment, resume)
+        run = identity.claim(out, experiment, resume)
         run.checkpoint = Checkpoint(run.name, 5, {"workers": 3}, {"x": torch.zeros(3)})
         kept.extend(map(weakref.ref, (experiment, experiment.oracle, experiment.dataset, run.checkpoint)))
         return run

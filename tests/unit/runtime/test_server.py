@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from byzdist.config.schema import parse
+from byzdist.config.reading import parse
 from byzdist.errors import RunError
 from byzdist.problem.data import load
 from tests import inprocess

@@ -7,7 +7,7 @@ import torch
 
 from byzdist.attacks import ATTACKS, knows_estimate, knows_rule
 from byzdist.compression.rand_k import draw_mask
-from byzdist.config.schema import parse
+from byzdist.config.reading import parse
 from byzdist.randomness import stream
 from byzdist.rounds import Round
 from byzdist.runtime.experiment import prepare
@@ -140,6 +140,6 @@ def test_an_attack_is_told_the_rule_if_it_says_so_and_how_many_the_server_expect
         monkeypatch.setitem(ATTACKS._entries, "zero", attack)
         replies(case("zero"), [request([0, 1, 4, 6, 7])])
     plain, told = seen
-    assert plain.aggregation is None
-    assert (told.aggregation.rule["name"], told.aggregation.pre[0]["size"]) == ("coordinate_median", 2)
+    assert plain.rule is None and plain.pre is None
+    assert (told.rule["name"], told.pre[0]["size"]) == ("coordinate_median", 2)
     assert plain.f == told.f == 2 and plain.clients == 9  # 4 of 9 are declared Byzantine, 5 are asked

@@ -7,13 +7,14 @@ from collections import namedtuple
 import pytest
 import torch
 
-from byzdist.config.schema import dump, parse
+from byzdist.config.reading import dump, parse
 from byzdist.errors import ConfigError
 from byzdist.host.locks import Lock
+from byzdist.runtime import identity as identities
 from byzdist.runtime.experiment import prepare
+from byzdist.runtime.identity import claim, identity
 from byzdist.storage import folder as folders
 from byzdist.storage.checkpoint import Checkpoint, name
-from byzdist.storage.folder import claim, identity
 from tests.cases import BASE, case
 
 
@@ -173,14 +174,14 @@ def test_a_trace_may_move_but_not_change(tmp_path):
 
 def test_another_kind_of_device_is_refused(tmp_path, monkeypatch):
     leave_run(tmp_path)
-    monkeypatch.setattr(folders, "choose_device", lambda config, local_rank: torch.device("cuda"))
+    monkeypatch.setattr(identities, "choose_device", lambda config, local_rank: torch.device("cuda"))
     with pytest.raises(ConfigError, match="device: .*cpu.*cuda"):
         resume(tmp_path)
 
 
 def test_another_version_is_warned_about(tmp_path, monkeypatch, caplog):
     leave_run(tmp_path)
-    monkeypatch.setattr(folders, "__version__", "99.0")
+    monkeypatch.setattr(identities, "__version__", "99.0")
     assert resume(tmp_path).checkpoint.round == 10
     assert "byzdist 0.1.0, and this is 99.0" in caplog.text
 

@@ -19,9 +19,9 @@ from byzdist.problem.models import build
 from byzdist.reporting import plotting
 from byzdist.reporting.metrics import Metrics
 from byzdist.reporting.prometheus import Prometheus
+from byzdist.runtime.identity import claim
 from byzdist.storage.checkpoint import Checkpoint, Damaged, name, newest, owner, read
 from byzdist.storage.export import save_model
-from byzdist.storage.folder import claim
 from tests.cases import BASE
 from tests.inprocess import train_in
 from tests.unit.host.test_files import KINDS, plant, victim

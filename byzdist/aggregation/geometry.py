@@ -1,0 +1,67 @@
+"""What is measured of the received vectors, each thing at most once: inner products, distances, lengths."""
+
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from byzdist.aggregation import gram
+from byzdist.aggregation.types import Floats
+from byzdist.aggregation.vectors import Vectors
+
+LENGTHS = (
+    1e-100,
+    1e139,
+)  # of rows in float64: between these, squares of them and of what they differ by have their digits
+
+
+class Geometry:
+    """The geometry of the rows of V, by passes over them when it is first asked for.
+
+    Args:
+        vectors: the rows.
+        products: whether inner products will be asked for in any case, so that lengths need no pass of their own.
+    """
+
+    def __init__(self, vectors: Vectors, products: bool = False) -> None:
+        self.vectors, self._products = vectors, products
+
+    @property
+    def precision(self) -> torch.dtype:
+        """The dtype in which inner products are formed: float64 where they are few."""
+        return torch.float64 if self.vectors.n * self.vectors.d <= gram.SMALL else self.vectors.dtype
+
+    @cached_property
+    def _geometry(self) -> tuple[Floats, Floats]:
+        found = gram.geometry(self.vectors)
+        return (
+            gram.geometry(self.vectors) if self._unsafe(np.sqrt(found[1][-1, :-1])) and self.vectors.tame() else found
+        )
+
+    @property
+    def gram(self) -> Floats:
+        """Inner products (n+1) x (n+1) of the rows and, last, the origin, in a frame near the bulk of the rows."""
+        return self._geometry[0]
+
+    @property
+    def squared_distances(self) -> Floats:
+        """Squared distances (n+1) x (n+1) of the rows and, last, the origin."""
+        return self._geometry[1]
+
+    @cached_property
+    def from_origin(self) -> Floats:
+        """Inner products n x n of the rows as seen from the origin, by a pass of their own."""
+        self.lengths  # noqa: B018  # which may change the unit
+        return gram.from_origin(self.vectors)
+
+    @cached_property
+    def lengths(self) -> Floats:
+        """Euclidean length of each row, n values."""
+        if self._products:
+            return np.sqrt(self.squared_distances[-1, :-1])
+        found = gram.lengths(self.vectors)
+        return gram.lengths(self.vectors) if self._unsafe(found) and self.vectors.tame() else found
+
+    def _unsafe(self, lengths: Floats) -> bool:
+        ordered: list[float] = sorted(lengths.tolist())
+        return ordered[self.vectors.n // 2] < LENGTHS[0] or ordered[-1] > LENGTHS[1]

@@ -1,0 +1,158 @@
+"""From a file, standard input or a mapping to a checked configuration, and back."""
+
+import os
+import stat
+import sys
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from byzdist.config.schema import Config
+from byzdist.config.yaml_reading import MOST_BYTES, read_yaml
+from byzdist.errors import ConfigError, UnknownKey
+from byzdist.host.files import read_text
+from byzdist.words import explain
+
+
+def override(tree: dict[str, Any], assignment: str) -> None:
+    """Apply a command-line override such as ``method.clip=none`` in place."""
+    path, equals, text = assignment.partition("=")
+    if not equals or not all(path.split(".")):
+        raise ConfigError(
+            f"{assignment!r}: an override has the form key=value, without blanks, for example method.clip=none."
+        )
+    *parents, last = path.split(".")
+    node = tree
+    for parent in parents:
+        below = node.get(parent)
+        if isinstance(below, str):  # the short form "rule: krum" of {name: krum}
+            below = {"name": below}
+        node[parent] = below = {} if below is None else below
+        if not isinstance(below, dict):
+            raise ConfigError(f"{path}: {parent!r} holds {below!r}, which has no keys below it.")
+        node = below
+    node[last] = read_yaml(text, path)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration file, apply the overrides, and check everything that can be checked without data.
+
+    Files and folders that it names are absolute afterwards, see `resolve_paths`. Modules beside the file and in the
+    working folder can be imported from then on, for names such as ``mine:net``; what is installed comes before them.
+
+    Raises:
+        ConfigError: for a missing file, a wrong key or value, or a combination that cannot work.
+    """
+    tree = read_tree(path)
+    for assignment in overrides:
+        override(tree, assignment)
+    resolve_paths(tree, Path(path).parent)
+    for folder in (os.path.dirname(os.path.abspath(path)), os.getcwd()):
+        if str(path) != "-" and folder not in sys.path:
+            sys.path.append(folder)
+    return parse(tree)
+
+
+def read_tree(path: str | Path, *, follow: bool = True) -> dict[str, Any]:
+    """Return what a configuration file says, unchecked; ``follow``: whether it may be a symbolic link.
+
+    Raises:
+        ConfigError: if it cannot be read, or is no mapping.
+    """
+    try:
+        text = read_text(Path(path), MOST_BYTES, follow=follow) if str(path) != "-" else _standard_input()
+    except (OSError, ValueError) as error:  # the latter: no UTF-8, or a zero byte in the name
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{path}: cannot read the configuration: {reason}.") from None
+    tree = read_yaml(text, str(path))
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: a configuration is a mapping of keys such as name, rounds, clients.")
+    return tree
+
+
+def resolve_paths(tree: dict[str, Any], folder: Path) -> None:
+    """Make the files and folders absolute that the data and availability sections name by ``path`` or ``..._path``, in place.
+
+    A leading ``~`` and ``$VARIABLES`` are expanded. A relative path counts from where the user stands, else from ``folder``, the
+    configuration's; one that is nowhere stays as it is, for the complaint.
+    """
+    clients = tree.get("clients")
+    sections = (tree.get("data"), clients.get("availability") if isinstance(clients, dict) else None)
+    for section in (section for section in sections if isinstance(section, dict)):
+        for key, value in section.items():
+            if is_path(key) and isinstance(value, str):
+                expanded = os.path.expanduser(os.path.expandvars(value))
+                there = next((path for path in (Path(expanded), folder / expanded) if _exists(path)), None)
+                section[key] = value if there is None else os.path.abspath(there)
+
+
+def is_path(key: object) -> bool:
+    """Return whether a key of the data or availability section names a file or folder."""
+    return isinstance(key, str) and (key == "path" or key.endswith("_path"))
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long a name, a folder that may not be entered, a zero byte
+        return False
+
+
+def _standard_input() -> str:
+    """Return what standard input holds; a file is read from its start, because the processes of a run share it."""
+    if stat.S_ISREG((facts := os.fstat(0)).st_mode):
+        return os.pread(0, facts.st_size, 0).decode()
+    return _read_pipe(facts.st_dev, facts.st_ino)
+
+
+@lru_cache(maxsize=1)
+def _read_pipe(device: int, inode: int) -> str:
+    """Return what comes on standard input, a pipe of this number, which can be read only once."""
+    return sys.stdin.buffer.read().decode()
+
+
+def parse(tree: Mapping[str, Any]) -> Config:
+    """Check a configuration given as a mapping; see `load`."""
+    try:
+        return _parse(tree)
+    except UnknownKey as error:
+        from byzdist.config.settings import meant
+
+        raise ConfigError(f"{error.where}: unknown key.{meant(error.where, error.known)}") from None
+
+
+def _parse(tree: Mapping[str, Any]) -> Config:
+    try:
+        config = Config.model_validate(dict(tree))
+    except ValidationError as error:
+        first = error.errors()[0]
+        section = first["loc"] if first["type"] == "model_type" else first["loc"][:-1]
+        raise explain(error, "", tree, _keys_at(section)) from None
+    from byzdist.config.checks import check  # registers every piece, which a reader of the schema alone does not need
+
+    check(config)
+    return config
+
+
+def _keys_at(location: Sequence[int | str]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in location:
+        annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+def dump(config: Config, *, paths: bool = True) -> str:
+    """Return the configuration as YAML that `load` reads back to the same run; without paths, those may differ from host to host."""
+    tree = config.model_dump(exclude_none=True)
+    if not paths:
+        for section in (tree["data"], tree["clients"]["availability"]):
+            for key in filter(is_path, list(section)):
+                del section[key]
+    return yaml.safe_dump(tree, sort_keys=False)

@@ -1,0 +1,51 @@
+"""What a run is, by which its folder knows it again."""
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from byzdist import __version__
+from byzdist.participation import read_trace
+from byzdist.runtime.experiment import Experiment, choose_device
+from byzdist.storage import folder
+from byzdist.storage.folder import RunFolder, Wanted
+
+
+def claim(out: Path | None, experiment: Experiment, resume: bool) -> RunFolder:
+    """Return the folder of an experiment's run, locked for this process; see `byzdist.storage.folder.claim`."""
+    memories = experiment.config.clients.count if experiment.clients_remember else 0
+    vector = experiment.oracle.dimension * experiment.dtype.itemsize
+    return folder.claim(out, Wanted(experiment.config, identity(experiment), vector, memories), resume)
+
+
+def identity(experiment: Experiment) -> dict[str, Any]:
+    """Return, as JSON, what must be the same, or had better be the same, when a run goes on from a checkpoint."""
+    return {
+        "config": experiment.config.model_dump(exclude_none=True),
+        "device": choose_device(experiment.config, 0).type,
+        "data": _digest(experiment),
+        "versions": {
+            "byzdist": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "instruction set": torch.backends.cpu.get_cpu_capability(),
+        },
+    }
+
+
+def _digest(experiment: Experiment, rows: int = 256) -> str:
+    """Return a checksum of the labels, of some of the features, and of an availability trace."""
+    data, availability = experiment.dataset, experiment.config.clients.availability
+    step = max(1, len(data.labels) // rows)
+    parts = [data.labels, data.features[::step]]
+    if data.test_labels is not None:
+        parts.append(data.test_labels)
+    if availability["name"] == "trace":
+        parts += read_trace(availability["path"], experiment.config.clients.count)
+    total = 0
+    for part in parts:
+        total = zlib.crc32(np.ascontiguousarray(part).data, zlib.crc32(str(part.shape).encode(), total))
+    return f"{total:08x}"
