@@ -1,12 +1,16 @@
 """A round as a value, which travels whole: which one it is, of which kind, who is asked, and what comes back."""
 
-from collections.abc import Set
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from byzdist.randomness import stream
+
+Memory = dict[str, Tensor]
+"""What one piece of a run keeps from round to round, by a name of its own; empty at first, and part of every checkpoint."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,3 +50,49 @@ class Replies:
     afresh: Set[int]
     bytes_down: int
     bytes_up: int
+
+
+@dataclass(frozen=True)
+class Messages:
+    """What a round gave the method to work with: the decoded vectors of the clients whose replies can be used.
+
+    Attributes:
+        clients: their ids, ascending.
+        rows: R x d, one row a client; the method may overwrite them.
+    """
+
+    round: Round
+    clients: list[int]
+    rows: Tensor
+
+
+class ClientMemories:
+    """What pieces remember of clients: a `Memory` for each client and each of the ``pieces`` that remember anything."""
+
+    def __init__(self, pieces: Collection[str]) -> None:
+        self._pieces = pieces
+        self._held: dict[tuple[str, int], Memory] = {}
+
+    def of(self, piece: str, client: int) -> Memory:
+        """Return what a piece remembers of a client, to be read and written; what another piece puts there is lost."""
+        return self._held.setdefault((piece, client), {}) if piece in self._pieces else {}
+
+    def knows(self, client: int, pieces: Collection[str]) -> bool:
+        """Return whether any of these pieces remembers anything of a client."""
+        return any(self._held.get((piece, client)) for piece in pieces)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all of it, as live tensors by names of the form ``<piece>.<name>.<client>``."""
+        return {
+            f"{piece}.{name}.{client}": tensor
+            for (piece, client), memory in self._held.items()
+            for name, tensor in memory.items()
+        }
+
+    def take_up(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
+        """Remember what `tensors` returned, on a device, and nothing else."""
+        self._held.clear()
+        for key, tensor in tensors.items():
+            piece, _, rest = key.partition(".")
+            name, _, client = rest.rpartition(".")
+            self.of(piece, int(client))[name] = tensor.to(device, copy=True)

@@ -24,6 +24,7 @@ from byzdist.aggregation.types import Floats
 from byzdist.aggregation.vectors import Vectors, Workspace, as_array, as_tensor
 from byzdist.errors import ConfigError
 from byzdist.registry import Registry
+from byzdist.rounds import Memory
 
 Named: TypeAlias = str | Mapping[str, Any]
 Compile: TypeAlias = bool | Literal["auto", "sums"]
@@ -72,6 +73,9 @@ class Aggregator:
             column rules alone). False: nothing. Inner products in C differ from others in the last digits; all else has the
             same bits with a compiler and without.
         key: where the configuration names all this, for errors.
+
+    Attributes:
+        memory: what a rule that `remembers` keeps from call to call.
     """
 
     def __init__(
@@ -88,6 +92,8 @@ class Aggregator:
         steps = any(step.products or step.mixes and i + 1 < len(self.pre) for i, (step, _) in enumerate(self.pre))
         self._products: bool = steps or self.rule.products or (self._inner is not None and self._inner._products)
         self._workspace = Workspace()
+        self.memory: Memory = {}
+        self._remembered = (self.memory,) if self.rule.remembers else ()
         self._compile = compile
         self._compiler = Compiler() if compile is True or compile and native.is_possible() else None
 
@@ -175,7 +181,7 @@ class Aggregator:
         if points.size == 1:
             return _weigh(points, np.ones(1), out)
         if rule.kind == "span":
-            return _weigh(points, rule(points, f, **self._parameters), out)
+            return _weigh(points, rule(points, f, *self._remembered, **self._parameters), out)
         if rule.kind == "wrapper":
             assert self._inner is not None
             distances = self._inner._distances(points, f, out)
@@ -183,7 +189,7 @@ class Aggregator:
         if rule.kind == "plain":
             whole = points.vectors.tile(0, points.vectors.d)
             matrix = as_tensor(whole if points.mix is None else points.vectors.mixed(points.mix, whole))
-            return out.copy_(rule(matrix, f, **self._parameters))
+            return out.copy_(rule(matrix, f, *self._remembered, **self._parameters))
         if rule.select is not None:
             points = points.mixed(rule.select(points, f))
         return self._columns(points, f, out)
@@ -191,7 +197,7 @@ class Aggregator:
     def _distances(self, points: Points, f: int, scratch: Tensor) -> Floats:
         """Return the distance of each point to the rule's result; ``scratch`` takes a result that has to be written."""
         if self.rule.kind == "span":
-            return points.distances_to(self.rule(points, f, **self._parameters))
+            return points.distances_to(self.rule(points, f, *self._remembered, **self._parameters))
         distances = gram.distances_to(points.vectors, points.mix, self._apply(points, f, scratch))
         if not np.isfinite(distances).all() and points.vectors.tame():
             return self._distances(points, f, scratch)

@@ -57,7 +57,8 @@ class Rule:
     return one row, and may ``select`` points first, by a matrix that mixes them; "wrapper" functions take (each point's
     distance to an inner rule's result, f) and return weights; "plain" ones, a user's own, take (matrix, f) and return a
     vector, and must not write to the matrix: it may be the caller's own memory. ``products``: it asks for inner products
-    or distances, so lengths are best read off those.
+    or distances, so lengths are best read off those. ``remembers``: "span" and "plain" functions get a third argument, a dict of
+    tensors that is theirs from call to call and part of a run's checkpoints.
     """
 
     def __init__(
@@ -67,9 +68,14 @@ class Rule:
         facts: Facts,
         select: "Callable[[Points, int], Any] | None" = None,
         products: bool = False,
+        remembers: bool = False,
     ) -> None:
         functools.update_wrapper(self, function)
         self.function, self.kind, self.facts, self.select = function, kind, facts, select
+        assert not remembers or kind in ("span", "plain"), (
+            "other kinds are called for a part of the columns, or by another rule"
+        )
+        self.remembers = remembers
         self.products = products or select is not None
 
     def __call__(self, *args: Any, **parameters: Any) -> Any:

@@ -1,7 +1,7 @@
 """What an attack is given, and what it may know."""
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from byzdist.compression import Compressor
 from byzdist.registry import Registry, Spec
-from byzdist.rounds import Round
+from byzdist.rounds import Memory, Round
 
 Attack = Callable[..., Tensor]
 ATTACKS: Registry[Attack] = Registry("attack", "now")
@@ -31,6 +31,8 @@ class Situation:
         rule, pre: for attacks that are `knows_rule`, the server's rule and the steps before it; None for the others.
         clip: maps g^{k-1} to the clipping level of a sampled round, see `level`.
         compressor: what the message goes through on its way, see `delivered`.
+        compressed: what the compressor remembers of the client.
+        memory: for attacks that are `remembering`, what this one remembers of the client, to be read and written.
     """
 
     round: Round
@@ -49,6 +51,8 @@ class Situation:
     pre: Sequence[Spec] | None
     clip: Callable[[Tensor], float | None]
     compressor: Compressor
+    compressed: Memory = field(default_factory=dict)
+    memory: Memory = field(default_factory=dict)
 
     def stream(self) -> np.random.Generator:
         """Return the generator of this client's attack in this round."""
@@ -82,9 +86,10 @@ class Situation:
         payload = torch.zeros(
             self.compressor.length(len(vector), vector.dtype), dtype=torch.uint8, device=vector.device
         )
-        self.compressor.encode(vector, payload, self.round, self.client)
+        held = {name: tensor.clone() for name, tensor in self.compressed.items()}
+        self.compressor.encode(vector, payload, self.round, self.client, held)
         read = torch.empty_like(vector)
-        self.compressor.decode(payload, read, self.round, self.client)
+        self.compressor.decode(payload, read, self.round, self.client, {})
         return read
 
     @property
@@ -123,6 +128,12 @@ def knows_estimate(attack: F) -> F:
 def knows_rule(attack: F) -> F:
     """Mark an attack that is told the server's rule and the steps before it."""
     attack.knows_rule = True  # type: ignore[attr-defined]
+    return attack
+
+
+def remembering(attack: F) -> F:
+    """Mark an attack that remembers something from round to round, in ``memory``, which is then part of checkpoints."""
+    attack.remembering = True  # type: ignore[attr-defined]
     return attack
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from byzdist.registry import Registry
-from byzdist.rounds import Round
+from byzdist.rounds import Memory, Round
 
 COMPRESSORS: Registry[Callable[..., "Compressor"]] = Registry("compressor")
 
@@ -18,6 +18,7 @@ class Compressor(ABC):
     Whatever is random in Q is keyed by round and client, so the server knows it without being told.
     """
 
+    remembers = False  # whether `encode` or `decode` uses its memory
     in_place = False  # whether a payload is simply the vector's values, so that neither end needs a copy
 
     @abstractmethod
@@ -37,9 +38,13 @@ class Compressor(ABC):
         """Return the bytes of a payload."""
 
     @abstractmethod
-    def encode(self, vector: Tensor, payload: Tensor, round_: Round, client: int) -> None:
-        """Write Q(vector) into ``payload``, ``length`` bytes."""
+    def encode(self, vector: Tensor, payload: Tensor, round_: Round, client: int, memory: Memory) -> None:
+        """Write Q(vector) into ``payload``, ``length`` bytes; ``memory`` is the client's, in the process where it lives."""
 
     @abstractmethod
-    def decode(self, payload: Tensor, vector: Tensor, round_: Round, client: int) -> None:
-        """Write the d values that ``payload`` stands for into ``vector``."""
+    def decode(self, payload: Tensor, vector: Tensor, round_: Round, client: int, memory: Memory) -> None:
+        """Write the d values that ``payload`` stands for into ``vector``.
+
+        ``memory`` is the server's of this client. What is put there counts only if the values turn out to be finite; tensors that
+        it holds are replaced, not written to.
+        """

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from byzdist.compression.base import COMPRESSORS, Compressor
-from byzdist.rounds import Round
+from byzdist.rounds import Memory, Round
 
 
 @COMPRESSORS.register("identity", "none")
@@ -29,12 +29,12 @@ class Identity(Compressor):
         """Return the size of d values."""
         return dimension * dtype.itemsize
 
-    def encode(self, vector: Tensor, payload: Tensor, round_: Round, client: int) -> None:
+    def encode(self, vector: Tensor, payload: Tensor, round_: Round, client: int, memory: Memory) -> None:
         """Copy the values, unless the vector is the payload itself."""
         if payload.data_ptr() != vector.data_ptr():
             payload.view(vector.dtype).copy_(vector)
 
-    def decode(self, payload: Tensor, vector: Tensor, round_: Round, client: int) -> None:
+    def decode(self, payload: Tensor, vector: Tensor, round_: Round, client: int, memory: Memory) -> None:
         """Copy the values, unless the vector is the payload itself."""
         if payload.data_ptr() != vector.data_ptr():
             vector.copy_(payload.view(vector.dtype))

@@ -8,7 +8,7 @@ from annotated_types import Gt, Le
 from torch import Tensor
 
 from byzdist.compression.base import COMPRESSORS, Compressor
-from byzdist.rounds import Round
+from byzdist.rounds import Memory, Round
 
 
 def draw_mask(generator: np.random.Generator, dimension: int, count: int) -> Tensor:
@@ -68,14 +68,14 @@ class RandK(Compressor):
             generator = round_.rng("mask", client)
         return draw_mask(generator, dimension, self._count(dimension))
 
-    def encode(self, vector: Tensor, payload: Tensor, round_: Round, client: int) -> None:
+    def encode(self, vector: Tensor, payload: Tensor, round_: Round, client: int, memory: Memory) -> None:
         """Gather the chosen values, scaled by d/K."""
         mask = self._mask(len(vector), round_, client).to(vector.device)
         kept = payload.view(vector.dtype)
         torch.index_select(vector, 0, mask, out=kept)
         kept.mul_(len(vector) / len(mask))
 
-    def decode(self, payload: Tensor, vector: Tensor, round_: Round, client: int) -> None:
+    def decode(self, payload: Tensor, vector: Tensor, round_: Round, client: int, memory: Memory) -> None:
         """Put the values back at their coordinates, zeros elsewhere."""
         mask = self._mask(len(vector), round_, client).to(vector.device)
         vector.zero_().index_copy_(0, mask, payload.view(vector.dtype))

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from byzdist.problem.oracle import Oracle
 from byzdist.registry import Registry
-from byzdist.rounds import Round
+from byzdist.rounds import Memory, Messages, Round
 
 METHODS: Registry[Callable[..., "Method"]] = Registry("method")
 
@@ -31,12 +31,14 @@ class ClientTask:
     Attributes:
         x: x^k, the model at which gradients are wanted, d values.
         previous: x^{k-1}, or None in full rounds.
+        memory: what the method remembers of the client, to be read and written.
     """
 
     round: Round
     client: int
     x: Tensor
     previous: Tensor | None
+    memory: Memory = field(default_factory=dict)
 
     def batch(self, samples: int, size: int) -> np.ndarray:
         """Draw ``size`` of ``samples`` positions without replacement, or all where there are fewer, keyed by client and round."""
@@ -57,12 +59,15 @@ class Sizes:
 class Method(ABC):
     """The parameters that every method has, its client half (`message`) and its server half (`update`).
 
+    What the client half remembers of a client is in the task's ``memory``, what the server half remembers in ``state``.
+
     Attributes:
         clip: α in the level λ = α‖x^k - x^{k-1}‖ to which the server clips the vectors of sampled rounds.
         clip_max: λ is at most this.
         clip_growth: λ is at most this multiple of the level that the last full round's estimate gave, and a full round is called
             where ‖g‖ stays above that multiple.
         clip_reference: "gradient" for λ = α‖g^{k-1}‖, as in the authors' code.
+        state: what `update` remembers from round to round besides g.
     """
 
     step_size: Annotated[float, Gt(0)]
@@ -73,9 +78,10 @@ class Method(ABC):
     clip_max: ClipFactor = "none"
     clip_growth: Growth = 2.0
     clip_reference: Literal["step", "gradient"] = "step"
+    state: Memory = field(default_factory=dict, init=False, repr=False, compare=False)
 
     sends_differences = False  # whether a sampled client needs x^{k-1} and sends a gradient difference
-    clients_remember = False  # whether clients keep something from round to round, see `client_state`
+    clients_remember = False  # whether `message` uses the task's memory
     plain_mean = False  # whether sampled rounds use the mean in place of the robust rule
 
     def resolved(self, sizes: Sizes) -> "Method":
@@ -124,20 +130,12 @@ class Method(ABC):
         """Write into ``out`` what an honest client sends, before compression. The client half."""
 
     @abstractmethod
-    def update(self, g: Tensor, received: Tensor, level: float | None, aggregate: Aggregate) -> None:
-        """Turn g^{k-1} into g^k in place from a sampled round's vectors.
+    def update(self, g: Tensor, received: Messages, level: float | None, aggregate: Aggregate) -> None:
+        """Turn g^{k-1} into g^k in place. The server half.
 
         Args:
             g: g^{k-1}, d values.
-            received: the vectors as rows, which may be overwritten.
-            level: what `clip_level` made of ‖g^{k-1}‖.
-            aggregate: the server's rule.
+            received: the vectors of a round, full or sampled, and whose they are.
+            level: what `clip_level` made of ‖g^{k-1}‖; None in full rounds, and without clipping.
+            aggregate: the server's rule, or the mean in sampled rounds of a method with `plain_mean`.
         """
-
-    def client_state(self) -> dict[int, Tensor]:
-        """Return what the clients of this process remember from round to round, by client: the very dict that `message` uses."""
-        return {}
-
-    def server_state(self) -> dict[str, Tensor]:
-        """Return what `update` remembers from round to round besides g, by name: the very dict that it uses."""
-        return {}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from byzdist.methods.base import METHODS, Aggregate, ClientTask, ClipFactor, Full, Method, Probability, Sizes
 from byzdist.problem.oracle import Oracle
-from byzdist.rounds import Round
+from byzdist.rounds import Messages, Round
 
 
 @METHODS.register("byz_vr_marina_pp")
@@ -49,9 +49,12 @@ class ByzVRMarinaPP(Method):
             batch = None if self.full_batch == "all" else task.batch(samples, self.full_batch)
             oracle.gradient(task.x, task.client, batch, out)
 
-    def update(self, g: Tensor, received: Tensor, level: float | None, aggregate: Aggregate) -> None:
-        """Server: g^k = g^{k-1} + ARAgg(clip_λ(received))."""
-        g.add_(aggregate(received, level))
+    def update(self, g: Tensor, received: Messages, level: float | None, aggregate: Aggregate) -> None:
+        """Server: g^k = ARAgg(received) in full rounds, else g^k = g^{k-1} + ARAgg(clip_λ(received))."""
+        if received.round.full:
+            g.copy_(aggregate(received.rows, None))
+        else:
+            g.add_(aggregate(received.rows, level))
 
 
 @METHODS.register("byz_vr_marina_pp_plus")

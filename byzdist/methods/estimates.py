@@ -1,6 +1,6 @@
 """Methods in which clients send full gradient estimates, under the clipping heuristic [BRPP eq. 10]."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated
 
 from annotated_types import Ge, Lt
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from byzdist.methods.base import METHODS, Aggregate, ClientTask, Method
 from byzdist.problem.oracle import Oracle
+from byzdist.rounds import Messages
 
 
 class ClippedEstimates(Method):
@@ -17,12 +18,12 @@ class ClippedEstimates(Method):
     does a round that the server calls, for one after an estimate of exactly zero: the level is then 0, and nothing passes.
     """
 
-    def update(self, g: Tensor, received: Tensor, level: float | None, aggregate: Aggregate) -> None:
-        """Server: move the estimate by the aggregated clipped deviations from it."""
+    def update(self, g: Tensor, received: Messages, level: float | None, aggregate: Aggregate) -> None:
+        """Server: move the estimate by the aggregated clipped deviations from it; without a level take the aggregated estimates."""
         if level is None:
-            g.copy_(aggregate(received, None))
+            g.copy_(aggregate(received.rows, None))
         else:
-            g.add_(aggregate(received.sub_(g), level))
+            g.add_(aggregate(received.rows.sub_(g), level))
 
 
 @METHODS.register("sgd")
@@ -48,17 +49,11 @@ class MomentumSGD(SGD):
 
     clients_remember = True
 
-    memory: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
-
     def message(self, oracle: Oracle, task: ClientTask, out: Tensor) -> None:
         """Client: its momentum after a step with the gradient at x^k on a mini-batch."""
         super().message(oracle, task, out)
-        held = self.memory.get(task.client)
+        held = task.memory.get("momentum")
         if held is None:
-            self.memory[task.client] = out.clone()
+            task.memory["momentum"] = out.clone()
         else:
             out.copy_(held.mul_(self.momentum).add_(out, alpha=1 - self.momentum))
-
-    def client_state(self) -> dict[int, Tensor]:
-        """Return each client's momentum."""
-        return self.memory

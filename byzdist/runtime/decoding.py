@@ -4,11 +4,12 @@ import torch
 from torch import Tensor
 
 from byzdist.aggregation import nonfinite_rows
-from byzdist.rounds import Replies, Round
+from byzdist.rounds import ClientMemories, Memory, Messages, Replies, Round
 from byzdist.runtime.divergence import Diverged
 from byzdist.runtime.experiment import Experiment
 from byzdist.transport.base import ServerEnd, as_matrix
 
+_COMPRESSOR = "compressor"
 NOT_FINITE = "not finite"
 """Why a reply with NaN or infinity is missing."""
 
@@ -20,13 +21,15 @@ class Decoder:
         self._compressors = experiment.compressors
         self._transport, self._device, self._dtype = transport, experiment.device, experiment.dtype
         self._cohort, self._dimension = experiment.method.cohort, experiment.oracle.dimension
+        self._remembers = experiment.compressors[False].remembers
+        self.memories = ClientMemories([_COMPRESSOR] if self._remembers else [])
         self._dense: Tensor | None = None  # decoded vectors, where the payloads themselves are not the values
 
     def length(self, full: bool) -> int:
         """Return the bytes of a payload in full or in sampled rounds."""
         return self._compressors[full].length(self._dimension, self._dtype)
 
-    def decode(self, replies: Replies, round_: Round, x: Tensor) -> tuple[Tensor | None, dict[int, str]]:
+    def decode(self, replies: Replies, round_: Round, x: Tensor) -> tuple[Messages | None, dict[int, str]]:
         """Return the vectors of the usable replies as rows by ascending client id, and why the others are missing.
 
         Raises:
@@ -35,22 +38,25 @@ class Decoder:
         present, missing = replies.payloads, replies.missing.copy()
         if not present:
             return None, missing
-        vectors = self._vectors(present, round_)
+        drafts = {client: self.memories.of(_COMPRESSOR, client).copy() for client in present} if self._remembers else {}
+        vectors, clients = self._vectors(present, round_, drafts), list(present)
         if bad := nonfinite_rows(vectors):
             if not x.isfinite().all():
                 raise Diverged(
                     f"round {round_.number}: the run has diverged, its model is not finite. Use a smaller method.step_size, or "
                     "method.clip where it is none."
                 )
-            for row, client in enumerate(present):
-                if row in bad:
-                    missing[client] = NOT_FINITE
-                    self._transport.blame(client, NOT_FINITE)
+            for row in bad:
+                missing[clients[row]] = NOT_FINITE
+                self._transport.blame(clients[row], NOT_FINITE)
             rows = [row for row in range(len(vectors)) if row not in bad]
-            return (vectors[rows] if rows else None), missing
-        return vectors, missing
+            vectors, clients = vectors[rows], [clients[row] for row in rows]
+        if self._remembers:
+            for client in clients:
+                self.memories.of(_COMPRESSOR, client).update(drafts[client])
+        return (Messages(round_, clients, vectors) if clients else None), missing
 
-    def _vectors(self, present: dict[int, Tensor], round_: Round) -> Tensor:
+    def _vectors(self, present: dict[int, Tensor], round_: Round, drafts: dict[int, Memory]) -> Tensor:
         """Return the decoded payloads as rows on the device of the run."""
         compressor = self._compressors[round_.full]
         if compressor.in_place:
@@ -60,7 +66,7 @@ class Decoder:
                 self._dense = self._transport.frame.current.new_empty(self._cohort, self._dimension)
             vectors = self._dense[: len(present)]
             for row, (client, payload) in zip(vectors, present.items(), strict=True):
-                compressor.decode(payload, row, round_, client)
+                compressor.decode(payload, row, round_, client, drafts.get(client, {}))
         if vectors.device == self._device:
             return vectors
         rows = torch.empty(vectors.shape, dtype=self._dtype, device=self._device)

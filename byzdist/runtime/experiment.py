@@ -53,8 +53,13 @@ class Experiment:
 
     @property
     def clients_remember(self) -> bool:
-        """Whether clients keep something from round to round: for the method, or to repeat it on the wire."""
-        return self.method.clients_remember or any(entry.has("on_wire") for entry in self._attacks)
+        """Whether clients keep something from round to round: for method or compressor, or for an attack."""
+        return self.honest_remember or any(entry.has("on_wire") or entry.has("remembering") for entry in self._attacks)
+
+    @property
+    def honest_remember(self) -> bool:
+        """Whether honest clients do."""
+        return self.method.clients_remember or self.compressors[False].remembers
 
     @property
     def attackers_know_estimate(self) -> bool:

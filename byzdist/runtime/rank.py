@@ -313,7 +313,7 @@ def _describe(experiment: Experiment, workers: int, run: RunFolder) -> None:
         "seed": config.seed,
         "workers": workers,
         "parameters": experiment.oracle.dimension,
-        "method": {key: value for key, value in vars(experiment.method).items() if key != "memory"},
+        "method": {key: value for key, value in vars(experiment.method).items() if key != "state"},
         "device": str(experiment.device),
         "threads": config.threads,
         "host": {

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -17,7 +17,7 @@ from byzdist.participation import Draws
 from byzdist.reporting.logs import at_round
 from byzdist.reporting.metrics import Line, Metrics
 from byzdist.reporting.watcher import Watcher
-from byzdist.rounds import Replies, Round
+from byzdist.rounds import Messages, Replies, Round
 from byzdist.runtime.decoding import NOT_FINITE, Decoder
 from byzdist.runtime.divergence import Diverged
 from byzdist.runtime.experiment import Experiment
@@ -55,7 +55,7 @@ class Server:
     ) -> None:
         config = experiment.config
         self._config, self._method = config, experiment.method
-        self._clients_remember = experiment.clients_remember
+        self._clients_remember, self._honest_remember = experiment.clients_remember, experiment.honest_remember
         self._always_previous = experiment.attackers_know_estimate
         self._decoder = Decoder(experiment, transport)
         self._transport, self._metrics = transport, metrics
@@ -143,18 +143,22 @@ class Server:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return what a checkpoint of the last complete round holds: live tensors, and facts as JSON."""
         tensors = {"x": self.x, "g": self.g}
-        tensors |= {f"method.{name}": tensor for name, tensor in self._method.server_state().items()}
+        tensors |= {f"method.{name}": tensor for name, tensor in self._method.state.items()}
+        tensors |= {f"rule.{name}": tensor for name, tensor in self._robust.memory.items()}
+        tensors |= {f"decoder.{name}": tensor for name, tensor in self._decoder.memories.tensors().items()}
         position, metrics = self._transport.position(self.round), self._metrics.state()
         facts = {"position": position, "metrics": metrics, "known": sorted(self._known), "begun": self._begun}
         return tensors, facts | {"full_rounds": self._full_rounds.state()}
 
     def resume(self, checkpoint: Checkpoint, same_workers: bool) -> None:
         """Go on from a checkpoint, once the workers are there; ``same_workers``: each client lives where it lived then."""
-        for name, tensor in checkpoint.tensors.items():
-            if name in ("x", "g"):
-                {"x": self.x, "g": self.g}[name].copy_(tensor)
-            else:
-                self._method.server_state()[name.removeprefix("method.")] = tensor.to(self.x.device, copy=True)
+        self.x.copy_(checkpoint.tensors["x"])
+        self.g.copy_(checkpoint.tensors["g"])
+        for name, tensor in _below("method.", checkpoint.tensors).items():
+            self._method.state[name] = tensor.to(self.x.device, copy=True)
+        for name, tensor in _below("rule.", checkpoint.tensors).items():
+            self._robust.memory[name] = tensor.to(self.x.device, copy=True)
+        self._decoder.memories.take_up(_below("decoder.", checkpoint.tensors), self._transport.frame.current.device)
         self._publish()
         self.round = checkpoint.round
         self._known.update(checkpoint.facts["known"])
@@ -213,7 +217,7 @@ class Server:
         times.append(time.perf_counter())
         received, missing = self._decoder.decode(replies, round_, self.x)
         self._note(round_, missing)
-        if self._method.clients_remember:
+        if self._honest_remember:
             self._note_memories(replies)
         if size is not None:
             self._watch(number, size)
@@ -261,14 +265,14 @@ class Server:
     def _update(
         self,
         round_: Round,
-        received: Tensor | None,
+        received: Messages | None,
         level: float | None,
         exposed: int,
         generator: np.random.Generator,
     ) -> Line:
         """Turn g^{k-1} into g^k; return what the metrics say of the aggregation."""
         line: Line = {"clipped": 0, "clip_level": None}
-        config, full, replies = self._config, round_.full, 0 if received is None else len(received)
+        config, full, replies = self._config, round_.full, 0 if received is None else len(received.clients)
         unclipped = full or level is None and self._sampled_rounds_are_safe
         doubt = self._full_rounds.doubt(replies, exposed) if unclipped else None
         if doubt:
@@ -277,23 +281,20 @@ class Server:
         if doubt or received is None or replies < config.transport.min_replies:
             return line
         declared = self._full_rounds.byzantine(replies, exposed)
-        if not unclipped:
-            declared = config.declared_byzantine * replies // config.clients.count
 
         def aggregate(vectors: Tensor, level: float | None) -> Tensor:
             aggregator = self._robust if full else self._sampled
-            result = aggregator(vectors, f=declared, clip=level, generator=generator, out=self._result)
+            f = declared if unclipped else config.declared_byzantine * len(vectors) // config.clients.count
+            result = aggregator(vectors, f=f, clip=level, generator=generator, out=self._result)
             line.update(clipped=result.clipped, clip_level=level, f=result.f)
             if not full:
                 self._watcher.watch(vectors, level, result)
             return result.vector
 
         self._begun = True
+        self._method.update(self.g, received, level, aggregate)
         if full:
-            self.g.copy_(aggregate(received, None))
             self._take(round_.number)
-        else:
-            self._method.update(self.g, received, level, aggregate)
         return line
 
     def _take(self, number: int) -> None:
@@ -337,3 +338,8 @@ class Server:
         seconds["total"] = self._clock - before
         self._metrics.add(record)
         self._show(record, self._metrics)
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin so, by the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

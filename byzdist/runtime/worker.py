@@ -18,13 +18,15 @@ from byzdist.methods import ClientTask, Method
 from byzdist.norms import norm
 from byzdist.problem.oracle import Oracle
 from byzdist.reporting.logs import at_round
-from byzdist.rounds import Round
+from byzdist.rounds import ClientMemories, Round
 from byzdist.runtime.experiment import link_device
 from byzdist.storage.saving import WorkerSaver
 from byzdist.transport.base import Forge, Received, Resume, Save, WorkerEnd
 from byzdist.transport.wire import AFRESH
 
 log = logging.getLogger(__name__)
+# Whose memory of a client is whose.
+METHOD, COMPRESSOR, ATTACK, WIRE = "method", "compressor", "attack", "wire"
 
 
 class Worker:
@@ -45,7 +47,9 @@ class Worker:
         self._bad = frozenset(config.clients.bad)
         self._assignments = assignments(config.attacks, config.clients.bad)
         self._effect = Effect()
-        self._sent: dict[int, Tensor] = {}  # the last message of each client that may repeat it
+        remember = {METHOD: method.clients_remember, COMPRESSOR: compressors[False].remembers}
+        self._honest = [piece for piece, does in remember.items() if does]
+        self._memories = ClientMemories([*self._honest, ATTACK, WIRE])
         self._links = link_device(config, oracle.device)
         self._dense = torch.zeros(oracle.dimension, dtype=getattr(torch, config.dtype), device=self._links)
 
@@ -67,33 +71,21 @@ class Worker:
             self._take_up(received.round)
         else:
             assert self._saver is not None, "the server asks only where clients remember something"
-            transport.answer(received, self._saver.save(received, self._remembered()))
-
-    def _remembered(self) -> dict[str, Tensor]:
-        """Return what the clients here remember, by name and client."""
-        state = {f"state.{client}": tensor for client, tensor in self._method.client_state().items()}
-        return state | {f"sent.{client}": message for client, message in self._sent.items()}
+            transport.answer(received, self._saver.save(received, self._memories.tensors()))
 
     def _take_up(self, round_: int) -> None:
         """Remember what the clients here remembered after a round, and nothing else."""
-        if self._saver is None:
-            return
-        memories = {"state": self._method.client_state(), "sent": self._sent}
-        for memory in memories.values():
-            memory.clear()
-        for name, tensor in self._saver.load(round_).items():
-            kind, _, client = name.partition(".")
-            memories[kind][int(client)] = tensor.to(self._dense.device if kind == "state" else "cpu", copy=True)
+        if self._saver is not None:
+            self._memories.take_up(self._saver.load(round_), self._links)
 
     def _serve(self, received: Received, transport: WorkerEnd) -> None:
         at_round(received.round.number)
         self._oracle.move()
         compressor = self._compressors[received.round.full]
         length = compressor.length(self._oracle.dimension, received.x.dtype)
-        remember, state = self._method.clients_remember, self._method.client_state()
         for client in received.mine:
             fill, forge = self._filler(received, client, compressor), self._forger(received.round, client)
-            flags = AFRESH if remember and client not in state else 0
+            flags = AFRESH if self._honest and not self._memories.knows(client, self._honest) else 0
             transport.reply(received.round, client, length, fill, forge, flags)
 
     def _assignment(self, round_: Round, client: int) -> Assignment | None:
@@ -106,8 +98,9 @@ class Worker:
             return None
 
         def forge(message: Tensor) -> Tensor:
-            envelope = Envelope(round_, client, message, self._sent.get(client))
-            self._sent[client] = message.clone()
+            memory = self._memories.of(WIRE, client)
+            envelope = Envelope(round_, client, message, memory.get("sent"))
+            memory["sent"] = message.clone()
             return assigned.attack(envelope, **assigned.parameters)
 
         return forge
@@ -118,7 +111,7 @@ class Worker:
         def fill(payload: Tensor) -> None:
             dense = payload.view(self._dense.dtype) if compressor.in_place else self._dense
             message = self._message(received, client, dense)
-            compressor.encode(message, payload, received.round, client)
+            compressor.encode(message, payload, received.round, client, self._memories.of(COMPRESSOR, client))
 
         return fill
 
@@ -126,7 +119,8 @@ class Worker:
         difference = self._method.sends_differences and not received.round.full
         # A worker may hold x^{k-1} where the client was not meant to get it: that depends on who else lives here.
         previous = received.previous if difference else None
-        self._method.message(self._oracle, ClientTask(received.round, client, received.x, previous), out)
+        memory = self._memories.of(METHOD, client)
+        self._method.message(self._oracle, ClientTask(received.round, client, received.x, previous, memory), out)
         if client not in self._bad:
             if self._collusion and not self._bad.isdisjoint(received.round.cohort.tolist()):
                 self._collusion.publish(received.round.number, client, out)
@@ -166,4 +160,6 @@ class Worker:
             pre=config.aggregation.pre if assigned.has("knows_rule") else None,
             clip=self._level,
             compressor=self._compressors[round_.full],
+            compressed=self._memories.of(COMPRESSOR, client),
+            memory=self._memories.of(ATTACK, client),
         )

@@ -21,7 +21,7 @@ from byzdist.errors import ConfigError
 from byzdist.host.files import SUFFIX, check_plain, make_folder, parse_json, replacing
 
 log = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2  # 1: what clients remember had other names
 _NAME = re.compile(r"round-(\d{8,})(?:\.worker-(\d+))?\.safetensors")
 MISSING = "missing"  # the fact that names the ranks whose part a checkpoint lacks
 _KEY = "byzdist"

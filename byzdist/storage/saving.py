@@ -199,7 +199,7 @@ class WorkerSaver:
 
         Args:
             order: says as of which round this is.
-            remembered: live tensors by names of the form ``<kind>.<client>``.
+            remembered: live tensors by names of the form ``<piece>.<name>.<client>``.
         """
         if order.round != self._round:
             if self._written is not None:
@@ -240,6 +240,10 @@ class WorkerSaver:
             if (saved.run, saved.round, saved.facts.get("life")) != (self._run, round_, self._life_before):
                 log.warning("%s belongs to another run, or to no checkpoint; it is not used.", path)
                 continue
+            if any(key.count(".") < 2 for key in saved.tensors):
+                raise ConfigError(
+                    f"--resume: {str(path)!r} says what clients remember in the form of an earlier byzdist; go on with that version."
+                )
             found = {key: tensor for key, tensor in saved.tensors.items() if self._hosts(key)} | found
             if path == own and saved.facts["workers"] == self._workers:
                 break

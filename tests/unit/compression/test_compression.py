@@ -14,9 +14,9 @@ from byzdist.rounds import Round
 def compressed(compressor, vector, seed=0, round_=0, client=0):
     """Encode and decode through bytes, as on the wire."""
     payload = torch.full((compressor.length(len(vector), vector.dtype),), 255, dtype=torch.uint8)
-    compressor.encode(vector.clone(), payload, Round(round_, seed), client)
+    compressor.encode(vector.clone(), payload, Round(round_, seed), client, {})
     result = torch.full_like(vector, torch.nan)
-    compressor.decode(payload, result, Round(round_, seed), client)
+    compressor.decode(payload, result, Round(round_, seed), client, {})
     return result
 
 
@@ -36,8 +36,8 @@ def test_identity_writes_nothing_where_the_vector_is_the_payload():
     payload = torch.zeros(32, dtype=torch.uint8)
     v = payload.view(torch.float64)
     v.copy_(torch.arange(4.0))
-    Identity().encode(v, payload, Round(0, 0), 0)
-    Identity().decode(payload, v, Round(0, 0), 0)
+    Identity().encode(v, payload, Round(0, 0), 0, {})
+    Identity().decode(payload, v, Round(0, 0), 0, {})
     assert v.tolist() == [0, 1, 2, 3]
 
 

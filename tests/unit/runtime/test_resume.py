@@ -72,17 +72,11 @@ class Averaging(SGD):
 
     weight: Annotated[float, Gt(0)] = 0.5
 
-    def __post_init__(self):
-        self.memory = {}
-
-    def server_state(self):
-        return self.memory
-
     def update(self, g, received, level, aggregate):
-        fresh = aggregate(received, None)
-        old = self.memory.get("mean", torch.zeros_like(g))
-        self.memory["mean"] = old * (1 - self.weight) + fresh * self.weight
-        g.copy_(self.memory["mean"])
+        fresh = aggregate(received.rows, None)
+        old = self.state.get("mean", torch.zeros_like(g))
+        self.state["mean"] = old * (1 - self.weight) + fresh * self.weight
+        g.copy_(self.state["mean"])
 
 
 def test_what_a_methods_server_half_remembers_is_saved(tmp_path):

@@ -118,10 +118,10 @@ def test_a_swap_of_two_values_is_noticed(tmp_path):
 
 def test_a_newer_format_is_refused_and_stays_where_it_is(tmp_path, monkeypatch):
     make(100).write(tmp_path)
-    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
     make(200).write(tmp_path)
     monkeypatch.undo()
-    with pytest.raises(ConfigError, match="format 2.*up to 1.*version"):
+    with pytest.raises(ConfigError, match="format 3.*up to 2.*version"):
         newest(tmp_path, "a" * 32)
     assert list(rounds(tmp_path)) == [200, 100]
 

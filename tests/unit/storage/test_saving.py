@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from byzdist.config.schema import Checkpoints
-from byzdist.errors import RunError
+from byzdist.errors import ConfigError, RunError
 from byzdist.storage import checkpoint, saving
 from byzdist.storage.checkpoint import name, read, rounds
 from byzdist.storage.saving import ServerSaver, WorkerSaver, snapshot
@@ -205,13 +205,13 @@ def save_all(mine, round_, remembered, oldest=0):
 
 
 def test_a_worker_saves_the_state_of_the_first_order(tmp_path, gate):
-    mine, live = worker_saver(tmp_path), {"state.0": torch.ones(2)}
+    mine, live = worker_saver(tmp_path), {"method.momentum.0": torch.ones(2)}
     assert mine.save(Save(4, 0), live) is Stage.WRITING
-    live["state.0"].fill_(9.0)
+    live["method.momentum.0"].fill_(9.0)
     assert mine.save(Save(4, 0), live) is Stage.WRITING
     gate.set()
     assert save_all(mine, 4, live) is Stage.SAVED
-    assert worker_saver(tmp_path).load(4)["state.0"].tolist() == [1.0, 1.0]
+    assert worker_saver(tmp_path).load(4)["method.momentum.0"].tolist() == [1.0, 1.0]
 
 
 def test_a_worker_tells_that_it_failed(tmp_path, monkeypatch):
@@ -233,7 +233,7 @@ def test_a_worker_leaves_the_files_of_other_runs_alone(tmp_path, caplog):
 
 
 def remembered(clients, more=0.0):
-    return {f"state.{client}": torch.full((2,), client + more) for client in clients}
+    return {f"method.momentum.{client}": torch.full((2,), client + more) for client in clients}
 
 
 def test_what_a_life_saved_without_a_checkpoint_does_not_count_in_a_later_one(tmp_path):
@@ -241,7 +241,10 @@ def test_what_a_life_saved_without_a_checkpoint_does_not_count_in_a_later_one(tm
     for rank in (1, 2):
         save_all(worker_saver(tmp_path, rank, 2, lives=(1, 0)), 20, remembered(range(rank - 1, 6, 2)))
     found = worker_saver(tmp_path, 3, 3, lives=(2, 1)).load(20)
-    assert {key: tensor.tolist() for key, tensor in found.items()} == {"state.2": [2.0] * 2, "state.5": [5.0] * 2}
+    assert {key: tensor.tolist() for key, tensor in found.items()} == {
+        "method.momentum.2": [2.0] * 2,
+        "method.momentum.5": [5.0] * 2,
+    }
 
 
 @pytest.mark.parametrize("before, now", [(2, 2), (2, 3), (5, 2), (1, 4)])
@@ -260,7 +263,7 @@ def test_a_part_that_came_after_its_checkpoint_is_not_used(tmp_path):
         save_all(worker_saver(tmp_path, rank), 8, remembered(range(rank - 1, 4, 2)))
     for workers, rank, found in ((2, 1, {0, 2}), (2, 2, set()), (1, 1, {0, 2}), (3, 2, set()), (3, 3, {2})):
         mine = WorkerSaver(tmp_path, "r", (0, 0), rank, workers, missing=[2])
-        assert mine.load(8).keys() == {f"state.{client}" for client in found}, (workers, rank)
+        assert mine.load(8).keys() == {f"method.momentum.{client}" for client in found}, (workers, rank)
 
 
 def test_nothing_is_found_of_another_round_or_run(tmp_path):
@@ -279,3 +282,12 @@ def test_a_snapshot_reuses_its_room_and_shares_nothing(tmp_path):
     assert snapshot({"x": live}, buffers)["x"].data_ptr() == place
     assert snapshot({"y": live}, buffers).keys() == {"y"}
     assert snapshot({"x": live.double()}, buffers)["x"].dtype == torch.float64
+
+
+def test_what_an_earlier_version_wrote_of_clients_is_refused_by_name(tmp_path):
+    mine = worker_saver(tmp_path)
+    assert save_all(mine, 4, {"state.0": torch.ones(2)}) is Stage.SAVED
+    with pytest.raises(
+        ConfigError, match=r"--resume: .*round-00000004.worker-1.*earlier byzdist.*go on with that version"
+    ):
+        worker_saver(tmp_path).load(4)

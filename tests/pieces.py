@@ -1,0 +1,77 @@
+"""Pieces that remember something from round to round, one of each kind: what a user of byzdist might write."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from annotated_types import Ge
+from torch import Tensor
+
+from byzdist.aggregation.rules import Facts, Rule, minority
+from byzdist.attacks.base import Situation, remembering
+from byzdist.compression.base import Compressor
+from byzdist.methods.base import Aggregate
+from byzdist.methods.estimates import SGD
+from byzdist.rounds import Memory, Messages, Round
+
+
+class ErrorFeedback(Compressor):
+    """Send the first K of the values in turn, and add what was left out to the next message; the server adds up what came."""
+
+    remembers = True
+
+    def __init__(self, *, count: Annotated[int, Ge(1)] = 4) -> None:
+        self._count = count
+
+    def omega(self, dimension: int) -> float:
+        return dimension / self._count - 1
+
+    def bound(self, dimension: int) -> float:
+        return dimension / self._count
+
+    def nonzeros(self, dimension: int) -> float:
+        return float(self._count)
+
+    def length(self, dimension: int, dtype: torch.dtype) -> int:
+        return self._count * dtype.itemsize
+
+    def _chosen(self, dimension: int, round_: Round) -> Tensor:
+        return (torch.arange(self._count) + self._count * round_.number) % dimension
+
+    def encode(self, vector: Tensor, payload: Tensor, round_: Round, client: int, memory: Memory) -> None:
+        chosen = self._chosen(len(vector), round_)
+        error = memory.setdefault("error", torch.zeros_like(vector)).add_(vector)
+        payload.view(vector.dtype).copy_(error[chosen])
+        error[chosen] = 0.0
+
+    def decode(self, payload: Tensor, vector: Tensor, round_: Round, client: int, memory: Memory) -> None:
+        vector.zero_()
+        vector[self._chosen(len(vector), round_)] = payload.view(vector.dtype)
+        memory["sum"] = vector.add_(memory.get("sum", torch.zeros_like(vector)), alpha=0.5).clone()
+
+
+@dataclass(kw_only=True)
+class Bank(SGD):
+    """A method that aggregates the last vector of every client, whether it took part in the round or not."""
+
+    def update(self, g: Tensor, received: Messages, level: float | None, aggregate: Aggregate) -> None:
+        bank = self.state.setdefault("bank", torch.zeros(9, len(g), dtype=g.dtype))
+        bank[received.clients] = received.rows
+        g.copy_(aggregate(bank.clone(), None))
+
+
+@remembering
+def drifting(now: Situation) -> Tensor:
+    """Send the sum of all honest messages so far."""
+    total = now.memory.setdefault("sum", torch.zeros_like(now.honest))
+    return now.honest.copy_(total.add_(now.honest))
+
+
+def _smoothed(rows: Tensor, f: int, memory: Memory) -> Tensor:
+    """Return the mean of the median and what was returned before."""
+    median = rows.median(0).values
+    memory["before"] = (memory["before"] + median) / 2 if "before" in memory else median
+    return memory["before"]
+
+
+smoothed = Rule(_smoothed, "plain", Facts(minority, "1/2", ""), remembers=True)
