@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from byzdist.aggregation import Aggregator
-from byzdist.attacks import Situation, knows_estimate, knows_rule, omniscient
+from byzdist.attacks import Context, knows_estimate, knows_rule, omniscient
 from byzdist.randomness import stream
 
 FAR = 1e6
 TIMES = [0.0, 0.5, 1.5, 4.0, 100.0]
 
 
-def _push(now: Situation, direction: Tensor) -> Tensor:
+def _push(now: Context, direction: Tensor) -> Tensor:
     """Send a vector of this direction that is exactly as long as the server lets it be."""
     reach = FAR if now.level is None else now.level
     length = float(now.delivered(direction).norm())
@@ -28,49 +28,49 @@ def _push(now: Situation, direction: Tensor) -> Tensor:
     )  # for methods whose clients send estimates, clipped around g
 
 
-def _fixed(now: Situation) -> Tensor:
+def _fixed(now: Context) -> Tensor:
     direction = stream(now.round.seed, "attack").standard_normal(len(now.x))
     return now.x.new_tensor(direction)
 
 
 @knows_estimate
-def along(now: Situation) -> Tensor:
+def along(now: Context) -> Tensor:
     """Push along g: the level follows |g|, so that it grows."""
     return _push(now, now.g)
 
 
 @knows_estimate
-def against(now: Situation) -> Tensor:
+def against(now: Context) -> Tensor:
     """Push against g."""
     return _push(now, now.g.neg_())
 
 
 @knows_estimate
-def direction(now: Situation) -> Tensor:
+def direction(now: Context) -> Tensor:
     """Push in one direction for the whole run."""
     return _push(now, _fixed(now))
 
 
-def far(now: Situation) -> Tensor:
+def far(now: Context) -> Tensor:
     """Send 1e6 in every entry."""
     return now.honest.fill_(FAR)
 
 
 @knows_estimate
-def back(now: Situation) -> Tensor:
+def back(now: Context) -> Tensor:
     """Pull the model back to x^0 in every round."""
     pull = (now.x - now.start).div_(now.step_size)
     return pull.sub_(now.g) if now.difference else pull
 
 
 @knows_estimate
-def in_full(now: Situation) -> Tensor:
+def in_full(now: Context) -> Tensor:
     """Be honest in sampled rounds, and push against g in full ones."""
     return _push(now, now.g.neg_()) if now.full else now.honest
 
 
 @knows_estimate
-def in_sampled(now: Situation) -> Tensor:
+def in_sampled(now: Context) -> Tensor:
     """Be honest in full rounds, and push against g in sampled ones."""
     return now.honest if now.full else _push(now, now.g.neg_())
 
@@ -78,7 +78,7 @@ def in_sampled(now: Situation) -> Tensor:
 @omniscient
 @knows_rule
 @knows_estimate
-def tuned(now: Situation) -> Tensor:
+def tuned(now: Context) -> Tensor:
     """Send mean - τ·std or -τ·mean of the honest messages, whichever moves the server's result farthest from their mean."""
     assert now.colluders is not None and now.rule is not None and now.pre is not None
     if not now.colluders:

@@ -8,7 +8,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from byzdist.aggregation.rules import Facts, Rule, minority
-from byzdist.attacks.base import Situation, remembering
+from byzdist.attacks.base import Context, remembering
 from byzdist.compression.base import Compressor
 from byzdist.methods.base import Aggregate
 from byzdist.methods.estimates import SGD
@@ -61,7 +61,7 @@ class Bank(SGD):
 
 
 @remembering
-def drifting(now: Situation) -> Tensor:
+def drifting(now: Context) -> Tensor:
     """Send the sum of all honest messages so far."""
     total = now.memory.setdefault("sum", torch.zeros_like(now.honest))
     return now.honest.copy_(total.add_(now.honest))

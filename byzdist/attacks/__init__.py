@@ -1,8 +1,8 @@
 """The attacks: one function each."""
 
-from byzdist.attacks.base import ATTACKS, Attack, Situation, knows_estimate, knows_rule, omniscient
+from byzdist.attacks.base import ATTACKS, Attack, Context, knows_estimate, knows_rule, omniscient
 from byzdist.registry import import_all
 
 import_all(__name__, __path__)
 
-__all__ = ["ATTACKS", "Attack", "Situation", "knows_estimate", "knows_rule", "omniscient"]
+__all__ = ["ATTACKS", "Attack", "Context", "knows_estimate", "knows_rule", "omniscient"]

@@ -18,7 +18,7 @@ F = TypeVar("F", bound=Attack)
 
 
 @dataclass(frozen=True)
-class Situation:
+class Context:
     """What a Byzantine client knows when it is asked for a message: what its request says, and how the run is configured.
 
     Attributes:

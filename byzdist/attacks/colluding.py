@@ -7,11 +7,11 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from byzdist.attacks.base import ATTACKS, Situation, omniscient
+from byzdist.attacks.base import ATTACKS, Context, omniscient
 from byzdist.attacks.simple import Form
 
 
-def _mean(now: Situation) -> Tensor:
+def _mean(now: Context) -> Tensor:
     """Average the cohort's honest messages; a cohort without honest clients falls back on the attacker's own."""
     assert now.colluders is not None, "an omniscient attack runs with the collusion channel"
     total = torch.zeros_like(now.honest)
@@ -22,7 +22,7 @@ def _mean(now: Situation) -> Tensor:
 
 @ATTACKS.register("ipm", "inner_product_manipulation", "fall_of_empires", "foe")
 @omniscient
-def ipm(now: Situation, *, epsilon: Annotated[float, Gt(0)] = 0.1, form: Form = "estimate") -> Tensor:
+def ipm(now: Context, *, epsilon: Annotated[float, Gt(0)] = 0.1, form: Form = "estimate") -> Tensor:
     """Send -ε times the mean of the cohort's honest estimates: inner-product manipulation (Xie et al., UAI 2019).
 
     Where differences from g are asked for, with mean m, that is -ε(g + m) - g, and with ``form: difference`` -εm.
@@ -33,7 +33,7 @@ def ipm(now: Situation, *, epsilon: Annotated[float, Gt(0)] = 0.1, form: Form = 
 
 @ATTACKS.register("alie", "a_little_is_enough", "little_is_enough", "lie")
 @omniscient
-def alie(now: Situation, *, z: float | None = None, ddof: Literal[0, 1] = 0) -> Tensor:
+def alie(now: Context, *, z: float | None = None, ddof: Literal[0, 1] = 0) -> Tensor:
     """Send mean - z·std of the cohort's honest messages: A Little Is Enough (Baruch et al., NeurIPS 2019).
 
     Unless set, z follows from all clients, see `alie_z`: in a small cohort it would be 0, and the message the honest mean. ``ddof``
@@ -56,7 +56,7 @@ def alie_z(clients: int, byzantine: int) -> float:
 
 @ATTACKS.register("mimic")
 @omniscient
-def mimic(now: Situation, *, target: Annotated[int, Ge(0)] | Literal["worst"] = "worst") -> Tensor:
+def mimic(now: Context, *, target: Annotated[int, Ge(0)] | Literal["worst"] = "worst") -> Tensor:
     """Repeat the message of one honest client, target, so that it outweighs the others (Karimireddy et al., ICLR 2022).
 
     ``worst`` is, in each round, the one farthest out along the direction in which the honest messages of the cohort differ most. Else

@@ -13,20 +13,20 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from byzdist.attacks.base import ATTACKS, Envelope, Situation, on_process, on_wire
+from byzdist.attacks.base import ATTACKS, Context, Envelope, on_process, on_wire
 
 Probability = Annotated[float, Gt(0), Le(1)]
 Seconds = Annotated[float, Gt(0)]
 _FOREVER = 10.0**8
 
 
-def _strikes(now: Situation | Envelope, probability: float) -> bool:
+def _strikes(now: Context | Envelope, probability: float) -> bool:
     return now.round.rng("fault", now.client).random() < probability
 
 
 @ATTACKS.register("crash")
 @on_process
-def crash(now: Situation, *, probability: Probability = 1.0) -> Tensor:
+def crash(now: Context, *, probability: Probability = 1.0) -> Tensor:
     """The worker process is gone at once (SIGKILL), with the given probability each time it is asked."""
     if _strikes(now, probability):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -35,7 +35,7 @@ def crash(now: Situation, *, probability: Probability = 1.0) -> Tensor:
 
 @ATTACKS.register("hang")
 @on_process
-def hang(now: Situation, *, probability: Probability = 1.0) -> Tensor:
+def hang(now: Context, *, probability: Probability = 1.0) -> Tensor:
     """The worker process stops answering for good."""
     if _strikes(now, probability):
         time.sleep(_FOREVER)
@@ -44,7 +44,7 @@ def hang(now: Situation, *, probability: Probability = 1.0) -> Tensor:
 
 @ATTACKS.register("slow", "straggler")
 @on_process
-def slow(now: Situation, *, seconds: Seconds = 1.0, probability: Probability = 1.0) -> Tensor:
+def slow(now: Context, *, seconds: Seconds = 1.0, probability: Probability = 1.0) -> Tensor:
     """The worker answers so many seconds late, and holds up its other clients as well."""
     if _strikes(now, probability):
         time.sleep(seconds)

@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 from annotated_types import Gt
 from torch import Tensor
 
-from byzdist.attacks.base import ATTACKS, Situation
+from byzdist.attacks.base import ATTACKS, Context
 
 
 @ATTACKS.register("shift_back", "shb")
-def shift_back(now: Situation, *, scale: Annotated[float, Gt(0)] | Literal["auto"] = 1.0) -> Tensor:
+def shift_back(now: Context, *, scale: Annotated[float, Gt(0)] | Literal["auto"] = 1.0) -> Tensor:
     """Pull the model back to x^0 whenever Byzantine clients are a strict majority of the cohort, else behave [BRPP section 5].
 
     As an estimate it sends a·(x^k - x^0), hence as a difference a·(x^k - x^0) - g^{k-1}, where a is ``scale``: 1 as in the paper, or

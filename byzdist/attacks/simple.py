@@ -6,11 +6,11 @@ import torch
 from annotated_types import Gt
 from torch import Tensor
 
-from byzdist.attacks.base import ATTACKS, Situation, on_labels
+from byzdist.attacks.base import ATTACKS, Context, on_labels
 
 
 @ATTACKS.register("none", "no_attack", "honest")
-def none(now: Situation) -> Tensor:
+def none(now: Context) -> Tensor:
     """Byzantine clients behave honestly."""
     return now.honest
 
@@ -20,7 +20,7 @@ Form = Literal["estimate", "difference"]
 
 
 @ATTACKS.register("bit_flip", "sign_flip", "sign_flipping")
-def bit_flip(now: Situation, *, form: Form = "estimate") -> Tensor:
+def bit_flip(now: Context, *, form: Form = "estimate") -> Tensor:
     """Flip the sign of the client's estimate: send -h, or -(g + h) - g where a difference h from g is asked for.
 
     ``form: difference`` sends -h there as well, which merely slows the estimate down.
@@ -31,31 +31,31 @@ def bit_flip(now: Situation, *, form: Form = "estimate") -> Tensor:
 
 @ATTACKS.register("label_flip", "label_flipping")
 @on_labels
-def label_flip(now: Situation) -> Tensor:
+def label_flip(now: Context) -> Tensor:
     """Send what an honest client sends whose labels are flipped, y -> L-1-y."""
     return now.honest
 
 
 @ATTACKS.register("gaussian", "gaussian_noise", "noise")
-def gaussian(now: Situation, *, sigma: Annotated[float, Gt(0)] = 1.0) -> Tensor:
+def gaussian(now: Context, *, sigma: Annotated[float, Gt(0)] = 1.0) -> Tensor:
     """Send noise σ·N(0, I)."""
     noise = now.stream().standard_normal(len(now.honest))
     return now.honest.copy_(torch.from_numpy(noise)).mul_(sigma)
 
 
 @ATTACKS.register("zero")
-def zero(now: Situation) -> Tensor:
+def zero(now: Context) -> Tensor:
     """Send zeros."""
     return now.honest.zero_()
 
 
 @ATTACKS.register("inf")
-def inf(now: Situation) -> Tensor:
+def inf(now: Context) -> Tensor:
     """Send infinities."""
     return now.honest.fill_(torch.inf)
 
 
 @ATTACKS.register("nan")
-def nan(now: Situation) -> Tensor:
+def nan(now: Context) -> Tensor:
     """Send NaNs."""
     return now.honest.fill_(torch.nan)

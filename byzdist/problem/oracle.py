@@ -112,7 +112,7 @@ class Oracle:
         if common is not None:
             common[key] = out.clone()
 
-    def move(self) -> None:
+    def forget_points(self) -> None:
         """Promise that points keep their values until the next call.
 
         The full gradient that clients with the same samples have in common is then computed once for each point, where

@@ -260,7 +260,7 @@ def _work(experiment: Experiment, rank: int, workers: int, out: Path | None) -> 
 
     def end() -> None:  # it is for the server to end the run
         ends.append(True)
-        transport.let_go()
+        transport.stop_waiting()
 
     _on_signals(end)
     try:

@@ -94,7 +94,7 @@ class Server:
     def stop(self) -> None:
         """End the run after the round in progress."""
         self._stop = True
-        self._transport.let_go()
+        self._transport.stop_waiting()
 
     def run(self) -> str:
         """Train from the round after the last one that is complete, and save the end; return "finished" or "stopped".

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from byzdist.attacks import Situation
+from byzdist.attacks import Context
 from byzdist.attacks.assignment import Assignment, assignments
 from byzdist.attacks.base import Envelope
 from byzdist.attacks.collusion import Collusion
@@ -80,7 +80,7 @@ class Worker:
 
     def _serve(self, received: Received, transport: WorkerEnd) -> None:
         at_round(received.round.number)
-        self._oracle.move()
+        self._oracle.forget_points()
         compressor = self._compressors[received.round.full]
         length = compressor.length(self._oracle.dimension, received.x.dtype)
         for client in received.mine:
@@ -129,7 +129,7 @@ class Worker:
         if assigned is None or assigned.has("on_wire"):
             return out
         honest = self._effect.before(out) if assigned.changes_messages else None
-        sent = assigned.attack(self._situation(received, client, out, assigned), **assigned.parameters)
+        sent = assigned.attack(self._context(received, client, out, assigned), **assigned.parameters)
         self._effect.after(honest, sent, assigned.name)
         return sent
 
@@ -137,13 +137,13 @@ class Worker:
         """Return the clipping level of a sampled round, as far as an attacker knows it: not what the last full round gave."""
         return self._method.clip_level(norm(g))
 
-    def _situation(self, received: Received, client: int, honest: Tensor, assigned: Assignment) -> Situation:
+    def _context(self, received: Received, client: int, honest: Tensor, assigned: Assignment) -> Context:
         config, round_, colluders = self._config, received.round, None
         difference = self._method.sends_differences and not round_.full
         if self._collusion and assigned.has("omniscient"):
             good = [c for c in round_.cohort.tolist() if c not in self._bad]
             colluders = self._collusion.gather(round_.number, good, honest.device)
-        return Situation(
+        return Context(
             round=round_,
             client=client,
             honest=honest,

@@ -123,7 +123,7 @@ class ServerEnd(ABC):
         """Return the ids of the clients that a request can reach now, ascending; wait where they are too few to go on.
 
         Raises:
-            RunError: if they stay too few, unless the server was `let_go`.
+            RunError: if they stay too few, unless the server was `stop_waiting`.
         """
 
     @abstractmethod
@@ -168,7 +168,7 @@ class ServerEnd(ABC):
     def end_save(self) -> list[int]:
         """Wait for the last order no longer; return the ranks whose part is missing."""
 
-    def let_go(self) -> None:
+    def stop_waiting(self) -> None:
         """From now on wait for nobody: whoever is within reach is enough; safe to call from a signal handler."""
         return None
 
@@ -224,7 +224,7 @@ class WorkerEnd(ABC):
     def answer(self, order: Save, stage: Stage) -> None:
         """Tell the server how far an order is."""
 
-    def let_go(self) -> None:
+    def stop_waiting(self) -> None:
         """From now on a broken link is the end of this worker's run; safe to call from a signal handler."""
         return None
 

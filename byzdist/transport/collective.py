@@ -177,7 +177,7 @@ class CollectiveServer(ServerEnd):
         }
 
     def _expect(self, request: Request, hosted: dict[int, list[int]]) -> None:
-        """Post the receives of a sampled round."""
+        """GatewaySetup the receives of a sampled round."""
         for rank, positions in hosted.items():
             for position in positions:
                 parts = self._rows[position].parts(request.length)
@@ -359,7 +359,7 @@ class CollectiveWorker(WorkerEnd):
 
     @_ends_if("the server is gone")
     def _expect(self) -> None:
-        """Post the receive of the next request, so that gloo sends it at once."""
+        """GatewaySetup the receive of the next request, so that gloo sends it at once."""
         self._next = _irecv(self._before.buffer, SERVER)
 
     @_ends_if("the server is gone")

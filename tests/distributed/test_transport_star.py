@@ -26,7 +26,7 @@ from byzdist.transport.base import Missing, Resume, Save
 from byzdist.transport.keys import worker_key
 from byzdist.transport.star import gateway, link
 from byzdist.transport.star import server as ends
-from byzdist.transport.star.gateway import Event, What
+from byzdist.transport.star.gateway import Event, EventKind
 from byzdist.transport.star.identity import IdentityError, WorkerSide
 from byzdist.transport.star.link import Link, LinkLost, join, leave_note
 from byzdist.transport.store import connect
@@ -399,7 +399,7 @@ def test_a_server_that_was_let_go_waits_for_nobody() -> None:
     with Star(shape_of(2), replace(TERMS, join_timeout=30.0, min_replies=2)) as star:
         star.start_honest(1)
         star.joined(1)
-        star.start(lambda: (time.sleep(0.3), star.server.let_go()))
+        star.start(lambda: (time.sleep(0.3), star.server.stop_waiting()))
         started = time.monotonic()
         assert star.server.available().tolist() == [0]
         assert time.monotonic() - started < 2
@@ -602,12 +602,12 @@ def test_what_gateways_tell_in_an_unlucky_order() -> None:
         enter_in(star, 1)
         server, worker = star.server, star.server._workers[1]
         worker.round, worker.pending, worker.rows = 3, {0}, {0: 0}
-        server._hear(Event(What.LOST, 1, worker.generation, text="silent"))
+        server._hear(Event(EventKind.LOST, 1, worker.generation, text="silent"))
         assert worker.rows == {0: 0}, "its gateway may write there to its last moment"
-        server._hear(Event(What.ENDED, 1, worker.generation))
+        server._hear(Event(EventKind.ENDED, 1, worker.generation))
         assert worker.rows == {}
         worker.state, worker.pending = "", {0}
-        server._hear(Event(What.JOINED, 1, worker.generation + 1))
+        server._hear(Event(EventKind.JOINED, 1, worker.generation + 1))
         assert worker.is_free
 
 

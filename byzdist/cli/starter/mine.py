@@ -6,7 +6,7 @@ import torch
 from annotated_types import Gt, Le
 from torch import Tensor, nn
 
-from byzdist.attacks import Situation
+from byzdist.attacks import Context
 
 
 def net(feature_shape: tuple[int, ...], classes: int, *, width: int = 32) -> nn.Module:
@@ -22,6 +22,6 @@ def middle(vectors: Tensor, f: int, *, keep: Annotated[float, Gt(0), Le(1)] = 0.
     return vectors.sort(dim=0).values[drop : n - drop].mean(dim=0)
 
 
-def push(now: Situation, *, strength: Annotated[float, Gt(0)] = 1.0) -> Tensor:
+def push(now: Context, *, strength: Annotated[float, Gt(0)] = 1.0) -> Tensor:
     """Send the opposite of the honest message, ``strength`` times as long."""
     return now.honest.mul_(-strength)

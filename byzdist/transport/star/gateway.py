@@ -67,7 +67,7 @@ _TERMINAL = (
 _QUICK, _PAUSE = 1.0, 0.2  # seconds: before the next gateway of one that ended so soon, and between two tries to fork
 
 
-class What(IntEnum):
+class EventKind(IntEnum):
     """What a gateway tells the server."""
 
     JOINED = 1
@@ -84,7 +84,7 @@ class What(IntEnum):
 class Event:
     """One record of the shared pipe; ``generation`` counts a worker's gateways, so that the past is not taken for the present."""
 
-    what: What
+    what: EventKind
     rank: int
     generation: int
     client: int = 0
@@ -102,11 +102,11 @@ class Event:
     def unpack(cls, record: bytes) -> "Event":
         """Read a record."""
         what, rank, generation, client, text = cls._LAYOUT.unpack(record)
-        return cls(What(what), rank, generation, client, text.rstrip(b"\0").decode())
+        return cls(EventKind(what), rank, generation, client, text.rstrip(b"\0").decode())
 
 
 @dataclass(frozen=True)
-class Errand:
+class Command:
     """What the server wants of one gateway: to pass a message on, or to end.
 
     Attributes:
@@ -126,8 +126,8 @@ class Errand:
     SIZE = _LAYOUT.size
 
     @classmethod
-    def end(cls, generation: int) -> "Errand":
-        """Return the last errand."""
+    def end(cls, generation: int) -> "Command":
+        """Return the last command."""
         return cls(generation, Kind.STOP)
 
     def pack(self) -> bytes:
@@ -135,20 +135,20 @@ class Errand:
         return self._LAYOUT.pack(self.generation, self.kind, self.round, self.length, self.cohort, self.flags)
 
     @classmethod
-    def unpack(cls, record: bytes) -> "Errand":
+    def unpack(cls, record: bytes) -> "Command":
         """Read a record."""
         generation, kind, *rest = cls._LAYOUT.unpack(record)
         return cls(generation, Kind(kind), *rest)
 
 
 @dataclass(frozen=True)
-class Post:
+class GatewaySetup:
     """What gateways are started with.
 
     Attributes:
         keys: each worker's key, by rank.
         welcome: what a worker is told that may join.
-        errands: the reading end of each gateway's own pipe, by rank.
+        commands: the reading end of each gateway's own pipe, by rank.
         events: the writing end of the shared pipe.
         connect: opens a process's own connection to the job's store.
         patience: how long a link may keep a gateway waiting before it is closed.
@@ -158,7 +158,7 @@ class Post:
     shared: Shared
     keys: dict[int, bytes]
     welcome: bytes
-    errands: dict[int, int]
+    commands: dict[int, int]
     events: int
     connect: Connect
     patience: timedelta
@@ -168,7 +168,7 @@ class Post:
         os.write(self.events, event.pack())
 
 
-def start_keeper(post: Post) -> tuple[int, Callable[[], None]]:
+def start_keeper(setup: GatewaySetup) -> tuple[int, Callable[[], None]]:
     """Fork the keeper; return its process id, and the function that lets it fork the gateways once there is a store.
 
     No thread may run yet.
@@ -193,8 +193,8 @@ def start_keeper(post: Post) -> tuple[int, Callable[[], None]]:
         os.read(ready, 1)  # ends when the server closes its side
         gc.freeze()  # the collector would copy the pages that are shared with the server
         _fill_heap()
-        _limit_memory(post.shape)
-        _keep(post)
+        _limit_memory(setup.shape)
+        _keep(setup)
     finally:
         os._exit(1)
 
@@ -229,13 +229,13 @@ def _be_the_first_to_go() -> None:
         os.close(file)
 
 
-def _keep(post: Post) -> NoReturn:
+def _keep(setup: GatewaySetup) -> NoReturn:
     """Fork a gateway for each worker, and anew whenever one has ended, until the run is over."""
     keeper = os.getpid()
-    generations = dict.fromkeys(post.errands, 0)
+    generations = dict.fromkeys(setup.commands, 0)
     living: dict[int, tuple[int, float]] = {}  # by process: rank, and when it began
-    waiting = dict.fromkeys(post.errands, 0.0)  # by rank: the pause before it lets its worker in
-    frame = link_frame(post.shape, post.shared.models)  # of which each gateway has a copy once it writes there
+    waiting = dict.fromkeys(setup.commands, 0.0)  # by rank: the pause before it lets its worker in
+    frame = link_frame(setup.shape, setup.shared.models)  # of which each gateway has a copy once it writes there
     while waiting or living:
         for rank, pause in waiting.items():
             generations[rank] += 1
@@ -246,7 +246,7 @@ def _keep(post: Post) -> NoReturn:
                 call_process(f"byzdist-g{rank}")
                 _be_the_first_to_go()
                 time.sleep(pause)
-                _Gateway(post, rank, generations[rank], frame).run()
+                _Gateway(setup, rank, generations[rank], frame).run()
         waiting = {}
         pid, status = os.waitpid(-1, os.WUNTRACED)
         if os.WIFSTOPPED(status):
@@ -255,11 +255,11 @@ def _keep(post: Post) -> NoReturn:
         rank, began = living.pop(pid)
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         if number == signal.SIGABRT:  # gloo's answer to a message longer than its buffer
-            post.tell(Event(What.EXPELLED, rank, generations[rank], text="sent more than it was asked for"))
+            setup.tell(Event(EventKind.EXPELLED, rank, generations[rank], text="sent more than it was asked for"))
         how = f"was ended by {signal.Signals(number).name}" if number else "has ended"
-        post.tell(Event(What.ENDED, rank, generations[rank], text=f"its gateway {how}"))
+        setup.tell(Event(EventKind.ENDED, rank, generations[rank], text=f"its gateway {how}"))
         is_quick = time.monotonic() - began < _QUICK
-        waiting = {} if post.shared.dismissed[rank] == OVER else {rank: _PAUSE * is_quick}
+        waiting = {} if setup.shared.dismissed[rank] == OVER else {rank: _PAUSE * is_quick}
     os._exit(0)
 
 
@@ -272,9 +272,9 @@ def _fork() -> int:
 class _Gateway:
     """One gateway process."""
 
-    def __init__(self, post: Post, rank: int, generation: int, frame: RequestFrame) -> None:
-        self._post, self._rank, self._generation, self._frame = post, rank, generation, frame
-        self._errands = post.errands[rank]
+    def __init__(self, setup: GatewaySetup, rank: int, generation: int, frame: RequestFrame) -> None:
+        self._setup, self._rank, self._generation, self._frame = setup, rank, generation, frame
+        self._commands = setup.commands[rank]
         self._model_round = -1  # the round whose model the worker holds for sure
         self._link: Link
 
@@ -289,71 +289,71 @@ class _Gateway:
             action()
             os._exit(_DISMISSED)
         except LinkLost as lost:
-            self._tell(What.LOST, text=str(lost))
+            self._tell(EventKind.LOST, text=str(lost))
         except Intrusion as intrusion:
-            self._tell(What.EXPELLED, text=str(intrusion))
+            self._tell(EventKind.EXPELLED, text=str(intrusion))
         except MemoryError:
-            self._tell(What.EXPELLED, text="made its gateway run out of memory")
+            self._tell(EventKind.EXPELLED, text="made its gateway run out of memory")
         except BaseException as error:  # whatever it is, it must not reach the server's code above the fork
-            self._tell(What.LOST, text=f"{type(error).__name__}: {error}")
+            self._tell(EventKind.LOST, text=f"{type(error).__name__}: {error}")
         os._exit(_LOST)
 
     def _live(self) -> None:
-        post, rank = self._post, self._rank
-        why_dismissed = partial(post.shared.why_dismissed, rank)
-        link = accept(post.connect(STORE_PATIENCE), rank, post.keys[rank], post.welcome, why_dismissed)
+        setup, rank = self._setup, self._rank
+        why_dismissed = partial(setup.shared.why_dismissed, rank)
+        link = accept(setup.connect(STORE_PATIENCE), rank, setup.keys[rank], setup.welcome, why_dismissed)
         if link is None:
             return
         self._link = link
-        self._tell(What.JOINED)  # before anything that could follow it
+        self._tell(EventKind.JOINED)  # before anything that could follow it
         # A tenth of the memory that threading.Thread touches.
         _thread.start_new_thread(self._end_with, (link.watch,))
         while self._serve():
             pass
 
     def _is_dismissed(self) -> int:
-        return int(self._post.shared.dismissed[self._rank])
+        return int(self._setup.shared.dismissed[self._rank])
 
-    def _tell(self, what: What, client: int = 0, text: str = "") -> None:
-        self._post.tell(Event(what, self._rank, self._generation, client, text))
+    def _tell(self, what: EventKind, client: int = 0, text: str = "") -> None:
+        self._setup.tell(Event(what, self._rank, self._generation, client, text))
 
     def _serve(self) -> bool:
-        """Run one errand; False ends the link."""
-        errand = Errand.unpack(os.read(self._errands, Errand.SIZE))
-        if errand.generation != self._generation:  # meant for a link that is gone
+        """Run one command; False ends the link."""
+        command = Command.unpack(os.read(self._commands, Command.SIZE))
+        if command.generation != self._generation:  # meant for a link that is gone
             return True
-        if errand.kind is Kind.RESUME:
-            for part in self._compose(errand, np.arange(0)):
-                self._link.finish(self._link.post_send(part), self._post.patience)
-            self._model_round = errand.round if errand.flags & HAS_MODEL else -1
-            self._tell(What.DONE)
-        elif errand.kind is Kind.SAVE:
-            self._ask(errand)
-        elif errand.kind is not Kind.STOP:
-            self._exchange(errand)
+        if command.kind is Kind.RESUME:
+            for part in self._compose(command, np.arange(0)):
+                self._link.finish(self._link.post_send(part), self._setup.patience)
+            self._model_round = command.round if command.flags & HAS_MODEL else -1
+            self._tell(EventKind.DONE)
+        elif command.kind is Kind.SAVE:
+            self._ask(command)
+        elif command.kind is not Kind.STOP:
+            self._exchange(command)
         elif self._is_dismissed() == OVER:
-            self._link.send(self._compose(errand, np.arange(0))[0])
-        return errand.kind is not Kind.STOP
+            self._link.send(self._compose(command, np.arange(0))[0])
+        return command.kind is not Kind.STOP
 
-    def _ask(self, errand: Errand) -> None:
+    def _ask(self, command: Command) -> None:
         """Pass on an order to save, and the answer back."""
         message, answer = torch.zeros(2, HEADER_BYTES, dtype=torch.uint8)
-        Header(Kind.SAVE, errand.round, 0, 0, errand.length).write(message)
+        Header(Kind.SAVE, command.round, 0, 0, command.length).write(message)
         receiving = self._link.post_receive(answer)
-        self._link.finish(self._link.post_send(message), self._post.patience)
-        self._link.finish(receiving, self._post.patience)
+        self._link.finish(self._link.post_send(message), self._setup.patience)
+        self._link.finish(receiving, self._setup.patience)
         try:
-            self._tell(What.DONE, read_stage(answer, errand.round))
+            self._tell(EventKind.DONE, read_stage(answer, command.round))
         except WireError as error:
             raise Intrusion(f"sent {error}") from None
 
-    def _exchange(self, errand: Errand) -> None:
+    def _exchange(self, command: Command) -> None:
         """Pass a request on, and the replies back."""
-        shared, shape, link, patience = self._post.shared, self._post.shape, self._link, self._post.patience
-        cohort, places = shared.cohort(errand.cohort)
-        request = self._compose(errand, cohort)
-        if not shared.is_current(errand.round):  # this process was held up beyond the round: what it read may be torn
-            self._tell(What.IDLE)
+        shared, shape, link, patience = self._setup.shared, self._setup.shape, self._link, self._setup.patience
+        cohort, places = shared.cohort(command.cohort)
+        request = self._compose(command, cohort)
+        if not shared.is_current(command.round):  # this process was held up beyond the round: what it read may be torn
+            self._tell(EventKind.IDLE)
             return
         mine = shape.rank(cohort) == self._rank
         clients, rows = cohort[mine].tolist(), [shared.row(place) for place in places[mine].tolist()]
@@ -363,29 +363,29 @@ class _Gateway:
         receiving = [link.post_receive(row.message) for row in rows]
         for work in [link.post_send(part) for part in request]:
             link.finish(work, patience)
-        whole = len(request) == 1 or shared.is_current(errand.round)
-        self._model_round = errand.round if whole else -1
+        whole = len(request) == 1 or shared.is_current(command.round)
+        self._model_round = command.round if whole else -1
         shared.traffic[self._rank, 0] += sum(part.nbytes for part in request)
         for client, row, work in zip(clients, rows, receiving, strict=True):
             link.finish(work, patience)
             try:
-                total = checksum(row.payload[: errand.length])
-                flags = check_reply(row.message, total, errand.round, client, errand.length)
+                total = checksum(row.payload[: command.length])
+                flags = check_reply(row.message, total, command.round, client, command.length)
             except WireError as error:
-                self._tell(What.OFFENCE, client, str(error))
+                self._tell(EventKind.OFFENCE, client, str(error))
             else:
-                shared.traffic[self._rank, 1] += HEADER_BYTES + errand.length
-                self._tell(What.REPLY, client, "afresh" if flags & AFRESH else "")
+                shared.traffic[self._rank, 1] += HEADER_BYTES + command.length
+                self._tell(EventKind.REPLY, client, "afresh" if flags & AFRESH else "")
 
-    def _compose(self, errand: Errand, cohort: np.ndarray) -> list[Tensor]:
+    def _compose(self, command: Command, cohort: np.ndarray) -> list[Tensor]:
         """Return the messages of a request."""
-        models, frame = self._post.shared.frame, self._frame
-        flags = errand.flags
-        if self._model_round == errand.round - 1:
+        models, frame = self._setup.shared.frame, self._frame
+        flags = command.flags
+        if self._model_round == command.round - 1:
             flags &= ~HAS_PREVIOUS
         if flags and not frame.parts_apart(flags):  # by numpy, for torch's copy may want threads that no fork has
             frame.current.numpy()[:] = models.current.numpy()
             if flags & HAS_PREVIOUS:
                 frame.previous.numpy()[:] = models.previous.numpy()
-        everyone = errand.cohort in (0, self._post.shape.clients)
-        return frame.pack(errand.kind, errand.round, cohort, everyone=everyone, flags=flags)
+        everyone = command.cohort in (0, self._setup.shape.clients)
+        return frame.pack(command.kind, command.round, cohort, everyone=everyone, flags=flags)

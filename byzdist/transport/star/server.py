@@ -31,7 +31,7 @@ from byzdist.errors import ConfigError, RunError
 from byzdist.host.descriptors import SPARE
 from byzdist.rounds import Replies
 from byzdist.transport.base import Missing, Request, Save, ServerEnd, Shape, sorted_out
-from byzdist.transport.star.gateway import Errand, Event, Post, What, start_keeper
+from byzdist.transport.star.gateway import Command, Event, EventKind, GatewaySetup, start_keeper
 from byzdist.transport.star.lateness import Allowance
 from byzdist.transport.star.link import END, SILENT, leave_note, welcome
 from byzdist.transport.star.shared import OVER, QUARANTINED, Shared
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 _END_PATIENCE = 2.0
 _STORE_PATIENCE = 2.0  # seconds for the notes at the end, which are not worth more
 _QUARANTINED = "quarantined: "
-_LOOK = 0.5  # seconds after which a wait notices that the server was let go
+_LOOK = 0.5  # seconds after which a wait notices that the server waits no longer
 _FILES = 4, 68  # descriptors for each worker (ends of pipes, connections to the store), and for all else
 
 
@@ -84,7 +84,7 @@ class _Conduct:
 class _Worker:
     """What the server knows of one worker."""
 
-    errands: int
+    commands: int
     allowance: Allowance
     generation: int = 0
     state: str = "has not joined yet"  # "" where the link is open
@@ -108,9 +108,9 @@ class _Worker:
 
     def release_rows(self, event: Event) -> None:
         """Note which rows are the server's again."""
-        if event.what in (What.REPLY, What.OFFENCE):
+        if event.what in (EventKind.REPLY, EventKind.OFFENCE):
             self.rows.pop(event.client, None)
-        elif event.what in (What.IDLE, What.ENDED):
+        elif event.what in (EventKind.IDLE, EventKind.ENDED):
             self.rows = {}
 
     def shut_out(self, state: str) -> None:
@@ -152,18 +152,18 @@ class StarServer(ServerEnd):
         self.frame = self._shared.frame
         self.news = []
         _make_room_for_files(shape.workers)
-        errands = {rank: os.pipe() for rank in range(1, shape.workers + 1)}
+        commands = {rank: os.pipe() for rank in range(1, shape.workers + 1)}
         self._events, events = os.pipe()
-        readers = {rank: ends[0] for rank, ends in errands.items()}
+        readers = {rank: ends[0] for rank, ends in commands.items()}
         patience = timedelta(seconds=terms.deadline + terms.join_timeout)
         theirs = replace(shape, pinned=False)  # a fork must not touch its parent's GPU
-        post = Post(theirs, self._shared, keys, welcome(self._life, facts), readers, events, connect, patience)
-        self._keeper, fork_gateways = start_keeper(post)
+        setup = GatewaySetup(theirs, self._shared, keys, welcome(self._life, facts), readers, events, connect, patience)
+        self._keeper, fork_gateways = start_keeper(setup)
         for end in (*readers.values(), events):
             os.close(end)
         now, share = time.monotonic(), terms.late_share
         self._workers = {
-            rank: _Worker(ends[1], Allowance(terms.deadline, share, now)) for rank, ends in errands.items()
+            rank: _Worker(ends[1], Allowance(terms.deadline, share, now)) for rank, ends in commands.items()
         }
         self._poll = select.poll()
         self._poll.register(self._events, select.POLLIN)
@@ -185,7 +185,7 @@ class StarServer(ServerEnd):
         self._saving, self._save_until = -1, 0.0  # the round of the last order to save, and the time for it
         self._resumed = -1  # the round after which clients are to go on with what they remembered then
         self._unresumed: set[int] = set()  # the ranks that have still to be told
-        self._is_let_go = False
+        self._waits_for_nobody = False
 
     def open(self) -> None:
         """Wait until every worker has joined, or until ``join_timeout`` is over and at least ``min_replies`` clients are there.
@@ -197,12 +197,12 @@ class StarServer(ServerEnd):
         self.available()
 
     def absent(self) -> list[int]:
-        """See `ServerEnd.absent`; nobody is missed once the server was let go."""
-        return [rank for rank, worker in self._workers.items() if worker.state and not self._is_let_go]
+        """See `ServerEnd.absent`; nobody is missed once the server waits for nobody."""
+        return [rank for rank, worker in self._workers.items() if worker.state and not self._waits_for_nobody]
 
-    def let_go(self) -> None:
-        """See `ServerEnd.let_go`."""
-        self._is_let_go = True
+    def stop_waiting(self) -> None:
+        """See `ServerEnd.stop_waiting`."""
+        self._waits_for_nobody = True
 
     def available(self) -> np.ndarray:
         """Return the clients out of quarantine whose worker is linked and owes no reply; see `ServerEnd.available`."""
@@ -212,14 +212,14 @@ class StarServer(ServerEnd):
         self._end_rests()
         self._wait(lambda: len(self._free_clients()) >= least or self._count_acceptable() < least)
         clients = self._free_clients()
-        if len(clients) < least and not self._is_let_go:
+        if len(clients) < least and not self._waits_for_nobody:
             raise RunError(self._why_too_few(len(clients)))
         return clients
 
     def _wait(self, done: Callable[[], bool]) -> None:
-        """Listen for at most ``join_timeout`` seconds, until something is so or the server is let go."""
+        """Listen for at most ``join_timeout`` seconds, until something is so or the server waits for nobody."""
         until = time.monotonic() + self._terms.join_timeout
-        while not done() and not self._is_let_go and (left := until - time.monotonic()) > 0:
+        while not done() and not self._waits_for_nobody and (left := until - time.monotonic()) > 0:
             self._wake_keeper()
             self._listen(min(left, _LOOK))
 
@@ -288,12 +288,12 @@ class StarServer(ServerEnd):
             self._awaited += len(mine)
             kind = Kind.FULL if request.round.full else Kind.SAMPLED
             flags = HAS_MODEL | HAS_PREVIOUS * request.needs_previous
-            errand = Errand(worker.generation, kind, round_, request.length, len(self._rows), flags)
-            self._give(worker, errand)
+            command = Command(worker.generation, kind, round_, request.length, len(self._rows), flags)
+            self._give(worker, command)
 
-    def _give(self, worker: _Worker, errand: Errand) -> None:
+    def _give(self, worker: _Worker, command: Command) -> None:
         with suppress(BrokenPipeError):  # no keeper any more, as `_listen` will find
-            os.write(worker.errands, errand.pack())
+            os.write(worker.commands, command.pack())
 
     def collect(self, deadline: float) -> Replies:
         """Wait for the replies; see `ServerEnd.collect`. Whoever has not answered by then is busy until it does."""
@@ -356,19 +356,19 @@ class StarServer(ServerEnd):
         worker = self._workers[event.rank]
         if event.generation == worker.generation:
             worker.release_rows(event)
-        if event.what is What.JOINED:
+        if event.what is EventKind.JOINED:
             self._welcome(event, worker)
         elif event.generation != worker.generation or worker.state:
             log.debug("%s", event)  # the last words of a link that was given up, or never was
-        elif event.what is What.REPLY:
+        elif event.what is EventKind.REPLY:
             payload = self._shared.row(self._rows.get(event.client, 0)).payload
             self._settle(worker, event.client, payload, afresh=event.text != "")
-        elif event.what is What.OFFENCE:
+        elif event.what is EventKind.OFFENCE:
             self._settle(worker, event.client, Missing(event.text))
             self.blame(event.client, event.text)
-        elif event.what is What.IDLE:
+        elif event.what is EventKind.IDLE:
             worker.pending.clear()
-        elif event.what is What.DONE:
+        elif event.what is EventKind.DONE:
             worker.ordered = False
             self._unresumed.discard(event.rank)  # every link begins with that order
             if worker.asked == self._saving:
@@ -387,13 +387,13 @@ class StarServer(ServerEnd):
             self._settle(worker, client, Missing("left: its worker has joined again"))
         worker.generation = event.generation
         if self._shared.dismissed[event.rank]:
-            self._give(worker, Errand.end(worker.generation))
+            self._give(worker, Command.end(worker.generation))
             return
         worker.state = ""
         worker.ordered = worker.unsaved = False
         self._tell(f"worker {event.rank} joined")
         if event.rank in self._unresumed:
-            self._order(worker, Errand(worker.generation, Kind.RESUME, self._resumed))
+            self._order(worker, Command(worker.generation, Kind.RESUME, self._resumed))
 
     def _settle(self, worker: _Worker, client: int, reply: Tensor | Missing, afresh: bool = False) -> None:
         """Take a client's reply, or drop it where its round is over."""
@@ -417,7 +417,7 @@ class StarServer(ServerEnd):
             worker.failure = "it did not answer"
         worker.shut_out(f"left: {event.text}")
         self._warn(f"worker {event.rank} {worker.state}")
-        if event.what is What.EXPELLED:
+        if event.what is EventKind.EXPELLED:
             self._blame_worker(event.rank, event.text)
 
     def _blame_worker(self, rank: int, reason: str) -> None:
@@ -451,7 +451,7 @@ class StarServer(ServerEnd):
         """Have no more to do with a worker."""
         worker = self._workers[rank]
         self._shared.dismiss(rank, QUARANTINED, f"it is in quarantine, the last reason: {reason}")
-        self._give(worker, Errand.end(worker.generation))
+        self._give(worker, Command.end(worker.generation))
         for client in list(worker.pending):
             self._settle(worker, client, Missing(_QUARANTINED + reason))
         worker.shut_out(_QUARANTINED + reason)
@@ -484,7 +484,7 @@ class StarServer(ServerEnd):
         for rank, worker in self._workers.items():
             if not worker.state and (everyone or rank in holders):
                 worker.round, flags = (round_, HAS_MODEL) if rank in holders else (-1, 0)
-                self._order(worker, Errand(worker.generation, Kind.RESUME, round_, flags=flags))
+                self._order(worker, Command(worker.generation, Kind.RESUME, round_, flags=flags))
         self._wait(lambda: not any(worker.ordered for worker in self._workers.values()))
         self.news.clear()  # that workers joined is what a run begins with
 
@@ -498,11 +498,11 @@ class StarServer(ServerEnd):
         for worker in self._workers.values():
             if worker.unsaved and not worker.ordered:
                 worker.asked = order.round
-                self._order(worker, Errand(worker.generation, Kind.SAVE, order.round, order.oldest))
+                self._order(worker, Command(worker.generation, Kind.SAVE, order.round, order.oldest))
 
-    def _order(self, worker: _Worker, errand: Errand) -> None:
+    def _order(self, worker: _Worker, command: Command) -> None:
         worker.ordered = True
-        self._give(worker, errand)
+        self._give(worker, command)
 
     def unsaved(self) -> list[int]:
         """See `ServerEnd.unsaved`; nobody is waited for longer than a link may wait."""
@@ -539,7 +539,7 @@ class StarServer(ServerEnd):
             self._shared.dismiss(rank, OVER)
         self._leave_notes()
         for worker in self._workers.values():
-            self._give(worker, Errand.end(worker.generation))
+            self._give(worker, Command.end(worker.generation))
         self._end_keeper(_END_PATIENCE if all(worker.is_free for worker in self._workers.values()) else 1.0)
 
     def _leave_notes(self) -> None:
@@ -559,4 +559,4 @@ class StarServer(ServerEnd):
             time.sleep(0.01)
         os.close(self._events)
         for worker in self._workers.values():
-            os.close(worker.errands)
+            os.close(worker.commands)

@@ -185,8 +185,8 @@ class StarWorker(WorkerEnd):
         except LinkLost as lost:
             self._drop(lost)
 
-    def let_go(self) -> None:
-        """See `WorkerEnd.let_go`."""
+    def stop_waiting(self) -> None:
+        """See `WorkerEnd.stop_waiting`."""
         self._stays = False
 
     def _expect(self, link: Link) -> Work:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest, norm
 
-from byzdist.attacks import ATTACKS, Situation
+from byzdist.attacks import ATTACKS, Context
 from byzdist.attacks.colluding import alie_z
 from byzdist.attacks.collusion import Collusion
 from byzdist.attacks.simple import label_flip
@@ -28,10 +28,10 @@ def vector(values):
 
 
 # x - x0 = (1, -1, 1), g = (previous - x)/γ = (1, 0, -2)
-def situation(
+def context(
     cohort=(0, 2, 5, 8, 9), difference=True, colluders=GOOD, client=8, round_=4, full=False, compressor=None, **known
 ):
-    return Situation(
+    return Context(
         round=Round(round_, 1, full, np.array(cohort)),
         client=client,
         honest=vector(HONEST),
@@ -63,7 +63,7 @@ def situation(
     ],
 )
 def test_simple_attacks(name, expected):
-    assert ATTACKS.get(name)(situation()).tolist() == expected
+    assert ATTACKS.get(name)(context()).tolist() == expected
 
 
 @pytest.mark.parametrize("name", ["bit_flip", "ipm"])
@@ -72,32 +72,32 @@ def test_flips_turn_the_estimate_around_or_the_difference_alone(name):
     attack, times = ATTACKS.get(name), -1.0 if name == "bit_flip" else -0.1
     honest = vector(HONEST) if name == "bit_flip" else vector([2.0, 3.0, -2.0])  # the mean of GOOD
     g = vector([1.0, 0.0, -2.0])
-    torch.testing.assert_close(g + attack(situation()), times * (g + honest))
-    torch.testing.assert_close(attack(situation(difference=False)), times * honest)
+    torch.testing.assert_close(g + attack(context()), times * (g + honest))
+    torch.testing.assert_close(attack(context(difference=False)), times * honest)
     for difference in (True, False):
-        torch.testing.assert_close(attack(situation(difference=difference), form="difference"), times * honest)
+        torch.testing.assert_close(attack(context(difference=difference), form="difference"), times * honest)
 
 
 def test_an_attacker_knows_g_and_the_clipping_level_in_rounds_of_every_kind():
     g = vector([1.0, 0.0, -2.0])
     for known in ({}, {"difference": False}, {"difference": False, "full": True}):
-        now = situation(**known)
+        now = context(**known)
         assert torch.equal(now.g, g)
         assert now.level == (None if now.full else pytest.approx(0.1 * 5**0.5))
-    first = situation(round_=0, difference=False, full=True)
+    first = context(round_=0, difference=False, full=True)
     assert torch.equal(first.g, torch.zeros(3, dtype=torch.float64)) and first.level is None
 
 
 def test_an_attacker_knows_which_coordinates_the_server_will_read():
-    now, sent = situation(compressor=RandK(ratio=0.5)), vector([1.0, 2.0, 3.0])
+    now, sent = context(compressor=RandK(ratio=0.5)), vector([1.0, 2.0, 3.0])
     read = now.delivered(sent)
     mask = draw_mask(stream(1, "mask", 8, 4), 3, 2)
     assert torch.equal(read.nonzero()[:, 0], mask) and torch.equal(read[mask], sent[mask] * 1.5)
-    assert torch.equal(situation().delivered(sent), sent)
+    assert torch.equal(context().delivered(sent), sent)
 
 
 def test_nan_sends_nans():
-    assert ATTACKS.get("nan")(situation()).isnan().all()
+    assert ATTACKS.get("nan")(context()).isnan().all()
 
 
 def test_label_flip_acts_on_the_data_and_the_others_on_vectors():
@@ -108,7 +108,7 @@ def test_label_flip_acts_on_the_data_and_the_others_on_vectors():
 
 def test_gaussian_noise_has_the_given_deviation_and_a_stream_for_each_client_and_round():
     def noise(client, round_):
-        now = situation(client=client, round_=round_)
+        now = context(client=client, round_=round_)
         object.__setattr__(now, "honest", torch.zeros(5000, dtype=torch.float64))
         return ATTACKS.get("gaussian")(now, sigma=2.0)
 
@@ -120,17 +120,17 @@ def test_gaussian_noise_has_the_given_deviation_and_a_stream_for_each_client_and
 
 
 def test_ipm_sends_minus_epsilon_times_the_mean_of_the_honest():
-    assert ATTACKS.get("ipm")(situation(difference=False), epsilon=0.5).tolist() == [-1.0, -1.5, 1.0]
-    assert ATTACKS.get("ipm")(situation(), epsilon=0.5).tolist() == [-2.5, -1.5, 4.0]
+    assert ATTACKS.get("ipm")(context(difference=False), epsilon=0.5).tolist() == [-1.0, -1.5, 1.0]
+    assert ATTACKS.get("ipm")(context(), epsilon=0.5).tolist() == [-2.5, -1.5, 4.0]
 
 
 def test_alie_sends_the_mean_minus_z_deviations():
     mean, deviation = vector([2.0, 3.0, -2.0]), vector([2 / 3, 2.0, 8.0]).sqrt()
-    torch.testing.assert_close(ATTACKS.get("alie")(situation(), z=1.5), mean - 1.5 * deviation)
+    torch.testing.assert_close(ATTACKS.get("alie")(context(), z=1.5), mean - 1.5 * deviation)
     z = norm.ppf(4 / 7)  # 10 clients, 3 Byzantine: s = floor(10/2 + 1) = 6, hence (10 - 6) / (10 - 3)
     for cohort in ((0, 2, 5, 8, 9), (0, 2, 5, 8), (0, 8)):  # however small
-        torch.testing.assert_close(ATTACKS.get("alie")(situation(cohort)), mean - z * deviation)
-    torch.testing.assert_close(ATTACKS.get("alie")(situation(), ddof=1), mean - z * deviation * 1.5**0.5)
+        torch.testing.assert_close(ATTACKS.get("alie")(context(cohort)), mean - z * deviation)
+    torch.testing.assert_close(ATTACKS.get("alie")(context(), ddof=1), mean - z * deviation * 1.5**0.5)
 
 
 @pytest.mark.parametrize(
@@ -162,12 +162,12 @@ def test_alie_hides_among_as_many_honest_clients_as_make_a_majority(data):
 
 def test_alie_of_one_honest_client_is_its_vector():
     for ddof in (0, 1):
-        assert ATTACKS.get("alie")(situation(colluders={2: GOOD[2]}), z=3.0, ddof=ddof).tolist() == GOOD[2]
+        assert ATTACKS.get("alie")(context(colluders={2: GOOD[2]}), z=3.0, ddof=ddof).tolist() == GOOD[2]
 
 
 @pytest.mark.parametrize("target, chosen", [(0, 0), (1, 2), (2, 2), (3, 5), (5, 5), (6, 0)])
 def test_mimic_repeats_its_target_or_the_next_honest_client_of_the_cohort(target, chosen):
-    assert ATTACKS.get("mimic")(situation(), target=target).tolist() == GOOD[chosen]
+    assert ATTACKS.get("mimic")(context(), target=target).tolist() == GOOD[chosen]
 
 
 @settings(max_examples=50, deadline=None)
@@ -176,7 +176,7 @@ def test_mimic_repeats_by_default_who_is_farthest_out_along_the_first_principal_
     generator = np.random.default_rng(seed)
     rows = generator.standard_normal((count, 3)) * (5, 1, 0.2)
     colluders = dict(zip(sorted(generator.choice(20, count, replace=False).tolist()), rows.tolist(), strict=True))
-    chosen = ATTACKS.get("mimic")(situation(colluders=colluders)).numpy()
+    chosen = ATTACKS.get("mimic")(context(colluders=colluders)).numpy()
     centered = rows - rows.mean(axis=0)
     projections = np.abs(centered @ np.linalg.svd(centered)[2][0])
     assert projections[(rows == chosen).all(axis=1)] == pytest.approx(projections.max(), rel=1e-6)
@@ -186,13 +186,13 @@ def test_mimic_repeats_by_default_who_is_farthest_out_along_the_first_principal_
 
 @pytest.mark.parametrize("name, expected", [("mimic", HONEST), ("ipm", [-0.3, 0.1, -0.05]), ("alie", HONEST)])
 def test_omniscient_attacks_without_honest_clients_fall_back_on_their_own_vector(name, expected):
-    now = situation(cohort=(8, 9), colluders={}, difference=False)
+    now = context(cohort=(8, 9), colluders={}, difference=False)
     assert ATTACKS.get(name)(now).tolist() == pytest.approx(expected)
 
 
 def test_omniscient_attacks_leave_the_honest_vectors_alone():
     for name in ("alie", "ipm", "mimic"):
-        now = situation()
+        now = context()
         ATTACKS.get(name)(now)
         assert {client: v.tolist() for client, v in now.colluders.items()} == GOOD
 
@@ -202,19 +202,19 @@ def test_omniscient_attacks_leave_the_honest_vectors_alone():
     [((0, 8, 9), True), ((0, 2, 8, 9), False), ((0, 2, 5, 8, 9), False), ((8,), True), ((0, 8), False)],
 )
 def test_shift_back_waits_for_a_strict_majority(cohort, majority):
-    honest = ATTACKS.get("shift_back")(situation(cohort)).tolist() == HONEST
+    honest = ATTACKS.get("shift_back")(context(cohort)).tolist() == HONEST
     assert honest != majority
 
 
 def test_shift_back_pulls_towards_the_start():
-    assert ATTACKS.get("shift_back")(situation((7, 8, 9))).tolist() == [0.0, -1.0, 3.0]
-    assert ATTACKS.get("shift_back")(situation((7, 8, 9)), scale=3.0).tolist() == [2.0, -3.0, 5.0]
-    assert ATTACKS.get("shift_back")(situation((7, 8, 9), difference=False)).tolist() == [1.0, -1.0, 1.0]
+    assert ATTACKS.get("shift_back")(context((7, 8, 9))).tolist() == [0.0, -1.0, 3.0]
+    assert ATTACKS.get("shift_back")(context((7, 8, 9)), scale=3.0).tolist() == [2.0, -3.0, 5.0]
+    assert ATTACKS.get("shift_back")(context((7, 8, 9), difference=False)).tolist() == [1.0, -1.0, 1.0]
 
 
 def test_a_plain_mean_of_shift_back_lands_on_the_start():
     """With every client an attacker and scale 1/γ, x - γ(g + difference) is x^0: what the attack is for."""
-    now = situation((7, 8, 9))
+    now = context((7, 8, 9))
     for scale in (2.0, "auto"):
         after = now.x - now.step_size * (now.g + ATTACKS.get("shift_back")(now, scale=scale))
         assert torch.equal(after, now.start)

@@ -155,7 +155,7 @@ def test_clients_with_the_same_samples_share_a_full_gradient_until_the_point_mov
     x, y, out = point(oracle, 0), point(oracle, 1), torch.empty(oracle.dimension).double()
     for number in (2, 3):
         x.copy_(point(oracle, number))
-        oracle.move()
+        oracle.forget_points()
         for client in range(4):
             for where in (x, y):
                 oracle.gradient(where, client, None, out)
