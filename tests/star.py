@@ -15,7 +15,8 @@ from byzdist.rounds import Round
 from byzdist.transport.base import Missing, Received, Request, Resume, Save, Shape
 from byzdist.transport.keys import worker_key
 from byzdist.transport.star.link import Link, join
-from byzdist.transport.star.server import StarServer, Terms
+from byzdist.transport.star.membership import Terms
+from byzdist.transport.star.server import StarServer
 from byzdist.transport.star.worker import StarWorker
 from byzdist.transport.store import Connect, connect, host
 from byzdist.transport.wire import HEADER_BYTES, Header, Kind, Stage, checksum

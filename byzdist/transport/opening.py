@@ -8,7 +8,8 @@ from byzdist.torch_private import PrefixStore
 from byzdist.transport.base import ServerEnd, Shape, WorkerEnd
 from byzdist.transport.collective import CollectiveServer, CollectiveWorker, open_group
 from byzdist.transport.keys import own_key, run_secret, worker_key
-from byzdist.transport.star.server import StarServer, Terms
+from byzdist.transport.star.membership import Terms
+from byzdist.transport.star.server import StarServer
 from byzdist.transport.star.worker import StarWorker
 from byzdist.transport.store import STORE_PATIENCE, connect, host
 from byzdist.transport.waiting import Waiting

@@ -182,7 +182,7 @@ def test_a_worker_that_was_late_and_has_recovered_takes_part_as_before() -> None
                 link.send(reply(Header.read(REQUEST).round, 2, ONES))
 
         star.start(recover)
-        while not star.server._resting:
+        while not star.server.members.resting:
             star.ask(star.server.available().tolist(), full=True, deadline=0.2)
         rested = time.monotonic()
         until(star, lambda: 2 in star.server.available())
@@ -201,8 +201,8 @@ def test_where_most_workers_are_late_nobody_rests() -> None:
         for _ in range(8):
             until(star, lambda: len(star.server.available()) >= 2)
             star.ask(star.server.available().tolist(), full=True, deadline=0.1)
-        assert len(star.server._resting) == 1
-        star.server._terms = replace(star.server._terms, min_replies=3)
+        assert len(star.server.members.resting) == 1
+        star.server.members.terms = replace(star.server.members.terms, min_replies=3)
         until(star, lambda: len(star.server.available()) == 3)
 
 
@@ -352,7 +352,7 @@ def until(star: Star, is_so: Callable[[], object], patience: float = 10.0) -> No
     """Let the server listen until something is so."""
     end = time.monotonic() + patience
     while not is_so():
-        assert time.monotonic() < end, (star.server.news, star.server._workers)
+        assert time.monotonic() < end, (star.server.news, star.server.members.workers)
         star.server._listen(0.1)
 
 
@@ -508,7 +508,7 @@ def test_a_worker_that_comes_late_learns_that_the_run_goes_on() -> None:
         star.joined(2)
         link = enter_in(star, 3)
         link.receive(REQUEST)  # the order to resume
-        until(star, lambda: not star.server._workers[3].ordered)
+        until(star, lambda: not star.server.members.workers[3].ordered)
         del link
         until(star, lambda: "worker 3 left: connection closed" in star.server.news)
         star.start_honest(3, orders=orders[3])  # what its clients remember may be newer by now
@@ -537,7 +537,7 @@ def test_workers_save_or_fail() -> None:
         until(star, lambda: star.server.unsaved() == [2])
         for _ in range(2):
             star.server.save(order)
-            until(star, lambda: not star.server._workers[2].ordered)
+            until(star, lambda: not star.server.members.workers[2].ordered)
         until(star, lambda: not star.server.unsaved())
         assert star.server.end_save() == [2, 3, 4]
         assert {text for text in star.server.news if not text.endswith("joined")} == {
@@ -583,7 +583,7 @@ def test_no_worker_keeps_a_run_from_having_checkpoints(conduct: str, tmp_path: P
         settings = Checkpoints(every=1, minutes="none", keep=9)
         saver = ServerSaver(tmp_path, "a run", settings, {}, star.server, lambda: None)
         for round_ in (1, 2, 3):
-            until(star, lambda round_=round_: round_ == 3 or not star.server._workers[3].state)
+            until(star, lambda round_=round_: round_ == 3 or not star.server.members.workers[3].state)
             began = time.monotonic()
             while round_ not in rounds(tmp_path):
                 assert saver.after(round_, lambda: ({"x": ONES}, {})) is None
@@ -600,7 +600,7 @@ def test_no_worker_keeps_a_run_from_having_checkpoints(conduct: str, tmp_path: P
 def test_what_gateways_tell_in_an_unlucky_order() -> None:
     with Star(shape_of(1)) as star:
         enter_in(star, 1)
-        server, worker = star.server, star.server._workers[1]
+        server, worker = star.server, star.server.members.workers[1]
         worker.round, worker.pending, worker.rows = 3, {0}, {0: 0}
         server._hear(Event(EventKind.LOST, 1, worker.generation, text="silent"))
         assert worker.rows == {0: 0}, "its gateway may write there to its last moment"

@@ -15,10 +15,9 @@ import resource
 import select
 import signal
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from itertools import count
 from typing import Any
@@ -32,8 +31,8 @@ from byzdist.host.descriptors import SPARE
 from byzdist.rounds import Replies
 from byzdist.transport.base import Missing, Request, Save, ServerEnd, Shape, sorted_out
 from byzdist.transport.star.gateway import Command, Event, EventKind, GatewaySetup, start_keeper
-from byzdist.transport.star.lateness import Allowance
 from byzdist.transport.star.link import END, SILENT, leave_note, welcome
+from byzdist.transport.star.membership import IN_QUARANTINE, Membership, Terms, Worker
 from byzdist.transport.star.shared import OVER, QUARANTINED, Shared
 from byzdist.transport.store import Connect
 from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, Kind, Stage
@@ -41,82 +40,8 @@ from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, Kind, Stage
 log = logging.getLogger(__name__)
 _END_PATIENCE = 2.0
 _STORE_PATIENCE = 2.0  # seconds for the notes at the end, which are not worth more
-_QUARANTINED = "quarantined: "
 _LOOK = 0.5  # seconds after which a wait notices that the server waits no longer
 _FILES = 4, 68  # descriptors for each worker (ends of pipes, connections to the store), and for all else
-
-
-@dataclass(frozen=True)
-class Terms:
-    """On what terms workers take part.
-
-    Attributes:
-        deadline, join_timeout: in seconds.
-        min_replies: the fewest reachable clients.
-        offences: how many lead to quarantine.
-        late_share: of the run's time, for which the server may wait in vain for one worker.
-    """
-
-    deadline: float
-    join_timeout: float
-    min_replies: int
-    offences: int
-    late_share: float
-
-
-@dataclass
-class _Conduct:
-    """What a client, or a worker, has done wrong."""
-
-    offences: int = 0
-    quarantine: str = ""  # its last offence, once it is in quarantine
-
-    def offend(self, reason: str, most: int) -> bool:
-        """Count an offence; return whether it is the one that leads to quarantine."""
-        self.offences += 1
-        if self.quarantine or self.offences < most:
-            return False
-        self.quarantine = reason
-        return True
-
-
-@dataclass
-class _Worker:
-    """What the server knows of one worker."""
-
-    commands: int
-    allowance: Allowance
-    generation: int = 0
-    state: str = "has not joined yet"  # "" where the link is open
-    round: int = -1  # of the request that the worker has still to answer
-    pending: set[int] = field(default_factory=set)  # the clients that it has still to answer for
-    rows: dict[int, int] = field(default_factory=dict)  # by client: where its gateway may still write a reply
-    conduct: _Conduct = field(default_factory=_Conduct)
-    ordered: bool = False  # it has an order to carry out that is no request
-    asked: int = -1  # the round of the last order to save that was given to it
-    unsaved: bool = False  # it has still to say that it has saved what its clients remember
-    saved: bool = False  # it has said so, of the last order
-    failure: str = ""  # why it has not, where that is its own doing
-
-    @property
-    def is_free(self) -> bool:
-        return not self.state and not self.pending
-
-    @property
-    def is_quarantined(self) -> bool:
-        return self.state.startswith(_QUARANTINED)
-
-    def release_rows(self, event: Event) -> None:
-        """Note which rows are the server's again."""
-        if event.what in (EventKind.REPLY, EventKind.OFFENCE):
-            self.rows.pop(event.client, None)
-        elif event.what in (EventKind.IDLE, EventKind.ENDED):
-            self.rows = {}
-
-    def shut_out(self, state: str) -> None:
-        """Note why there is no link any more."""
-        self.state = state
-        self.ordered = self.unsaved = False
 
 
 def _make_room_for_files(workers: int) -> None:
@@ -146,7 +71,7 @@ class StarServer(ServerEnd):
     """
 
     def __init__(self, shape: Shape, terms: Terms, keys: dict[int, bytes], connect: Connect, facts: str) -> None:
-        self._shape, self._terms, self._keys, self._connect = shape, terms, keys, connect
+        self._shape, self._keys, self._connect = shape, keys, connect
         self._life = os.urandom(16).hex()
         self._shared = Shared(shape)
         self.frame = self._shared.frame
@@ -161,10 +86,8 @@ class StarServer(ServerEnd):
         self._keeper, fork_gateways = start_keeper(setup)
         for end in (*readers.values(), events):
             os.close(end)
-        now, share = time.monotonic(), terms.late_share
-        self._workers = {
-            rank: _Worker(ends[1], Allowance(terms.deadline, share, now)) for rank, ends in commands.items()
-        }
+        writers = {rank: ends[1] for rank, ends in commands.items()}
+        self.members = Membership(shape, terms, writers, time.monotonic())
         self._poll = select.poll()
         self._poll.register(self._events, select.POLLIN)
         fork_gateways()
@@ -174,14 +97,9 @@ class StarServer(ServerEnd):
         self._replies: dict[int, Tensor | Missing] = {}
         self._afresh = set[int]()
         self._rows: dict[int, int] = {}  # by client of the round: where its reply is
-        self._hosts = np.arange(shape.clients) % shape.workers  # by client, counted from 0
-        self._clients: defaultdict[int, _Conduct] = defaultdict(_Conduct)
-        self._trusted = np.ones(shape.clients, dtype=bool)  # by client: whether it is not in quarantine
-        self._free: tuple[tuple[bool, ...], np.ndarray] = (), np.arange(0)  # by worker, and their clients
         self._awaited = 0
         self._collecting = False
         self._sent_at = self._heard_at = 0.0  # when the round's requests left, and when a reply last came
-        self._resting = set[int]()  # the ranks that were late too often and are not asked for a while
         self._saving, self._save_until = -1, 0.0  # the round of the last order to save, and the time for it
         self._resumed = -1  # the round after which clients are to go on with what they remembered then
         self._unresumed: set[int] = set()  # the ranks that have still to be told
@@ -193,12 +111,12 @@ class StarServer(ServerEnd):
         Raises:
             RunError: if they are fewer.
         """
-        self._wait(lambda: all(not worker.state or worker.is_quarantined for worker in self._workers.values()))
+        self._wait(lambda: all(not worker.state or worker.is_quarantined for worker in self.members.workers.values()))
         self.available()
 
     def absent(self) -> list[int]:
         """See `ServerEnd.absent`; nobody is missed once the server waits for nobody."""
-        return [rank for rank, worker in self._workers.items() if worker.state and not self._waits_for_nobody]
+        return [rank for rank, worker in self.members.workers.items() if worker.state and not self._waits_for_nobody]
 
     def stop_waiting(self) -> None:
         """See `ServerEnd.stop_waiting`."""
@@ -206,19 +124,19 @@ class StarServer(ServerEnd):
 
     def available(self) -> np.ndarray:
         """Return the clients out of quarantine whose worker is linked and owes no reply; see `ServerEnd.available`."""
-        least = self._terms.min_replies
+        members, least = self.members, self.members.terms.min_replies
         self._listen(0)
         self._wake_keeper()
-        self._end_rests()
-        self._wait(lambda: len(self._free_clients()) >= least or self._count_acceptable() < least)
-        clients = self._free_clients()
+        members.end_rests(time.monotonic())
+        self._wait(lambda: len(members.free_clients()) >= least or members.count_acceptable() < least)
+        clients = members.free_clients()
         if len(clients) < least and not self._waits_for_nobody:
-            raise RunError(self._why_too_few(len(clients)))
+            raise RunError(members.why_too_few(len(clients)))
         return clients
 
     def _wait(self, done: Callable[[], bool]) -> None:
         """Listen for at most ``join_timeout`` seconds, until something is so or the server waits for nobody."""
-        until = time.monotonic() + self._terms.join_timeout
+        until = time.monotonic() + self.members.terms.join_timeout
         while not done() and not self._waits_for_nobody and (left := until - time.monotonic()) > 0:
             self._wake_keeper()
             self._listen(min(left, _LOOK))
@@ -230,31 +148,6 @@ class StarServer(ServerEnd):
                 log.warning("the process that keeps the gateways was stopped; it is told to go on")
                 os.kill(self._keeper, signal.SIGCONT)
 
-    def _count_acceptable(self) -> int:
-        """Return how many clients are not in quarantine, nor is their worker."""
-        acceptable = np.array([not worker.is_quarantined for worker in self._workers.values()])
-        return int(np.count_nonzero(acceptable[self._hosts] & self._trusted))
-
-    def _why_too_few(self, reachable: int) -> str:
-        n, least, acceptable = self._shape.clients, self._terms.min_replies, self._count_acceptable()
-        if acceptable < least:
-            who = f"only {acceptable} of {n} clients are not" if acceptable else f"all {n} clients are"
-            why = f"(transport.offences), and transport.min_replies is {least}"
-            conducts = [*self._clients.values(), *(worker.conduct for worker in self._workers.values())]
-            reasons = ", ".join(sorted({conduct.quarantine for conduct in conducts} - {""}))
-            return f"{who} in quarantine {why}; the reasons: {reasons}"
-        states = {rank: worker.state or "busy" for rank, worker in self._workers.items() if not worker.is_free}
-        return (
-            f"only {reachable} of {n} clients could be reached for {self._terms.join_timeout:g} s "
-            f"(transport.join_timeout), and transport.min_replies is {least}; by worker: {states}"
-        )
-
-    def _free_clients(self) -> np.ndarray:
-        free = tuple(worker.is_free and rank not in self._resting for rank, worker in self._workers.items())
-        if free != self._free[0]:  # else nothing is done that takes longer with more clients
-            self._free = free, np.flatnonzero(np.array(free)[self._hosts] & self._trusted)
-        return self._free[1]
-
     def send(self, request: Request) -> None:
         """Ring at the gateways of the cohort's workers; clients that cannot be reached are missing at once."""
         self._request = request
@@ -263,27 +156,27 @@ class StarServer(ServerEnd):
         self._afresh = set()
         self._traffic = self._shared.traffic.sum(axis=0)
         self._listen(0)
-        taken = {row for worker in self._workers.values() for row in worker.rows.values()}
+        taken = {row for worker in self.members.workers.values() for row in worker.rows.values()}
         rows = (row for row in count() if row not in taken)  # without a gap, unless somebody is late
         hosted: dict[int, dict[int, int]] = {}
         round_, cohort = request.round.number, request.round.cohort
-        is_trusted = self._trusted[cohort]
+        is_trusted = self.members.trusted[cohort]
         for client in cohort[~is_trusted].tolist():
-            self._replies[client] = Missing(_QUARANTINED + self._clients[client].quarantine)
+            self._replies[client] = Missing(IN_QUARANTINE + self.members.conducts[client].quarantine)
         self._rows = dict.fromkeys(cohort[is_trusted].tolist(), 0)
         for client in self._rows:
             rank = self._shape.rank(client)
-            worker = self._workers[rank]
+            worker = self.members.workers[rank]
             if not worker.is_free:
                 self._replies[client] = Missing(worker.state or f"busy since round {worker.round}")
-            elif rank in self._resting:
+            elif rank in self.members.resting:
                 self._replies[client] = Missing("late too often")
             else:
                 self._rows[client] = hosted.setdefault(rank, {})[client] = next(rows)
         self._shared.publish(round_, self._rows)
         self._awaited, self._collecting = 0, True
         for rank, mine in hosted.items():
-            worker = self._workers[rank]
+            worker = self.members.workers[rank]
             worker.round, worker.pending, worker.rows = round_, set(mine), mine
             self._awaited += len(mine)
             kind = Kind.FULL if request.round.full else Kind.SAMPLED
@@ -291,7 +184,7 @@ class StarServer(ServerEnd):
             command = Command(worker.generation, kind, round_, request.length, len(self._rows), flags)
             self._give(worker, command)
 
-    def _give(self, worker: _Worker, command: Command) -> None:
+    def _give(self, worker: Worker, command: Command) -> None:
         with suppress(BrokenPipeError):  # no keeper any more, as `_listen` will find
             os.write(worker.commands, command.pack())
 
@@ -302,38 +195,14 @@ class StarServer(ServerEnd):
             pass
         self._collecting = False
         if self._awaited:
-            self._charge_the_late()
+            now = time.monotonic()
+            for text in self.members.charge_the_late(self._request.round.number, now - self._heard_at, now):
+                self._tell(text)
         self._shared.retire()
         down, up = self._shared.traffic.sum(axis=0) - self._traffic
         late = Missing("no reply by the deadline")
         found = {client: self._replies.get(client, late) for client in self._request.round.cohort.tolist()}
         return sorted_out(found, self._afresh, int(down), int(up))
-
-    def _charge_the_late(self) -> None:
-        """Count the time for which the round has waited for late workers alone, and let those rest that have used up theirs.
-
-        Where more than half of the workers would rest, it is the deadline that is wrong.
-        """
-        now = time.monotonic()
-        for rank, worker in self._workers.items():
-            if not worker.pending or worker.round != self._request.round.number:
-                continue
-            worker.allowance.spend(now - self._heard_at, now)
-            seconds = worker.allowance.seconds_to_go(now)
-            if seconds and 2 * len({*self._resting, rank}) <= len(self._workers):
-                self._resting.add(rank)
-                self._tell(
-                    f"worker {rank} is late too often and is not asked for {seconds:.1f} s (transport.late_share)"
-                )
-
-    def _end_rests(self) -> None:
-        """Let workers take part again that have rested long enough, or that the run needs."""
-        now = time.monotonic()
-        for rank in list(self._resting):
-            if not self._workers[rank].allowance.seconds_to_go(now):
-                self._resting.remove(rank)
-        if self._resting and len(self._free_clients()) < self._terms.min_replies:
-            self._resting.clear()
 
     def _listen(self, seconds: float) -> bool:
         """Take in what gateways have to say, waiting at most so long for the first word; return whether there was any.
@@ -353,7 +222,7 @@ class StarServer(ServerEnd):
         return True
 
     def _hear(self, event: Event) -> None:
-        worker = self._workers[event.rank]
+        worker = self.members.workers[event.rank]
         if event.generation == worker.generation:
             worker.release_rows(event)
         if event.what is EventKind.JOINED:
@@ -376,13 +245,13 @@ class StarServer(ServerEnd):
         else:
             self._lose(event, worker)
 
-    def _note_stage(self, event: Event, worker: _Worker) -> None:
+    def _note_stage(self, event: Event, worker: Worker) -> None:
         """Take in how far a worker is with the last order to save."""
         if worker.unsaved and event.client != Stage.WRITING:
             worker.unsaved, worker.saved = False, event.client == Stage.SAVED
             worker.failure = "" if worker.saved else "it failed to, see its log"
 
-    def _welcome(self, event: Event, worker: _Worker) -> None:
+    def _welcome(self, event: Event, worker: Worker) -> None:
         for client in list(worker.pending):  # the link before this one broke without a word
             self._settle(worker, client, Missing("left: its worker has joined again"))
         worker.generation = event.generation
@@ -395,7 +264,7 @@ class StarServer(ServerEnd):
         if event.rank in self._unresumed:
             self._order(worker, Command(worker.generation, Kind.RESUME, self._resumed))
 
-    def _settle(self, worker: _Worker, client: int, reply: Tensor | Missing, afresh: bool = False) -> None:
+    def _settle(self, worker: Worker, client: int, reply: Tensor | Missing, afresh: bool = False) -> None:
         """Take a client's reply, or drop it where its round is over."""
         if client not in worker.pending:
             return
@@ -409,7 +278,7 @@ class StarServer(ServerEnd):
         else:
             self._tell(f"client {client} answered round {worker.round} too late")
 
-    def _lose(self, event: Event, worker: _Worker) -> None:
+    def _lose(self, event: Event, worker: Worker) -> None:
         """Note that a link is gone."""
         for client in list(worker.pending):
             self._settle(worker, client, Missing(f"left: {event.text}"))
@@ -422,85 +291,77 @@ class StarServer(ServerEnd):
 
     def _blame_worker(self, rank: int, reason: str) -> None:
         """Count an offence of a worker's."""
-        conduct = self._workers[rank].conduct
-        if conduct.offend(reason, self._terms.offences):
+        conduct = self.members.workers[rank].conduct
+        if conduct.offend(reason, self.members.terms.offences):
             self._warn(f"worker {rank} is in quarantine after {conduct.offences} offences, the last: {reason}")
             self._dismiss(rank, reason)
 
     def blame(self, client: int, reason: str) -> None:
         """Count an offence of a client's, which takes nobody else on its worker with it; see `ServerEnd.blame`."""
-        conduct = self._clients[client]
-        if conduct.offend(reason, self._terms.offences):
-            self._warn(f"client {client} is in quarantine after {conduct.offences} offences, the last: {reason}")
-            self._isolate(client, reason)
+        if self.members.offend(client, reason):
+            offences = self.members.conducts[client].offences
+            self._warn(f"client {client} is in quarantine after {offences} offences, the last: {reason}")
+            self._give_up_host_of(client, reason)
 
     def quarantined(self) -> set[int]:
         """See `ServerEnd.quarantined`."""
-        return {client for client, conduct in self._clients.items() if conduct.quarantine}
+        return {client for client, conduct in self.members.conducts.items() if conduct.quarantine}
 
-    def _isolate(self, client: int, reason: str) -> None:
-        """Ask a client no more, nor its worker once that has no other."""
-        self._trusted[client] = False
-        self._free = (), np.arange(0)
+    def _give_up_host_of(self, client: int, reason: str) -> None:
+        """Have no more to do with the worker of a client in quarantine, once all its clients are."""
         rank = self._shape.rank(client)
-        if not self._trusted[rank - 1 :: self._shape.workers].any() and not self._shared.dismissed[rank]:
+        if self.members.hosts_nobody(rank) and not self._shared.dismissed[rank]:
             self._warn(f"worker {rank} is in quarantine with all its clients")
             self._dismiss(rank, reason)
 
     def _dismiss(self, rank: int, reason: str) -> None:
         """Have no more to do with a worker."""
-        worker = self._workers[rank]
+        worker = self.members.workers[rank]
         self._shared.dismiss(rank, QUARANTINED, f"it is in quarantine, the last reason: {reason}")
         self._give(worker, Command.end(worker.generation))
         for client in list(worker.pending):
-            self._settle(worker, client, Missing(_QUARANTINED + reason))
-        worker.shut_out(_QUARANTINED + reason)
+            self._settle(worker, client, Missing(IN_QUARANTINE + reason))
+        worker.shut_out(IN_QUARANTINE + reason)
 
     def position(self, round_: int) -> dict[str, Any]:
         """Return who holds the round's model, and who has offended; see `ServerEnd.position`."""
-        workers = self._workers.items()
-        conducts = {rank: worker.conduct for rank, worker in workers}
-        return {
-            "holders": [rank for rank, worker in workers if worker.round == round_ and worker.is_free],
-            "workers": [[rank, it.offences, it.quarantine] for rank, it in conducts.items() if it.offences],
-            "clients": [[client, it.offences, it.quarantine] for client, it in self._clients.items()],
-        }
+        workers = self.members.workers.items()
+        holders = [rank for rank, worker in workers if worker.round == round_ and worker.is_free]
+        return {"holders": holders, **self.members.offences()}
 
     def resume(self, round_: int, position: dict[str, Any], everyone: bool) -> None:
         """Send the model once more to those who held it, and forget no offence; see `ServerEnd.resume`.
 
         A worker that joins later is told then what its clients are to remember.
         """
-        for client, offences, reason in position.get("clients", []):
-            self._clients[client] = _Conduct(offences, reason)
-            if reason:
-                self._isolate(client, reason)
-        for rank, offences, reason in position.get("workers", []):
-            self._workers[rank].conduct = _Conduct(offences, reason)
-            if reason:
-                self._dismiss(rank, reason)
-        self._resumed, self._unresumed = round_, set(self._workers) if everyone else set()
+        clients, workers = self.members.take_up(position)
+        for client, reason in clients.items():
+            self.members.isolate(client)
+            self._give_up_host_of(client, reason)
+        for rank, reason in workers.items():
+            self._dismiss(rank, reason)
+        self._resumed, self._unresumed = round_, set(self.members.workers) if everyone else set()
         holders = position.get("holders", [])
-        for rank, worker in self._workers.items():
+        for rank, worker in self.members.workers.items():
             if not worker.state and (everyone or rank in holders):
                 worker.round, flags = (round_, HAS_MODEL) if rank in holders else (-1, 0)
                 self._order(worker, Command(worker.generation, Kind.RESUME, round_, flags=flags))
-        self._wait(lambda: not any(worker.ordered for worker in self._workers.values()))
+        self._wait(lambda: not any(worker.ordered for worker in self.members.workers.values()))
         self.news.clear()  # that workers joined is what a run begins with
 
     def save(self, order: Save) -> None:
         """Ask every worker with a link; the answers come while the server listens. See `ServerEnd.save`."""
         if order.round != self._saving:
             self._saving = order.round
-            self._save_until = time.monotonic() + self._terms.deadline + self._terms.join_timeout
-            for worker in self._workers.values():
+            self._save_until = time.monotonic() + self.members.terms.deadline + self.members.terms.join_timeout
+            for worker in self.members.workers.values():
                 worker.unsaved, worker.saved, worker.failure = not worker.state, False, ""
-        for worker in self._workers.values():
+        for worker in self.members.workers.values():
             if worker.unsaved and not worker.ordered:
                 worker.asked = order.round
                 self._order(worker, Command(worker.generation, Kind.SAVE, order.round, order.oldest))
 
-    def _order(self, worker: _Worker, command: Command) -> None:
+    def _order(self, worker: Worker, command: Command) -> None:
         worker.ordered = True
         self._give(worker, command)
 
@@ -509,21 +370,21 @@ class StarServer(ServerEnd):
         self._listen(0)
         if time.monotonic() > self._save_until:
             return []
-        return [rank for rank, worker in self._workers.items() if worker.unsaved]
+        return [rank for rank, worker in self.members.workers.items() if worker.unsaved]
 
     def end_save(self) -> list[int]:
         """See `ServerEnd.end_save`. A missing part is an offence, unless most workers' are: they share a full disk, say."""
         failures = {}
-        for rank, worker in self._workers.items():
+        for rank, worker in self.members.workers.items():
             if worker.unsaved:
                 worker.unsaved, worker.failure = False, "it takes too long"
             if worker.failure:
                 failures[rank] = worker.failure
         for rank, reason in failures.items():
             self._warn(f"worker {rank} did not save what its clients remember: {reason}")
-            if 2 * len(failures) <= len(self._workers):
+            if 2 * len(failures) <= len(self.members.workers):
                 self._blame_worker(rank, f"did not save: {reason}")
-        return [rank for rank, worker in self._workers.items() if not worker.saved]
+        return [rank for rank, worker in self.members.workers.items() if not worker.saved]
 
     def _tell(self, text: str, level: int = logging.INFO) -> None:
         log.log(level, text)
@@ -535,12 +396,12 @@ class StarServer(ServerEnd):
 
     def stop(self) -> None:
         """Tell every worker that the run is over; those that are away learn it when they come back, from a note in the store."""
-        for rank in self._workers:
+        for rank in self.members.workers:
             self._shared.dismiss(rank, OVER)
         self._leave_notes()
-        for worker in self._workers.values():
+        for worker in self.members.workers.values():
             self._give(worker, Command.end(worker.generation))
-        self._end_keeper(_END_PATIENCE if all(worker.is_free for worker in self._workers.values()) else 1.0)
+        self._end_keeper(_END_PATIENCE if all(worker.is_free for worker in self.members.workers.values()) else 1.0)
 
     def _leave_notes(self) -> None:
         with suppress(DistError, RunError):  # whoever finds no note gives up in its own time
@@ -558,5 +419,5 @@ class StarServer(ServerEnd):
                 break
             time.sleep(0.01)
         os.close(self._events)
-        for worker in self._workers.values():
+        for worker in self.members.workers.values():
             os.close(worker.commands)

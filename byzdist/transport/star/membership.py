@@ -1,0 +1,200 @@
+"""Who can be asked: what the server knows of workers and clients, their offences and their lateness. No process, no clock."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from byzdist.transport.base import Shape
+from byzdist.transport.star.gateway import Event, EventKind
+from byzdist.transport.star.lateness import Allowance
+
+IN_QUARANTINE = "quarantined: "
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On what terms workers take part.
+
+    Attributes:
+        deadline, join_timeout: in seconds.
+        min_replies: the fewest reachable clients.
+        offences: how many lead to quarantine.
+        late_share: of the run's time, for which the server may wait in vain for one worker.
+    """
+
+    deadline: float
+    join_timeout: float
+    min_replies: int
+    offences: int
+    late_share: float
+
+
+@dataclass
+class Conduct:
+    """What a client, or a worker, has done wrong."""
+
+    offences: int = 0
+    quarantine: str = ""  # its last offence, once it is in quarantine
+
+    def offend(self, reason: str, most: int) -> bool:
+        """Count an offence; return whether it is the one that leads to quarantine."""
+        self.offences += 1
+        if self.quarantine or self.offences < most:
+            return False
+        self.quarantine = reason
+        return True
+
+
+@dataclass
+class Worker:
+    """What the server knows of one worker."""
+
+    commands: int
+    allowance: Allowance
+    generation: int = 0
+    state: str = "has not joined yet"  # "" where the link is open
+    round: int = -1  # of the request that the worker has still to answer
+    pending: set[int] = field(default_factory=set)  # the clients that it has still to answer for
+    rows: dict[int, int] = field(default_factory=dict)  # by client: where its gateway may still write a reply
+    conduct: Conduct = field(default_factory=Conduct)
+    ordered: bool = False  # it has an order to carry out that is no request
+    asked: int = -1  # the round of the last order to save that was given to it
+    unsaved: bool = False  # it has still to say that it has saved what its clients remember
+    saved: bool = False  # it has said so, of the last order
+    failure: str = ""  # why it has not, where that is its own doing
+
+    @property
+    def is_free(self) -> bool:
+        """Whether there is a link, and no reply that the worker owes."""
+        return not self.state and not self.pending
+
+    @property
+    def is_quarantined(self) -> bool:
+        """Whether it is out for good, for what it has done."""
+        return self.state.startswith(IN_QUARANTINE)
+
+    def release_rows(self, event: Event) -> None:
+        """Note which rows are the server's again."""
+        if event.what in (EventKind.REPLY, EventKind.OFFENCE):
+            self.rows.pop(event.client, None)
+        elif event.what in (EventKind.IDLE, EventKind.ENDED):
+            self.rows = {}
+
+    def shut_out(self, state: str) -> None:
+        """Note why there is no link any more."""
+        self.state = state
+        self.ordered = self.unsaved = False
+
+
+class Membership:
+    """The workers of a star and the clients that they host.
+
+    Args:
+        commands: by rank, the writing end of its gateway's pipe.
+        now: the time, in seconds.
+
+    Attributes:
+        conducts: by client that has offended.
+        trusted: by client: whether it is not in quarantine.
+        resting: the ranks that were late too often and are not asked for a while.
+    """
+
+    def __init__(self, shape: Shape, terms: Terms, commands: Mapping[int, int], now: float) -> None:
+        self._shape, self.terms = shape, terms
+        self.workers = {
+            rank: Worker(end, Allowance(terms.deadline, terms.late_share, now)) for rank, end in commands.items()
+        }
+        self._hosts = np.arange(shape.clients) % shape.workers  # by client, counted from 0
+        self.conducts: defaultdict[int, Conduct] = defaultdict(Conduct)
+        self.trusted = np.ones(shape.clients, dtype=bool)
+        self._free: tuple[tuple[bool, ...], np.ndarray] = (), np.arange(0)  # by worker, and their clients
+        self.resting = set[int]()
+
+    def free_clients(self) -> np.ndarray:
+        """Return the clients out of quarantine whose worker is linked, owes no reply and does not rest, ascending."""
+        free = tuple(worker.is_free and rank not in self.resting for rank, worker in self.workers.items())
+        if free != self._free[0]:  # else nothing is done that takes longer with more clients
+            self._free = free, np.flatnonzero(np.array(free)[self._hosts] & self.trusted)
+        return self._free[1]
+
+    def count_acceptable(self) -> int:
+        """Return how many clients are not in quarantine, nor is their worker."""
+        acceptable = np.array([not worker.is_quarantined for worker in self.workers.values()])
+        return int(np.count_nonzero(acceptable[self._hosts] & self.trusted))
+
+    def why_too_few(self, reachable: int) -> str:
+        """Return why so few clients are reachable, in words."""
+        n, least, acceptable = self._shape.clients, self.terms.min_replies, self.count_acceptable()
+        if acceptable < least:
+            who = f"only {acceptable} of {n} clients are not" if acceptable else f"all {n} clients are"
+            why = f"(transport.offences), and transport.min_replies is {least}"
+            conducts = [*self.conducts.values(), *(worker.conduct for worker in self.workers.values())]
+            reasons = ", ".join(sorted({conduct.quarantine for conduct in conducts} - {""}))
+            return f"{who} in quarantine {why}; the reasons: {reasons}"
+        states = {rank: worker.state or "busy" for rank, worker in self.workers.items() if not worker.is_free}
+        return (
+            f"only {reachable} of {n} clients could be reached for {self.terms.join_timeout:g} s "
+            f"(transport.join_timeout), and transport.min_replies is {least}; by worker: {states}"
+        )
+
+    def offend(self, client: int, reason: str) -> bool:
+        """Count an offence of a client's; return whether it is in quarantine for it."""
+        if not self.conducts[client].offend(reason, self.terms.offences):
+            return False
+        self.isolate(client)
+        return True
+
+    def isolate(self, client: int) -> None:
+        """Trust a client no more."""
+        self.trusted[client] = False
+        self._free = (), np.arange(0)
+
+    def hosts_nobody(self, rank: int) -> bool:
+        """Return whether all clients of a worker are in quarantine."""
+        return not self.trusted[rank - 1 :: self._shape.workers].any()
+
+    def charge_the_late(self, round_: int, waited: float, now: float) -> list[str]:
+        """Count the time, ``waited``, for which the round has waited for late workers alone, and let those rest that have used up theirs.
+
+        Where more than half of the workers would rest, it is the deadline that is wrong. Return what there is to tell.
+        """
+        told = []
+        for rank, worker in self.workers.items():
+            if not worker.pending or worker.round != round_:
+                continue
+            worker.allowance.spend(waited, now)
+            seconds = worker.allowance.seconds_to_go(now)
+            if seconds and 2 * len({*self.resting, rank}) <= len(self.workers):
+                self.resting.add(rank)
+                told.append(
+                    f"worker {rank} is late too often and is not asked for {seconds:.1f} s (transport.late_share)"
+                )
+        return told
+
+    def end_rests(self, now: float) -> None:
+        """Let workers take part again that have rested long enough, or that the run needs."""
+        for rank in list(self.resting):
+            if not self.workers[rank].allowance.seconds_to_go(now):
+                self.resting.remove(rank)
+        if self.resting and len(self.free_clients()) < self.terms.min_replies:
+            self.resting.clear()
+
+    def offences(self) -> dict[str, Any]:
+        """Return who has offended, as JSON."""
+        workers = {rank: worker.conduct for rank, worker in self.workers.items()}
+        return {
+            "workers": [[rank, it.offences, it.quarantine] for rank, it in workers.items() if it.offences],
+            "clients": [[client, it.offences, it.quarantine] for client, it in self.conducts.items()],
+        }
+
+    def take_up(self, offences: Mapping[str, Any]) -> tuple[dict[int, str], dict[int, str]]:
+        """Take in what `offences` returned, or a part of it; return which clients and workers are in quarantine, and why."""
+        for client, count, reason in offences.get("clients", []):
+            self.conducts[client] = Conduct(count, reason)
+        for rank, count, reason in offences.get("workers", []):
+            self.workers[rank].conduct = Conduct(count, reason)
+        clients = {client: reason for client, _, reason in offences.get("clients", []) if reason}
+        return clients, {rank: reason for rank, _, reason in offences.get("workers", []) if reason}
