@@ -155,9 +155,12 @@ def _run_rank(arguments: argparse.Namespace) -> int:
         from byzdist.runtime.rank import run_rank
 
         return run_rank(arguments.config, arguments.overrides, arguments.out, arguments.resume)
+    except (ConfigError, RunError) as error:
+        if supervisor.report_failure(str(error)):
+            return supervisor.MISTAKE if isinstance(error, ConfigError) else 1
+        raise
     except Exception as error:
-        said = str(error) if isinstance(error, ConfigError | RunError) else f"{type(error).__name__}: {error}"
-        supervisor.report_failure(said)
+        supervisor.report_failure(f"{type(error).__name__}: {error}")
         raise
 
 

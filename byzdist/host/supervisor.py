@@ -66,15 +66,18 @@ def itself(words: Sequence[str]) -> list[str]:
     return [sys.executable, "-c", program, *words]
 
 
-def report_failure(reason: str) -> None:
-    """Leave the reason of this rank's failure where the agent that started it looks."""
+def report_failure(reason: str) -> bool:
+    """Leave the reason of this rank's failure where the agent that started it looks; return whether that will say it, being the first."""
     if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         with contextlib.suppress(OSError), open(file, "w") as there:
             json.dump({"message": reason, "timestamp": str(int(time.time()))}, there)
     if number := os.environ.get(REPORT):
         line = json.dumps({"rank": int(os.environ["RANK"]), "message": reason})
         with contextlib.suppress(OSError):
+            is_first = os.fstat(int(number)).st_size == 0
             os.write(int(number), line.encode() + b"\n")
+            return is_first
+    return False
 
 
 def supervise(program: Program) -> int:
