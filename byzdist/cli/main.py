@@ -30,14 +30,14 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
         "check", help="check a configuration as run does, and print it with what its defaults became"
     )
     check.add_argument("config", metavar="CONFIG", help="a YAML file")
-    check.add_argument("overrides", metavar="key=value", nargs="*", help="for example method.clip=none")
+    check.add_argument("overrides", metavar="key=value", nargs="*", default=[], help="for example method.clip=none")
     check.set_defaults(action=_check)
 
     run = commands.add_parser(
         "run", help="train; starts one server and N worker processes, or is one of them under torchrun"
     )
     run.add_argument("config", metavar="CONFIG", help="a YAML file, or - for standard input")
-    run.add_argument("overrides", metavar="key=value", nargs="*", help="for example method.clip=none")
+    run.add_argument("overrides", metavar="key=value", nargs="*", default=[], help="for example method.clip=none")
     run.add_argument(
         "--workers", type=_positive, metavar="N", help="worker processes on this machine (default: 4, or one a client)"
     )
@@ -59,7 +59,9 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
 
     evaluate = commands.add_parser("evaluate", help="print loss and accuracy of a run's last model")
     evaluate.add_argument("run", metavar="DIR", type=Path, help="the run's folder")
-    evaluate.add_argument("overrides", metavar="key=value", nargs="*", help="other data, for example data.path=FILE")
+    evaluate.add_argument(
+        "overrides", metavar="key=value", nargs="*", default=[], help="other data, for example data.path=FILE"
+    )
     evaluate.add_argument(
         "--trust", action="store_true", help="import code that the run's own config.yaml names as module:Name"
     )

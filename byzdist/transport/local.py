@@ -1,5 +1,6 @@
 """Server and clients in one process and one thread: for a notebook, a debugger, a sweep, or a test. Nothing travels."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,7 @@ from byzdist.transport.base import (
 )
 from byzdist.transport.wire import AFRESH, HAS_MODEL, HAS_PREVIOUS, HEADER_BYTES, Kind, Stage
 
+log = logging.getLogger(__name__)
 Handle = Callable[[Received | Save | Resume, WorkerEnd], None]
 
 
@@ -80,7 +82,9 @@ class LocalServer(ServerEnd):
         self._offences[client] += 1
         if self._offences[client] == self._allowed:
             self._quarantine[client] = reason
-            self.news.append(f"client {client} is in quarantine after {self._allowed} offences, the last: {reason}")
+            text = f"client {client} is in quarantine after {self._allowed} offences, the last: {reason}"
+            log.warning("%s", text)
+            self.news.append(text)
 
     def quarantined(self) -> set[int]:
         """See `ServerEnd.quarantined`."""

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import time
 from contextlib import ExitStack
 
 from tests.cases import BASE
@@ -38,3 +39,25 @@ def test_a_worker_with_other_data_is_named_with_the_difference(tmp_path):
         assert "Traceback" not in jobs[2].output
         for job in jobs:
             job.kill_all()
+
+
+def said(job, words, patience=60):
+    until = time.monotonic() + patience
+    while not re.search(words, job.output):
+        assert job.process.poll() is None and time.monotonic() < until, f"{words}\n{job.output}"
+        time.sleep(0.05)
+
+
+def test_both_sides_say_for_whom_they_wait(tmp_path):
+    """Worker 1 comes before the server, and worker 2 never."""
+    transport = {"deadline": 5.0, "join_timeout": 5.0, "min_replies": 1}
+    path = write_config(tmp_path, {**BASE, "rounds": 3, "transport": transport})
+    port = str(free_port())
+    job = {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "BYZDIST_SECRET": "s" * 32}
+    words = [sys.executable, "-m", "byzdist", "run", str(path), "--out", str(tmp_path / "run")]
+    with Job(words, env={**job, "RANK": "1"}) as worker:
+        said(worker, rf"\[w1\] WARNING waiting for the server at 127.0.0.1:{port}: 3 s so far, \d+ s at most")
+        with Job(words, env={**job, "RANK": "0"}) as server:
+            said(server, r"\[server\] WARNING waiting for worker 2: 3 s so far, 5 s at most")
+            said(server, r"\[server\] WARNING worker 2 has not joined; the run begins without")
+            worker.kill_all()

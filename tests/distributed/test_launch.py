@@ -43,6 +43,7 @@ def test_nothing_where_the_user_stands_changes_what_the_ranks_run(odd_place: Pat
     with Job([COMMAND, "run", "config.yaml", "--workers", "2", "--out", "run"], cwd=odd_place) as job:
         assert job.wait(90) == 0, job.output
         job.assert_clean()
+    assert job.output.splitlines()[:2] == ["reading config.yaml", "starting 2 workers; run"]
     assert summary(odd_place / "run")["status"] == "finished"
     written = yaml.safe_load((odd_place / "run" / "config.yaml").read_text())
     assert written["model"]["name"] == "mine:net"
@@ -55,6 +56,31 @@ def test_a_configuration_comes_on_standard_input_and_from_another_folder(odd_pla
     with Job(["sh", "-c", script], cwd=elsewhere) as job:
         assert job.wait(90) == 0, job.output
     assert summary(elsewhere / "run")["rounds"] == 4
+
+
+def test_what_lies_beside_the_configuration_is_found_from_another_folder(odd_place: Path, tmp_path: Path) -> None:
+    """Its module and its data; cache, output and what is named on the command line are where the user stands."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for folder, name in ((odd_place, "train.svm"), (elsewhere, "test.svm")):
+        (folder / name).write_text("".join(f"{i % 2} 1:{i} 2:{i % 3}\n" for i in range(40)))
+    tree = {**SHORT, "data": {"name": "libsvm", "path": "train.svm"}}
+    (odd_place / "config.yaml").write_text(yaml.safe_dump(tree))
+    words = ["run", "../config.yaml", "data.test_path=test.svm", "--workers", "2", "--out", "run"]
+    with Job([COMMAND, *words], cwd=elsewhere, env={"BYZDIST_CACHE": "cache"}) as job:
+        assert job.wait(90) == 0, job.output
+    written = yaml.safe_load((elsewhere / "run" / "config.yaml").read_text())["data"]
+    assert (written["path"], written["test_path"]) == (str(odd_place / "train.svm"), str(elsewhere / "test.svm"))
+    assert list(elsewhere.glob("cache/data/libsvm-*/features.npy"))
+
+
+def test_the_first_sign_of_life_comes_before_what_takes_seconds(odd_place: Path) -> None:
+    slow = odd_place / "slow"
+    (slow / "torch").mkdir(parents=True)
+    (slow / "torch" / "__init__.py").write_text("print('importing', flush=True)\nimport os\nos._exit(3)\n")
+    with Job([COMMAND, "run", "config.yaml"], cwd=odd_place, env={"PYTHONPATH": str(slow)}) as job:
+        assert job.wait(60) == 3, job.output
+    assert job.output.splitlines() == ["reading config.yaml", "importing"]
 
 
 PROGRAM = """

@@ -213,11 +213,13 @@ def test_a_worker_without_a_link_heeds_the_note_of_its_life() -> None:
         assert join(connect, 1, KEY, 10.0, life=star.server._life) is None
 
 
-def test_a_worker_in_quarantine_is_told_so_as_often_as_it_asks() -> None:
+def test_a_worker_in_quarantine_is_told_so_as_often_as_it_asks(caplog: pytest.LogCaptureFixture) -> None:
     with Star(shape_of(2), replace(TERMS, offences=1)) as star:
         star.start_honest(2)
         star.joined(2)
         star.server.blame(0, "not finite")
+        warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert "client 0 is in quarantine after 1 offences, the last: not finite" in warned
         for _ in range(2):
             with pytest.raises(RunError, match="worker rank 1: it is in quarantine, the last reason: not finite"):
                 join(connect, 1, KEY, 10.0)

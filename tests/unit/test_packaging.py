@@ -13,6 +13,7 @@ import pytest
 import byzdist
 from byzdist.errors import ConfigError
 from byzdist.reporting.plotting import plot
+from tests.harness import ROOT
 
 SOURCES = sorted(Path(byzdist.__file__).parent.rglob("*.py"))
 
@@ -58,6 +59,32 @@ def test_the_starter_comes_along():
     assert {"config.yaml", "mine.py", "quickstart.yaml"} <= {
         path.name for path in (files("byzdist") / "cli" / "starter").iterdir()
     }
+
+
+def test_the_pythons_that_are_tried_are_those_that_are_declared():
+    known = {line.rpartition(" ")[2] for line in metadata("byzdist").get_all("Classifier") if ":: 3." in line}
+    (tried,) = re.findall(r"^for version in (.*); do$", (ROOT / ".ci" / "versions").read_text(), re.MULTILINE)
+    assert known == set(tried.split()) == {"3.10", "3.11", "3.12", "3.13"}
+    assert metadata("byzdist")["Requires-Python"] == ">=3.10"
+    assert re.search(r"^\.ci/versions$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+
+
+def test_the_newest_torch_that_is_tried_is_within_the_bounds():
+    (line,) = (line for line in requires("byzdist") if re.match(r"torch\b", line))
+    (newest,) = re.findall(r"^newest_torch=(\S+)$", (ROOT / ".ci" / "versions").read_text(), re.MULTILINE)
+    least, bound = (tuple(map(int, re.search(rf"{sign}([\d.]+)", line)[1].split("."))) for sign in (">=", "<"))
+    assert least <= tuple(map(int, newest.split(".")))[:2] < bound
+
+
+def test_what_serves_one_thing_is_an_extra():
+    assert set(metadata("byzdist").get_all("Provides-Extra")) == {"plot", "dev", "benchmark"}
+    assert declared("benchmark") == {"byzfl"} and not {"byzfl", "matplotlib", "pandas"} & declared()
+    assert {"scipy", "numpy", "torch"} <= declared()
+
+
+def test_the_sdist_has_tests_and_configurations():
+    grafted = set(re.findall(r"^graft (\S+)$", (ROOT / "MANIFEST.in").read_text(), re.MULTILINE))
+    assert {"tests", "configs", "launch", "docs", ".ci"} <= grafted and all((ROOT / name).is_dir() for name in grafted)
 
 
 def test_torch_has_an_upper_bound():

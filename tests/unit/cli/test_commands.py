@@ -1,6 +1,7 @@
 """Wrong words on the command line, and the commands that only show or write something."""
 
 import json
+import logging
 import re
 import shlex
 import sys
@@ -50,7 +51,9 @@ WRONG = {
     "run config.yaml --max-restarts=-1": "argument --max-restarts: '-1' is not a whole number of at least 0",
     "list rule krum more": "unrecognized arguments: more",
     "list --jsn": "--jsn: there is no such option. Did you mean --json?",
-    "check": "the following arguments are required: CONFIG",
+    "check": "the following arguments are required: CONFIG\n",
+    "run": "the following arguments are required: CONFIG\n",
+    "evaluate": "the following arguments are required: DIR\n",
     "new": "the following arguments are required: DIR",
     "doctor now": "unrecognized arguments: now",
 }
@@ -64,7 +67,7 @@ def test_a_wrong_word_on_the_command_line_is_answered_with_the_one_that_was_mean
         main(shlex.split(line))
     error = capsys.readouterr().err
     assert end.value.code == 2
-    assert error.startswith("usage: byzdist") and WRONG[line] in error.splitlines()[-1], error
+    assert error.startswith("usage: byzdist") and WRONG[line] in error.splitlines(keepends=True)[-1], error
 
 
 def test_words_around_an_equals_sign_are_told_to_come_together(tmp_path, monkeypatch, capsys):
@@ -194,13 +197,16 @@ def test_check_refuses_what_can_be_seen_only_with_the_data(tmp_path, capsys):
 # byzdist new
 
 
-def test_what_is_written_to_begin_with_runs_as_it_is_and_learns(tmp_path, capsys, monkeypatch):
+def test_what_is_written_to_begin_with_runs_as_it_is_and_learns(tmp_path, capsys, caplog, monkeypatch):
     monkeypatch.setattr("sys.path", [*sys.path])
     folder = tmp_path / "a" / "mine"
     assert main(["new", str(folder)]) == 0
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     assert f"cd {folder} && byzdist run config.yaml" in capsys.readouterr().out
-    assert main(["check", str(folder / "config.yaml")]) == 0
+    for name in ("config.yaml", "quickstart.yaml"):
+        with caplog.at_level(logging.WARNING, logger="byzdist"):
+            assert main(["check", str(folder / name)]) == 0
+        assert not caplog.messages, "a first configuration is a sound one"
     config = load(folder / "config.yaml", ["device=cpu", "rounds=100", "evaluate.every=100"])
     train_in(config.model_dump(exclude_none=True), tmp_path / "run")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

@@ -226,6 +226,17 @@ def test_runs_of_one_name_that_start_in_one_second_get_a_folder_each(tmp_path, m
         claim(run.path, experiment(), resume=False).lock.release()  # the server, after the launcher
 
 
+def test_names_that_differ_in_case_alone_share_nothing_on_a_file_system_that_sees_none(
+    tmp_path, temporary, monkeypatch
+):
+    for name, value in (("Mine", 1.0), ("mine", 2.0)):
+        monkeypatch.setitem(DATASETS._entries, name, lambda value=value: (np.full((4, 2), value), np.arange(4) % 2))
+    for _ in range(2):  # from the function, and from the cache
+        assert [data.load({"name": name}).features[0, 0] for name in ("Mine", "mine")] == [1.0, 2.0]
+    names = {path.name.lower() for path in (tmp_path / "cache" / "data").iterdir() if path.is_dir()}
+    assert len(names) == 2
+
+
 LITTER = ["lost+found", ".DS_Store", "._run", ".nfs0000000000a1", "Thumbs.db", "desktop.ini", ".fuse_hidden0001"]
 
 

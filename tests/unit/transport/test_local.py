@@ -1,6 +1,7 @@
 """Runs in one process and one thread: the same bits as with workers, from the command line to the end."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -51,9 +52,11 @@ def test_it_goes_on_from_a_checkpoint_to_the_same_bits(tmp_path, name):
     assert json.loads((tmp_path / "run" / "run.json").read_text())["resumed_after"] == [left] != [20]
 
 
-def test_who_keeps_sending_what_is_not_finite_ends_in_quarantine_and_stays_there(tmp_path):
+def test_who_keeps_sending_what_is_not_finite_ends_in_quarantine_and_stays_there(tmp_path, capsys):
     tree = {**case("nan"), "rounds": 20, "checkpoint": {"every": 1, "keep": 100}}
     assert run_alone(tree, tmp_path) == 0
+    warned = re.findall(r"WARNING client (\d) is in quarantine after 3 offences", capsys.readouterr().err)
+    assert sorted(warned) == ["5", "6", "7", "8"]
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     news = [text for line in lines for text in line.get("news", [])]
     assert sorted(news) == [f"client {c} is in quarantine after 3 offences, the last: not finite" for c in range(5, 9)]
