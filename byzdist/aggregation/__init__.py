@@ -1,8 +1,13 @@
-"""Robust aggregation of the rows of a matrix: `aggregate` for one call, `Aggregator` for many."""
+"""Robust aggregation of the rows of a matrix: `aggregate` for one call, `Aggregator` for many.
 
-from byzdist.aggregation import coordinate, mixing, span, subsets
+A new rule or pre-aggregation step is one file here, see CONTRIBUTING.md.
+"""
+
 from byzdist.aggregation.engine import Aggregated, Aggregator, aggregate, max_byzantine, nonfinite_rows
 from byzdist.aggregation.rules import PRE, RULES, Facts, column_rule, pre_step, span_rule
+from byzdist.registry import import_all
+
+import_all(__name__, __path__)
 
 __all__ = [
     "PRE",
@@ -12,12 +17,8 @@ __all__ = [
     "Facts",
     "aggregate",
     "column_rule",
-    "coordinate",
     "max_byzantine",
-    "mixing",
     "nonfinite_rows",
     "pre_step",
-    "span",
     "span_rule",
-    "subsets",
 ]

@@ -13,6 +13,9 @@ from byzdist.problem.data import Dataset, Split
 from byzdist.problem.oracle import Oracle, Positions
 from byzdist.randomness import stream
 
+EVALUATED = ("loss", "gap", "grad_norm", "accuracy")
+"""What can be measured of a model: the keys of metrics, summary and scraped files, in their order there."""
+
 Groups = list[tuple[float, Positions | None]]
 """Samples by weight: the weight of each one, and their positions in the data set (None: all of it)."""
 

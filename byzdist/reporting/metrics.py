@@ -14,10 +14,10 @@ import orjson
 from byzdist.errors import RunError
 from byzdist.host.descriptors import spare_descriptors
 from byzdist.host.files import open_plain, write_text
+from byzdist.problem.evaluation import EVALUATED
 
 log = logging.getLogger(__name__)
 Line = dict[str, Any]
-EVALUATED = ("loss", "gap", "grad_norm", "accuracy")
 _LINE = orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE  # numbers that JSON has no word for become null
 _WHILE = 0.1  # seconds
 _BLOCK = 1 << 16  # bytes

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from byzdist.errors import ConfigError
 from byzdist.host.files import write_text
-from byzdist.reporting.metrics import EVALUATED, Line, Metrics
+from byzdist.problem.evaluation import EVALUATED
+from byzdist.reporting.metrics import Line, Metrics
 
 log = logging.getLogger(__name__)
 VARIABLE = "BYZDIST_PROMETHEUS"

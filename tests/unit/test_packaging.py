@@ -9,12 +9,14 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+import yaml
 
 import byzdist
 from byzdist.errors import ConfigError
 from byzdist.reporting.plotting import plot
 from tests.harness import ROOT
 
+ROOT = Path(__file__).parents[2]
 SOURCES = sorted(Path(byzdist.__file__).parent.rglob("*.py"))
 
 
@@ -47,8 +49,22 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
     assert extra == {"matplotlib"} and imported()["matplotlib"] == {"plotting.py"}
 
 
-def test_the_version_is_written_once():
+def test_the_version_is_written_once_and_repeated_where_others_read_it():
     assert version("byzdist") == byzdist.__version__
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == byzdist.__version__
+
+
+def test_pre_commit_checks_what_ci_checks():
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    hooks = {hook["name"]: hook for hook in local["hooks"]}
+    commands = re.sub(r'"\$venv/bin/([\w-]+)"', r"\1", (ROOT / ".ci" / "run").read_text())
+    tools = [re.match(r"\.venv/bin/(\w+(?: check| format)?)", hook["entry"])[1] for hook in hooks.values()]
+    assert tools == list(hooks) == re.findall(r"^(ruff check|ruff format|mypy|shellcheck)\b", commands, re.MULTILINE)
+    patterns = re.search(r"^shellcheck .* --source-path=SCRIPTDIR (.*)", commands, re.MULTILINE)[1].split()
+    files = {str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern)}
+    scripts = [ROOT / ".ci", ROOT / "docker", ROOT / "launch"]
+    there = {str(path.relative_to(ROOT)) for folder in scripts for path in folder.rglob("*") if path.is_file()}
+    assert {name for name in there if re.search(hooks["shellcheck"]["files"], name)} == files != set()
 
 
 def test_the_license_is_an_spdx_expression():

@@ -167,7 +167,7 @@ def test_wrong_libsvm_files_are_refused_before_anything_is_loaded(tmp_path, cont
 
 
 @pytest.mark.parametrize(
-    "content", ["1 1:1\n-1 1:x\n", "1 1:1\n-1 0:1 5\n", gzip.compress(b"1 1:1\n" * 9000 + b"-1 2:3\n")[:60]]
+    "content", ["1 1:1\n-1 1:x\n", "1 1:1\n-1 0:1 5\n", gzip.compress(b"1 1:1\n" * 9000 + b"-1 2:3\n", mtime=0)[:60]]
 )
 def test_damage_further_on_in_a_libsvm_file_is_refused_when_read(tmp_path, content):
     (tmp_path / "a").write_bytes(content if isinstance(content, bytes) else content.encode())
