@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, ClassVar, Generic, TypeVar
 
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from byzdist.errors import ConfigError, told
 from byzdist.words import closest, did_you_mean, explain
@@ -59,6 +59,7 @@ class Registry(Generic[T]):
         self.aliases: dict[str, str] = {}
         self._arguments = arguments
         self._entries: dict[str, T] = {}
+        self._models: dict[T, type[BaseModel]] = {}
         self._all.append(self)
 
     def register(self, name: str, *aliases: str) -> Callable[[T], T]:
@@ -149,16 +150,23 @@ class Registry(Generic[T]):
         Raises:
             ConfigError: naming ``key`` and the parameter, for an unknown name, a wrong type or a value out of range.
         """
-        fields = {
-            word: (Any if p.annotation is p.empty else p.annotation, ... if p.default is p.empty else p.default)
-            for word, p in self.parameters(name, key).items()
-        }
-        model = create_model("Parameters", __config__=_STRICT, **fields)  # type: ignore[call-overload]
+        model = self._model(name, key)
         try:
             checked = model.model_validate(dict(parameters))
         except ValidationError as error:
-            raise explain(error, key, parameters, list(fields)) from None
-        return {name: getattr(checked, name) for name in fields}
+            raise explain(error, key, parameters, list(model.model_fields)) from None
+        return {name: getattr(checked, name) for name in model.model_fields}
+
+    def _model(self, name: str, key: str) -> type[BaseModel]:
+        """Return what checks the parameters of ``name``; it is made once, because that takes far longer than a check."""
+        entry = self.get(name, key)
+        if entry not in self._models:
+            fields = {
+                word: (Any if p.annotation is p.empty else p.annotation, ... if p.default is p.empty else p.default)
+                for word, p in self.parameters(name, key).items()
+            }
+            self._models[entry] = create_model("Parameters", __config__=_STRICT, **fields)  # type: ignore[call-overload]
+        return self._models[entry]
 
     def _signature(self, name: str, key: str) -> inspect.Signature:
         entry = self.get(name, key)

@@ -14,7 +14,6 @@ import yaml
 import byzdist
 from byzdist.errors import ConfigError
 from byzdist.reporting.plotting import plot
-from tests.harness import ROOT
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(Path(byzdist.__file__).parent.rglob("*.py"))
