@@ -23,12 +23,10 @@ from tests.inprocess import LocalServer, train_in
 
 RESUMED = [
     "attack alie, rand_k",
-    "attack label_flip",
     "byz_vr_marina_pp, full_batch, rand_k",
     "byz_vr_marina_pp, g0 zero",
     "byz_vr_marina_pp_plus, shared rand_k",
     "byz_vr_marina, rand_k",
-    "sgd, clip 0.5",
     "momentum_sgd, clip 0.5",
     "momentum_sgd, rand_k",
     "momentum_sgd, label_flip",
