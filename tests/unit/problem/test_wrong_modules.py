@@ -1,0 +1,425 @@
+"""Modules that cannot be trained: each is refused before anything starts, in a sentence that names it."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from byzdist.config.reading import parse
+from byzdist.errors import ConfigError
+from byzdist.problem import models
+from byzdist.runtime.experiment import prepare
+from tests.unit.problem.nets import Net, config
+
+HERE = "tests.unit.problem.test_wrong_modules"
+CPU = torch.device("cpu")
+
+
+class Raises(Net):
+    def prepare(self, features, classes):
+        self.second = nn.Linear(6, classes)
+
+
+class RaisesItself(Net):
+    def forward(self, features):
+        raise KeyError("nothing here")
+
+
+class WantsMore(Net):
+    def forward(self, features, mask):
+        return super().forward(features)
+
+
+class OtherDtype(Net):
+    def forward(self, features):
+        return super().forward(features.float())
+
+
+class WantsImages(Net):
+    def prepare(self, features, classes):
+        self.first = nn.Conv2d(1, 2, 3)
+
+
+class Tuple(Net):
+    def forward(self, features):
+        return super().forward(features), features
+
+
+class Dictionary(Net):
+    def forward(self, features):
+        return {"logits": super().forward(features)}
+
+
+class Classes(Net):
+    def forward(self, features):
+        return super().forward(features).argmax(1)
+
+
+class TooFew(Net):
+    def prepare(self, features, classes):
+        self.second = nn.Linear(5, classes - 1)
+
+
+class OneOutput(Net):
+    def prepare(self, features, classes):
+        self.second = nn.Linear(5, 1)
+
+
+class Squeezed(Net):
+    def prepare(self, features, classes):
+        self.second = nn.Linear(5, 1)
+
+    def forward(self, features):
+        return super().forward(features).squeeze()
+
+
+class NoBatch(Net):
+    def forward(self, features):
+        return super().forward(features).sum(0)
+
+
+class Nan(Net):
+    def prepare(self, features, classes):
+        self.second = nn.Sequential(nn.Linear(5, classes), Root())
+
+
+class Root(nn.Module):
+    def forward(self, features):
+        return (-1 - features.abs()).sqrt()
+
+
+class NanGradient(Net):
+    def prepare(self, features, classes):
+        nn.init.zeros_(self.first.weight), nn.init.zeros_(self.first.bias)
+
+    def forward(self, features):
+        return self.second(self.first(features).abs().sqrt())
+
+
+class ChangesInput(Net):
+    def forward(self, features):
+        return super().forward(features.sub_(1.0))
+
+
+class InPlace(Net):
+    def forward(self, features):
+        return super().forward(nn.functional.relu(features, inplace=True))
+
+
+class Detached(Net):
+    def forward(self, features):
+        return super().forward(features).detach()
+
+
+class NoGrad(Net):
+    @torch.no_grad()
+    def forward(self, features):
+        return super().forward(features)
+
+
+class FunctionalDropout(Net):
+    def forward(self, features):
+        return self.second(F.dropout(self.first(features)))
+
+
+class PoliteDropout(Net):
+    def forward(self, features):
+        return self.second(F.dropout(self.first(features), training=self.training))
+
+
+class AttentionDropout(Net):
+    def prepare(self, features, classes):
+        self.first = nn.MultiheadAttention(features, 2, dropout=0.3, batch_first=True)
+
+    def forward(self, features):
+        return (
+            features.sum(1, keepdim=True)
+            * self.first(features[:, None], features[:, None], features[:, None])[0][:, 0, :2]
+        )
+
+
+class Noise(nn.Module):
+    def forward(self, features):
+        return features + 0.1 * torch.randn_like(features)
+
+
+class NoisyLayer(Net):
+    def prepare(self, features, classes):
+        self.noise = Noise()
+
+    def forward(self, features):
+        return self.second(self.noise(self.first(features)))
+
+
+class NumpyNoise(Net):
+    def forward(self, features):
+        return super().forward(features) * np.random.default_rng().random()
+
+
+class Counts(Net):
+    def prepare(self, features, classes):
+        self.passes = 0
+
+    def forward(self, features):
+        self.passes += 1
+        return super().forward(features) / self.passes
+
+
+class Normed(Net):
+    def prepare(self, features, classes):
+        self.norm = nn.BatchNorm1d(5)
+
+
+class NormedByTheBatch(Net):
+    def prepare(self, features, classes):
+        self.norm = nn.BatchNorm1d(5, track_running_stats=False)
+
+
+class SoftmaxOverTheBatch(Net):
+    def forward(self, features):
+        return super().forward(features).softmax(0)
+
+
+class CentredByTheBatch(Net):
+    def forward(self, features):
+        return super().forward(features - features.mean(0))
+
+
+class Moving(Net):
+    def prepare(self, features, classes):
+        self.register_buffer("seen", torch.zeros(features))
+
+    def forward(self, features):
+        if self.training:
+            self.seen.mul_(0.9).add_(features.mean(0), alpha=0.1)
+        return super().forward(features - self.seen)
+
+
+class Dropout(Net):
+    def prepare(self, features, classes):
+        self.second = nn.Sequential(nn.Dropout(0.2), self.second)
+
+
+class Listed(Net):
+    def prepare(self, features, classes):
+        self.rest = [nn.Linear(5, 5), nn.Linear(5, 5)]
+
+
+class Loose(Net):
+    def prepare(self, features, classes):
+        self.scale = torch.ones(classes, requires_grad=True)
+
+    def forward(self, features):
+        return super().forward(features) * self.scale
+
+
+class Complex(Net):
+    def prepare(self, features, classes):
+        self.phase = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+
+
+class OnMeta(Net):
+    def prepare(self, features, classes):
+        self.second = nn.Linear(5, classes, device="meta")
+
+
+class AllFrozen(Net):
+    def prepare(self, features, classes):
+        self.requires_grad_(False)
+
+
+class Nothing(nn.Module):
+    def __init__(self, feature_shape, classes):
+        super().__init__()
+
+    def forward(self, features):
+        return features[:, :2]
+
+
+class OneMemory(Net):
+    def prepare(self, features, classes):
+        self.third = nn.Linear(5, classes)
+        self.third.weight = nn.Parameter(self.second.weight.data)
+
+
+class SumLoss(Net):
+    def byzdist_loss(self, logits, labels):
+        return F.cross_entropy(logits, labels, reduction="sum")
+
+
+class VectorLoss(Net):
+    def byzdist_loss(self, logits, labels):
+        return F.cross_entropy(logits, labels, reduction="none")
+
+
+class NumberLoss(Net):
+    def byzdist_loss(self, logits, labels):
+        return F.cross_entropy(logits, labels).item()
+
+
+class RaisingLoss(Net):
+    def byzdist_loss(self, logits, labels):
+        return F.mse_loss(logits, F.one_hot(labels, 9).double())
+
+
+class NegativeL2(Net):
+    byzdist_l2 = -1.0
+
+
+class LayerAsL2(Net):
+    def prepare(self, features, classes):
+        self.byzdist_l2 = nn.Linear(5, 5)
+
+
+class WrongConvex(Net):
+    byzdist_convex = "yes"
+
+
+class WrongLoss(Net):
+    byzdist_loss = "cross_entropy"
+
+
+class WrongClosedForm(models.LogisticRegression):
+    """Somebody builds on our class and changes the forward alone."""
+
+    def __init__(self, feature_shape, classes):
+        super().__init__(feature_shape, classes)
+
+    def forward(self, features):
+        return super().forward(torch.tanh(features))
+
+
+class TorchOnlyClosedForm(Net):
+    """Small batches come as numpy arrays."""
+
+    def byzdist_add_gradient(self, x, features, labels, scale, out):
+        assert isinstance(features, torch.Tensor)
+        weights = dict(
+            zip(["first.weight", "first.bias", "second.weight", "second.bias"], x.split([60, 5, 10, 2]), strict=True)
+        )
+
+        def loss(weights):
+            shaped = {key: piece.view_as(self.get_parameter(key)) for key, piece in weights.items()}
+            return scale * F.cross_entropy(
+                torch.func.functional_call(self, shaped, (features,)), labels, reduction="sum"
+            )
+
+        gradients = torch.func.grad(loss)(weights)
+        out.add_(torch.cat(list(gradients.values())))
+
+
+class WrongDifference(Net):
+    def byzdist_add_difference(self, x_new, x_old, features, labels, scale, out):
+        out.add_(x_new - x_old)
+
+
+class LazyUnused(Net):
+    def prepare(self, features, classes):
+        self.spare = nn.LazyLinear(3)
+
+
+class LazyRaises(Net):
+    def prepare(self, features, classes):
+        self.first, self.second = nn.LazyLinear(6), nn.Linear(5, classes)
+
+
+def fails(feature_shape, classes):
+    return nn.Linear(feature_shape[1], classes)
+
+
+def a_class(feature_shape, classes):
+    return Net
+
+
+def a_pair(feature_shape, classes):
+    return Net(feature_shape, classes), F.cross_entropy
+
+
+WRONG = [
+    (
+        "Raises",
+        2,
+        r"cannot take features \[1, 12\] in float64: its layer 'second' \(Linear\) raises RuntimeError: mat1 and mat2",
+    ),
+    (
+        "RaisesItself",
+        2,
+        r"cannot take features .*: it raises KeyError: 'nothing here' \(test_wrong_modules.py, line \d+\)",
+    ),
+    ("WantsMore", 2, r"cannot take features .* raises TypeError: .*'mask'"),
+    ("OtherDtype", 2, r"cannot take features .* in float64: its layer 'first' \(Linear\) raises RuntimeError"),
+    ("WantsImages", 2, r"cannot take features \[1, 12\] .*: its layer 'first' \(Conv2d\) raises"),
+    ("Tuple", 2, r"returns a tuple; its forward must return the logits alone"),
+    ("Dictionary", 2, r"returns a dict; its forward must return the logits alone"),
+    ("Classes", 2, r"returns torch.int64, not the logits"),
+    ("TooFew", 4, r"has 3 outputs, and the data have 4 classes; want \[1, 4\]"),
+    ("OneOutput", 3, r"returns logits of shape \[1, 1\] for 1 of the samples; want \[1, 3\]"),
+    ("Squeezed", 2, r"returns logits of shape \[\] for 1 of the samples; want \[1, 2\] or \[1\]"),
+    ("NoBatch", 3, r"returns logits of shape \[3\] for 1 of the samples; want \[1, 3\]"),
+    ("Nan", 2, r"returns numbers that are not finite at its start; first in layer 'second.1' \(Root\)"),
+    ("NanGradient", 2, r"has a gradient that is not finite at its start, that of its parameter 'first.weight'"),
+    ("ChangesInput", 2, r"changes the features that it is given"),
+    ("InPlace", 2, r"changes the features that it is given"),
+    ("Detached", 2, r"has a loss that does not depend on its parameters"),
+    ("NoGrad", 2, r"has a loss that does not depend on its parameters"),
+    (
+        "FunctionalDropout",
+        2,
+        r"gives another output when the same samples pass a second time, first before layer 'second' \(Linear\)\. .*F.dropout",
+    ),
+    ("PoliteDropout", 2, r"is random in training mode, first before layer 'second' .*as dropout is"),
+    ("AttentionDropout", 2, r"is random in training mode"),
+    (
+        "NoisyLayer",
+        2,
+        r"gives another output when .* second time, first in layer 'noise' \(Noise\)",
+    ),
+    ("NumpyNoise", 2, r"gives another output when the same samples pass a second time"),
+    ("Counts", 2, r"gives another output when the same samples pass a second time"),
+    ("Normed", 2, r"has batch norm, layer 'norm' \(BatchNorm1d\)"),
+    ("NormedByTheBatch", 2, r"has batch norm, layer 'norm' \(BatchNorm1d\)"),
+    ("SoftmaxOverTheBatch", 3, r"gives a sample another output when others are in its batch"),
+    ("CentredByTheBatch", 2, r"gives a sample another output when others are in its batch"),
+    ("Moving", 2, r"changes its buffer 'seen' while it trains"),
+    ("Dropout", 2, r"has dropout, layer 'second.0' \(Dropout\)"),
+    ("Listed", 2, r"keeps layers in 'rest' of Listed, a list, where torch does not see .*nn.ModuleList"),
+    ("Loose", 2, r"has a tensor 'scale' in Loose that wants gradients and is no nn.Parameter"),
+    ("Complex", 2, r"has a parameter 'phase' that is complex"),
+    ("OnMeta", 2, r"has a parameter 'second.weight' that has no values"),
+    ("AllFrozen", 2, r"there is nothing to train in .*: they are all frozen"),
+    ("Nothing", 2, r"there is nothing to train in .*: it has no parameters"),
+    ("OneMemory", 2, r"has two parameters in one piece of memory, '(second|third).weight' and '(second|third).weight'"),
+    ("SumLoss", 2, r"has a loss that is [\d.]+ for a sample and [\d.]+ for the same sample twice; it must be the mean"),
+    ("VectorLoss", 2, r"has a loss that is no finite number of shape \[1\]"),
+    ("NumberLoss", 2, r"has a loss that is no finite number \([\d.]+\)"),
+    ("RaisingLoss", 2, r"cannot take its own loss of logits \[1, 2\] and labels \[1\]: it raises RuntimeError"),
+    ("NegativeL2", 2, r"has a byzdist_l2 that is no number of at least 0 \(it is -1.0\)"),
+    ("LayerAsL2", 2, r"has a byzdist_l2 that is no number"),
+    ("WrongConvex", 2, r"has a byzdist_convex that is neither true nor false \(it is 'yes'\)"),
+    ("WrongLoss", 2, r"has a byzdist_loss that is no function of \(logits, labels\)"),
+    ("WrongClosedForm", 2, r"has an add_gradient that is not what its forward and its loss give"),
+    ("TorchOnlyClosedForm", 2, r"cannot take the arguments of its add_gradient: it raises AssertionError"),
+    ("WrongDifference", 2, r"has an add_difference that is not what its forward and its loss give"),
+    ("LazyUnused", 2, r"never uses its lazy layer 'spare' \(LazyLinear\)"),
+    ("LazyRaises", 2, r"cannot take two samples of zeros, \[2, 12\]: it raises RuntimeError"),
+    (
+        "fails",
+        2,
+        r"cannot be made for features of shape \[12\] and 2 classes: IndexError: .*\(test_wrong_modules.py, line \d+\)",
+    ),
+    ("a_class", 2, r"makes the class Net, not a torch module"),
+    ("a_pair", 2, r"makes a tuple, not a torch module"),
+]
+
+
+@pytest.mark.parametrize(("name", "classes", "complaint"), WRONG, ids=[name for name, _, _ in WRONG])
+@pytest.mark.filterwarnings("ignore")
+def test_what_cannot_be_trained_is_refused_before_anything_starts(name, classes, complaint):
+    with pytest.raises(ConfigError) as refusal:
+        prepare(parse(config(f"{HERE}:{name}", classes)), CPU)
+    message = str(refusal.value)
+    assert re.match(rf"model: ('{HERE}:{name}' )?{complaint}", message), message
+    assert HERE in message and "\n" not in message and message.endswith(".")
