@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -23,6 +24,8 @@ from byzdist.transport.wire import HEADER_BYTES, Header, Kind, Stage, checksum
 from tests.harness import free_port
 
 SECRET = b"a secret of the tests"
+REQUEST = torch.zeros(10_000, dtype=torch.uint8)
+ONES = torch.ones(10, dtype=torch.float64)
 TERMS = Terms(deadline=5.0, join_timeout=10.0, min_replies=1, offences=3, late_share=1.0)
 
 
@@ -171,3 +174,22 @@ def answer(round_: int, stage: int) -> Tensor:
     message = torch.zeros(HEADER_BYTES, dtype=torch.uint8)
     Header(Kind.SAVED, round_, stage).write(message)
     return message
+
+
+def enter_in(star: Star, rank: int) -> Link:
+    """Join a star whose server listens meanwhile."""
+    found: list[Link] = []
+    star.start(lambda: found.append(enter(rank)))
+    star.joined(rank)
+    while not found:
+        time.sleep(0.01)
+    star._threads.pop().join()
+    return found[0]
+
+
+def until(star: Star, is_so: Callable[[], object], patience: float = 10.0) -> None:
+    """Let the server listen until something is so."""
+    end = time.monotonic() + patience
+    while not is_so():
+        assert time.monotonic() < end, (star.server.news, star.server.members.workers)
+        star.server._listen(0.1)

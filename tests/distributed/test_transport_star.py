@@ -5,11 +5,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -17,24 +14,30 @@ import pytest
 import torch
 from torch.distributed import DistStoreError
 
-from byzdist.config.schema import Checkpoints
 from byzdist.errors import ConfigError, RunError
-from byzdist.storage.checkpoint import read, rounds
-from byzdist.storage.saving import ServerSaver
 from byzdist.torch_private import TCPStore
-from byzdist.transport.base import Missing, Resume, Save
+from byzdist.transport.base import Missing
 from byzdist.transport.keys import worker_key
 from byzdist.transport.star import gateway, link
 from byzdist.transport.star import server as ends
 from byzdist.transport.star.gateway import Event, EventKind
 from byzdist.transport.star.identity import IdentityError, WorkerSide
-from byzdist.transport.star.link import Link, LinkLost, join, leave_note
+from byzdist.transport.star.link import LinkLost, join, leave_note
 from byzdist.transport.store import connect
-from byzdist.transport.wire import Header, Stage
-from tests.star import SECRET, TERMS, Star, answer, enter, reply, shape_of, truth, values
-
-REQUEST = torch.zeros(10_000, dtype=torch.uint8)
-ONES = torch.ones(10, dtype=torch.float64)
+from tests.star import (
+    ONES,
+    REQUEST,
+    SECRET,
+    TERMS,
+    Star,
+    enter,
+    enter_in,
+    reply,
+    shape_of,
+    truth,
+    until,
+    values,
+)
 
 
 @pytest.mark.parametrize("dimension", [1, 10, 60_000])  # the last is sent from shared memory, in a message of its own
@@ -136,74 +139,6 @@ def test_a_deadline_holds_and_a_late_reply_is_dropped() -> None:
         star.start(lambda: (link.receive(request), link.send(reply(2, 1, torch.ones(10, dtype=torch.float64)))))
         replies = star.ask()
         assert torch.equal(values(replies[1]), torch.ones(10, dtype=torch.float64))
-
-
-def late_by(star: Star, rank: int, seconds: float) -> None:
-    """Be a worker with one client, and answer each request so long after it came."""
-    link = enter(rank)
-    with suppress(LinkLost):
-        while True:
-            link.receive(REQUEST)
-            time.sleep(seconds)
-            link.send(reply(Header.read(REQUEST).round, rank - 1, ONES))
-
-
-def test_a_worker_that_is_always_a_little_too_late_slows_a_run_down_by_no_more_than_its_share() -> None:
-    deadline, share = 0.2, 0.1
-    with Star(shape_of(3), replace(TERMS, deadline=deadline, late_share=share)) as star:
-        star.start_honest(1, 2)
-        star.start(lambda: late_by(star, 3, deadline + 0.02))
-        star.joined(1, 2, 3)
-        began, vain, asked = time.monotonic(), 0.0, []
-        while time.monotonic() - began < 3.0:
-            cohort = star.server.available().tolist()
-            sent = time.monotonic()
-            replies = star.ask(cohort, full=True, deadline=deadline)
-            if 2 in replies:
-                asked.append(sent - began)
-                vain += time.monotonic() - sent
-            assert all(torch.equal(values(replies[client]), truth(star, client, full=True)) for client in (0, 1))
-        elapsed = time.monotonic() - began
-        assert vain <= 3 * deadline + share * elapsed + 0.1 * len(asked), asked
-        assert len(asked) >= 4, "it got its chances nevertheless"
-        assert any(text.startswith("worker 3 is late too often and is not asked for") for text in star.server.news)
-
-
-def test_a_worker_that_was_late_and_has_recovered_takes_part_as_before() -> None:
-    with Star(shape_of(3), replace(TERMS, deadline=0.2, late_share=0.1)) as star:
-        star.start_honest(1, 2)
-        star.joined(1, 2)
-        link, rounds_ = enter_in(star, 3), 30
-
-        def recover() -> None:
-            for turn in range(3 + rounds_):
-                link.receive(REQUEST)
-                time.sleep(0.25 if turn < 3 else 0.0)
-                link.send(reply(Header.read(REQUEST).round, 2, ONES))
-
-        star.start(recover)
-        while not star.server.members.resting:
-            star.ask(star.server.available().tolist(), full=True, deadline=0.2)
-        rested = time.monotonic()
-        until(star, lambda: 2 in star.server.available())
-        assert 0.5 < time.monotonic() - rested < 0.2 / 0.1 + 0.5
-        for _ in range(rounds_):
-            until(star, lambda: 2 in star.server.available())
-            assert torch.equal(values(star.ask(full=True)[2]), ONES)
-
-
-def test_where_most_workers_are_late_nobody_rests() -> None:
-    """It is the deadline then that is wrong."""
-    with Star(shape_of(3), replace(TERMS, deadline=0.1, late_share=0.01)) as star:
-        for rank in (1, 2, 3):
-            star.start(partial(late_by, star, rank, 0.13))
-        star.joined(1, 2, 3)
-        for _ in range(8):
-            until(star, lambda: len(star.server.available()) >= 2)
-            star.ask(star.server.available().tolist(), full=True, deadline=0.1)
-        assert len(star.server.members.resting) == 1
-        star.server.members.terms = replace(star.server.members.terms, min_replies=3)
-        until(star, lambda: len(star.server.available()) == 3)
 
 
 BAD = {
@@ -337,25 +272,6 @@ def test_nothing_is_left_behind() -> None:
     assert len(os.listdir("/proc/self/fd")) <= files + 60  # gloo and the store close theirs lazily; no pipe a round
 
 
-def enter_in(star: Star, rank: int) -> Link:
-    """Join a star whose server listens meanwhile."""
-    found: list[Link] = []
-    star.start(lambda: found.append(enter(rank)))
-    star.joined(rank)
-    while not found:
-        time.sleep(0.01)
-    star._threads.pop().join()
-    return found[0]
-
-
-def until(star: Star, is_so: Callable[[], object], patience: float = 10.0) -> None:
-    """Let the server listen until something is so."""
-    end = time.monotonic() + patience
-    while not is_so():
-        assert time.monotonic() < end, (star.server.news, star.server.members.workers)
-        star.server._listen(0.1)
-
-
 def test_one_hostile_client_costs_nobody_else_on_its_worker() -> None:
     with Star(shape_of(2, clients=6), replace(TERMS, offences=2)) as star:
         star.start_honest(2)
@@ -476,7 +392,7 @@ def test_a_worker_that_is_stopped_while_a_large_model_comes_costs_only_itself() 
         star.start_honest(1)
         star.joined(1)
         frozen = subprocess.Popen(
-            [sys.executable, "-c", "from tests.distributed import test_transport_star as t; t.freeze(2)"]
+            [sys.executable, "-c", "from tests.distributed import test_star_orders as t; t.freeze(2)"]
         )
         try:
             star.joined(2, patience=30)
@@ -487,114 +403,6 @@ def test_a_worker_that_is_stopped_while_a_large_model_comes_costs_only_itself() 
         finally:
             frozen.kill()
             frozen.wait()
-
-
-def freeze(rank: int) -> None:
-    """Join, post the receives of a request, and take nothing of it."""
-    link = enter(rank)
-    work = [link.post_receive(torch.zeros(size, dtype=torch.uint8)) for size in (10_000, 16_000_000)]
-    os.kill(os.getpid(), 19)
-    del work
-
-
-def test_a_worker_that_comes_late_learns_that_the_run_goes_on() -> None:
-    orders: dict[int, list[Save | Resume]] = {rank: [] for rank in (1, 2, 3)}
-    with Star(shape_of(3)) as star:
-        star.start_honest(1, orders=orders[1])
-        star.joined(1)
-        star.round = 7
-        star.server.resume(7, {"holders": [1]}, True)
-        star.start_honest(2, orders=orders[2])
-        star.joined(2)
-        link = enter_in(star, 3)
-        link.receive(REQUEST)  # the order to resume
-        until(star, lambda: not star.server.members.workers[3].ordered)
-        del link
-        until(star, lambda: "worker 3 left: connection closed" in star.server.news)
-        star.start_honest(3, orders=orders[3])  # what its clients remember may be newer by now
-        star.joined(3)
-        for client, payload in star.ask().items():
-            assert torch.equal(values(payload), (client + 1) * 8.0 * ONES), client  # the server's model was 0
-        assert orders == {1: [Resume(7)], 2: [Resume(7)], 3: []}
-
-
-def test_workers_save_or_fail() -> None:
-    with Star(shape_of(4), replace(TERMS, deadline=0.5, join_timeout=0.5)) as star:
-        star.start_honest(1)
-        star.joined(1)
-        links = {rank: enter_in(star, rank) for rank in (2, 3, 4)}
-
-        def write_for_ever() -> None:
-            for _ in range(3):
-                links[2].receive(REQUEST)
-                links[2].send(answer(5, 0))
-
-        star.start(write_for_ever)
-        star.start(lambda: (links[3].receive(REQUEST), links[3].send(answer(5, 2))))
-        star.start(lambda: (links[4].receive(REQUEST), links[4].send(answer(4, 1))))
-        order = Save(5, 0)
-        star.server.save(order)
-        until(star, lambda: star.server.unsaved() == [2])
-        for _ in range(2):
-            star.server.save(order)
-            until(star, lambda: not star.server.members.workers[2].ordered)
-        until(star, lambda: not star.server.unsaved())
-        assert star.server.end_save() == [2, 3, 4]
-        assert {text for text in star.server.news if not text.endswith("joined")} == {
-            "worker 3 did not save what its clients remember: it failed to, see its log",
-            "worker 4 left: sent something else than an answer about the checkpoint of round 5",
-            "worker 2 did not save what its clients remember: it takes too long",
-        }
-        assert [entry[:2] for entry in star.server.position(5)["workers"]] == [[2, 1], [3, 1], [4, 1]]
-
-
-def test_parts_that_most_workers_cannot_save_are_nobodys_offence() -> None:
-    with Star(shape_of(3)) as star:
-        star.start_honest(1)
-        links = {rank: enter_in(star, rank) for rank in (2, 3)}
-        for link in links.values():
-            star.start(lambda link=link: (link.receive(REQUEST), link.send(answer(5, Stage.FAILED))))
-        star.server.save(Save(5, 0))
-        until(star, lambda: not star.server.unsaved())
-        assert star.server.end_save() == [2, 3]
-        assert star.server.position(5)["workers"] == []
-
-
-@pytest.mark.parametrize("conduct", ["fails", "writes for ever", "is silent"])
-def test_no_worker_keeps_a_run_from_having_checkpoints(conduct: str, tmp_path: Path) -> None:
-    """One that never saves costs its own part and is in quarantine for it; a later checkpoint waits for it no more."""
-    terms = replace(TERMS, deadline=0.2, join_timeout=0.4, offences=2)
-    with Star(shape_of(3), terms) as star:
-        star.start_honest(1, 2)
-        star.joined(1, 2)
-        stages = {"fails": Stage.FAILED, "writes for ever": Stage.WRITING}
-
-        def never_save() -> None:
-            with suppress(RunError):
-                while True:
-                    link = enter(3)
-                    with suppress(LinkLost):
-                        while True:
-                            link.receive(REQUEST)
-                            if conduct in stages:
-                                link.send(answer(Header.read(REQUEST).round, stages[conduct]))
-
-        star.start(never_save)
-        settings = Checkpoints(every=1, minutes="none", keep=9)
-        saver = ServerSaver(tmp_path, "a run", settings, {}, star.server, lambda: None)
-        for round_ in (1, 2, 3):
-            until(star, lambda round_=round_: round_ == 3 or not star.server.members.workers[3].state)
-            began = time.monotonic()
-            while round_ not in rounds(tmp_path):
-                assert saver.after(round_, lambda: ({"x": ONES}, {})) is None
-                assert time.monotonic() - began < 10, star.server.news
-                star.server._listen(0.01)
-            saver.after(round_, lambda: ({"x": ONES}, {}))
-        assert [read(path).facts["missing"] for path in rounds(tmp_path).values()] == [[3], [3], [3]]
-        ((rank, offences, reason),) = star.server.position(3)["workers"]
-        assert (rank, offences) == (3, 2) and reason.startswith("did not save: ")
-        assert sum(text.startswith("worker 3 did not save") for text in star.server.news) == 2
-        saver.finish(3, lambda: ({"x": ONES}, {}))
 
 
 def test_what_gateways_tell_in_an_unlucky_order() -> None:
