@@ -17,8 +17,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from tests.harness import byzdist
-from tests.star import TERMS, Star, shape_of
+from tests.support.harness import byzdist
+from tests.support.star import TERMS, Star, shape_of
 
 PATIENT = replace(TERMS, deadline=60.0, join_timeout=300.0)  # the machine may be busy
 SIZES = (123, 10_000, 1_000_000, 4_000_000)

@@ -2,7 +2,7 @@
 
 ``python -m tests.benchmarks.robustness RESULTS [--settings NAME ...] [--attacks NAME ...] [--seeds N] [--data FOLDER]`` runs what
 RESULTS, a file of JSON lines, does not hold yet, and prints all that it holds in Markdown. A run takes 3 to 30 seconds, all of them
-on one core an hour or two. Attacks are those of ``byzdist list`` and those of tests/attacks.py, which know the clipping level. Runs
+on one core an hour or two. Attacks are those of ``byzdist list`` and those of tests/support/attacks.py, which know the clipping level. Runs
 are in one process (transport.name=local), but for faults: those are real, with a worker process a client, and one seed.
 FOLDER holds a9a.gz and mnist/, which are not part of this package (by default BYZDIST_DATA or ../shared/data).
 """
@@ -27,7 +27,7 @@ from byzdist.attacks import ATTACKS
 from byzdist.config.reading import load
 from byzdist.errors import RunError
 from byzdist.runtime.alone import run_alone
-from tests.attacks import HOSTILE
+from tests.support.attacks import HOSTILE
 
 ROOT = Path(__file__).resolve().parents[2]
 # Faults, which need real processes; with such times a run of 3,000 rounds is a matter of minutes.
@@ -156,7 +156,7 @@ def markdown(lines: Sequence[dict[str, Any]]) -> str:
             for name in names
         ]
         if any(cells):
-            rows.append([attack.removeprefix("tests.attacks:"), *cells])
+            rows.append([attack.removeprefix("tests.support.attacks:"), *cells])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

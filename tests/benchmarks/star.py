@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from tests.benchmarks.measure import ROOT
-from tests.star import TERMS, Star, shape_of
+from tests.support.star import TERMS, Star, shape_of
 
 PATIENT = replace(TERMS, deadline=60.0, join_timeout=300.0)  # the machine may be busy
 CASES = {

@@ -16,7 +16,7 @@ from byzdist.transport.keys import worker_key
 from byzdist.transport.star.link import Link, LinkLost, join
 from byzdist.transport.store import connect
 from byzdist.transport.wire import HEADER_BYTES, Header
-from tests.star import SECRET, meet_at, reply
+from tests.support.star import SECRET, meet_at, reply
 
 LENGTH = 80  # bytes of an honest payload
 Forge = Callable[[np.random.Generator, int, int], Tensor]

@@ -18,8 +18,8 @@ from typing import Any
 
 import psutil
 
-from tests.cases import BASE
-from tests.harness import byzdist, write_config
+from tests.support.cases import BASE
+from tests.support.harness import byzdist, write_config
 
 ENDLESS = {**BASE, "rounds": 10**7, "clients": {"count": 4, "byzantine": 1}}
 ENDLESS["method"] = {**BASE["method"], "cohort": 3}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import Run, byzdist, train, write_config
+from tests.support.harness import Run, byzdist, train, write_config
 
 CONFIG: dict[str, Any] = {
     "name": "chaos",

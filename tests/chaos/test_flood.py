@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from byzdist.storage import checkpoint
-from tests.cases import BASE
-from tests.harness import Job, byzdist, write_config
+from tests.support.cases import BASE
+from tests.support.harness import Job, byzdist, write_config
 
 CONFIG = {**BASE, "rounds": 10**7, "clients": {"count": 4, "byzantine": 1}, "evaluate": {"every": 10**6}}
 CONFIG |= {"method": {**BASE["method"], "cohort": 3}, "checkpoint": {"every": 50}}

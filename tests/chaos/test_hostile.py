@@ -19,8 +19,8 @@ from byzdist.transport import store
 from byzdist.transport.base import Missing
 from byzdist.transport.store import Connect
 from byzdist.transport.wire import Header
-from tests.harness import Job
-from tests.star import TERMS, Star, enter, reply, shape_of, truth, values
+from tests.support.harness import Job
+from tests.support.star import TERMS, Star, enter, reply, shape_of, truth, values
 
 ENDLESS = replace(TERMS, offences=10**9, join_timeout=60.0)
 DEADLINE = 2.0
@@ -89,7 +89,7 @@ def test_workers_that_come_and_go(count: int) -> None:
     with Star(shape_of(5), terms) as star, contextlib.ExitStack() as stack:
         star.start_honest(1)
         star.joined(1)
-        words = f"from tests.star import meet_at; from tests.chaos import test_hostile; meet_at({port_of()}); "
+        words = f"from tests.support.star import meet_at; from tests.chaos import test_hostile; meet_at({port_of()}); "
         jobs = [
             stack.enter_context(
                 Job([sys.executable, "-c", f"{words} test_hostile.come_and_go({rank}, {count // len(visitors)})"])

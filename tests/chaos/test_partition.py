@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.chaos.test_faults import CONFIG
-from tests.harness import Job, Run, write_config
+from tests.support.harness import Job, Run, write_config
 
 WORKERS, CUT = 4, 60.0
 FAR = (3, 4)  # the workers in the namespace of their own

@@ -3,8 +3,8 @@
 import pytest
 
 from byzdist.attacks import ATTACKS
-from tests.attacks import HOSTILE
 from tests.benchmarks.robustness import FAULTS, SETTINGS, outcome
+from tests.support.attacks import HOSTILE
 
 QUICKSTART = SETTINGS["quickstart"]
 AT_ONCE = [attack for attack in [*ATTACKS, *HOSTILE] if attack not in FAULTS]

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.chaos.test_faults import CONFIG
-from tests.harness import Job, Run, byzdist, train, write_config
+from tests.support.harness import Job, Run, byzdist, train, write_config
 
 WORKERS = 5
 SOAK: dict[str, Any] = {

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from tests.cases import BASE, CASES, case
-from tests.harness import byzdist, train, write_config
+from tests.support.cases import BASE, CASES, case
+from tests.support.harness import byzdist, train, write_config
 
 RANK = {"RANK": "0", "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 

@@ -6,8 +6,8 @@ from contextlib import ExitStack
 import pytest
 import torch
 
-from tests.cases import CASES
-from tests.harness import Job, Run, comparable, free_port, train, write_config
+from tests.support.cases import CASES
+from tests.support.harness import Job, Run, comparable, free_port, train, write_config
 
 CONFIG = {**CASES["everything at once"], "transport": {"name": "star"}}
 

@@ -9,8 +9,8 @@ import time
 import pytest
 import torch
 
-from tests.cases import BASE
-from tests.harness import Job, Run, train, write_config
+from tests.support.cases import BASE
+from tests.support.harness import Job, Run, train, write_config
 
 LONG = BASE | {"rounds": 1500, "evaluate": {"every": 500}}
 OWN = """

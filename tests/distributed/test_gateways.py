@@ -15,7 +15,7 @@ import torch
 
 from byzdist.errors import RunError
 from byzdist.transport.star import gateway
-from tests.star import Star, enter_in, shape_of, truth, until, values
+from tests.support.star import Star, enter_in, shape_of, truth, until, values
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="the star's server runs on Linux")
 

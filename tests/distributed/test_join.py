@@ -5,8 +5,8 @@ import sys
 import time
 from contextlib import ExitStack
 
-from tests.cases import BASE
-from tests.harness import Job, free_port, write_config
+from tests.support.cases import BASE
+from tests.support.harness import Job, free_port, write_config
 
 # What data sets are prepared from is the same in all processes; so that rank 2 has its own, it has a cache of its own.
 OTHER_DATA = """

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.cases import BASE
-from tests.harness import Job
+from tests.support.cases import BASE
+from tests.support.harness import Job
 
 SHORT = {**BASE, "rounds": 2, "clients": {"count": 4, "byzantine": 1}, "model": {"name": "mine:net"}}
 SHORT["method"] = {**BASE["method"], "cohort": 3}

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from tests.harness import train
+from tests.support.harness import train
 
 FEATURES = 12
 

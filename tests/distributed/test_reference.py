@@ -9,9 +9,9 @@ import torch
 
 from byzdist.config.reading import parse
 from byzdist.problem.data import load
-from tests.cases import ATTACKS, CASES, THREE_CLASSES
-from tests.harness import Job, Run, comparable, train, write_config
-from tests.reference import Reference
+from tests.support.cases import ATTACKS, CASES, THREE_CLASSES
+from tests.support.harness import Job, Run, comparable, train, write_config
+from tests.support.reference import Reference
 
 CLOSE = 1e-12  # relative: the sums of byzdist and of the reference run in another order, in float64
 WORKERS = (2, 5)
@@ -52,7 +52,7 @@ def runs(tmp_path_factory):
             lines.append(f"{folder} {workers}\n")
             found[name, workers] = Run(folder / "run", "")
     (base / "list").write_text("".join(lines))
-    with Job([sys.executable, "-m", "tests.forks", str(base / "list")]) as job:
+    with Job([sys.executable, "-m", "tests.support.forks", str(base / "list")]) as job:
         assert job.wait(240) == 0, job.output
         job.assert_clean()
     return found

@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from byzdist.storage.checkpoint import rounds
-from tests.cases import RAND_K, case
-from tests.harness import Job, Run, byzdist, comparable, train, write_config
+from tests.support.cases import RAND_K, case
+from tests.support.harness import Job, Run, byzdist, comparable, train, write_config
 
 ROUNDS = 1000
 SAVING = {"every": 20, "keep": 2}

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from byzdist.storage import checkpoint
-from tests.cases import BASE
-from tests.harness import Job, byzdist, free_port, write_config
+from tests.support.cases import BASE
+from tests.support.harness import Job, byzdist, free_port, write_config
 
 ENDLESS = {**BASE, "rounds": 10**7, "clients": {"count": 4, "byzantine": 1}, "transport": {"name": "collective"}}
 ENDLESS["method"] = {**BASE["method"], "cohort": 3}
@@ -146,13 +146,27 @@ def test_a_second_ctrl_c_does_not_wait_for_the_round(tmp_path):
         rounds(tmp_path / "run")
 
 
-@pytest.mark.parametrize("moment", [0.3, 1.2, "rank 1"])
+STALLED = """
+import os, time
+from byzdist.problem.models import LogisticRegression
+
+def net(feature_shape, classes):
+    if os.environ.get("RANK") == "1":
+        time.sleep(1000)
+    return LogisticRegression(feature_shape, classes)
+"""
+
+
+@pytest.mark.parametrize("moment", [0.3, 1.2, "rank 1", "all ranks"])
 def test_ctrl_c_during_the_start_is_one_line_and_leaves_nobody_behind(tmp_path, moment):
-    with byzdist("run", write_config(tmp_path, ENDLESS), "--workers", "2", "--out", tmp_path / "run") as job:
+    (tmp_path / "stalled.py").write_text(STALLED)  # so that training cannot begin before the signal comes
+    path = write_config(tmp_path, {**ENDLESS, "model": "stalled:net"})
+    with byzdist("run", path, "--workers", "2", "--out", tmp_path / "run") as job:
         if isinstance(moment, float):
             time.sleep(moment)
         else:
-            job.rank(1)
+            for rank in [1] if moment == "rank 1" else [0, 1, 2]:
+                job.rank(rank)
         os.killpg(job.process.pid, signal.SIGINT)
         assert job.wait(40) == 1, job.output
         job.assert_clean()

@@ -9,7 +9,7 @@ import torch
 
 from byzdist.transport.star.link import LinkLost
 from byzdist.transport.wire import Header
-from tests.star import (
+from tests.support.star import (
     ONES,
     REQUEST,
     TERMS,

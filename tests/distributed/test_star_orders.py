@@ -16,7 +16,7 @@ from byzdist.storage.saving import ServerSaver
 from byzdist.transport.base import Resume, Save
 from byzdist.transport.star.link import LinkLost
 from byzdist.transport.wire import Header, Stage
-from tests.star import (
+from tests.support.star import (
     ONES,
     REQUEST,
     TERMS,

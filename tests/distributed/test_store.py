@@ -22,8 +22,8 @@ from byzdist.transport.star import link
 from byzdist.transport.star.identity import ServerSide, WorkerSide, seal
 from byzdist.transport.star.link import END, join, leave_note, read_note
 from byzdist.transport.store import NoStore, connect
-from tests.harness import free_port
-from tests.star import SECRET, TERMS, Star, meet_at, shape_of, truth, values
+from tests.support.harness import free_port
+from tests.support.star import SECRET, TERMS, Star, meet_at, shape_of, truth, values
 
 KEY = worker_key(SECRET, 1)
 
@@ -132,7 +132,7 @@ def test_the_store_takes_no_more_than_its_limits_and_goes_first() -> None:
 
 def test_the_store_dies_with_its_server() -> None:
     script = (
-        "import os, time; from tests.star import meet_at; from byzdist.transport.store import host, connect; "
+        "import os, time; from tests.support.star import meet_at; from byzdist.transport.store import host, connect; "
         f"meet_at({free_port()}); host(1); connect(10); print('there', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as server:

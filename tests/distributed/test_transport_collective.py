@@ -16,9 +16,9 @@ from byzdist.transport.base import Request, Save
 from byzdist.transport.collective import CollectiveServer, CollectiveWorker, open_group
 from byzdist.transport.store import connect, host
 from byzdist.transport.wire import Stage
-from tests.cases import RAND_K, case
-from tests.harness import free_port, train
-from tests.star import meet_at, shape_of
+from tests.support.cases import RAND_K, case
+from tests.support.harness import free_port, train
+from tests.support.star import meet_at, shape_of
 
 HEADER, IDS = 64, 64  # bytes; a request's header, and the room for the ids of a cohort of 5
 D, K, CLIENTS = 12, 5, 9

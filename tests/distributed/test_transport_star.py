@@ -24,7 +24,7 @@ from byzdist.transport.star.gateway import Event, EventKind
 from byzdist.transport.star.identity import IdentityError, WorkerSide
 from byzdist.transport.star.link import LinkLost, join, leave_note
 from byzdist.transport.store import connect
-from tests.star import (
+from tests.support.star import (
     ONES,
     REQUEST,
     SECRET,
@@ -447,7 +447,7 @@ def test_a_key_that_vanishes_between_two_looks_is_not_there() -> None:
 
 def test_a_worker_that_hangs_ends_with_the_run_but_no_note_ends_one_that_has_a_link() -> None:
     script = (
-        "import time; from tests.star import *; "
+        "import time; from tests.support.star import *; "
         "worker = StarWorker(shape_of(1), 1, worker_key(SECRET, 1), connect, 30.0); "
         "worker.open(); worker.end_with_the_run(0.1); time.sleep(60)"
     )

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cases import BASE
-from tests.harness import Job, byzdist, free_port, write_config
+from tests.support.cases import BASE
+from tests.support.harness import Job, byzdist, free_port, write_config
 
 ENDLESS = {**BASE, "rounds": 10**7, "clients": {"count": 4, "byzantine": 1}, "evaluate": {"every": 10**6}}
 ENDLESS["method"] = {**BASE["method"], "cohort": 3}

@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 from byzdist.storage.checkpoint import read, rounds
-from tests.cases import BASE, case
-from tests.harness import Job, Run, write_config
+from tests.support.cases import BASE, case
+from tests.support.harness import Job, Run, write_config
 
 FAR = """
 import os

@@ -12,8 +12,8 @@ from contextlib import suppress
 import pytest
 
 from byzdist.host import supervisor
-from tests.cases import BASE
-from tests.harness import ROOT, Job, write_config
+from tests.support.cases import BASE
+from tests.support.harness import ROOT, Job, write_config
 
 LONG = {**BASE, "rounds": 400, "clients": {"count": 4, "byzantine": 1}, "evaluate": {"every": 100}}
 LONG["method"] = {**BASE["method"], "cohort": 3}

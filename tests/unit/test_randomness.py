@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import kstest
 
 from byzdist.randomness import _purpose_key, stream
-from tests.harness import ROOT
+from tests.support.harness import ROOT
 
 KEYS = [
     (0, "a", 0, 0),

@@ -12,7 +12,7 @@ from byzdist.config.settings import KINDS, all_keys, meant, wanted
 from byzdist.config.synonyms import KEYS
 from byzdist.errors import ConfigError
 from byzdist.words import closest, did_you_mean, shown, squeeze
-from tests.cases import BASE
+from tests.support.cases import BASE
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from byzdist.config.reading import parse
 from byzdist.config.schema import Config
 from byzdist.errors import ConfigError
 from byzdist.rounds import Round
-from tests.cases import BASE
+from tests.support.cases import BASE
 
 MESSAGE = torch.arange(100, dtype=torch.uint8)
 

@@ -7,8 +7,8 @@ from byzdist.aggregation import RULES
 from byzdist.cli.catalogue import SECTIONS
 from byzdist.cli.main import main
 from byzdist.runtime import launcher
-from tests.cases import BASE
-from tests.wrong import WRONG
+from tests.support.cases import BASE
+from tests.support.wrong import WRONG
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from byzdist.config.reading import load, parse
 from byzdist.config.settings import KINDS, sections
 from byzdist.config.yaml_reading import read_yaml
 from byzdist.errors import ConfigError
-from tests.cases import BASE
-from tests.harness import ROOT
-from tests.inprocess import train_in
+from tests.support.cases import BASE
+from tests.support.harness import ROOT
+from tests.support.inprocess import train_in
 
 WRONG = {
     "trian config.yaml": "'trian' is not a command. Did you mean 'run'?",

@@ -10,8 +10,8 @@ from byzdist.cli.main import main
 from byzdist.errors import ConfigError
 from byzdist.problem.models import build
 from byzdist.storage.export import load_model, save_model, state_dict
-from tests.cases import BASE
-from tests.inprocess import train_in
+from tests.support.cases import BASE
+from tests.support.inprocess import train_in
 
 
 @pytest.fixture(scope="module")

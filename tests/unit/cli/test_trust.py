@@ -10,8 +10,8 @@ from byzdist.cli.evaluate import evaluate
 from byzdist.cli.main import main
 from byzdist.errors import ConfigError
 from byzdist.reporting.plotting import plot
-from tests.cases import BASE
-from tests.inprocess import train_in
+from tests.support.cases import BASE
+from tests.support.inprocess import train_in
 
 MINE = """
 from pathlib import Path

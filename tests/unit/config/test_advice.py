@@ -11,9 +11,9 @@ from byzdist.cli.main import main
 from byzdist.config.reading import load, parse
 from byzdist.runtime import advice
 from byzdist.runtime.experiment import prepare
-from tests.cases import BASE
-from tests.harness import ROOT
-from tests.inprocess import train, train_in
+from tests.support.cases import BASE
+from tests.support.harness import ROOT
+from tests.support.inprocess import train, train_in
 
 GOOD = {**BASE, "clients": {"count": 20, "byzantine": 5}, "aggregation": {"rule": "coordinate_median"}}
 

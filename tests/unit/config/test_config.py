@@ -8,8 +8,8 @@ import yaml
 from byzdist.config.reading import dump, load, override, parse
 from byzdist.config.yaml_reading import read_yaml
 from byzdist.errors import ConfigError
-from tests.cases import BASE, CASES
-from tests.harness import ROOT
+from tests.support.cases import BASE, CASES
+from tests.support.harness import ROOT
 
 
 @pytest.mark.parametrize(

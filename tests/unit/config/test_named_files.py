@@ -8,7 +8,7 @@ import yaml
 
 from byzdist.config.reading import dump, load, parse
 from byzdist.errors import ConfigError
-from tests.cases import BASE
+from tests.support.cases import BASE
 from tests.unit.problem.data.test_data import LINES
 
 

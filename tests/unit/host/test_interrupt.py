@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.harness import ROOT
+from tests.support.harness import ROOT
 
 START = (
     "import signal, sys, time; from byzdist.host import interrupt; interrupt.end_at_once(); print('up', flush=True)\n"

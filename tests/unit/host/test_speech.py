@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from tests.harness import ROOT
+from tests.support.harness import ROOT
 
 START = "import sys; from byzdist.host import speech; speech.protect()\n"
 

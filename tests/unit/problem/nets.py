@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from tests.cases import BASE
+from tests.support.cases import BASE
 
 
 def config(name, classes=2, **more):

@@ -17,8 +17,8 @@ from byzdist.problem.data import Dataset, Split
 from byzdist.problem.oracle import Oracle
 from byzdist.runtime.experiment import prepare
 from byzdist.storage.export import load_model, save_model
-from tests.cases import case
-from tests.inprocess import train
+from tests.support.cases import case
+from tests.support.inprocess import train
 from tests.unit.problem.nets import Net, config
 from tests.unit.problem.test_models import CASES
 

@@ -13,7 +13,7 @@ from byzdist.problem.data import Dataset
 from byzdist.problem.evaluation import Evaluator, Objective, sample_groups
 from byzdist.problem.oracle import Oracle
 from byzdist.randomness import stream
-from tests.paths import data_file
+from tests.support.paths import data_file
 
 GOOD = range(3)
 SPLITS = [{"name": "shared"}, {"name": "dirichlet", "alpha": 0.3}]

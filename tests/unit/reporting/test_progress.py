@@ -6,7 +6,7 @@ from byzdist.config.reading import parse
 from byzdist.reporting import progress
 from byzdist.reporting.metrics import Metrics
 from byzdist.reporting.progress import Progress
-from tests.cases import BASE
+from tests.support.cases import BASE
 from tests.unit.reporting.test_metrics import line
 
 

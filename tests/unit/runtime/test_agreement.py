@@ -15,8 +15,8 @@ from byzdist.problem import data
 from byzdist.problem.oracle import Oracle
 from byzdist.runtime.agreement import compare, facts
 from byzdist.runtime.experiment import prepare
-from tests.cases import BASE, case
-from tests.inprocess import train
+from tests.support.cases import BASE, case
+from tests.support.inprocess import train
 
 CPU = torch.device("cpu")
 

@@ -11,8 +11,8 @@ from byzdist.cli.evaluate import evaluate
 from byzdist.config.reading import parse
 from byzdist.reporting.metrics import Metrics
 from byzdist.runtime.divergence import LIMIT, Diverged, Guard
-from tests.cases import BASE, case
-from tests.inprocess import train_in
+from tests.support.cases import BASE, case
+from tests.support.inprocess import train_in
 from tests.unit.reporting.test_metrics import line
 
 WILD = {

@@ -10,7 +10,7 @@ from byzdist.errors import ConfigError
 from byzdist.methods.base import ClientTask
 from byzdist.rounds import Round
 from byzdist.runtime.experiment import choose_device, prepare
-from tests.cases import BASE, RAND_K, case
+from tests.support.cases import BASE, RAND_K, case
 
 CPU = torch.device("cpu")
 

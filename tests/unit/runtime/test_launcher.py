@@ -14,7 +14,7 @@ from byzdist.runtime import identity, launcher
 from byzdist.runtime.job import Failure
 from byzdist.runtime.launcher import launch
 from byzdist.storage.checkpoint import Checkpoint
-from tests.cases import BASE
+from tests.support.cases import BASE
 
 
 @pytest.fixture

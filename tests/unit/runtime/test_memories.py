@@ -5,21 +5,21 @@ import torch
 
 from byzdist.rounds import ClientMemories
 from byzdist.storage.checkpoint import name, read
-from tests.cases import case
-from tests.harness import comparable
-from tests.inprocess import train_in
+from tests.support.cases import case
+from tests.support.harness import comparable
+from tests.support.inprocess import train_in
 from tests.unit.runtime.test_resume import drop_after, saved
 
 CASES = {
-    "compressor": case("none", {"name": "tests.pieces:ErrorFeedback", "count": 5}),
+    "compressor": case("none", {"name": "tests.support.pieces:ErrorFeedback", "count": 5}),
     "compressor and method": case(
-        "ipm", {"name": "tests.pieces:ErrorFeedback", "count": 5}, name="momentum_sgd", clip="none"
+        "ipm", {"name": "tests.support.pieces:ErrorFeedback", "count": 5}, name="momentum_sgd", clip="none"
     ),
     "bank": case("none", name="sgd", clip="none") | {},
-    "attack": case("none") | {"attack": "tests.pieces:drifting"},
-    "rule": case("none") | {"aggregation": {"rule": "tests.pieces:smoothed"}},
+    "attack": case("none") | {"attack": "tests.support.pieces:drifting"},
+    "rule": case("none") | {"aggregation": {"rule": "tests.support.pieces:smoothed"}},
 }
-CASES["bank"]["method"]["name"] = "tests.pieces:Bank"
+CASES["bank"]["method"]["name"] = "tests.support.pieces:Bank"
 STATE = {  # what of a round's files is there for whom: of the server's, and of a worker's
     "compressor": ({"decoder.compressor.sum"}, {"compressor.error"}),
     "compressor and method": ({"decoder.compressor.sum"}, {"compressor.error", "method.momentum"}),

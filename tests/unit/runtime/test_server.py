@@ -9,10 +9,10 @@ import torch
 from byzdist.config.reading import parse
 from byzdist.errors import RunError
 from byzdist.problem.data import load
-from tests import inprocess
-from tests.cases import BASE, CASES, RAND_K, SHARED, case
-from tests.inprocess import train, without
-from tests.reference import Reference
+from tests.support import inprocess
+from tests.support.cases import BASE, CASES, RAND_K, SHARED, case
+from tests.support.inprocess import train, without
+from tests.support.reference import Reference
 
 CLOSE = 1e-12  # relative: the sums of byzdist and of the reference run in another order, in float64
 

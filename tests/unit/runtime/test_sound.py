@@ -10,10 +10,10 @@ import torch
 
 from byzdist.runtime import full_rounds
 from byzdist.storage.checkpoint import rounds as saved_rounds
-from tests import inprocess
-from tests.cases import BASE
-from tests.harness import comparable
-from tests.inprocess import train, train_in, without
+from tests.support import inprocess
+from tests.support.cases import BASE
+from tests.support.harness import comparable
+from tests.support.inprocess import train, train_in, without
 
 MEDIAN = {"rule": "coordinate_median"}
 

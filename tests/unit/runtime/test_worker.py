@@ -13,7 +13,7 @@ from byzdist.rounds import Round
 from byzdist.runtime.experiment import prepare
 from byzdist.runtime.worker import Worker
 from byzdist.transport.base import Received, WorkerEnd
-from tests.cases import RAND_K, case
+from tests.support.cases import RAND_K, case
 
 X, PREVIOUS = (torch.linspace(-1, end, 12, dtype=torch.float64) for end in (1, 2))
 

@@ -15,7 +15,7 @@ from byzdist.runtime.experiment import prepare
 from byzdist.runtime.identity import claim, identity
 from byzdist.storage import folder as folders
 from byzdist.storage.checkpoint import Checkpoint, name
-from tests.cases import BASE, case
+from tests.support.cases import BASE, case
 
 
 def experiment(tree=BASE, **changes):

@@ -22,8 +22,8 @@ from byzdist.reporting.prometheus import Prometheus
 from byzdist.runtime.identity import claim
 from byzdist.storage.checkpoint import Checkpoint, Damaged, name, newest, owner, read
 from byzdist.storage.export import save_model
-from tests.cases import BASE
-from tests.inprocess import train_in
+from tests.support.cases import BASE
+from tests.support.inprocess import train_in
 from tests.unit.host.test_files import KINDS, plant, victim
 from tests.unit.storage.test_folder import content, experiment, leave_run
 

@@ -12,9 +12,9 @@ from byzdist.cli.main import main
 from byzdist.transport.base import Save, Shape
 from byzdist.transport.local import LocalServer
 from byzdist.transport.wire import Stage
-from tests.cases import CASES, case
-from tests.harness import comparable
-from tests.inprocess import train_in
+from tests.support.cases import CASES, case
+from tests.support.harness import comparable
+from tests.support.inprocess import train_in
 from tests.unit.runtime.test_resume import drop_after
 
 DROP = ("bytes_down", "news")  # what a worker holds already is not counted there

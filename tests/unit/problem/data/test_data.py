@@ -12,7 +12,7 @@ import pytest
 from byzdist.errors import ConfigError
 from byzdist.problem import data
 from byzdist.problem.data import DATASETS, RawData
-from tests.paths import data_file
+from tests.support.paths import data_file
 
 
 def write_idx(path, array, magic=None):

@@ -246,8 +246,8 @@ def test_memory_that_does_not_suffice_is_not_taken_for_a_mistake_of_the_function
 
 
 def test_the_command_line_says_it_in_one_line(tmp_path, monkeypatch, capsys):
-    from tests.cases import BASE
-    from tests.harness import write_config
+    from tests.support.cases import BASE
+    from tests.support.harness import write_config
 
     (tmp_path / "own_failing.py").write_text("def data():\n    raise KeyError('age')\n")
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from byzdist.transport.star.shared import Shared
-from tests.star import shape_of
+from tests.support.star import shape_of
 
 
 @pytest.mark.parametrize("error", [0, 712])

@@ -98,7 +98,7 @@ class Reference:
             scale = self.attack.get("scale", 1.0)
             pull = drift / self.method["step_size"] if scale == "auto" else scale * drift
             return pull - base if 2 * byzantine > len(cohort) else own
-        if name == "tests.attacks:along":
+        if name == "tests.support.attacks:along":
             read = self.compressed(g, client, round_) if level else g
             push = g * ((level if 0 < level < np.inf else 1e6) / np.linalg.norm(read)) if read.any() else g
             return push if base.any() or not level else push + g

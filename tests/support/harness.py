@@ -18,7 +18,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 _MARK = "BYZDIST_TEST_MARK"  # in the environment of every process that a test starts, and of its children
 
 

@@ -21,7 +21,7 @@ from byzdist.transport.star.server import StarServer
 from byzdist.transport.star.worker import StarWorker
 from byzdist.transport.store import Connect, connect, host
 from byzdist.transport.wire import HEADER_BYTES, Header, Kind, Stage, checksum
-from tests.harness import free_port
+from tests.support.harness import free_port
 
 SECRET = b"a secret of the tests"
 REQUEST = torch.zeros(10_000, dtype=torch.uint8)

@@ -25,7 +25,7 @@ ATTACKS = {
     "ipm": {"epsilon": 0.7},
     "mimic": {"target": 2},
     "shift_back": {},
-    "tests.attacks:along": {},
+    "tests.support.attacks:along": {},
     "zero": {},
     "inf": {},
     "nan": {},
@@ -64,7 +64,7 @@ def _cases() -> dict[str, dict[str, Any]]:
         cases[f"{name}, rand_k"] = case("alie", RAND_K, name=name)
         cases[f"{name}, shared rand_k"] = case("bit_flip", SHARED, name=name)
         cases[f"{name}, label_flip"] = case("label_flip", name=name)
-        cases[f"{name}, along g"] = case("tests.attacks:along", name=name)
+        cases[f"{name}, along g"] = case("tests.support.attacks:along", name=name)
     for name in MARINAS:
         cases[f"{name}, full_batch"] = case("gaussian", name=name, full_batch=20)
         cases[f"{name}, full_batch, rand_k"] = case("shift_back", RAND_K, name=name, full_batch=20)

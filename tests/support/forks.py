@@ -1,6 +1,6 @@
 """Runs many experiments with real processes, one after another, for little more than the time that they train.
 
-``python -m tests.forks FILE``: each line of the file is a run's folder and its number of workers. This process imports what all
+``python -m tests.support.forks FILE``: each line of the file is a run's folder and its number of workers. This process imports what all
 ranks need, once; then every rank of every run is a fork of it that does what ``python -m byzdist run`` does under torchrun.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import byzdist.config.checks  # noqa: F401 - which a rank would import on its own
 from byzdist.runtime.rank import run_rank
-from tests.harness import free_port
+from tests.support.harness import free_port
 
 _PATIENCE = 60.0  # seconds a run
 
