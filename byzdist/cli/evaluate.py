@@ -62,7 +62,12 @@ def _evaluate(folder: Path, tree: dict[str, Any]) -> str:
     round_, x = _last_model(folder, experiment)
     data = experiment.dataset
     evaluator = Evaluator(
-        experiment.oracle, data, config.clients.good, samples=config.evaluate.samples, seed=config.seed
+        experiment.oracle.loss,
+        experiment.data,
+        data,
+        config.clients.good,
+        samples=config.evaluate.samples,
+        seed=config.seed,
     )
     measured = evaluator.evaluate(x.to(device, experiment.dtype))
     seen = (
@@ -79,7 +84,7 @@ def _last_model(folder: Path, experiment: Experiment) -> tuple[int, torch.Tensor
     """Return the newest intact model and its round; of a run that has diverged, the last good one."""
     found = []
     if os.path.lexists(folder / "model.safetensors"):
-        found.append(load_model(experiment.oracle.model, folder))
+        found.append(load_model(experiment.oracle.loss.model, folder))
         if _has_diverged(folder):
             return found[0]  # the last good one
     most = _FACTS + _VECTORS * experiment.oracle.dimension * torch.float64.itemsize

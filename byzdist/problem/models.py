@@ -27,13 +27,9 @@ Size = Annotated[int, Ge(1)]
 Weight = Annotated[float, Ge(0)]
 Array = Any
 """A torch tensor or a numpy array."""
-
-
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy; logits [b, classes], or [b] of the second of two classes; labels [b]."""
-    if logits.ndim == 1:  # log(1 + exp(-y s)) with y = ±1
-        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
-    return F.cross_entropy(logits, labels)
+_SMALL = (
+    2**13
+)  # numbers in a batch for which calls cost more than arithmetic; numpy's BLAS starts no threads for so few
 
 
 def build(spec: Mapping[str, Any], feature_shape: Sequence[int], classes: int, seed: int) -> nn.Module:
@@ -68,10 +64,9 @@ def build(spec: Mapping[str, Any], feature_shape: Sequence[int], classes: int, s
 class LogisticRegression(nn.Module):
     """Logistic regression on the flattened features, from zero: one logit for two classes, multinomial for more.
 
-    Gradients and Hessian are in closed form, of flat vectors [d]: the weights [classes, features] (or [features])
-    before the bias [classes] (or [1]). ``scale`` multiplies the SUM over the batch; the regularizer is not in it. The
-    arguments are torch tensors or, for small batches on the CPU, numpy arrays: calls of numpy cost half as much as
-    torch's.
+    Gradients and Hessian are in closed form, of flat vectors [d]: the weights [classes, features] (or [features]) before the bias
+    [classes] (or [1]). ``scale`` multiplies the SUM over the batch; the regularizer is not in it. Small batches on the CPU go through
+    numpy, whose calls cost half as much as torch's: on a9a a round takes a third less time (tests/benchmarks/rounds.py).
     """
 
     convex = True
@@ -106,22 +101,28 @@ class LogisticRegression(nn.Module):
             bias = out[self.weights :]
             bias += errors.reshape(-1, self.rows).sum(0)
 
-    def add_gradient(self, x: Array, features: Array, labels: Array, scale: float, out: Array) -> Array:
+    def add_gradient(self, x: Tensor, features: Tensor, labels: Tensor, scale: float, out: Tensor) -> Tensor:
         """Add scale times the sum of the samples' gradients at x to out; return the logits."""
-        features = features.reshape(len(features), -1)
-        logits = self._logits(x, features)
+        flat, x_, labels_, out_ = self._arrays(features, x, labels, out)
+        logits = self._logits(x_, flat)
         probabilities = _probabilities(logits)
-        errors = probabilities - (labels if self.rows == 1 else _one_hot(labels, probabilities))
-        self._add_outer(errors * scale, features, out)
-        return logits
+        errors = probabilities - (labels_ if self.rows == 1 else _one_hot(labels_, probabilities))
+        self._add_outer(errors * scale, flat, out_)
+        return torch.as_tensor(logits)
 
     def add_difference(
-        self, x_new: Array, x_old: Array, features: Array, labels: Array, scale: float, out: Array
+        self, x_new: Tensor, x_old: Tensor, features: Tensor, labels: Tensor, scale: float, out: Tensor
     ) -> None:
         """Add scale times the sum of the samples' gradients at x_new minus at x_old to out: the labels cancel."""
-        features = features.reshape(len(features), -1)
-        new, old = self._logits(x_new, features), self._logits(x_old, features)
-        self._add_outer((_probabilities(new) - _probabilities(old)) * scale, features, out)
+        flat, new, old, out_ = self._arrays(features, x_new, x_old, out)
+        change = _probabilities(self._logits(new, flat)) - _probabilities(self._logits(old, flat))
+        self._add_outer(change * scale, flat, out_)
+
+    def _arrays(self, features: Tensor, *others: Tensor) -> Sequence[Array]:
+        """Return features [b, columns] and the others: numpy arrays where the batch is small and on the CPU, else tensors."""
+        if features.numel() > _SMALL or features.is_cuda:
+            return features.flatten(1), *others
+        return features.numpy().reshape(features.shape[0], -1), *[tensor.numpy() for tensor in others]
 
     def smoothness(self, features: Tensor) -> float:
         """Return a bound on the eigenvalues of the mean Hessian at any x, met at x = 0 with two classes: ‖X‖²/(4N), else ‖X‖²/(2N)."""

@@ -7,7 +7,7 @@ A module declares what it wants used by attributes whose names begin with ``byzd
 * ``byzdist_convex``: true where the loss is convex in the parameters, so that its optimum can be found;
 * ``byzdist_add_gradient(x, features, labels, scale, out)``, ``byzdist_add_difference(x_new, x_old, features, labels,
   scale, out)``, ``byzdist_hessian(x, features)``: closed forms in place of automatic differentiation, with the arguments
-  of :class:`byzdist.problem.models.LogisticRegression`.
+  of :class:`byzdist.problem.models.LogisticRegression`; they count where the task is classification.
 
 The names without ``byzdist_`` count as well where nothing else can be meant: ``l2`` that is a number, ``convex`` that is
 a bool, and methods with exactly these arguments. A layer called ``l2`` or ``loss`` is a layer.
@@ -121,11 +121,6 @@ def fixed(model: nn.Module) -> dict[str, Tensor]:
     """Return what belongs to the module and is no part of x: frozen parameters, and buffers."""
     frozen = {name: parameter.data for name, parameter in model.named_parameters() if not parameter.requires_grad}
     return frozen | dict(model.named_buffers())
-
-
-def flat_logits(logits: Tensor) -> Tensor:
-    """Return logits [b, 1] as [b]: one logit for two classes."""
-    return logits.squeeze(1) if logits.ndim == 2 and logits.shape[1] == 1 else logits
 
 
 def materialized(model: nn.Module, feature_shape: Sequence[int], name: str) -> nn.Module:

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,81 +13,88 @@ from torch import Tensor
 
 from byzdist.host.caching import cache_folder
 from byzdist.host.files import read_json, write_text
+from byzdist.problem.client_data import ArrayData
 from byzdist.problem.data import Dataset, Split, fingerprint
-from byzdist.problem.evaluation import Objective, sample_groups
+from byzdist.problem.loss import Loss
 from byzdist.problem.models import MODELS, build
-from byzdist.problem.modules import flat_logits, trained
-from byzdist.problem.oracle import Oracle
+from byzdist.problem.objective import Objective, sample_groups
+from byzdist.problem.task import Batch, Task
 
-_DIRECT = 2048  # up to this dimension the Hessian is formed and factorized
+_DIRECT = 2048
 _MOST_WORK = 10**8  # samples times parameters; beyond, a single core takes minutes (MNIST: 6)
 _STEPS = 100
 _log = logging.getLogger(__name__)
 
 
 def find(
-    spec: Mapping[str, Any], dataset: Dataset, split: Split, good: Sequence[int], cache: Path | None = None
+    spec: Mapping[str, Any],
+    task: Task,
+    dataset: Dataset,
+    split: Split,
+    honest: Sequence[int],
+    cache: Path | None = None,
 ) -> float | None:
-    """Return min f, f being the mean loss of the good clients, or None where there is none to be found.
+    """Return min f, f being the mean loss of the honest clients, or None where there is none to be found.
 
     Args:
         spec: the model section of a configuration.
+        task: what is learnt.
         dataset: with features in float64.
         split: who holds what.
-        good: the clients whose mean loss is f.
+        honest: the clients whose mean loss is f.
         cache: the folder in which results are kept (see :func:`byzdist.host.caching.cache_folder`).
     """
     model = build(spec, dataset.feature_shape, dataset.classes, seed=0)
-    oracle = Oracle(model, dataset, split)
-    if not can_be_found(oracle):
+    loss = Loss(model, task)
+    samples = ArrayData(dataset, split, chunk=loss.chunk(prod(dataset.feature_shape)))
+    if not can_be_found(loss, len(dataset.labels)):
         return None
-    groups = sample_groups(split, good)
+    groups = sample_groups(split, honest)
     contents = [(weight, positions if positions is None else positions.tolist()) for weight, positions in groups]
     key = fingerprint(spec, dataset.key, contents, entry=MODELS.get(spec["name"], "model"))
     file = (cache or cache_folder()) / "optimum" / f"{key}.json"
     found = _read(file)
     if found is None:
-        found = minimize(Objective(oracle, groups))
+        found = minimize(Objective(loss, samples, groups))
         if found is not None:
             _write(file, found)
     return found
 
 
-def can_be_found(oracle: Oracle) -> bool:
-    """Return whether f has a minimum that is found in reasonable time; say why where that of a convex model is not.
+def can_be_found(loss: Loss, samples: int) -> bool:
+    """Return whether f over so many samples has a minimum that is found in reasonable time; say why that of a convex model is not.
 
-    An oracle of any dtype will do: `find` itself needs the data in float64.
+    A loss of any dtype will do: `find` itself needs the data in float64.
     """
-    samples = len(oracle.labels)
-    if not oracle.declared.convex:
+    if not loss.declared.convex or loss.task.target not in ("classes", "numbers", "labels"):
         return False
-    if oracle.l2 <= 0:
+    if loss.l2 <= 0:
         _log.warning("the gap is not reported: with model.l2 = 0 the loss need not have a minimum")
         return False
-    if samples * oracle.dimension > _MOST_WORK:
+    if samples * loss.flat.dimension > _MOST_WORK:
         _log.warning(
             "the gap is not reported: finding the minimum over %d samples and %d parameters takes minutes",
             samples,
-            oracle.dimension,
+            loss.flat.dimension,
         )
         return False
     return True
 
 
-def minimize(objective: Objective) -> float | None:
+def minimize(objective: Objective, direct: int = _DIRECT) -> float | None:
     """Return the minimum of a convex objective with l2 > 0 by Newton's method, from x^0.
 
     f is 2·l2-strongly convex, hence f(x) - min f <= ‖∇f(x)‖² / (4·l2). The method stops where this bound is below the
-    rounding error of f(x).
+    rounding error of f(x). Up to dimension ``direct`` the Hessian is formed and factorized.
     """
-    oracle = objective.oracle
-    x, gradient = oracle.initial(), oracle.initial()
+    loss = objective.loss
+    x, gradient = loss.flat.initial(), loss.flat.initial()
     value, _ = objective(x, gradient)
-    solve = _direct if oracle.declared.hessian and oracle.dimension <= _DIRECT else _conjugate_gradients
+    solve = _direct if loss.declared.hessian and loss.flat.dimension <= direct else _conjugate_gradients
     trial, trial_gradient = torch.empty_like(x), torch.empty_like(x)
     for _ in range(_STEPS):
         rounding = torch.finfo(x.dtype).eps * abs(value)
-        if float(gradient @ gradient) / (4 * oracle.l2) <= rounding:
+        if float(gradient @ gradient) / (4 * loss.l2) <= rounding:
             return value
         step = solve(objective, x, gradient)
         slope, length = float(step @ gradient), 1.0
@@ -102,12 +110,12 @@ def minimize(objective: Objective) -> float | None:
 
 
 def _direct(objective: Objective, x: Tensor, gradient: Tensor) -> Tensor:
-    oracle = objective.oracle
-    assert oracle.declared.hessian is not None
-    hessian = torch.eye(len(x), dtype=x.dtype) * (2 * oracle.l2)
+    loss = objective.loss
+    assert loss.declared.hessian is not None
+    hessian = torch.eye(len(x), dtype=x.dtype) * (2 * loss.l2)
     for weight, positions in objective.groups:
-        for features, _ in oracle.blocks(positions):
-            hessian.add_(oracle.declared.hessian(x, features), alpha=weight)
+        for (features, _), _ in objective.data.blocks(positions):
+            hessian.add_(loss.declared.hessian(x, features), alpha=weight)
     return torch.cholesky_solve(-gradient[:, None], torch.linalg.cholesky(hessian)).squeeze(1)
 
 
@@ -130,21 +138,18 @@ def _conjugate_gradients(objective: Objective, x: Tensor, gradient: Tensor) -> T
 
 def _hessian_product(objective: Objective, x: Tensor, vector: Tensor) -> Tensor:
     """Return the Hessian at x times a vector: the derivative of the gradient along it."""
-    oracle = objective.oracle
-    named = trained(oracle.model)
+    loss = objective.loss
 
-    def mean_loss(flat: Tensor, features: Tensor, labels: Tensor) -> Tensor:
-        pieces = torch.split(flat, [parameter.numel() for parameter in named.values()])
-        weights = {name: piece.view_as(named[name]) for name, piece in zip(named, pieces, strict=True)}
-        logits = torch.func.functional_call(oracle.model, weights, (features,))
-        loss: Tensor = oracle.loss(flat_logits(logits), labels)
-        return loss
+    def mean_loss(flat: Tensor, batch: Batch) -> Tensor:
+        weights = loss.flat.pieces(flat)
+        found: Tensor = loss.task.loss(partial(torch.func.functional_call, loss.model, weights), batch)
+        return found
 
-    product = vector * (2 * oracle.l2)
+    product = vector * (2 * loss.l2)
     for weight, positions in objective.groups:
-        for features, labels in oracle.blocks(positions):
-            gradient = torch.func.grad(partial(mean_loss, features=features, labels=labels))
-            product.add_(torch.func.jvp(gradient, (x,), (vector,))[1], alpha=weight * len(labels))
+        for batch, samples in objective.data.blocks(positions):
+            gradient = torch.func.grad(partial(mean_loss, batch=batch))
+            product.add_(torch.func.jvp(gradient, (x,), (vector,))[1], alpha=weight * samples)
     return product
 
 

@@ -8,9 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from byzdist.errors import ConfigError
-from byzdist.problem.modules import advice, describing_errors, flat_logits, label, trained
+from byzdist.problem.client_data import ArrayData
+from byzdist.problem.loss import Loss
+from byzdist.problem.modules import advice, describing_errors, label, trained
 from byzdist.problem.oracle import Oracle
+from byzdist.problem.task import flat_logits
 from byzdist.randomness import stream
+from byzdist.rounds import Round
 
 _FEW = 3  # samples
 _MOVE = 0.05  # how far from x^0 outputs are compared: where weights are zero, so is every output
@@ -20,11 +24,13 @@ class Refused(ConfigError):
     """Why a module cannot be trained."""
 
 
-def try_out(oracle: Oracle, name: str) -> None:
+def try_out(loss: Loss, data: ArrayData, classes: int, name: str) -> None:
     """Check that the gradient of the loss is what the methods take it for: finite, and a function of x and the samples.
 
     Args:
-        oracle: has taken the module over.
+        loss: has taken the module over.
+        data: some of it passes through.
+        classes: how many the data have.
         name: of the module in the configuration.
 
     Raises:
@@ -32,23 +38,21 @@ def try_out(oracle: Oracle, name: str) -> None:
     """
     with torch.random.fork_rng(devices=[]):
         try:
-            _Trial(oracle, name).run()
+            _Trial(loss, data, classes, name).run()
         except Refused as problem:
             raise ConfigError(f"model: {name!r} {problem}") from None
         finally:
-            for parameter in oracle.model.parameters():
-                parameter.grad = None
-            oracle.bind(oracle.initial())
+            loss.flat.unbind()
 
 
 class _Trial:
-    def __init__(self, oracle: Oracle, name: str) -> None:
-        self._oracle, self._name, self._model = oracle, name, oracle.model
-        self._features, self._labels = oracle.features[:_FEW].clone(), oracle.labels[:_FEW].clone()
+    def __init__(self, loss: Loss, data: ArrayData, classes: int, name: str) -> None:
+        self._loss, self._data, self._classes, self._name, self._model = loss, data, classes, name, loss.model
+        self._features, self._labels = data.features[:_FEW].clone(), data.targets[:_FEW].clone()
         # A GPU rounds convolutions to ten bits, and differently for batches of other sizes.
-        self._tolerance = 1e-2 if oracle.device.type == "cuda" else torch.finfo(oracle.features.dtype).eps ** 0.5
-        self._start = oracle.initial()
-        step = torch.from_numpy(stream(0, "trial").standard_normal(oracle.dimension)) * _MOVE
+        self._tolerance = 1e-2 if loss.device.type == "cuda" else torch.finfo(loss.dtype).eps ** 0.5
+        self._start = loss.flat.initial()
+        step = torch.from_numpy(stream(0, "trial").standard_normal(loss.flat.dimension)) * _MOVE
         self._moved = self._start + step.to(self._start)
 
     def run(self) -> None:
@@ -63,12 +67,12 @@ class _Trial:
 
     def _pass(self, x: Tensor, features: Tensor) -> tuple[Any, "_Steps"]:
         """Return the module's output at x, uncompiled, and what its layers gave."""
-        self._oracle.bind(x)
+        self._loss.flat.bind(x)
         with _Steps(self._model) as steps, describing_errors(self._name, _shape("features", features), steps.place):
             return self._model(features), steps
 
     def _look_at_outputs(self) -> None:
-        classes, own_loss = self._oracle.classes, self._oracle.declared.loss is not None
+        classes, own_loss = self._classes, self._loss.declared.loss is not None
         for b in (1, len(self._features)):
             features = self._features[:b].clone()
             output, steps = self._pass(self._start, features)
@@ -146,15 +150,16 @@ class _Trial:
                 "gradients must see the same network."
             )
 
-    def _loss(self, features: Tensor, labels: Tensor) -> Tensor:
+    def _value(self, features: Tensor, labels: Tensor) -> Tensor:
         output, _ = self._pass(self._start, features.clone())
         with describing_errors(
             self._name, f"its own loss of logits {list(output.shape)} and labels {list(labels.shape)}"
         ):
-            return self._oracle.loss(flat_logits(output), labels)
+            found: Tensor = self._loss.task.loss(lambda _: output, (features, labels))
+            return found
 
     def _look_at_loss(self) -> None:
-        loss = self._loss(self._features[:1], self._labels[:1])
+        loss = self._value(self._features[:1], self._labels[:1])
         if not isinstance(loss, Tensor) or loss.ndim or not bool(loss.isfinite()):
             shape = f"of shape {list(loss.shape)}" if isinstance(loss, Tensor) and loss.ndim else f"({loss!r})"
             raise Refused(
@@ -165,7 +170,7 @@ class _Trial:
                 "has a loss that does not depend on its parameters: look for detach(), torch.no_grad(), .data, numpy or argmax "
                 "on the way."
             )
-        twice = self._loss(self._features[:1].repeat_interleave(2, 0), self._labels[:1].repeat(2))
+        twice = self._value(self._features[:1].repeat_interleave(2, 0), self._labels[:1].repeat(2))
         if not self._close(loss, twice):
             raise Refused(
                 f"has a loss that is {float(loss):.6g} for a sample and {float(twice):.6g} for the same sample twice; it must be "
@@ -175,8 +180,8 @@ class _Trial:
     def _look_at_gradients(self) -> None:
         gradient = torch.zeros_like(self._start)
         with describing_errors(self._name, "the way back", lambda: ""):
-            self._oracle.backward(self._start, self._features, self._labels, 1.0, gradient)
-        for (key, _), piece in zip(self._named(), self._pieces(gradient), strict=True):
+            self._loss.backward(self._start, (self._features, self._labels), len(self._labels), 1.0, gradient)
+        for key, piece in self._loss.flat.pieces(gradient).items():
             if not bool(piece.isfinite().all()):
                 raise Refused(f"has a gradient that is not finite at its start, that of its parameter {key!r}.")
         if names := self._out_of_reach():
@@ -190,35 +195,29 @@ class _Trial:
 
     def _out_of_reach(self) -> list[str]:
         """Return the parameters on which the loss does not depend."""
-        loss = self._loss(self._features, self._labels)
-        found = torch.autograd.grad(loss, [parameter for _, parameter in self._named()], allow_unused=True)
-        return [key for (key, _), gradient in zip(self._named(), found, strict=True) if gradient is None]
-
-    def _named(self) -> list[tuple[str, nn.Parameter]]:
-        return list(trained(self._model).items())
-
-    def _pieces(self, flat: Tensor) -> tuple[Tensor, ...]:
-        return torch.split(flat, [parameter.numel() for _, parameter in self._named()])
+        loss = self._value(self._features, self._labels)
+        named = trained(self._model)
+        found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+        return [key for key, gradient in zip(named, found, strict=True) if gradient is None]
 
     def _compare_closed_forms(self) -> None:
         """Refuse declared gradients that are not those of the forward and the loss."""
-        oracle, given = self._oracle, self._oracle.declared
-        indices = oracle.split.indices(0)  # of an honest client
-        sample = 0 if indices is None else int(indices[0])
-        one = oracle.features[sample : sample + 1], oracle.labels[sample : sample + 1]
-        few = oracle.features[:_FEW], oracle.labels[:_FEW]
+        loss, data, given = self._loss, self._data, self._loss.declared
+        if loss.task.target != "classes":
+            return
+        oracle, (one, _) = Oracle(loss, data), next(iter(data.batches(0, np.array([0]), Round(0, 0))))
+        few = self._features, self._labels
         for key, declared in (("add_gradient", given.add_gradient), ("add_difference", given.add_difference)):
             if declared is None:
                 continue
             points = (self._moved,) if key == "add_gradient" else (self._moved, self._start)
             expected, expected_of_one, found, found_of_one = (torch.zeros_like(self._start) for _ in range(4))
             for point, sign in zip(points, (1, -1), strict=False):
-                oracle.backward(point, *few, sign * 0.5, expected)
-                oracle.backward(point, *one, sign, expected_of_one)
-                expected_of_one.add_(point, alpha=2 * sign * oracle.l2)
+                loss.backward(point, few, len(few[1]), sign * 0.5, expected)
+                loss.backward(point, one, 1, sign, expected_of_one)
+                expected_of_one.add_(point, alpha=2 * sign * loss.l2)
             with describing_errors(self._name, f"the arguments of its {key}"):
                 declared(*points, *few, 0.5, found)
-                # As a client with a small batch does: on the CPU the arguments are numpy arrays.
                 if key == "add_gradient":
                     oracle.gradient(self._moved, 0, np.array([0]), found_of_one)
                 else:

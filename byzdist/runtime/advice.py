@@ -56,9 +56,8 @@ def _step_size(experiment: Experiment) -> None:
 
 def lipschitz(experiment: Experiment) -> float | None:
     """Return the Lipschitz constant L of the gradient of the mean loss, over at most 8192 samples; None where it is not known."""
-    oracle = experiment.oracle
-    smoothness = getattr(oracle.model, "smoothness", None)
+    loss, features = experiment.oracle.loss, experiment.data.features
+    smoothness = getattr(loss.model, "smoothness", None)
     if smoothness is None:
         return None
-    features = oracle.features[:: max(1, len(oracle.features) // _ROWS)]
-    return float(smoothness(features)) + 2 * oracle.l2
+    return float(smoothness(features[:: max(1, len(features) // _ROWS)])) + 2 * loss.l2

@@ -28,7 +28,7 @@ def facts(experiment: Experiment) -> Facts:
     """Return what there is to compare, as JSON: shapes, a digest of all targets, probes of some features and of the model."""
     data, oracle = experiment.dataset, experiment.oracle
     rows = max(1, min(_ROWS, _MOST // max(1, prod(data.feature_shape))))
-    left_alone = [_some(tensor) for tensor in fixed(oracle.model).values()]
+    left_alone = [_some(tensor) for tensor in fixed(oracle.loss.model).values()]
     return {
         "features": list(data.feature_shape),
         "classes": data.classes,

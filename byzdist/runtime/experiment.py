@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import TypeVar
 
 import torch
@@ -15,8 +16,11 @@ from byzdist.config.schema import Config
 from byzdist.errors import ConfigError
 from byzdist.methods import METHODS, Method, Sizes
 from byzdist.problem import data, models
+from byzdist.problem.client_data import ArrayData
 from byzdist.problem.data import Dataset, Split
+from byzdist.problem.loss import Loss
 from byzdist.problem.oracle import Oracle
+from byzdist.problem.tasks import TASKS
 from byzdist.problem.trial import try_out
 from byzdist.registry import Registry, Spec
 from byzdist.transport.base import Shape
@@ -36,6 +40,7 @@ class Experiment:
     config: Config
     dataset: Dataset
     split: Split
+    data: ArrayData
     oracle: Oracle
     method: Method
     compressors: dict[bool, Compressor]
@@ -104,23 +109,25 @@ def prepare(config: Config, device: torch.device) -> Experiment:
         ConfigError: where data and configuration do not fit.
     """
     dtype: torch.dtype = getattr(torch, config.dtype)
+    task = TASKS.get("classification")()
     source = {k: v for k, v in config.data.items() if k != "split"}
     dataset = data.load(source, dtype=config.dtype)
     clients = config.clients
     split = data.split(config.data["split"], dataset.labels, clients.count, config.seed, clients.byzantine)
     model = models.build(config.model, dataset.feature_shape, dataset.classes, config.seed)
     name = config.model["name"]
-    oracle = Oracle(
-        model,
+    loss = Loss(model, task, device=device, dtype=dtype, name=name)
+    held = ArrayData(
         dataset,
         split,
         device=device,
         dtype=dtype,
+        chunk=loss.chunk(prod(dataset.feature_shape)),
         flipped=flipped(config.attacks, config.clients.bad),
-        name=name,
     )
     if ":" in name:  # a user's own
-        try_out(oracle, name)
+        try_out(loss, held, dataset.classes, name)
+    oracle = Oracle(loss, held)
     compressor = make(COMPRESSORS, config.compression, "compression", Compressor)  # type: ignore[type-abstract]
     method = make(METHODS, config.method, "method", Method)  # type: ignore[type-abstract]
     samples = [split.size(client) for client in range(clients.count)]
@@ -128,7 +135,7 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     d = oracle.dimension
     method = method.resolved(Sizes(clients.count, sum(samples) / clients.count, d, compressor.nonzeros(d)))
     return Experiment(
-        config, dataset, split, oracle, method, {True: Identity(), False: compressor}, dtype, torch.device(device)
+        config, dataset, split, held, oracle, method, {True: Identity(), False: compressor}, dtype, torch.device(device)
     )
 
 

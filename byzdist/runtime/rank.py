@@ -155,7 +155,8 @@ def serve(experiment: Experiment, workers: int, run: RunFolder, transport: Serve
         raise RunError(f"{str(error.filename or run.path)!r} cannot be written: {error.strerror or error}.") from None
     advice.of_run(experiment)
     evaluator = Evaluator(
-        experiment.oracle,
+        experiment.oracle.loss,
+        experiment.data,
         experiment.dataset,
         config.clients.good,
         optimum=None if config.evaluate.samples else _optimum(experiment),  # an estimate of f has no gap to speak of
@@ -201,7 +202,9 @@ def serve(experiment: Experiment, workers: int, run: RunFolder, transport: Serve
                 ended, reason = guard.verdict(ended, server.round)
             except Diverged as error:
                 ended, reason, diverged, guard.is_good = "diverged", str(error), error, False
-            guard.save(experiment.oracle.model, server.x, run.path, server.round)  # before a link can break at the end
+            guard.save(
+                experiment.oracle.loss.model, server.x, run.path, server.round
+            )  # before a link can break at the end
             transport.stop()
             status = ended
         except RunError as error:
@@ -223,12 +226,12 @@ def _watchers(config: Config, progress: Progress) -> Sequence[Callable[[Line, Me
 
 def _optimum(experiment: Experiment) -> float | None:
     """Return f(x*), found in float64 whatever the dtype of the run; None where it is not looked for."""
-    if not can_be_found(experiment.oracle):
+    if not can_be_found(experiment.oracle.loss, len(experiment.dataset.labels)):
         return None
     config, dataset = experiment.config, experiment.dataset
     if config.dtype != "float64":
         dataset = load_data({key: value for key, value in config.data.items() if key != "split"}, dtype="float64")
-    return find(config.model, dataset, experiment.split, config.clients.good)
+    return find(config.model, experiment.oracle.loss.task, dataset, experiment.split, config.clients.good)
 
 
 def _on_signals(told: Callable[[], None]) -> None:

@@ -50,7 +50,7 @@ class Worker:
         remember = {METHOD: method.clients_remember, COMPRESSOR: compressors[False].remembers}
         self._honest = [piece for piece, does in remember.items() if does]
         self._memories = ClientMemories([*self._honest, ATTACK, WIRE])
-        self._links = link_device(config, oracle.device)
+        self._links = link_device(config, oracle.loss.device)
         self._dense = torch.zeros(oracle.dimension, dtype=getattr(torch, config.dtype), device=self._links)
 
     @cached_property
@@ -80,7 +80,8 @@ class Worker:
 
     def _serve(self, received: Received, transport: WorkerEnd) -> None:
         at_round(received.round.number)
-        self._oracle.forget_points()
+        points = [point for point in (received.x, received.previous) if point is not None]
+        self._oracle.begin(received.round, *points)
         compressor = self._compressors[received.round.full]
         length = compressor.length(self._oracle.dimension, received.x.dtype)
         for client in received.mine:

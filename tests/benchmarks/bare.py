@@ -118,7 +118,7 @@ def work(experiment: Experiment, rank: int, workers: int, spent: torch.Tensor) -
         mine = [client for client in cohort if 1 + client % workers == rank]
         old = before.x if held == k - 1 else here.old
         held = k
-        oracle.forget_points()
+        oracle.begin(Round(k, config.seed, kind != SAMPLED), here.x, old)
         for turn, client in enumerate(mine):
             if (last := sending[turn % 2]) is not None:
                 last.wait()

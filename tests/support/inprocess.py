@@ -214,7 +214,7 @@ def train(
     experiment = prepare(config, torch.device("cpu"))
     transport = LocalServer(experiment.shape(workers))
     threads = start_workers(config, workers, transport)
-    evaluator = Evaluator(experiment.oracle, experiment.dataset, config.clients.good)
+    evaluator = Evaluator(experiment.oracle.loss, experiment.data, experiment.dataset, config.clients.good)
     lines: list[Line] = []
 
     def show(line: Line, metrics: Metrics) -> None:

@@ -7,7 +7,7 @@ from torch import nn
 
 from byzdist.errors import ConfigError
 from byzdist.problem import models
-from byzdist.problem.models import cross_entropy
+from byzdist.problem.tasks.classification import cross_entropy
 
 CASES = [
     ({"name": "logistic_regression"}, (8, 8), 2, 64),

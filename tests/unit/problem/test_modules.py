@@ -14,11 +14,11 @@ from torch import nn
 from byzdist.config.reading import parse
 from byzdist.problem import models, trial
 from byzdist.problem.data import Dataset, Split
-from byzdist.problem.oracle import Oracle
 from byzdist.runtime.experiment import prepare
 from byzdist.storage.export import load_model, save_model
 from tests.support.cases import case
 from tests.support.inprocess import train
+from tests.support.problem import CLASSIFICATION, oracle_of
 from tests.unit.problem.nets import Net, config
 from tests.unit.problem.test_models import CASES
 
@@ -101,7 +101,35 @@ def other_default(feature_shape, classes):
     return Net(feature_shape, classes)
 
 
-RIGHT = ["Net", "LayersOfLikelyNames", "OneColumn", "HalfFrozen", "Tied", "Lazy", "ConstantBuffer", "SharedList"]
+class ClosedForm(Net):
+    """With a gradient of its own, by functions of torch alone: batches are tensors, however small."""
+
+    def byzdist_add_gradient(self, x, features, labels, scale, out):
+        weights = dict(
+            zip(["first.weight", "first.bias", "second.weight", "second.bias"], x.split([60, 5, 10, 2]), strict=True)
+        )
+
+        def loss(weights):
+            shaped = {key: piece.view_as(self.get_parameter(key)) for key, piece in weights.items()}
+            return scale * F.cross_entropy(
+                torch.func.functional_call(self, shaped, (features,)), labels, reduction="sum"
+            )
+
+        gradients = torch.func.grad(loss)(weights)
+        out.add_(torch.cat(list(gradients.values())))
+
+
+RIGHT = [
+    "Net",
+    "ClosedForm",
+    "LayersOfLikelyNames",
+    "OneColumn",
+    "HalfFrozen",
+    "Tied",
+    "Lazy",
+    "ConstantBuffer",
+    "SharedList",
+]
 RIGHT += ["Teacher", "other_default"]
 
 
@@ -109,7 +137,7 @@ RIGHT += ["Teacher", "other_default"]
 def test_what_works_trains_to_a_model_that_loads_strictly(name, tmp_path):
     run = train({**config(f"{HERE}:{name}"), "rounds": 12, "attack": {"name": "none"}}, tmp_path)
     assert run.metrics[-1]["loss"] < run.metrics[0]["loss"]
-    model = run.experiment.oracle.model
+    model = run.experiment.oracle.loss.model
     save_model(model, run.x, tmp_path, 12)
     assert torch.get_default_dtype() == torch.float32
     make = (
@@ -118,8 +146,8 @@ def test_what_works_trains_to_a_model_that_loads_strictly(name, tmp_path):
     fresh, again = make((12,), 2), make((12,), 2)
     fresh.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True), strict=True)
     again.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
-    features = run.experiment.oracle.features
-    expected = run.experiment.oracle.logits(run.x, features)
+    features = run.experiment.data.features
+    expected = run.experiment.oracle.loss.outputs(run.x, features)
     for loaded in (fresh, again):
         output = loaded.double()(features).detach()
         output = output.squeeze(1) if output.shape[1] == 1 else output
@@ -128,7 +156,7 @@ def test_what_works_trains_to_a_model_that_loads_strictly(name, tmp_path):
     assert round_ == 12 and torch.equal(x, run.x)
 
 
-def oracle_of(module, samples=30, features=6, classes=2):
+def make_oracle(module, samples=30, features=6, classes=2):
     generator = np.random.default_rng(0)
     dataset = Dataset(
         "t",
@@ -138,14 +166,14 @@ def oracle_of(module, samples=30, features=6, classes=2):
         None,
         classes,
     )
-    return Oracle(module, dataset, Split(samples, 2, None))
+    return oracle_of(module, dataset, Split(samples, 2, None))
 
 
 def test_frozen_parameters_are_no_part_of_x_and_stay_put_under_l2():
     module = HalfFrozen((6,), 2)
     before = module.first.weight.detach().clone()
-    oracle = oracle_of(module)
-    assert oracle.dimension == 5 * 2 + 2 and oracle.l2 == 0.5
+    oracle = make_oracle(module)
+    assert oracle.dimension == 5 * 2 + 2 and oracle.loss.l2 == 0.5
     x, out = oracle.initial(), oracle.initial()
     for _ in range(3):
         oracle.gradient(x, 0, None, out)
@@ -154,29 +182,29 @@ def test_frozen_parameters_are_no_part_of_x_and_stay_put_under_l2():
 
 
 def test_tied_weights_count_once_with_the_sum_of_their_gradients():
-    oracle = oracle_of(Tied((6,), 2))
+    oracle = make_oracle(Tied((6,), 2))
     assert oracle.dimension == (6 * 5 + 5) + (5 * 2 + 2) + (5 * 5 + 5)
     x, out = oracle.initial(), oracle.initial()
     oracle.gradient(x, 0, None, out)
     first, second, between = x.split([35, 12, 30])
 
     def loss(weight):  # written out, with the tied matrix as one variable
-        hidden = oracle.features @ first[:30].view(5, 6).T + first[30:]
+        hidden = oracle.data.features @ first[:30].view(5, 6).T + first[30:]
         hidden = torch.tanh(hidden @ weight.view(5, 5).T + between[25:])
         logits = torch.tanh(hidden @ weight.view(5, 5).T) @ second[:10].view(2, 5).T + second[10:]
-        return F.cross_entropy(logits, oracle.labels) + 0.1 * weight.square().sum()
+        return F.cross_entropy(logits, oracle.data.targets) + 0.1 * weight.square().sum()
 
     expected = torch.func.grad(loss)(between[:25].clone())
     torch.testing.assert_close(out[47:72], expected, rtol=1e-10, atol=1e-12)
 
 
 def test_a_column_of_logits_is_one_logit_a_sample():
-    column = oracle_of(OneColumn((6,), 2))
+    column = make_oracle(OneColumn((6,), 2))
     x = column.initial() + 0.2
-    assert column.logits(x, column.features).shape == (30,)
-    hidden = torch.tanh(column.features @ x[:30].view(5, 6).T + x[30:35])
+    assert column.loss.outputs(x, column.data.features).shape == (30,)
+    hidden = torch.tanh(column.data.features @ x[:30].view(5, 6).T + x[30:35])
     scores = hidden @ x[35:40] + x[40]
-    signs = 2 * column.labels - 1
+    signs = 2 * column.data.targets - 1
     out = column.initial()
     column.gradient(x, 0, None, out)
     weights = -signs * torch.sigmoid(-signs * scores) / 30  # the derivative of log(1 + exp(-y s))
@@ -194,10 +222,10 @@ def test_settings_are_declared_by_our_names_and_old_ones_count_where_they_are_cl
     setattr(Declares, f"{prefix}loss", loss)
     setattr(Declares, f"{prefix}l2", 0.25)
     setattr(Declares, f"{prefix}convex", True)
-    oracle = oracle_of(Declares((6,), 2))
-    assert oracle.l2 == 0.25 and oracle.declared.convex
+    oracle = make_oracle(Declares((6,), 2))
+    assert oracle.loss.l2 == 0.25 and oracle.loss.declared.convex
     logits, labels = torch.tensor([[1.0, 5.0], [3.0, 5.0]]), torch.tensor([0, 1])
-    assert float(oracle.loss(logits, labels)) == 2.5
+    assert float(oracle.loss.task.loss(lambda _: logits, (None, labels))) == 2.5
 
 
 def test_a_loss_of_another_form_is_not_used_and_said(caplog):
@@ -211,8 +239,8 @@ def test_a_loss_of_another_form_is_not_used_and_said(caplog):
 
     for kind in (Lightning, Criterion):
         caplog.clear()
-        oracle = oracle_of(kind((6,), 2))
-        assert oracle.loss is models.cross_entropy
+        oracle = make_oracle(kind((6,), 2))
+        assert oracle.loss.task is CLASSIFICATION
         assert "has a `loss` that is not used; the cross-entropy is" in caplog.text
 
 
@@ -252,18 +280,20 @@ def test_the_trial_leaves_no_trace(name):
     before = torch.random.get_rng_state()
     oracle = prepare(parse(config(f"{HERE}:{name}")), CPU).oracle
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert not oracle.model.training and all(parameter.grad is None for parameter in oracle.model.parameters())
-    flat = torch.cat([parameter.detach().flatten() for parameter in oracle.model.parameters()])
+    assert not oracle.loss.model.training and all(
+        parameter.grad is None for parameter in oracle.loss.model.parameters()
+    )
+    flat = torch.cat([parameter.detach().flatten() for parameter in oracle.loss.model.parameters()])
     assert torch.equal(flat, oracle.initial())
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in oracle.model.modules())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in oracle.loss.model.modules())
 
 
 @pytest.mark.parametrize(("spec", "shape", "classes", "_"), [c for c in CASES if c[0]["name"] != "resnet18"])
 def test_our_own_models_pass_their_trial(spec, shape, classes, _):
     generator = np.random.default_rng(1)
     dataset = Dataset("t", generator.standard_normal((4, *shape)), np.arange(4) % classes, None, None, classes)
-    oracle = Oracle(models.build({**spec, "l2": 0.1}, shape, classes, 0), dataset, Split(4, 2, None))
-    trial.try_out(oracle, spec["name"])
+    oracle = oracle_of(models.build({**spec, "l2": 0.1}, shape, classes, 0), dataset, Split(4, 2, None))
+    trial.try_out(oracle.loss, oracle.data, classes, spec["name"])
 
 
 def test_a_compiled_module_runs_compiled_and_counts_as_the_module_within(tmp_path):
@@ -274,8 +304,8 @@ def test_a_compiled_module_runs_compiled_and_counts_as_the_module_within(tmp_pat
         return graph.forward
 
     module = Net((6,), 2)
-    plain, quick = oracle_of(Net((6,), 2)), oracle_of(torch.compile(module, backend=backend))
-    assert quick.model is module and quick.dimension == plain.dimension
+    plain, quick = make_oracle(Net((6,), 2)), make_oracle(torch.compile(module, backend=backend))
+    assert quick.loss.model is module and quick.dimension == plain.dimension
     x, one, two = plain.initial(), plain.initial(), plain.initial()
     for step in itertools.islice(itertools.count(), 3):  # at several points, each in memory of its own
         at = x + 0.1 * step
@@ -283,23 +313,23 @@ def test_a_compiled_module_runs_compiled_and_counts_as_the_module_within(tmp_pat
         quick.gradient(at, 0, None, two)
         torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-14)
     assert calls
-    save_model(quick.model, x, tmp_path, 0)
+    save_model(quick.loss.model, x, tmp_path, 0)
     Net((6,), 2).load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True), strict=True)
 
 
 def test_a_compiled_layer_has_the_keys_of_the_layer(tmp_path):
     module = Net((6,), 2)
     module.first = torch.compile(module.first, backend="eager")
-    oracle = oracle_of(module)
-    save_model(oracle.model, oracle.initial(), tmp_path, 0)
+    oracle = make_oracle(module)
+    save_model(oracle.loss.model, oracle.initial(), tmp_path, 0)
     plain = Net((6,), 2)
     plain.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True), strict=True)
     assert torch.equal(plain.first.weight.double().flatten(), oracle.initial()[:30].float().double())
-    assert torch.equal(load_model(oracle.model, tmp_path)[1], oracle.initial())
+    assert torch.equal(load_model(oracle.loss.model, tmp_path)[1], oracle.initial())
 
 
 def test_a_model_of_tied_weights_has_all_its_names_in_its_file(tmp_path):
     run = train({**case("none"), **config(f"{HERE}:Tied"), "rounds": 2}, tmp_path)
-    save_model(run.experiment.oracle.model, run.x, tmp_path, 2)
+    save_model(run.experiment.oracle.loss.model, run.x, tmp_path, 2)
     tensors = load_file(tmp_path / "model.safetensors")
     assert torch.equal(tensors["between.weight"], tensors["again.weight"])

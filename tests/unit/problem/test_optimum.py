@@ -10,10 +10,12 @@ from torch import nn
 
 from byzdist.problem import data, models, optimum
 from byzdist.problem.data import Dataset
-from byzdist.problem.evaluation import Evaluator, Objective, sample_groups
-from byzdist.problem.oracle import Oracle
+from byzdist.problem.evaluation import Evaluator
+from byzdist.problem.loss import Loss
+from byzdist.problem.objective import Objective, sample_groups
 from byzdist.randomness import stream
 from tests.support.paths import data_file
+from tests.support.problem import CLASSIFICATION, oracle_of
 
 GOOD = range(3)
 SPLITS = [{"name": "shared"}, {"name": "dirichlet", "alpha": 0.3}]
@@ -29,16 +31,14 @@ def make(classes, key="test", samples=80, shift=0.0):
 @pytest.mark.parametrize("split", SPLITS, ids=str)
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("classes", [2, 4])
-def test_no_other_solver_finds_less(tmp_path, monkeypatch, classes, bias, split, direct):
-    monkeypatch.setattr(optimum, "_DIRECT", 2048 if direct else 0)
+def test_no_other_solver_finds_less(classes, bias, split, direct):
     dataset = make(classes)
     spec = {"name": "logistic_regression", "l2": 0.003, "bias": bias}
     parts = data.split(split, dataset.labels, 4, 0)
-    found = optimum.find(spec, dataset, parts, GOOD, tmp_path)
-
-    oracle = Oracle(models.build(spec, (4,), classes, 0), dataset, parts)
-    evaluator = Evaluator(oracle, dataset, GOOD, optimum=found)
-    objective, gradient = Objective(oracle, sample_groups(parts, GOOD)), oracle.initial()
+    oracle = oracle_of(models.build(spec, (4,), classes, 0), dataset, parts)
+    objective, gradient = Objective(oracle.loss, oracle.data, sample_groups(parts, GOOD)), oracle.initial()
+    found = optimum.minimize(objective, direct=2048 if direct else 0)
+    evaluator = Evaluator(oracle.loss, oracle.data, dataset, GOOD, optimum=found)
 
     def value(x):
         loss, _ = objective(torch.from_numpy(x), gradient)
@@ -55,7 +55,9 @@ def test_a9a_against_scikit_learn(tmp_path):
 
     dataset = data.load({"name": "libsvm", "path": data_file("a9a.gz")}, tmp_path)
     parts = data.split({"name": "shared"}, dataset.labels, 20, 0)
-    found = optimum.find({"name": "logistic_regression", "l2": 0.01}, dataset, parts, range(15), tmp_path)
+    found = optimum.find(
+        {"name": "logistic_regression", "l2": 0.01}, CLASSIFICATION, dataset, parts, range(15), tmp_path
+    )
     # scikit-learn minimizes ‖w‖²/2 + C Σ loss; ours is mean loss + l2 ‖w‖².
     other = LogisticRegression(C=1 / (2 * 0.01 * 32561), fit_intercept=False, solver="newton-cholesky", tol=1e-10)
     other.fit(dataset.features, dataset.labels)
@@ -70,10 +72,13 @@ def test_a_difficult_start_needs_shorter_steps(tmp_path):
     dataset = make(2, samples=400, shift=30.0)
     spec = {"name": "logistic_regression", "l2": 1e-9}
     parts = data.split({"name": "shared"}, dataset.labels, 4, 0)
-    oracle = Oracle(models.build(spec, (4,), 2, 0), dataset, parts)
-    oracle._initial.fill_(1.0)
-    objective = Objective(oracle, sample_groups(parts, GOOD))
-    assert optimum.minimize(objective) == pytest.approx(optimum.find(spec, dataset, parts, GOOD, tmp_path), abs=1e-14)
+    model = models.build(spec, (4,), 2, 0)
+    model.weight.data.fill_(1.0)
+    oracle = oracle_of(model, dataset, parts)
+    objective = Objective(oracle.loss, oracle.data, sample_groups(parts, GOOD))
+    assert optimum.minimize(objective) == pytest.approx(
+        optimum.find(spec, CLASSIFICATION, dataset, parts, GOOD, tmp_path), abs=1e-14
+    )
 
 
 def test_a_users_convex_model_is_minimized_too(tmp_path):
@@ -92,7 +97,8 @@ def test_a_users_convex_model_is_minimized_too(tmp_path):
 
     dataset = make(3)
     parts = data.split({"name": "shared"}, dataset.labels, 4, 0)
-    found = optimum.minimize(Objective(Oracle(LeastSquares(), dataset, parts), sample_groups(parts, GOOD)))
+    oracle = oracle_of(LeastSquares(), dataset, parts)
+    found = optimum.minimize(Objective(oracle.loss, oracle.data, sample_groups(parts, GOOD)))
     a, b = dataset.features, dataset.labels
     w = np.linalg.solve(a.T @ a / 80 + 0.1 * np.eye(4), a.T @ b / 80)
     assert found == pytest.approx(np.square(a @ w - b).mean() + 0.1 * w @ w, rel=1e-14)
@@ -106,9 +112,9 @@ def test_none_where_there_is_no_minimum_to_be_found(tmp_path, caplog, spec, reas
     caplog.set_level(logging.WARNING)
     dataset = make(2)
     parts = data.split({"name": "shared"}, dataset.labels, 4, 0)
-    assert not optimum.can_be_found(Oracle(models.build(spec, (4,), 2, 0), dataset, parts, dtype=torch.float32))
+    assert not optimum.can_be_found(Loss(models.build(spec, (4,), 2, 0), CLASSIFICATION, dtype=torch.float32), 80)
     assert reason in caplog.text if reason else not caplog.messages
-    assert optimum.find(spec, dataset, parts, GOOD, tmp_path) is None
+    assert optimum.find(spec, CLASSIFICATION, dataset, parts, GOOD, tmp_path) is None
 
 
 def test_none_where_it_would_take_minutes(tmp_path, caplog, monkeypatch):
@@ -116,34 +122,41 @@ def test_none_where_it_would_take_minutes(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(optimum, "_MOST_WORK", 80 * 4 - 1)
     dataset = make(2)
     parts = data.split({"name": "shared"}, dataset.labels, 4, 0)
-    assert optimum.find({"name": "logistic_regression", "l2": 0.1}, dataset, parts, GOOD, tmp_path) is None
+    assert (
+        optimum.find({"name": "logistic_regression", "l2": 0.1}, CLASSIFICATION, dataset, parts, GOOD, tmp_path) is None
+    )
     assert "the gap is not reported: finding the minimum over 80 samples and 4 parameters takes minutes" in caplog.text
 
 
 def test_what_was_found_is_kept_by_data_weights_and_model(tmp_path, monkeypatch):
     solved, solve = [], optimum.minimize
-    monkeypatch.setattr(optimum, "minimize", lambda objective: (solved.append(1), solve(objective))[1])
+    monkeypatch.setattr(optimum, "minimize", lambda *given: (solved.append(1), solve(*given))[1])
     spec, dataset = {"name": "logistic_regression", "l2": 0.1}, make(2)
     parts = data.split({"name": "iid"}, dataset.labels, 4, 0)
-    found = optimum.find(spec, dataset, parts, GOOD, tmp_path)
-    assert optimum.find(spec, dataset, parts, GOOD, tmp_path) == found and len(solved) == 1
+    found = optimum.find(spec, CLASSIFICATION, dataset, parts, GOOD, tmp_path)
+    assert optimum.find(spec, CLASSIFICATION, dataset, parts, GOOD, tmp_path) == found and len(solved) == 1
     others = [
-        ({**spec, "l2": 0.2}, dataset, parts, GOOD),
-        (spec, make(2, key="other"), parts, GOOD),
-        (spec, dataset, data.split({"name": "iid"}, dataset.labels, 4, 1), GOOD),
-        (spec, dataset, parts, range(2)),
+        ({**spec, "l2": 0.2}, CLASSIFICATION, dataset, parts, GOOD),
+        (spec, CLASSIFICATION, make(2, key="other"), parts, GOOD),
+        (spec, CLASSIFICATION, dataset, data.split({"name": "iid"}, dataset.labels, 4, 1), GOOD),
+        (spec, CLASSIFICATION, dataset, parts, range(2)),
     ]
     for number, other in enumerate(others, 2):
         optimum.find(*other, tmp_path)
         assert len(solved) == number
     for file in tmp_path.glob("optimum/*.json"):
         file.write_text("{torn")
-    assert optimum.find(spec, dataset, parts, GOOD, tmp_path) == found
+    assert optimum.find(spec, CLASSIFICATION, dataset, parts, GOOD, tmp_path) == found
 
 
 def test_a_cache_that_cannot_be_written_costs_no_result(tmp_path, caplog):
     (tmp_path / "file").write_text("in the way")
     dataset = make(2)
     parts = data.split({"name": "shared"}, dataset.labels, 4, 0)
-    assert optimum.find({"name": "logistic_regression", "l2": 0.1}, dataset, parts, GOOD, tmp_path / "file") is not None
+    assert (
+        optimum.find(
+            {"name": "logistic_regression", "l2": 0.1}, CLASSIFICATION, dataset, parts, GOOD, tmp_path / "file"
+        )
+        is not None
+    )
     assert "cannot be kept" in caplog.text

@@ -8,8 +8,11 @@ from torch import nn
 from byzdist.errors import ConfigError
 from byzdist.problem import data, models
 from byzdist.problem.data import Dataset, Split
+from byzdist.problem.loss import Loss
 from byzdist.problem.oracle import Oracle
 from byzdist.randomness import stream
+from byzdist.rounds import Round
+from tests.support.problem import CLASSIFICATION, oracle_of
 
 
 def make_dataset(samples: int, shape: tuple[int, ...], classes: int) -> Dataset:
@@ -21,31 +24,31 @@ def make_dataset(samples: int, shape: tuple[int, ...], classes: int) -> Dataset:
 def make_oracle(spec, shape=(7,), classes=3, samples=50, split="shared", clients=4, **options) -> Oracle:
     dataset = make_dataset(samples, shape, classes)
     model = models.build(spec, shape, classes, seed=3)
-    return Oracle(model, dataset, data.split({"name": split}, dataset.labels, clients, 0), **options)
+    return oracle_of(model, dataset, data.split({"name": split}, dataset.labels, clients, 0), **options)
 
 
 def point(oracle: Oracle, number: int) -> torch.Tensor:
     vector = stream(5, "point", number).standard_normal(oracle.dimension)
-    return torch.from_numpy(vector).to(oracle.features.dtype) * 0.3
+    return torch.from_numpy(vector).to(oracle.loss.dtype) * 0.3
 
 
 def reference(oracle: Oracle, x: torch.Tensor, positions, flip=False) -> torch.Tensor:
     """The gradient by torch.func, from the module's definition alone."""
-    model = oracle.model
+    model, data, l2 = oracle.loss.model, oracle.data, oracle.loss.l2
     names, parameters = zip(*model.named_parameters(), strict=True)
-    labels = oracle.labels[positions]
+    labels = data.targets[positions]
     if flip:
-        labels = oracle.classes - 1 - labels
+        labels = int(data.targets.max()) - labels
 
     def loss(flat):
         pieces = flat.split([p.numel() for p in parameters])
         weights = {n: piece.view(p.shape) for n, p, piece in zip(names, parameters, pieces, strict=True)}
-        logits = torch.func.functional_call(model, weights, (oracle.features[positions],))
+        logits = torch.func.functional_call(model, weights, (data.features[positions],))
         if logits.ndim == 1:
             signs = 2 * labels - 1
-            return nn.functional.softplus(-signs * logits).mean() + oracle.l2 * flat.square().sum()
+            return nn.functional.softplus(-signs * logits).mean() + l2 * flat.square().sum()
         chosen = logits.log_softmax(1)[torch.arange(len(labels)), labels]
-        return -chosen.mean() + oracle.l2 * flat.square().sum()
+        return -chosen.mean() + l2 * flat.square().sum()
 
     return torch.func.grad(loss)(x.clone())
 
@@ -85,7 +88,7 @@ def test_small_chunks_give_the_same_gradient(name):
     oracle = make_oracle(spec, shape, classes)
     x, whole, pieces = point(oracle, 0), torch.empty(oracle.dimension).double(), torch.empty(oracle.dimension).double()
     oracle.gradient(x, 0, None, whole)
-    oracle.chunk = 7
+    oracle.data.chunk = 7
     oracle.gradient(x, 0, None, pieces)
     torch.testing.assert_close(pieces, whole, rtol=1e-12, atol=1e-14)
 
@@ -94,7 +97,7 @@ def test_small_chunks_give_the_same_gradient(name):
 def test_batch_positions_count_within_the_clients_shard(name):
     spec, shape, classes = SPECS[name]
     oracle = make_oracle(spec, shape, classes, split="iid", clients=5)
-    shard = oracle.split.indices(3)
+    shard = oracle.data.split.indices(3)
     assert oracle.samples(3) == len(shard) == 10
     x, out = point(oracle, 0), torch.empty(oracle.dimension).double()
     oracle.gradient(x, 3, np.array([9, 0]), out)
@@ -145,29 +148,46 @@ def test_a_message_may_be_reused_for_another_point(name):
         torch.testing.assert_close(out, reference(oracle, x, np.arange(50)), rtol=1e-11, atol=1e-13)
 
 
+class CountingData:
+    """Data that count how often they are read."""
+
+    def __init__(self, data):
+        self.data, self.read = data, 0
+
+    def __getattr__(self, name):
+        return getattr(self.data, name)
+
+    def batches(self, *arguments):
+        self.read += 1
+        return self.data.batches(*arguments)
+
+
 @pytest.mark.parametrize("name", ["binary", "multinomial", "mlp"])
-def test_clients_with_the_same_samples_share_a_full_gradient_until_the_point_moves(name, monkeypatch):
+def test_clients_with_the_same_samples_share_a_full_gradient_at_the_points_of_a_round(name):
     spec, shape, classes = SPECS[name]
     oracle = make_oracle(spec, shape, classes, flipped=[3])
-    computed = []
-    add = oracle._add_gradient
-    monkeypatch.setattr(oracle, "_add_gradient", lambda *a: (computed.append(1), add(*a)))
-    x, y, out = point(oracle, 0), point(oracle, 1), torch.empty(oracle.dimension).double()
+    oracle.data = counting = CountingData(oracle.data)
+    x, y, elsewhere = point(oracle, 0), point(oracle, 1), point(oracle, 2)
+    out = torch.empty_like(x)
     for number in (2, 3):
         x.copy_(point(oracle, number))
-        oracle.forget_points()
+        oracle.begin(Round(number, 0), x, y)
         for client in range(4):
             for where in (x, y):
                 oracle.gradient(where, client, None, out)
                 expected = reference(oracle, where, np.arange(50), flip=client == 3)
                 torch.testing.assert_close(out, expected, rtol=1e-11, atol=1e-13)
-    assert len(computed) == 2 * 2 * 2  # moves, points, honest and flipped labels
+    assert counting.read == 2 * 2 * 2  # rounds, points, honest and flipped labels
+    for _ in range(2):  # a point of a client's own may move within a round
+        elsewhere.mul_(0.5)
+        oracle.gradient(elsewhere, 0, None, out)
+        torch.testing.assert_close(out, reference(oracle, elsewhere, np.arange(50)), rtol=1e-11, atol=1e-13)
 
 
 def test_the_data_set_is_not_copied():
     dataset = make_dataset(20, (7,), 2)
-    oracle = Oracle(models.build({"name": "mlp"}, (7,), 2, 0), dataset, Split(20, 2, None))
-    assert oracle.features.data_ptr() == dataset.features.ctypes.data
+    oracle = oracle_of(models.build({"name": "mlp"}, (7,), 2, 0), dataset, Split(20, 2, None))
+    assert oracle.data.features.data_ptr() == dataset.features.ctypes.data
 
 
 def test_float32_gradients_are_float32():
@@ -201,7 +221,7 @@ def test_a_users_loss_replaces_the_cross_entropy():
             return (logits - labels).square().mean()
 
     dataset = make_dataset(20, (7,), 2)
-    oracle = Oracle(LeastSquares(), dataset, Split(20, 2, None))
+    oracle = oracle_of(LeastSquares(), dataset, Split(20, 2, None))
     x, out = point(oracle, 0), torch.empty(7).double()
     oracle.gradient(x, 0, None, out)
     residuals = dataset.features @ x.numpy() - dataset.labels
@@ -218,4 +238,4 @@ def test_a_users_loss_replaces_the_cross_entropy():
 )
 def test_modules_whose_gradient_is_no_function_of_x_are_refused(module, word):
     with pytest.raises(ConfigError, match=word):
-        Oracle(module, make_dataset(10, (7,), 3), Split(10, 2, None))
+        Loss(module, CLASSIFICATION)

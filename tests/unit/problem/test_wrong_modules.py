@@ -292,25 +292,6 @@ class WrongClosedForm(models.LogisticRegression):
         return super().forward(torch.tanh(features))
 
 
-class TorchOnlyClosedForm(Net):
-    """Small batches come as numpy arrays."""
-
-    def byzdist_add_gradient(self, x, features, labels, scale, out):
-        assert isinstance(features, torch.Tensor)
-        weights = dict(
-            zip(["first.weight", "first.bias", "second.weight", "second.bias"], x.split([60, 5, 10, 2]), strict=True)
-        )
-
-        def loss(weights):
-            shaped = {key: piece.view_as(self.get_parameter(key)) for key, piece in weights.items()}
-            return scale * F.cross_entropy(
-                torch.func.functional_call(self, shaped, (features,)), labels, reduction="sum"
-            )
-
-        gradients = torch.func.grad(loss)(weights)
-        out.add_(torch.cat(list(gradients.values())))
-
-
 class WrongDifference(Net):
     def byzdist_add_difference(self, x_new, x_old, features, labels, scale, out):
         out.add_(x_new - x_old)
@@ -401,7 +382,6 @@ WRONG = [
     ("WrongConvex", 2, r"has a byzdist_convex that is neither true nor false \(it is 'yes'\)"),
     ("WrongLoss", 2, r"has a byzdist_loss that is no function of \(logits, labels\)"),
     ("WrongClosedForm", 2, r"has an add_gradient that is not what its forward and its loss give"),
-    ("TorchOnlyClosedForm", 2, r"cannot take the arguments of its add_gradient: it raises AssertionError"),
     ("WrongDifference", 2, r"has an add_difference that is not what its forward and its loss give"),
     ("LazyUnused", 2, r"never uses its lazy layer 'spare' \(LazyLinear\)"),
     ("LazyRaises", 2, r"cannot take two samples of zeros, \[2, 12\]: it raises RuntimeError"),

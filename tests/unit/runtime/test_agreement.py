@@ -12,11 +12,11 @@ from torch import nn
 from byzdist.config.reading import parse
 from byzdist.errors import ConfigError
 from byzdist.problem import data
-from byzdist.problem.oracle import Oracle
 from byzdist.runtime.agreement import compare, facts
 from byzdist.runtime.experiment import prepare
 from tests.support.cases import BASE, case
 from tests.support.inprocess import train
+from tests.support.problem import oracle_of
 
 CPU = torch.device("cpu")
 
@@ -111,7 +111,7 @@ class HalfFrozen(nn.Module):
 
 
 def with_model(experiment, start, frozen):
-    return replace(experiment, oracle=Oracle(HalfFrozen(start, frozen), experiment.dataset, experiment.split))
+    return replace(experiment, oracle=oracle_of(HalfFrozen(start, frozen), experiment.dataset, experiment.split))
 
 
 def test_what_a_model_does_not_train_must_be_the_servers_and_its_start_had_better_be(caplog):

@@ -1,0 +1,107 @@
+"""The samples of each client, as the batches that its gradients are made of."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Hashable, Iterable, Iterator
+from math import prod
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from byzdist.problem.data import Dataset, Split
+from byzdist.problem.task import Batch
+from byzdist.rounds import Round
+
+Positions = NDArray[np.int64]
+_SMALL = 2**13  # numbers in a batch that numpy gathers faster than torch
+
+
+class ClientData(ABC):
+    """What clients learn from."""
+
+    @abstractmethod
+    def samples(self, client: int) -> int:
+        """Return how many samples a client holds."""
+
+    @abstractmethod
+    def shared(self, client: int) -> Hashable | None:
+        """Return a key that is equal for clients that see the very same samples, None for a client with samples of its own."""
+
+    @abstractmethod
+    def batches(self, client: int, positions: Positions | None, round_: Round) -> Iterable[tuple[Batch, int]]:
+        """Return a client's samples as batches, and how many are in each.
+
+        Args:
+            client: whose.
+            positions: among the client's samples, for one mini-batch; None for all of them.
+            round_: the generator of what is random in reading is this round's.
+        """
+
+
+class ArrayData(ClientData):
+    """Samples in two arrays that all clients share.
+
+    Args:
+        split: which of them are whose.
+        device: the arrays are moved there as a whole.
+        dtype: of the features, unless they are integers.
+        chunk: the largest number of samples in a batch.
+        flipped: clients that see label L-1-y in place of y (the label flipping attack).
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: Split,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float64,
+        chunk: int = 256,
+        flipped: Collection[int] = (),
+    ) -> None:
+        features = torch.from_numpy(np.asarray(dataset.features))
+        self.features = features.to(device=device, dtype=dtype if features.is_floating_point() else None)
+        self.targets = torch.from_numpy(np.asarray(dataset.labels)).to(device)
+        self.split, self.chunk = split, chunk
+        self._classes, self.flipped = dataset.classes, frozenset(flipped)
+        self._small = 0
+        if self.features.device.type == "cpu":
+            self._small = min(chunk, _SMALL // prod(dataset.feature_shape))
+            self._arrays = self.features.numpy(), self.targets.numpy()
+
+    def samples(self, client: int) -> int:
+        """Return how many samples a client holds."""
+        return self.split.size(client)
+
+    def shared(self, client: int) -> Hashable | None:
+        """Return whether a client's labels are flipped, where all hold the whole data set."""
+        return client in self.flipped if self.split.shared else None
+
+    def batches(self, client: int, positions: Positions | None, round_: Round) -> Iterable[tuple[Batch, int]]:
+        """Return a client's samples in batches of at most ``chunk``."""
+        indices = self.split.indices(client)
+        if positions is not None:
+            indices = positions if indices is None else indices[positions]
+        blocks = self.blocks(indices)
+        if client not in self.flipped:
+            return blocks
+        return [((features, self._classes - 1 - targets), samples) for (features, targets), samples in blocks]
+
+    def blocks(self, indices: Positions | None) -> Iterable[tuple[tuple[Tensor, Tensor], int]]:
+        """Return the samples at these places of the arrays (None: all) in batches of at most ``chunk``."""
+        if indices is not None and len(indices) <= self._small:
+            features, targets = self._arrays
+            batch = torch.from_numpy(features.take(indices, 0)), torch.from_numpy(targets.take(indices, 0))
+            return [(batch, len(indices))]
+        return self._blocks(indices)
+
+    def _blocks(self, indices: Positions | None) -> Iterator[tuple[tuple[Tensor, Tensor], int]]:
+        total = len(self.targets) if indices is None else len(indices)
+        for start in range(0, total, self.chunk):
+            end = min(start + self.chunk, total)
+            if indices is None:
+                yield (self.features[start:end], self.targets[start:end]), end - start
+            else:
+                there = torch.from_numpy(indices[start:end]).to(self.features.device)
+                yield (self.features.index_select(0, there), self.targets.index_select(0, there)), end - start

@@ -1,0 +1,79 @@
+"""What is learnt: the loss of a batch, and the metrics by which people judge a model."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+from torch import Tensor
+
+from byzdist.registry import Registry
+
+Model = Callable[..., Any]
+"""The module, as a loss or metric calls it."""
+Batch = Any
+"""What a data set gives: (features, targets) of tensors, or whatever one's own ``collate`` makes."""
+Total = Tensor | float
+Measure = Callable[[Model, Batch], tuple[Total, Total]]
+
+TASKS: Registry[Callable[..., "Task"]] = Registry("task")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A quotient of two sums over samples, such as correct answers and answers.
+
+    Attributes:
+        measure: (model, batch) -> (sum, count) over the batch.
+        better: in which direction a model is better.
+        finish: what is reported of the quotient.
+    """
+
+    measure: Measure
+    better: Literal["higher", "lower"] = "higher"
+    finish: Callable[[float], float] = float
+
+    def value(self, total: float, count: float) -> float:
+        """Return the metric from its sums; NaN where nothing was counted, or where it is too large for a number."""
+        try:
+            return self.finish(total / count)
+        except (ZeroDivisionError, OverflowError, ValueError):
+            return math.nan
+
+
+@dataclass(frozen=True)
+class Task:
+    """A loss, and what else is measured of a model.
+
+    Attributes:
+        loss: (model, batch) -> the mean over the batch's samples; or (sum, count), where the mean is over something else than
+            samples (tokens, say): gradients over several batches are then the quotient of all sums and all counts.
+        metrics: by name. The model that `loss` and `measure` get remembers its last output: to call it twice costs nothing.
+        target: what arrays of targets must be: "classes" for integers 0, 1, ... [N], "numbers" [N] or [N, k], "tokens" for integers
+            of any shape, "labels" for a 0 or 1 for each label [N, L], "own" for anything.
+        inputs: "numbers": features are cast to the run's dtype; "tokens": integers stay integers.
+    """
+
+    loss: Callable[[Model, Batch], Any]
+    metrics: Mapping[str, Metric] = field(default_factory=lambda: MappingProxyType({}))
+    target: Literal["classes", "numbers", "tokens", "labels", "own"] = "own"
+    inputs: Literal["numbers", "tokens"] = "numbers"
+
+
+def output_of(model: Model, inputs: Any) -> Tensor:
+    """Return the tensor that a module gives: its output, or the ``logits`` or the first part of one that returns more than that."""
+    output = model(inputs)
+    if isinstance(output, Tensor):
+        return output
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    if isinstance(output, tuple | list) and output and isinstance(output[0], Tensor):
+        return output[0]
+    raise TypeError(f"the model returns a {type(output).__name__}, without a tensor `logits` or a first tensor")
+
+
+def flat_logits(logits: Tensor) -> Tensor:
+    """Return logits [b, 1] as [b]: one number for each sample."""
+    return logits.squeeze(1) if logits.ndim == 2 and logits.shape[1] == 1 else logits

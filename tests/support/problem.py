@@ -1,0 +1,31 @@
+"""The client side of a problem for tests: a module, arrays, and who holds what."""
+
+from collections.abc import Collection
+from math import prod
+
+import torch
+from torch import nn
+
+from byzdist.problem.client_data import ArrayData
+from byzdist.problem.data import Dataset, Split
+from byzdist.problem.loss import Loss
+from byzdist.problem.oracle import Oracle
+from byzdist.problem.task import Task
+from byzdist.problem.tasks import TASKS
+
+CLASSIFICATION = TASKS.get("classification")()
+
+
+def oracle_of(
+    model: nn.Module,
+    dataset: Dataset,
+    split: Split,
+    *,
+    task: Task = CLASSIFICATION,
+    dtype: torch.dtype = torch.float64,
+    flipped: Collection[int] = (),
+) -> Oracle:
+    """Return the oracle of a module on the CPU."""
+    loss = Loss(model, task, dtype=dtype)
+    chunk = loss.chunk(prod(dataset.feature_shape))
+    return Oracle(loss, ArrayData(dataset, split, dtype=dtype, chunk=chunk, flipped=flipped))
