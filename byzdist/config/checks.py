@@ -16,6 +16,7 @@ from byzdist.participation import AVAILABILITY, read_trace
 from byzdist.problem.data import DATASETS, check_split
 from byzdist.problem.data import check as check_data
 from byzdist.problem.models import MODELS
+from byzdist.problem.tasks import TASKS
 from byzdist.registry import Registry, Spec
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ def check(config: Config) -> None:
     ]
     Aggregator(config.aggregation.rule, config.aggregation.pre)  # a rule may name another one
     _data(config)
+    _task(config)
     _attack(config)
     _method(config)
     _aggregation(config)
@@ -83,6 +85,15 @@ def _data(config: Config) -> None:
         raise ConfigError(f"data.split: a split is a name or a mapping with a name (it is {split!r}).")
     data = check_data({k: v for k, v in config.data.items() if k != "split"})
     config.data = {**data, "split": check_split(split)}
+
+
+def _task(config: Config) -> None:
+    own = getattr(DATASETS.get(config.data["name"], "data"), "task", "classification")
+    config.task = _complete(TASKS, config.task or {"name": own}, "task")
+    if config.task["name"] != "classification" and flipped(config.attacks, config.clients.bad):
+        raise ConfigError(
+            "attack: label_flip takes class y for class L-1-y, and the targets of this task are not classes."
+        )
 
 
 def _method(config: Config) -> None:

@@ -133,6 +133,10 @@ class Config(Section):
     clients: Clients
     data: Spec
     model: Spec
+    task: Annotated[
+        Spec | None,
+        Field(description="what is learnt: a loss and metrics; by default the data set's own, classification for most"),
+    ] = None
     method: Spec
     compression: Spec = {"name": "identity"}
     aggregation: Aggregation
@@ -148,7 +152,7 @@ class Config(Section):
         Field(description="what a run does whose loss is not finite or a thousand times that of its start"),
     ] = "stop"
 
-    _names = field_validator("data", "model", "method", "compression", "transport", mode="before")(_spec)
+    _names = field_validator("data", "model", "task", "method", "compression", "transport", mode="before")(_spec)
     _attacks = field_validator("attack", mode="before")(_specs)
 
     @field_validator("name")

@@ -15,9 +15,9 @@ def of_run(experiment: Experiment) -> None:
     """Warn of what data and method say together."""
     _feedback(experiment.config, experiment.method)
     _step_size(experiment)
-    clients, data = experiment.config.clients, experiment.dataset
-    if clients.byzantine:
-        warn_of_rare_classes(experiment.split.table(data.labels, data.classes), len(clients.good))
+    clients, table = experiment.config.clients, experiment.label_table
+    if clients.byzantine and table is not None:
+        warn_of_rare_classes(table, len(clients.good))
 
 
 def _feedback(config: Config, method: Method) -> None:

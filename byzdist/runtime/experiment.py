@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from byzdist.attacks.assignment import Assignment, assignments, flipped
@@ -20,6 +21,7 @@ from byzdist.problem.client_data import ArrayData
 from byzdist.problem.data import Dataset, Split
 from byzdist.problem.loss import Loss
 from byzdist.problem.oracle import Oracle
+from byzdist.problem.task import Task
 from byzdist.problem.tasks import TASKS
 from byzdist.problem.trial import try_out
 from byzdist.registry import Registry, Spec
@@ -71,6 +73,13 @@ class Experiment:
         """Whether requests bring x^{k-1} in every round, for an attack's sake."""
         return any(entry.has("knows_estimate") for entry in self._attacks)
 
+    @property
+    def label_table(self) -> np.ndarray | None:
+        """How many samples of each class each client holds, [clients, classes]; None where targets are not classes."""
+        if self.oracle.loss.task.target != "classes":
+            return None
+        return self.split.table(self.dataset.labels, self.dataset.classes)
+
     def shape(self, workers: int) -> Shape:
         """Return the sizes of the messages for so many worker ranks."""
         method, clients, d = self.method, self.config.clients.count, self.oracle.dimension
@@ -102,6 +111,12 @@ def make(registry: Registry[Callable[..., P]], spec: Spec, key: str, kind: type[
     return made
 
 
+def task_of(config: Config) -> Task:
+    """Return what a configuration says is learnt."""
+    assert config.task is not None
+    return make(TASKS, config.task, "task", Task)
+
+
 def prepare(config: Config, device: torch.device) -> Experiment:
     """Load the data and build the pieces of a run.
 
@@ -109,9 +124,9 @@ def prepare(config: Config, device: torch.device) -> Experiment:
         ConfigError: where data and configuration do not fit.
     """
     dtype: torch.dtype = getattr(torch, config.dtype)
-    task = TASKS.get("classification")()
+    task = task_of(config)
     source = {k: v for k, v in config.data.items() if k != "split"}
-    dataset = data.load(source, dtype=config.dtype)
+    dataset = data.load(source, dtype=config.dtype, task=task)
     clients = config.clients
     split = data.split(config.data["split"], dataset.labels, clients.count, config.seed, clients.byzantine)
     model = models.build(config.model, dataset.feature_shape, dataset.classes, config.seed)

@@ -37,7 +37,7 @@ from byzdist.reporting.prometheus import VARIABLE as SCRAPED
 from byzdist.reporting.prometheus import Prometheus
 from byzdist.runtime import advice, agreement
 from byzdist.runtime.divergence import Diverged, Guard
-from byzdist.runtime.experiment import Experiment, choose_device, prepare
+from byzdist.runtime.experiment import Experiment, choose_device, prepare, task_of
 from byzdist.runtime.identity import claim, identity
 from byzdist.runtime.server import Server
 from byzdist.runtime.vanishing import Watch
@@ -230,7 +230,8 @@ def _optimum(experiment: Experiment) -> float | None:
         return None
     config, dataset = experiment.config, experiment.dataset
     if config.dtype != "float64":
-        dataset = load_data({key: value for key, value in config.data.items() if key != "split"}, dtype="float64")
+        source = {key: value for key, value in config.data.items() if key != "split"}
+        dataset = load_data(source, dtype="float64", task=task_of(config))
     return find(config.model, experiment.oracle.loss.task, dataset, experiment.split, config.clients.good)
 
 
@@ -329,5 +330,4 @@ def _describe(experiment: Experiment, workers: int, run: RunFolder) -> None:
     write_text(folder / RUN, json.dumps(described, indent=2) + "\n")
     write_text(folder / CONFIG, dump(config))
     (folder / "summary.json").unlink(missing_ok=True)  # it is there when the run has ended
-    labels, classes = experiment.dataset.labels, experiment.dataset.classes
-    write_table(experiment.split.table(labels, classes), folder / "clients.csv")
+    write_table(experiment.split, experiment.label_table, folder / "clients.csv")

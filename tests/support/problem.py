@@ -11,9 +11,7 @@ from byzdist.problem.data import Dataset, Split
 from byzdist.problem.loss import Loss
 from byzdist.problem.oracle import Oracle
 from byzdist.problem.task import Task
-from byzdist.problem.tasks import TASKS
-
-CLASSIFICATION = TASKS.get("classification")()
+from byzdist.problem.tasks.classification import CLASSIFICATION
 
 
 def oracle_of(

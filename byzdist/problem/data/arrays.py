@@ -1,5 +1,7 @@
 """From whatever a data function returns to arrays of numbers that a run can use, or to a sentence that says what is wrong with it."""
 
+from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -7,17 +9,20 @@ from numpy.typing import NDArray
 
 from byzdist.errors import ConfigError
 from byzdist.problem.data.base import RawData
+from byzdist.problem.task import Task
+from byzdist.problem.tasks.classification import CLASSIFICATION
 
 _MANY = 20  # labels of a kind that rather are numbers to predict than names of classes
 
 
-def as_arrays(returned: Any, name: str, dtype: np.dtype[Any]) -> dict[str, NDArray[Any]]:
-    """Return the parts of a data set by their names in `RawData`: features in ``dtype``, labels as int64.
+def as_arrays(returned: Any, name: str, dtype: np.dtype[Any], task: Task = CLASSIFICATION) -> dict[str, NDArray[Any]]:
+    """Return the parts of a data set by their names in `RawData`: numbers in ``dtype``, classes and tokens as int64.
 
     Args:
         returned: a RawData, or (X, y), or (X, y, X_test, y_test), of anything that is an array or like one.
         name: what returned it, for the error.
-        dtype: of the features.
+        dtype: of the features, and of targets that are numbers.
+        task: says what features and targets are.
 
     Raises:
         ConfigError: for what no model can learn from; the check comes after the last cast.
@@ -31,17 +36,49 @@ def as_arrays(returned: Any, name: str, dtype: np.dtype[Any]) -> dict[str, NDArr
             raise ConfigError(f"data.name: {name!r} gives {part}features without labels, or labels without features.")
         key = part.replace(" ", "_")
         found = _numbers(features, f"data.name: {name!r} has {part}features")
-        arrays[f"{key}labels"] = _labels(labels, f"data.name: {name!r} has {part}labels")
-        shapes = f"{found.shape} and {arrays[f'{key}labels'].shape}"
-        if found.ndim < 2 or len(found) != len(arrays[f"{key}labels"]) or not found.size:
+        targets = arrays[f"{key}labels"] = _targets(labels, f"data.name: {name!r} has {part}labels", dtype, task)
+        shapes = f"{found.shape} and {targets.shape}"
+        if found.ndim < 2 or not targets.ndim or len(found) != len(targets) or not found.size:
             remedy = " A single feature is a column: X[:, None]." if found.ndim == 1 else ""
             raise ConfigError(
                 f"data.name: {name!r} gives {part}features and labels of shapes {shapes}; want [N, ...], [N].{remedy}"
             )
-        arrays[f"{key}features"] = _cast(found, dtype, f"data.name: {name!r} has {part}features")
-    _check_test(arrays, name)
-    _check_classes(arrays["labels"], name)
+        what = f"data.name: {name!r} has {part}features"
+        arrays[f"{key}features"] = _cast(found, dtype, what) if task.inputs == "numbers" else _tokens(found, what)
+    _check_test(arrays, name, task)
+    if task.target == "classes":
+        _check_classes(arrays["labels"], name)
     return arrays
+
+
+def outputs(arrays: Mapping[str, NDArray[Any]], task: Task) -> int:
+    """Return how many numbers a model gives for a sample (for each token, where targets are tokens); 0 where only the task knows."""
+    targets = arrays["labels"]
+    if task.target == "classes":
+        return int(targets.max()) + 1
+    if task.target == "tokens":
+        return int(max(arrays["features"].max(), targets.max())) + 1
+    return 0 if task.target == "own" else prod(targets.shape[1:])
+
+
+def _targets(value: Any, what: str, dtype: np.dtype[Any], task: Task) -> NDArray[Any]:
+    """Return targets as the task wants them."""
+    if task.target == "classes":
+        return _labels(value, what)
+    array = _numbers(value, what.replace("labels", "targets"))
+    if task.target == "tokens" or (task.target == "own" and array.dtype.kind in "biu"):
+        return _tokens(array, what)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if task.target == "labels" and (array.ndim != 2 or not ((array == 0) | (array == 1)).all()):
+        raise ConfigError(f"{what} that are not a 0 or 1 for each label, [N, L] (their shape is {list(array.shape)}).")
+    return _cast(array, dtype, what)
+
+
+def _tokens(array: NDArray[Any], what: str) -> NDArray[np.int64]:
+    if array.dtype.kind == "f" and not (np.isfinite(array) & (array == np.floor(array))).all():
+        raise ConfigError(f"{what} that are not integers, and tokens are.")
+    return np.ascontiguousarray(array, np.int64)
 
 
 def _as_raw(returned: Any, name: str) -> RawData:
@@ -124,8 +161,8 @@ def _labels(value: Any, what: str) -> NDArray[np.int64]:
         if not odd.size:
             return array.astype(np.int64)
         raise ConfigError(
-            f"{what} such as {odd.flat[0]!s}, not the integers 0, 1, ... of classes. Are these numbers to predict? byzdist trains "
-            f"classifiers; cut them into classes (np.digitize). If they name classes, {numbering}."
+            f"{what} such as {odd.flat[0]!s}, not the integers 0, 1, ... of classes. Are these numbers to predict? Set "
+            f"task=regression. If they name classes, {numbering}."
         )
     example = f" such as {array.flat[0]!r}" if array.size else ""
     raise ConfigError(f"{what}{example}, not the integers 0, 1, ... of its classes; {numbering}.")
@@ -152,11 +189,15 @@ def _cast(array: NDArray[Any], dtype: np.dtype[Any], what: str) -> NDArray[Any]:
     return cast
 
 
-def _check_test(arrays: dict[str, NDArray[Any]], name: str) -> None:
+def _check_test(arrays: dict[str, NDArray[Any]], name: str, task: Task) -> None:
     if "test_features" not in arrays:
         return
     if arrays["test_features"].shape[1:] != arrays["features"].shape[1:]:
         raise ConfigError(f"data.name: {name!r} gives test features of another shape than its training features.")
+    if arrays["test_labels"].shape[1:] != arrays["labels"].shape[1:]:
+        raise ConfigError(f"data.name: {name!r} gives test targets of another shape than its training targets.")
+    if task.target != "classes":
+        return
     if arrays["test_labels"].min() < 0 or arrays["test_labels"].max() > arrays["labels"].max():
         raise ConfigError(
             f"data.name: {name!r} has test labels from {arrays['test_labels'].min()} to {arrays['test_labels'].max()}, not the "
@@ -171,9 +212,7 @@ def _check_classes(labels: NDArray[np.int64], name: str) -> None:
         raise ConfigError(f"data.name: {name!r} has one class only, label {lowest}; there is nothing to learn.")
     if lowest < 0 or highest + 1 > 2 * len(held):
         pair = f"labels {lowest} and {highest}" if len(held) == 2 else f"{len(held)} labels from {lowest} to {highest}"
-        doubt = (
-            " If they are numbers to predict, cut them into classes first (np.digitize)." if len(held) > _MANY else ""
-        )
+        doubt = " If they are numbers to predict, set task=regression." if len(held) > _MANY else ""
         raise ConfigError(
             f"data.name: {name!r} has {pair}, not the integers 0, 1, ... of its classes; number the classes: "
             f"np.unique(y, return_inverse=True)[1].{doubt}"
@@ -192,8 +231,5 @@ def advice(labels: NDArray[np.int64], classes: int) -> str | None:
             "the others: np.unique(y, return_inverse=True)[1]."
         )
     if classes > _MANY and 2 * classes > len(labels):
-        return (
-            f"{len(labels)} samples are of {classes} classes. If their labels are numbers to predict, cut them into classes first "
-            "(np.digitize): byzdist trains classifiers."
-        )
+        return f"{len(labels)} samples are of {classes} classes. If their labels are numbers to predict, set task=regression."
     return None

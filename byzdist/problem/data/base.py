@@ -20,7 +20,7 @@ from byzdist.registry import Registry
 
 @dataclass(frozen=True)
 class RawData:
-    """What a data set returns: features [N, ...], labels 0..L-1 [N], and the same of a test set or None.
+    """What a data set returns: features [N, ...], labels (the targets) [N, ...], and the same of a test set or None.
 
     Each is an array or like one: a tensor of torch's, a list, a data frame, a sparse matrix.
     """
@@ -35,8 +35,9 @@ class RawData:
 class Dataset:
     """A prepared data set; its arrays are mapped from files, so that the processes of a host share one copy.
 
-    features and test_features are [N, ...] in float32 or float64, labels and test_labels int64 [N] in 0..classes-1.
-    ``key`` names the content in the cache of this host: equal keys, equal numbers.
+    features and test_features are [N, ...] in float32 or float64, or int64 where they are tokens; labels and test_labels are what the task
+    says, for classification int64 [N] in 0..classes-1. ``classes`` is how many outputs a model has: classes, numbers to predict, labels,
+    or the vocabulary. ``key`` names the content in the cache of this host: equal keys, equal numbers.
     """
 
     key: str
@@ -69,6 +70,7 @@ _ARCHIVES = {
 }
 
 DATASETS: Registry[Callable[..., Any]] = Registry("data set")
+"""An entry may have an attribute ``task``: the name of the task that it is for, where that is not classification."""
 
 
 def open_binary(path: Path) -> BinaryIO:

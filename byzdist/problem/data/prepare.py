@@ -26,10 +26,12 @@ from byzdist.errors import ConfigError, told
 from byzdist.host.caching import cache_folders, make_cache, say_that_it_cannot_be_used
 from byzdist.host.files import check_plain, share
 from byzdist.host.locks import Lock
-from byzdist.problem.data.arrays import advice, as_arrays
+from byzdist.problem.data.arrays import advice, as_arrays, outputs
 from byzdist.problem.data.base import DATASETS, Dataset
+from byzdist.problem.task import Task
+from byzdist.problem.tasks.classification import CLASSIFICATION
 
-_FORMAT = 2
+_FORMAT = 3
 _MOST_MEMBERS = 10_000  # of a folder that stands for its content
 _log = logging.getLogger(__name__)
 _advice = logging.getLogger("byzdist.config.checks.data")  # what the server alone says, see logs
@@ -46,37 +48,39 @@ def check(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": name, **DATASETS.check(name, parameters, "data")}
 
 
-def load(spec: Mapping[str, Any], cache: Path | None = None, dtype: str = "float64") -> Dataset:
-    """Return the data set of a data section, with features of the given dtype, from the cache or prepared just now.
+def load(
+    spec: Mapping[str, Any], cache: Path | None = None, dtype: str = "float64", task: Task = CLASSIFICATION
+) -> Dataset:
+    """Return the data set of a data section as a task wants it, with numbers of the given dtype, from the cache or prepared just now.
 
     Raises:
         ConfigError: as :func:`check`, and where a file turns out to be damaged, or a function of the user's own fails.
     """
     spec = check(spec)
-    key = fingerprint(_FORMAT, spec, dtype, entry=DATASETS.get(spec["name"]))
+    key = fingerprint(_FORMAT, spec, dtype, task.target, task.inputs, entry=DATASETS.get(spec["name"]))
     name = f"{re.sub('[^a-z0-9_]', '_', spec['name'].lower())[:40]}-{key}"
     wanted = np.dtype(dtype)
     folders = [folder / "data" / name for folder in ([cache] if cache is not None else cache_folders())]
-    found = next(filter(None, (_open(folder, key, wanted) for folder in folders)), None)
+    found = next(filter(None, (_open(folder, key, wanted, task) for folder in folders)), None)
     arrays: dict[str, NDArray[Any]] | None = None
     for folder in [] if found else folders:
         try:
             make_cache(folder.parent.parent)
             folder.parent.mkdir(exist_ok=True)
             with Lock(folder.with_name(f"{name}.lock")):
-                found = _open(folder, key, wanted)  # another process may have been faster
+                found = _open(folder, key, wanted, task)  # another process may have been faster
                 if found is None:
-                    arrays = arrays or _prepare(spec, wanted)
+                    arrays = arrays or _prepare(spec, wanted, task)
                     _keep(arrays, folder)
-                    found = _open(folder, key, wanted)
+                    found = _open(folder, key, wanted, task)
         except OSError as error:
             say_that_it_cannot_be_used(folder.parent.parent, error)
         if found is not None:
             break
     if found is None:
-        arrays = arrays or _prepare(spec, wanted)
-        found = _dataset(key, arrays)
-    if said := advice(found.labels, found.classes):
+        arrays = arrays or _prepare(spec, wanted, task)
+        found = _dataset(key, arrays, task)
+    if task.target == "classes" and (said := advice(found.labels, found.classes)):
         _advice.warning("data: %s", said)
     return found
 
@@ -116,36 +120,36 @@ def _members(path: Path, levels: int = 3) -> list[tuple[Path, os.stat_result]]:
     return found[:_MOST_MEMBERS]
 
 
-def _open(folder: Path, key: str, dtype: np.dtype[Any]) -> Dataset | None:
+def _open(folder: Path, key: str, dtype: np.dtype[Any], task: Task) -> Dataset | None:
     # Mode "c" maps private pages: shared with all processes as long as nobody writes, and torch takes them without a
     # warning.
     def array(name: str) -> NDArray[Any]:
         check_plain(folder / f"{name}.npy")
         mapped: NDArray[Any] = np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False)
-        if mapped.dtype != (dtype if name.endswith("features") else np.int64):
+        if mapped.dtype not in (dtype, np.int64):
             raise ValueError("not what was prepared")
         return mapped
 
     try:
         tested = (folder / "test_labels.npy").exists()
         names = ("features", "labels", *(("test_features", "test_labels") if tested else ()))
-        return _dataset(key, {name: array(name) for name in names})
+        return _dataset(key, {name: array(name) for name in names}, task)
     except (OSError, ValueError):  # not there, another user's alone, or torn by a crash of the machine
         return None
 
 
-def _dataset(key: str, arrays: Mapping[str, NDArray[Any]]) -> Dataset:
+def _dataset(key: str, arrays: Mapping[str, NDArray[Any]], task: Task) -> Dataset:
     return Dataset(
         key=key,
         features=arrays["features"],
         labels=arrays["labels"],
         test_features=arrays.get("test_features"),
         test_labels=arrays.get("test_labels"),
-        classes=int(arrays["labels"].max()) + 1,
+        classes=outputs(arrays, task),
     )
 
 
-def _prepare(spec: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str, NDArray[Any]]:
+def _prepare(spec: Mapping[str, Any], dtype: np.dtype[Any], task: Task) -> dict[str, NDArray[Any]]:
     _log.info("preparing data set %s", spec["name"])
     try:
         returned = DATASETS.get(spec["name"])(**{key: value for key, value in spec.items() if key != "name"})
@@ -153,7 +157,7 @@ def _prepare(spec: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str, NDArray
         raise
     except (Exception, SystemExit) as error:  # whatever a user's own function raises
         raise ConfigError(f"data: {spec['name']!r} ended with {told(error)}.") from error
-    return as_arrays(returned, spec["name"], dtype)
+    return as_arrays(returned, spec["name"], dtype, task)
 
 
 def _keep(arrays: Mapping[str, NDArray[Any]], folder: Path) -> None:

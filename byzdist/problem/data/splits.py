@@ -171,6 +171,10 @@ def split(spec: Mapping[str, Any], labels: NDArray[np.int64], count: int, seed: 
     """
     parameters = check_split(spec)
     entry = SPLITS.get(parameters.pop("name"), "data.split")
+    if entry in (by_label, dirichlet) and (labels.ndim != 1 or labels.dtype.kind != "i"):
+        raise ConfigError(
+            f"data.split: {spec['name']!r} goes by classes, and the task's targets are not classes. Use 'iid', or a split of your own."
+        )
     holders = count - byzantine if parameters.pop("holders", None) == "honest" else count
     if entry is not shared and holders > len(labels):
         raise ConfigError(
@@ -197,9 +201,11 @@ def warn_of_rare_classes(table: NDArray[np.int64], honest: int) -> None:
         )
 
 
-def write_table(table: NDArray[np.int64], path: Path) -> None:
-    """Write the table of :meth:`Split.table` as CSV: client, samples, and a column for each label."""
+def write_table(split: Split, table: NDArray[np.int64] | None, path: Path) -> None:
+    """Write who holds how much as CSV: client, samples, and a column for each label where there is a table of them."""
+    labels = [] if table is None else [f"label_{label}" for label in range(table.shape[1])]
     with replacing(path) as part, part.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["client", "samples", *(f"label_{label}" for label in range(table.shape[1]))])
-        writer.writerows([client, int(row.sum()), *row.tolist()] for client, row in enumerate(table))
+        writer.writerow(["client", "samples", *labels])
+        for client in range(split.count):
+            writer.writerow([client, split.size(client), *([] if table is None else table[client].tolist())])

@@ -35,3 +35,7 @@ def classification(*, inputs: Literal["numbers", "tokens"] = "numbers") -> Task:
     ``inputs: tokens`` leaves integer features integers, for models that begin with an embedding.
     """
     return Task(_loss, {"accuracy": Metric(correct)}, "classes", inputs)
+
+
+CLASSIFICATION = classification()
+"""What a run learns unless it says otherwise."""

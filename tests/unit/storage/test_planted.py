@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from byzdist.cli.evaluate import evaluate
 from byzdist.cli.main import main
 from byzdist.errors import ConfigError, RunError
-from byzdist.problem.data import write_table
+from byzdist.problem.data import Split, write_table
 from byzdist.problem.models import build
 from byzdist.reporting import plotting
 from byzdist.reporting.metrics import Metrics
@@ -95,7 +95,7 @@ def test_what_is_written_replaces_what_was_planted(tmp_path, victim, kind, part)
     save_model(model, torch.zeros(4), tmp_path, 1)
     metrics = Metrics(tmp_path)
     metrics.close("finished")
-    write_table(np.zeros((2, 2), np.int64), tmp_path / "clients.csv")
+    write_table(Split(2, 2, None), np.zeros((2, 2), np.int64), tmp_path / "clients.csv")
     for worker in (None, 1):
         Checkpoint("r", 3, {}, {"x": torch.zeros(2)}).write(tmp_path, worker)
     for file in files:

@@ -135,7 +135,7 @@ WRONG = {
     "names of classes": ((X, ["cat", "dog", "dog", "cat"]), r"'cat'.*integers 0, 1.*np.unique"),
     "names of classes in a series": ((X, Frame(np.array(["cat", "dog"] * 2, object), None)), "'cat'.*np.unique"),
     "plus and minus one": ((X, 2 * Y - 1), r"labels -1 and 1, not the integers 0, 1.*np.unique"),
-    "numbers to predict": ((X, [0.5, 1.25, 3.0, 2.0]), "0.5.*numbers to predict.*np.digitize"),
+    "numbers to predict": ((X, [0.5, 1.25, 3.0, 2.0]), "0.5.*numbers to predict.*task=regression"),
     "years": ((TALL, 1922 + np.arange(200) % 90), "90 labels from 1922 to 2011.*numbers to predict"),
     "labels that are NaN": ((X, [0.0, np.nan, 1.0, 1.0]), "nan"),
     "labels that are huge": ((X, [0.0, 1e30, 1.0, 1.0]), "1e\\+30"),

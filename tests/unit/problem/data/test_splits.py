@@ -131,7 +131,7 @@ def test_the_table_counts_labels_and_is_written_as_csv(tmp_path):
         for client in range(3):
             held = labels if split.indices(client) is None else labels[split.indices(client)]
             np.testing.assert_array_equal(table[client], [(held == label).sum() for label in range(4)])
-        data.write_table(table, tmp_path / "clients.csv")
+        data.write_table(split, table, tmp_path / "clients.csv")
         with (tmp_path / "clients.csv").open(newline="") as file:
             rows = list(csv.reader(file))
         assert rows[0] == ["client", "samples", "label_0", "label_1", "label_2", "label_3"]
