@@ -10,7 +10,7 @@ from byzdist.norms import norm
 from byzdist.problem.client_data import ArrayData, Positions
 from byzdist.problem.data import Dataset, Split
 from byzdist.problem.loss import Loss
-from byzdist.problem.objective import Groups, metrics, objective_of, sample_groups
+from byzdist.problem.objective import CountedObjective, Groups, Objective, is_counted, metrics, sample_groups
 from byzdist.randomness import stream
 
 EVALUATED = ("loss", "gap", "grad_norm", "accuracy")
@@ -43,10 +43,11 @@ class Evaluator:
         seed: int = 0,
     ) -> None:
         self._loss, self._optimum = loss, optimum
-        groups = sample_groups(data.split, honest)
+        counted = is_counted(loss, data)
+        groups = sample_groups(data.split, honest, pooled=not counted)
         if samples is not None:
             groups = [(1 / samples, _draw(groups, len(data.targets), samples, seed))]
-        self._objective = objective_of(loss, data, groups)
+        self._objective = (CountedObjective if counted else Objective)(loss, data, groups)
         self._gradient = loss.flat.initial()
         self._test = _test_data(dataset, data, samples, seed)
 

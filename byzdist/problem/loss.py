@@ -1,15 +1,20 @@
 """The loss of a batch and its gradient, as functions of one flat vector: by closed form, or by automatic differentiation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from byzdist.problem.flat import Flat
-from byzdist.problem.modules import check, declared, unwrapped
+from byzdist.problem.modules import check, declared, draws_at_random, unwrapped
 from byzdist.problem.task import Batch, Model, Task, flat_logits, output_of
+
+Buffers = Literal["refuse", "frozen", "local"]
+Precision = Literal["full", "bf16"]
+_AS_IT_IS = nullcontext()
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,12 @@ class Loss:
         task: see :mod:`byzdist.problem.task`; a loss that the module declares takes the place of the task's.
         dtype: of x and of the gradients.
         name: of the model in the configuration, for messages.
+        buffers: what becomes of running statistics and the like, which are not part of x: "refuse" such a module; "frozen": they stay
+            as they are; "local": each client has its own, and a model is evaluated with the statistics of the batch.
+        precision: "bf16" computes in bfloat16 where torch's autocast does; x and gradients keep their dtype.
+
+    Attributes:
+        is_random: whether the module draws at random while it trains, as dropout does.
 
     Raises:
         ConfigError: a module whose gradient is not a function of x and the samples.
@@ -44,15 +55,24 @@ class Loss:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float64,
         name: str = "",
+        buffers: Buffers = "refuse",
+        precision: Precision = "full",
     ) -> None:
         self._forward = model.eval()  # perhaps what torch.compile made of the model
         self.model, name = unwrapped(model), name or type(model).__name__
-        check(self.model, name)
+        check(self.model, name, allow_batch_norm=buffers != "refuse")
+        self.buffers, self._precision = buffers, precision
+        self.is_random = draws_at_random(self.model)
         self.model.to(device=device, dtype=dtype)
         self.device, self.dtype = torch.device(device), dtype
         self.declared = declared(self.model, name)
         self.task = replace(task, loss=_of_logits(self.declared.loss)) if self.declared.loss else task
         self.flat = Flat(self.model)
+        self._with_buffers = []
+        if buffers != "refuse":
+            self._with_buffers = [module for module in self.model.modules() if [*module.buffers(recurse=False)]]
+            self._first_buffers = self.copy_buffers()
+            self._settle()
         closed_forms = (self.declared.add_gradient, self.declared.add_difference)
         self._closed_forms = (
             closed_forms if task.target == "classes" else (None, None)
@@ -69,6 +89,25 @@ class Loss:
         """Whether the module declares the gradient of its own loss or of the cross-entropy."""
         return self._closed_forms[0] is not None
 
+    def train(self, training: bool) -> None:
+        """Bring the module into training or evaluation mode, as far as the policy for buffers lets it."""
+        if self._forward.training is not training:
+            self._forward.train(training)
+            self._settle()
+
+    def _settle(self) -> None:
+        for module in self._with_buffers:
+            module.train(self.buffers == "local")
+
+    def load_buffers(self, buffers: Mapping[str, Tensor]) -> None:
+        """Give the module the buffers of a client; those that are not named become what they were at first."""
+        for key, buffer in self.model.named_buffers():
+            buffer.copy_(buffers[key] if key in buffers else self._first_buffers[key])
+
+    def copy_buffers(self) -> dict[str, Tensor]:
+        """Return copies of the module's buffers by name."""
+        return {key: buffer.clone() for key, buffer in self.model.named_buffers()}
+
     def chunk(self, columns: int) -> int:
         """Return how many samples of so many numbers to take at once: what a CPU's cache holds, or what keeps a GPU busy."""
         small = self.device.type == "cpu"
@@ -79,11 +118,25 @@ class Loss:
     def is_counted(self, batch: Batch) -> bool:
         """Return whether the loss is a sum and a count in place of a mean over the batch."""
         if self._counted is None:
-            with torch.no_grad():
-                self._counted = not self.in_closed_form and isinstance(self.task.loss(self._forward, batch), tuple)
+            if self.in_closed_form:
+                self._counted = False
+                return False
+            before = self.copy_buffers() if self.buffers == "local" else None
+            with torch.no_grad(), torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+                self._counted = isinstance(self.task.loss(self._forward, batch), tuple)
+            if before is not None:
+                self.load_buffers(before)
         return self._counted
 
-    def add_gradients(self, points: Sequence[Tensor], batch: Batch, samples: int, scale: float, out: Tensor) -> float:
+    def add_gradients(
+        self,
+        points: Sequence[Tensor],
+        batch: Batch,
+        samples: int,
+        scale: float,
+        out: Tensor,
+        seed: int | None = None,
+    ) -> float:
         """Add the gradient at the first point, minus that at the second where there is one, to out [d], without regularizer.
 
         Args:
@@ -92,6 +145,7 @@ class Loss:
             samples: how many the batch has.
             out: is added to.
             scale: multiplies the SUM over the batch: samples times the mean, or the sum of a loss that is one.
+            seed: of what the module draws at random, the same at both points.
 
         Returns:
             What was counted: the samples, unless the loss says otherwise.
@@ -101,15 +155,21 @@ class Loss:
             closed_form(*points, *batch, scale, out)
             return samples
         if len(points) == 2:
-            self.add_gradients(points[:1], batch, samples, scale, out)
-            return self.add_gradients(points[1:], batch, samples, -scale, out)
-        found = self.backward(points[0], batch, samples, scale, out)
+            self.add_gradients(points[:1], batch, samples, scale, out, seed)
+            return self.add_gradients(points[1:], batch, samples, -scale, out, seed)
+        if seed is None:
+            found = self.backward(points[0], batch, samples, scale, out)
+        else:
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+                torch.manual_seed(seed)
+                found = self.backward(points[0], batch, samples, scale, out)
         return float(found[1]) if isinstance(found, tuple) else samples
 
     def measure(
         self, x: Tensor, batch: Batch, samples: int, scale: float = 1.0, gradient: Tensor | None = None
     ) -> Measured:
         """Return what the batch adds to loss and metrics at x; add scale times the sum of its gradients to ``gradient``."""
+        self.train(False)
         model, closed_form = _Remembering(self._forward), self._closed_forms[0]
         if gradient is None or closed_form is not None:
             if gradient is not None and closed_form is not None:
@@ -117,21 +177,28 @@ class Loss:
                 if outputs is not None:
                     model.remember(batch[0], outputs)
             self.flat.bind(x)
-            with torch.no_grad():
+            with torch.no_grad(), self._autocast():
                 found = self.task.loss(model, batch)
         else:
             found = self.backward(x, batch, samples, scale, gradient, model)
         total, count = found if isinstance(found, tuple) else (found, 1.0)
-        with torch.no_grad():
+        with torch.no_grad(), self._autocast():
             loss = float(torch.as_tensor(total).detach()) / float(count)
             metrics = {name: metric.measure(model, batch) for name, metric in self.task.metrics.items()}
+        if self.buffers == "local":  # which the statistics of this batch have changed
+            self.load_buffers({})
         sums = {name: (float(of_metric), float(counted)) for name, (of_metric, counted) in metrics.items()}
         return Measured(loss, float(count) if isinstance(found, tuple) else samples, sums)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self._precision == "full":
+            return _AS_IT_IS
+        return torch.autocast(self.device.type, torch.bfloat16)
 
     def outputs(self, x: Tensor, inputs: Any) -> Tensor:
         """Return the module's outputs at x."""
         self.flat.bind(x)
-        with torch.no_grad():
+        with torch.no_grad(), self._autocast():
             return flat_logits(output_of(self._forward, inputs))
 
     def backward(
@@ -143,7 +210,8 @@ class Loss:
         """
         self.flat.bind(x)
         self.flat.bind_gradients(out)
-        found = self.task.loss(model or self._forward, batch)
+        with self._autocast():
+            found = self.task.loss(model or self._forward, batch)
         loss, weight = (found[0], scale) if isinstance(found, tuple) else (found, scale * samples)
         torch.autograd.backward(loss, loss.new_tensor(weight))  # adds to the gradients in place, that is to out
         return found

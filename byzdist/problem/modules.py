@@ -175,7 +175,40 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {text}{place}"
 
 
-def check(model: nn.Module, name: str) -> None:
+def draws_at_random(model: nn.Module) -> bool:
+    """Return whether some layer is known to draw at random while it trains."""
+    return any(
+        (isinstance(module, _DropoutNd) and module.p > 0)
+        or (isinstance(module, nn.RNNBase | nn.MultiheadAttention) and module.dropout > 0)
+        or isinstance(module, nn.RReLU)
+        for module in model.modules()
+    )
+
+
+def swap_norms(model: nn.Module, groups: int = 32) -> nn.Module:
+    """Replace the batch norms of a module, in place, by group norms with the same weights; return the module.
+
+    Args:
+        model: any module; a batch norm itself is replaced by what is returned.
+        groups: at most so many groups a layer; the largest number below that divides the channels is taken.
+    """
+    if isinstance(model, _BatchNorm):
+        channels = model.num_features
+        norm = nn.GroupNorm(
+            next(g for g in range(min(groups, channels), 0, -1) if channels % g == 0), channels, model.eps
+        )
+        if model.affine:
+            norm.weight, norm.bias = model.weight, model.bias
+        else:
+            norm.weight.requires_grad_(False)
+            norm.bias.requires_grad_(False)
+        return norm
+    for name, child in model.named_children():
+        setattr(model, name, swap_norms(child, groups))
+    return model
+
+
+def check(model: nn.Module, name: str, *, allow_batch_norm: bool = False) -> None:
     """Refuse what makes the gradient depend on more than x and the samples, and what x would leave out unnoticed.
 
     Raises:
@@ -184,16 +217,15 @@ def check(model: nn.Module, name: str) -> None:
     known = {id(parameter) for parameter in model.parameters()}
     for layer, module in model.named_modules():
         where = label(layer, module)
-        if isinstance(module, _BatchNorm) or (isinstance(module, _NormBase) and module.track_running_stats):
+        batch_norm = isinstance(module, _BatchNorm) or (isinstance(module, _NormBase) and module.track_running_stats)
+        if batch_norm and not allow_batch_norm:
             raise ConfigError(
-                f"model: {name!r} has batch norm, {where}. What it does to a sample depends on the others of its batch, "
-                "and its buffers (running statistics) are no part of x: clients cannot share them. Use layer or group norm."
+                f"model: {name!r} has batch norm, {where}. What it does to a sample depends on the others of its batch, and its "
+                "buffers (running statistics) are not part of x: clients cannot share them. byzdist.swap_norms(model) makes group "
+                "norms of them; model.buffers=frozen keeps the statistics as they are, and model.buffers=local gives each client its own."
             )
-        if isinstance(module, _DropoutNd) and module.p > 0:
-            raise ConfigError(
-                f"model: {name!r} has dropout, {where}. Remove it, or set its rate to 0: two gradients must see the same "
-                "network."
-            )
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
+            raise ConfigError(f"model: {name!r} wants sparse gradients, {where}; make it with sparse=False.")
         for attribute, value in vars(module).items():
             if isinstance(value, Tensor) and value.requires_grad and id(value) not in known and value.is_leaf:
                 raise ConfigError(

@@ -73,10 +73,10 @@ class CountedObjective(Objective):
         return fsum(losses), metrics(self.loss.task, seen, weights_sum_to_one=True)
 
 
-def objective_of(loss: Loss, data: ArrayData, groups: Groups) -> Objective:
-    """Return the objective that fits the loss: over means, or over sums and counts."""
+def is_counted(loss: Loss, data: ArrayData) -> bool:
+    """Return whether the loss is a quotient of sums and counts, and not a mean over samples."""
     batch, _ = next(iter(data.blocks(np.zeros(1, np.int64))))
-    return (CountedObjective if loss.is_counted(batch) else Objective)(loss, data, groups)
+    return loss.is_counted(batch)
 
 
 def metrics(

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from byzdist.problem.client_data import ClientData, Positions
 from byzdist.problem.loss import Loss
-from byzdist.rounds import Round
+from byzdist.rounds import ClientMemories, Round
 
+BUFFERS = "buffers"
 _NONE = Round(0, 0)
 
 
@@ -17,6 +18,7 @@ class Oracle:
 
     def __init__(self, loss: Loss, data: ClientData) -> None:
         self.loss, self.data, self._l2 = loss, data, loss.l2
+        self.memories = ClientMemories([])  # where buffers that are a client's own are kept, under BUFFERS
         self._round, self._points = _NONE, tuple[Tensor, ...]()
         self._found: dict[tuple[int, Hashable], Tensor] = {}  # full gradients, by point and samples
         self._rooms: list[Tensor] = []  # on the device, for vectors that are elsewhere
@@ -79,16 +81,26 @@ class Oracle:
         """Add to out, which holds the regularizer's part, the gradient at the one point or its difference at the two."""
         scale = 1.0 / (self.data.samples(client) if batch is None else len(batch))
         counted, regularizer = 0.0, None
+        self.loss.train(True)
+        own = self.memories.of(BUFFERS, client) if self.loss.buffers == "local" else None
+        if own is not None:
+            self.loss.load_buffers(own)
+        seeds = self._round.rng("network", client) if self.loss.is_random else None
         for part, samples in self.data.batches(client, batch, self._round):
             if regularizer is None and self.loss.is_counted(part):  # the count is known at the end
                 scale, regularizer = 1.0, out.clone()
                 out.zero_()
-            counted += self.loss.add_gradients(points, part, samples, scale, out)
+            seed = None if seeds is None else int(seeds.integers(2**63))
+            counted += self.loss.add_gradients(points, part, samples, scale, out, seed)
+        if own is not None:
+            own.update(self.loss.copy_buffers())
         if regularizer is not None:
             out.div_(counted).add_(regularizer)
 
     def _key(self, x: Tensor, client: int) -> tuple[int, Hashable] | None:
         """Return what a full gradient depends on, if it is one that several clients have in common."""
+        if self.loss.is_random or self.loss.buffers == "local":
+            return None
         place = next((place for place, point in enumerate(self._points) if point is x), None)
         samples = self.data.shared(client)
         return None if place is None or samples is None else (place, samples)

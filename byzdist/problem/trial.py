@@ -12,7 +12,7 @@ from byzdist.problem.client_data import ArrayData
 from byzdist.problem.loss import Loss
 from byzdist.problem.modules import advice, describing_errors, label, trained
 from byzdist.problem.oracle import Oracle
-from byzdist.problem.task import flat_logits
+from byzdist.problem.task import flat_logits, output_of
 from byzdist.randomness import stream
 from byzdist.rounds import Round
 
@@ -65,37 +65,50 @@ class _Trial:
         self._look_at_gradients()
         self._compare_closed_forms()
 
-    def _pass(self, x: Tensor, features: Tensor) -> tuple[Any, "_Steps"]:
+    def _pass(self, x: Tensor, features: Tensor) -> tuple[Tensor, "_Steps"]:
         """Return the module's output at x, uncompiled, and what its layers gave."""
         self._loss.flat.bind(x)
         with _Steps(self._model) as steps, describing_errors(self._name, _shape("features", features), steps.place):
-            return self._model(features), steps
+            output = self._model(features)
+        try:
+            return output_of(lambda _: output, features), steps
+        except TypeError:
+            raise Refused(
+                f"returns a {type(output).__name__}; its forward must return its outputs, a tensor, or a tuple that begins with it, or "
+                "something with `logits`."
+            ) from None
 
     def _look_at_outputs(self) -> None:
-        classes, own_loss = self._classes, self._loss.declared.loss is not None
         for b in (1, len(self._features)):
             features = self._features[:b].clone()
             output, steps = self._pass(self._start, features)
             if not torch.equal(features, self._features[:b]):
                 raise Refused("changes the features that it is given, and with them the data. Let it work on a copy.")
-            if not isinstance(output, Tensor):
-                raise Refused(f"returns a {type(output).__name__}; its forward must return the logits alone, a tensor.")
             if not output.is_floating_point():
                 raise Refused(f"returns {output.dtype}, not the logits: numbers of which the loss has a gradient.")
-            logits = flat_logits(output)
-            wanted = f"[{b}, {classes}]" + (f" or [{b}]" if classes == 2 or own_loss else "")
-            one_logit = logits.ndim == 1 and (classes == 2 or own_loss)
-            if logits.ndim not in (1, 2) or len(logits) != b or (logits.ndim == 1) != one_logit:
-                raise Refused(f"returns logits of shape {list(output.shape)} for {b} of the samples; want {wanted}.")
-            if logits.ndim == 2 and logits.shape[1] < classes and not own_loss:
-                raise Refused(f"has {logits.shape[1]} outputs, and the data have {classes} classes; want {wanted}.")
-            if not bool(logits.isfinite().all()):
+            if self._loss.task.target == "classes":
+                self._look_at_logits(output, b)
+            if not bool(output.isfinite().all()):
                 raise Refused(f"returns numbers that are not finite at its start; first {steps.first_bad()}.")
-            if logits.ndim == 2 and logits.shape[1] > classes and not own_loss and b == 1:
+
+    def _look_at_logits(self, output: Tensor, b: int) -> None:
+        """Check the shape of a classifier's output for b samples."""
+        classes, own_loss = self._classes, self._loss.declared.loss is not None
+        logits = flat_logits(output)
+        wanted = f"[{b}, {classes}]" + (f" or [{b}]" if classes == 2 or own_loss else "")
+        one_logit = logits.ndim == 1 and (classes == 2 or own_loss)
+        if logits.ndim not in (1, 2) or len(logits) != b or (logits.ndim == 1) != one_logit:
+            raise Refused(f"returns logits of shape {list(output.shape)} for {b} of the samples; want {wanted}.")
+        if own_loss or logits.ndim == 1:
+            return
+        if logits.shape[1] < classes:
+            raise Refused(f"has {logits.shape[1]} outputs, and the data have {classes} classes; want {wanted}.")
+        if b == 1:
+            if logits.shape[1] > classes:
                 advice.warning(
                     "model: %r has %d outputs, and the data have %d classes.", self._name, logits.shape[1], classes
                 )
-        if logits.ndim == 2 and not own_loss and self._looks_like_probabilities(logits):
+        elif self._looks_like_probabilities(logits):
             advice.warning(
                 "model: %r returns what looks like probabilities. The loss wants logits: leave the last softmax out.",
                 self._name,
@@ -118,6 +131,8 @@ class _Trial:
     def _compare_samples(self) -> None:
         """Refuse outputs that depend on the other samples of the batch."""
         together, _ = self._pass(self._moved, self._features.clone())
+        if together.shape[:1] != self._features.shape[:1] or self._loss.buffers == "local":
+            return  # not an output for each sample, or norms over the batch that are meant
         for i in range(len(self._features)):
             alone, _ = self._pass(self._moved, self._features[i : i + 1].clone())
             if not self._close(alone[0], together[i]):
@@ -127,36 +142,41 @@ class _Trial:
                 )
 
     def _compare_modes(self) -> None:
-        """Refuse what is random or has running statistics while training, though runs use the evaluation mode throughout."""
+        """Refuse what a seed does not repeat while training, and running statistics; find out whether there is anything random."""
         buffers = {key: buffer.clone() for key, buffer in self._model.named_buffers()}
-        self._model.train()
+        self._loss.train(True)
         try:
-            (first, before), (second, after) = (self._pass(self._moved, self._features.clone()) for _ in range(2))
+            (first, before), (again, after), (other, _) = (self._seeded_pass(seed) for seed in (1, 1, 2))
         except ConfigError:
-            return  # a mode that is not used
+            return  # the way back says it better
         finally:
-            self._model.eval()
+            self._loss.train(False)
             changed = [key for key, b in self._model.named_buffers() if not torch.equal(b, buffers[key])]
             for key, buffer in self._model.named_buffers():
                 buffer.copy_(buffers[key])
-        if changed:
+        if changed and self._loss.buffers != "local":
             raise Refused(
-                f"changes its buffer {changed[0]!r} while it trains. Such state (running statistics, say) is no part of x, and "
-                "clients cannot share it. Use layer or group norm."
+                f"changes its buffer {changed[0]!r} while it trains. Such state (running statistics, say) is not part of x, and "
+                "clients cannot share it. Use layer or group norm (byzdist.swap_norms), or set model.buffers."
             )
-        if isinstance(first, Tensor) and isinstance(second, Tensor) and not self._close(first, second):
+        if not self._close(first, again) and self._loss.buffers != "local":
             raise Refused(
-                f"is random in training mode, first {before.first_other(after, self._close)}, as dropout is. Set its rate to 0: two "
-                "gradients must see the same network."
+                f"is random in training mode in a way that torch's seed does not repeat, first {before.first_other(after, self._close)}. "
+                "Two gradients must see the same network: draw with torch's global generator."
             )
+        self._loss.is_random |= not self._close(first, other)
 
-    def _value(self, features: Tensor, labels: Tensor) -> Tensor:
+    def _seeded_pass(self, seed: int) -> tuple[Tensor, "_Steps"]:
+        torch.manual_seed(seed)
+        return self._pass(self._moved, self._features.clone())
+
+    def _value(self, features: Tensor, labels: Tensor) -> Any:
+        """Return the loss at the start."""
         output, _ = self._pass(self._start, features.clone())
-        with describing_errors(
-            self._name, f"its own loss of logits {list(output.shape)} and labels {list(labels.shape)}"
-        ):
-            found: Tensor = self._loss.task.loss(lambda _: output, (features, labels))
-            return found
+        whose = "its own loss" if self._loss.declared.loss else "the task's loss"
+        with describing_errors(self._name, f"{whose} of logits {list(output.shape)} and labels {list(labels.shape)}"):
+            found = self._loss.task.loss(lambda _: output, (features, labels))
+            return found[0] / found[1] if isinstance(found, tuple) else found
 
     def _look_at_loss(self) -> None:
         loss = self._value(self._features[:1], self._labels[:1])
@@ -170,7 +190,7 @@ class _Trial:
                 "has a loss that does not depend on its parameters: look for detach(), torch.no_grad(), .data, numpy or argmax "
                 "on the way."
             )
-        twice = self._value(self._features[:1].repeat_interleave(2, 0), self._labels[:1].repeat(2))
+        twice = self._value(self._features[:1].repeat_interleave(2, 0), self._labels[:1].repeat_interleave(2, 0))
         if not self._close(loss, twice):
             raise Refused(
                 f"has a loss that is {float(loss):.6g} for a sample and {float(twice):.6g} for the same sample twice; it must be "

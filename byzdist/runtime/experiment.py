@@ -66,7 +66,8 @@ class Experiment:
     @property
     def honest_remember(self) -> bool:
         """Whether honest clients do."""
-        return self.method.clients_remember or self.compressors[False].remembers
+        local = self.oracle.loss.buffers == "local"
+        return self.method.clients_remember or self.compressors[False].remembers or local
 
     @property
     def attackers_know_estimate(self) -> bool:

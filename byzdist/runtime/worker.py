@@ -16,7 +16,7 @@ from byzdist.compression import Compressor
 from byzdist.config.schema import Config
 from byzdist.methods import ClientTask, Method
 from byzdist.norms import norm
-from byzdist.problem.oracle import Oracle
+from byzdist.problem.oracle import BUFFERS, Oracle
 from byzdist.reporting.logs import at_round
 from byzdist.rounds import ClientMemories, Round
 from byzdist.runtime.experiment import link_device
@@ -48,8 +48,9 @@ class Worker:
         self._assignments = assignments(config.attacks, config.clients.bad)
         self._effect = Effect()
         remember = {METHOD: method.clients_remember, COMPRESSOR: compressors[False].remembers}
+        remember[BUFFERS] = oracle.loss.buffers == "local"
         self._honest = [piece for piece, does in remember.items() if does]
-        self._memories = ClientMemories([*self._honest, ATTACK, WIRE])
+        self._memories = oracle.memories = ClientMemories([*self._honest, ATTACK, WIRE])
         self._links = link_device(config, oracle.loss.device)
         self._dense = torch.zeros(oracle.dimension, dtype=getattr(torch, config.dtype), device=self._links)
 

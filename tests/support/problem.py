@@ -8,7 +8,7 @@ from torch import nn
 
 from byzdist.problem.client_data import ArrayData
 from byzdist.problem.data import Dataset, Split
-from byzdist.problem.loss import Loss
+from byzdist.problem.loss import Buffers, Loss, Precision
 from byzdist.problem.oracle import Oracle
 from byzdist.problem.task import Task
 from byzdist.problem.tasks.classification import CLASSIFICATION
@@ -22,8 +22,10 @@ def oracle_of(
     task: Task = CLASSIFICATION,
     dtype: torch.dtype = torch.float64,
     flipped: Collection[int] = (),
+    buffers: Buffers = "refuse",
+    precision: Precision = "full",
 ) -> Oracle:
     """Return the oracle of a module on the CPU."""
-    loss = Loss(model, task, dtype=dtype)
+    loss = Loss(model, task, dtype=dtype, buffers=buffers, precision=precision)
     chunk = loss.chunk(prod(dataset.feature_shape))
     return Oracle(loss, ArrayData(dataset, split, dtype=dtype, chunk=chunk, flipped=flipped))

@@ -15,7 +15,7 @@ IGNORED = -100
 def _entropy(model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
     tokens, targets = batch
     logits = output_of(model, tokens)
-    total = F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    total = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORED, reduction="sum")
     return total, (targets != IGNORED).sum()
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from byzdist.config.reading import parse
 from byzdist.problem import models, trial
 from byzdist.problem.data import Dataset, Split
+from byzdist.problem.task import output_of
 from byzdist.runtime.experiment import prepare
 from byzdist.storage.export import load_model, save_model
 from tests.support.cases import case
@@ -119,8 +120,42 @@ class ClosedForm(Net):
         out.add_(torch.cat(list(gradients.values())))
 
 
+class PoliteDropout(Net):
+    def forward(self, features):
+        return self.second(F.dropout(self.first(features), training=self.training))
+
+
+class AttentionDropout(Net):
+    def prepare(self, features, classes):
+        self.first = nn.MultiheadAttention(features, 2, dropout=0.3, batch_first=True)
+
+    def forward(self, features):
+        attended = self.first(features[:, None], features[:, None], features[:, None])[0]
+        return self.second(attended[:, 0, :5])
+
+
+class Dropout(Net):
+    def prepare(self, features, classes):
+        self.second = nn.Sequential(nn.Dropout(0.2), self.second)
+
+
+class Tuple(Net):
+    def forward(self, features):
+        return super().forward(features), features
+
+
+class Dictionary(Net):
+    def forward(self, features):
+        return {"logits": super().forward(features)}
+
+
 RIGHT = [
     "Net",
+    "PoliteDropout",
+    "AttentionDropout",
+    "Dropout",
+    "Tuple",
+    "Dictionary",
     "ClosedForm",
     "LayersOfLikelyNames",
     "OneColumn",
@@ -149,7 +184,7 @@ def test_what_works_trains_to_a_model_that_loads_strictly(name, tmp_path):
     features = run.experiment.data.features
     expected = run.experiment.oracle.loss.outputs(run.x, features)
     for loaded in (fresh, again):
-        output = loaded.double()(features).detach()
+        output = output_of(loaded.double().eval(), features).detach()
         output = output.squeeze(1) if output.shape[1] == 1 else output
         torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-6)  # a fresh module is in float32 at first
     round_, x = load_model(model, tmp_path)

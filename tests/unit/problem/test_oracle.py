@@ -232,7 +232,7 @@ def test_a_users_loss_replaces_the_cross_entropy():
     ("module", "word"),
     [
         (nn.Sequential(nn.Linear(7, 3), nn.BatchNorm1d(3)), "buffer"),
-        (nn.Sequential(nn.Linear(7, 3), nn.Dropout(0.1)), "dropout"),
+        (nn.Sequential(nn.Flatten(), nn.EmbeddingBag(7, 3, sparse=True)), "sparse"),
         (nn.ReLU(), "no parameters"),
     ],
 )

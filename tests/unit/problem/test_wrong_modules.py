@@ -43,14 +43,9 @@ class WantsImages(Net):
         self.first = nn.Conv2d(1, 2, 3)
 
 
-class Tuple(Net):
-    def forward(self, features):
-        return super().forward(features), features
-
-
 class Dictionary(Net):
     def forward(self, features):
-        return {"logits": super().forward(features)}
+        return {"scores": super().forward(features)}
 
 
 class Classes(Net):
@@ -125,22 +120,6 @@ class FunctionalDropout(Net):
         return self.second(F.dropout(self.first(features)))
 
 
-class PoliteDropout(Net):
-    def forward(self, features):
-        return self.second(F.dropout(self.first(features), training=self.training))
-
-
-class AttentionDropout(Net):
-    def prepare(self, features, classes):
-        self.first = nn.MultiheadAttention(features, 2, dropout=0.3, batch_first=True)
-
-    def forward(self, features):
-        return (
-            features.sum(1, keepdim=True)
-            * self.first(features[:, None], features[:, None], features[:, None])[0][:, 0, :2]
-        )
-
-
 class Noise(nn.Module):
     def forward(self, features):
         return features + 0.1 * torch.randn_like(features)
@@ -196,11 +175,6 @@ class Moving(Net):
         if self.training:
             self.seen.mul_(0.9).add_(features.mean(0), alpha=0.1)
         return super().forward(features - self.seen)
-
-
-class Dropout(Net):
-    def prepare(self, features, classes):
-        self.second = nn.Sequential(nn.Dropout(0.2), self.second)
 
 
 class Listed(Net):
@@ -333,8 +307,7 @@ WRONG = [
     ("WantsMore", 2, r"cannot take features .* raises TypeError: .*'mask'"),
     ("OtherDtype", 2, r"cannot take features .* in float64: its layer 'first' \(Linear\) raises RuntimeError"),
     ("WantsImages", 2, r"cannot take features \[1, 12\] .*: its layer 'first' \(Conv2d\) raises"),
-    ("Tuple", 2, r"returns a tuple; its forward must return the logits alone"),
-    ("Dictionary", 2, r"returns a dict; its forward must return the logits alone"),
+    ("Dictionary", 2, r"returns a dict; its forward must return its outputs"),
     ("Classes", 2, r"returns torch.int64, not the logits"),
     ("TooFew", 4, r"has 3 outputs, and the data have 4 classes; want \[1, 4\]"),
     ("OneOutput", 3, r"returns logits of shape \[1, 1\] for 1 of the samples; want \[1, 3\]"),
@@ -351,8 +324,6 @@ WRONG = [
         2,
         r"gives another output when the same samples pass a second time, first before layer 'second' \(Linear\)\. .*F.dropout",
     ),
-    ("PoliteDropout", 2, r"is random in training mode, first before layer 'second' .*as dropout is"),
-    ("AttentionDropout", 2, r"is random in training mode"),
     (
         "NoisyLayer",
         2,
@@ -365,7 +336,6 @@ WRONG = [
     ("SoftmaxOverTheBatch", 3, r"gives a sample another output when others are in its batch"),
     ("CentredByTheBatch", 2, r"gives a sample another output when others are in its batch"),
     ("Moving", 2, r"changes its buffer 'seen' while it trains"),
-    ("Dropout", 2, r"has dropout, layer 'second.0' \(Dropout\)"),
     ("Listed", 2, r"keeps layers in 'rest' of Listed, a list, where torch does not see .*nn.ModuleList"),
     ("Loose", 2, r"has a tensor 'scale' in Loose that wants gradients and is no nn.Parameter"),
     ("Complex", 2, r"has a parameter 'phase' that is complex"),
