@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 
-from byzdist.attacks.assignment import assignments
 from byzdist.attacks.collusion import Collusion
 from byzdist.config.reading import load
 from byzdist.reporting import logs
 from byzdist.runtime.experiment import choose_device, prepare
 from byzdist.runtime.identity import claim
-from byzdist.runtime.rank import serve
+from byzdist.runtime.serving import serve
+from byzdist.runtime.stopping import signals_given_back
 from byzdist.runtime.worker import Worker
 from byzdist.storage.saving import WorkerSaver
 from byzdist.torch_private import HashStore
@@ -36,13 +36,14 @@ def run_alone(path: str, overrides: Sequence[str], out: Path | None, resume: boo
     if experiment.clients_remember:
         saver = WorkerSaver(run.checkpoints, run.name, run.lives, rank=1, workers=1, missing=run.missing)
     collusion = None
-    if any(entry.has("omniscient") for entry in assignments(config.attacks, config.clients.bad)):
+    if experiment.attackers_collude:
         collusion = Collusion(HashStore, shape.dimension, shape.dtype, config.transport.deadline)
-    worker = Worker(config, clients.oracle, clients.method, clients.compressors, collusion, saver)
+    worker = Worker(clients, collusion, saver)
     transport = LocalServer(shape, config.transport.offences)
     transport.connect(worker.handle)
     try:
-        serve(experiment, 1, run, transport)
+        with signals_given_back():
+            serve(experiment, 1, run, transport)
     finally:
         run.lock.release()
     return 0

@@ -66,12 +66,21 @@ class Experiment:
         """Whether requests bring x^{k-1} in every round, for an attack's sake."""
         return any(entry.has("knows_estimate") for entry in self._attacks)
 
+    @property
+    def attackers_collude(self) -> bool:
+        """Whether attackers look at honest clients' messages, which are then shared in a store."""
+        return any(entry.has("omniscient") for entry in self._attacks)
+
+    @property
+    def links(self) -> torch.device:
+        """Where messages lie in this process: see `link_device`."""
+        return link_device(self.config, self.device)
+
     def shape(self, workers: int) -> Shape:
         """Return the sizes of the messages for so many worker ranks."""
         method, clients, d = self.method, self.config.clients.count, self.oracle.dimension
         assert method.full_cohort is not None
         cohorts = (method.cohort, method.full_cohort)
-        links = link_device(self.config, self.device)
         return Shape(
             seed=self.config.seed,
             clients=clients,
@@ -84,8 +93,8 @@ class Experiment:
             else max((cohort for cohort in cohorts if cohort < clients), default=0),
             longest=max(compressor.length(d, self.dtype) for compressor in self.compressors.values()),
             dtype=self.dtype,
-            device=links,
-            pinned=self.device != links,
+            device=self.links,
+            pinned=self.device != self.links,
         )
 
 
