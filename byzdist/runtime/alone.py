@@ -1,13 +1,10 @@
 """A whole run in this process: ``transport.name: local``."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import torch
 
 from byzdist.attacks.collusion import Collusion
-from byzdist.config.reading import load
 from byzdist.reporting import logs
+from byzdist.runtime.command import RunCommand
 from byzdist.runtime.experiment import choose_device, prepare
 from byzdist.runtime.identity import claim
 from byzdist.runtime.serving import serve
@@ -18,7 +15,7 @@ from byzdist.torch_private import HashStore
 from byzdist.transport.local import LocalServer
 
 
-def run_alone(path: str, overrides: Sequence[str], out: Path | None, resume: bool) -> int:
+def run_alone(command: RunCommand) -> int:
     """Run an experiment, server and clients, in this thread; return the exit code.
 
     Raises:
@@ -26,11 +23,11 @@ def run_alone(path: str, overrides: Sequence[str], out: Path | None, resume: boo
         RunError: if it fails.
     """
     logs.configure(0)
-    config = load(path, overrides)
+    config = command.load()
     torch.set_num_threads(config.threads)
     device = choose_device(config, 0)
     experiment, clients = prepare(config, device), prepare(config, device)  # each side with a model of its own
-    run = claim(out, experiment, resume)
+    run = claim(command.out, experiment, command.resume)
     shape = experiment.shape(workers=1)
     saver = None
     if experiment.clients_remember:

@@ -33,7 +33,7 @@ class Clipping:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a round's replies; its fields are those of a `RoundRecord`."""
+    """What became of a round's replies; its fields are explained at `RoundRecord`."""
 
     clipped: int = 0
     clip_level: float | None = None

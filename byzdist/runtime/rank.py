@@ -1,16 +1,15 @@
 """One process of a run: rank 0 is the parameter server, every other rank a worker."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from byzdist.config.reading import load
 from byzdist.errors import ConfigError
 from byzdist.host.processes import call_process
 from byzdist.host.supervisor import ATTEMPT, grant
 from byzdist.reporting import logs
+from byzdist.runtime.command import RunCommand
 from byzdist.runtime.experiment import Experiment, choose_device, prepare
 from byzdist.runtime.identity import claim
 from byzdist.runtime.joining import introduction
@@ -20,7 +19,7 @@ from byzdist.transport.opening import open_server
 from byzdist.transport.rendezvous import warn_of_torchrun
 
 
-def run_rank(path: str, overrides: Sequence[str], out: Path | None, resume: bool) -> int:
+def run_rank(command: RunCommand) -> int:
     """Run this process's part, as the environment (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) says; return the exit code.
 
     A job that torchrun has restarted resumes by itself.
@@ -30,17 +29,17 @@ def run_rank(path: str, overrides: Sequence[str], out: Path | None, resume: bool
     logs.configure(rank)
     if rank == 0:
         warn_of_torchrun()
-    config = load(path, overrides)
+    config = command.load()
     grant(config.transport.restarts if config.transport.name == "star" else None)
     torch.set_num_threads(config.threads)
     device = choose_device(config, int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cuda":
         torch.cuda.set_device(device)  # nccl's, too
     experiment = prepare(config, device)
-    _check_out(out, experiment)
+    _check_out(command.out, experiment)
     if rank:
-        return work(experiment, rank, workers, out)
-    run = claim(out, experiment, resume or int(os.environ.get(ATTEMPT, "0")) > 0)
+        return work(experiment, rank, workers, command.out)
+    run = claim(command.out, experiment, command.resume or int(os.environ.get(ATTEMPT, "0")) > 0)
     shape = experiment.shape(workers)
     memory = 2 * shape.most_cohort * shape.dimension * shape.dtype.itemsize if experiment.attackers_collude else 0
     facts = introduction(experiment, run)

@@ -10,10 +10,11 @@ from byzdist.aggregation import Aggregator
 from byzdist.errors import RunError
 from byzdist.reporting.logs import at_round
 from byzdist.reporting.record import RoundRecord
+from byzdist.rounds import Replies
 from byzdist.runtime.attendance import Attendance
 from byzdist.runtime.decoding import Decoder
 from byzdist.runtime.divergence import Diverged
-from byzdist.runtime.estimate import Estimate, below
+from byzdist.runtime.estimate import Estimate, Outcome, below
 from byzdist.runtime.experiment import Experiment
 from byzdist.runtime.full_rounds import FullRounds
 from byzdist.runtime.planning import Plan, Planner
@@ -136,28 +137,35 @@ class Server:
         exposed = self._attendance.exposed(received.clients, missing)
         outcome = self.estimate.update(received, clipping, exposed)
         clock.end("aggregate")
-        cohort, bad = round_.cohort.tolist(), self._experiment.config.clients.bad
-        record = RoundRecord(
-            round=round_.number,
-            full=round_.full,
-            cohort=cohort,
-            missing=missing,
-            byzantine=sum(client in bad for client in cohort),
-            called=plan.called,
-            postponed=plan.postponed,
-            **vars(outcome),
-            bytes_up=replies.bytes_up,
-            bytes_down=replies.bytes_down,
-            events=[*self._transport.news, *events],
-        )
-        self._transport.news.clear()
-        self._recorder.add(record, self.x, clock)
+        self._transport.news += events
+        self._recorder.add(self._record(plan, replies, missing, outcome), self.x, clock)
 
     def _request(self, plan: Plan) -> Request:
         round_ = plan.round
         differences = self._experiment.method.sends_differences and not round_.full
         needs_previous = differences or (self._always_previous and round_.number > 0)
         return Request(round_, self._decoder.length(round_.full), needs_previous)
+
+    def _record(self, plan: Plan, replies: Replies, missing: dict[int, str], outcome: Outcome) -> RoundRecord:
+        round_, transport, bad = plan.round, self._transport, self._experiment.config.clients.bad
+        cohort, events = round_.cohort.tolist(), transport.news.copy()
+        transport.news.clear()
+        return RoundRecord(
+            round=round_.number,
+            full=round_.full,
+            cohort=cohort,
+            missing=missing,
+            byzantine=sum(client in bad for client in cohort),
+            bytes_up=replies.bytes_up,
+            bytes_down=replies.bytes_down,
+            called=plan.called,
+            postponed=plan.postponed,
+            clipped=outcome.clipped,
+            clip_level=outcome.clip_level,
+            f=outcome.f,
+            untrusted=outcome.untrusted,
+            events=events,
+        )
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return what a checkpoint of the last complete round holds: live tensors, and facts as JSON."""

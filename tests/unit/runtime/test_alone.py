@@ -12,6 +12,7 @@ from byzdist.methods.estimates import SGD
 from byzdist.problem.models import MODELS
 from byzdist.reporting import logs
 from byzdist.runtime.alone import run_alone
+from byzdist.runtime.command import RunCommand
 from tests.support.cases import case
 
 HELD = list[weakref.ref]()
@@ -47,7 +48,7 @@ def test_what_a_run_held_is_free_as_soon_as_it_has_ended(tmp_path, configuration
     gc.disable()  # it would free what refers to itself in a circle, sooner or later
     try:
         HELD.clear()
-        run_alone(configuration, [], tmp_path / "run", resume=False)
+        run_alone(RunCommand(configuration, out=tmp_path / "run"))
         assert len(HELD) >= 4 and [held() for held in HELD if held() is not None] == []
     finally:
         gc.enable()
@@ -56,5 +57,5 @@ def test_what_a_run_held_is_free_as_soon_as_it_has_ended(tmp_path, configuration
 def test_signals_are_handled_as_before(tmp_path, configuration):
     numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
     before = [signal.getsignal(number) for number in numbers]
-    run_alone(configuration, [], tmp_path / "run", resume=False)
+    run_alone(RunCommand(configuration, out=tmp_path / "run"))
     assert [signal.getsignal(number) for number in numbers] == before
