@@ -1,4 +1,4 @@
-"""What a run leaves behind: a line a round, and a summary."""
+"""What a run leaves behind: metrics.jsonl with a line for each round, and summary.json."""
 
 import logging
 import os

@@ -39,7 +39,7 @@ class Prometheus:
     def __init__(self, path: Path, run: str, rounds: int) -> None:
         self._path, self._run, self._rounds = path, run, rounds
         self._next = 0.0
-        if path.exists() and not path.is_file():  # /dev/stdout, say: it is not ours to replace
+        if path.exists() and not path.is_file():  # /dev/stdout, say, which must not be replaced
             raise ConfigError(f"{VARIABLE}: {str(path)!r} is no plain file; name one in a folder that can be written.")
         try:
             self._write("")
@@ -54,7 +54,7 @@ class Prometheus:
         self._next = now + _EVERY
         try:
             self._write(render(record, metrics, self._run, time.time()))
-        except OSError as error:  # a full disk, say: no reason to end a run
+        except OSError as error:  # a full disk, say, which must not end a run
             log.warning("%s: cannot write %s: %s", VARIABLE, self._path, error.strerror)
 
     def _write(self, text: str) -> None:

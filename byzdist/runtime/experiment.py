@@ -63,7 +63,7 @@ class Experiment:
 
     @property
     def attackers_know_estimate(self) -> bool:
-        """Whether requests bring x^{k-1} in every round, for an attack's sake."""
+        """Whether requests bring x^{k-1} in every round, because an attack uses it."""
         return any(entry.has("knows_estimate") for entry in self._attacks)
 
     @property
@@ -77,7 +77,7 @@ class Experiment:
         return link_device(self.config, self.device)
 
     def shape(self, workers: int) -> Shape:
-        """Return the sizes of the messages for so many worker ranks."""
+        """Return the sizes of the messages for a number of worker ranks."""
         method, clients, d = self.method, self.config.clients.count, self.oracle.dimension
         assert method.full_cohort is not None
         cohorts = (method.cohort, method.full_cohort)

@@ -7,7 +7,7 @@ from typing import Any
 from byzdist.aggregation import Aggregator
 from byzdist.runtime.experiment import Experiment
 
-PATIENCE = 3  # rounds on end in which |g| is too large before a full round is called
+PATIENCE = 3  # consecutive rounds in which |g| is too large before a full round is called
 _MAX_PAUSE = 32  # rounds between two attempts at a full round
 
 
@@ -17,8 +17,8 @@ class State:
 
     Attributes:
         reference: |g| as the last full round gave it; None before the first.
-        above: for how many rounds on end |g| has been too large.
-        failures: how many attempts at a full round on end gave no estimate.
+        above: for how many consecutive rounds |g| has been too large.
+        failures: how many consecutive attempts at a full round gave no estimate.
         due: the round from which on a full round is called, and why.
     """
 
@@ -33,10 +33,11 @@ class State:
 class FullRounds:
     """Decides which replies are trusted without clipping, and calls full rounds besides those that the method draws.
 
-    Replies are trusted if steps and rule tolerate as many Byzantine ones as may be among them. Those are all that are declared,
-    however few replies came: absent clients may well be the good ones. A full round is called (1) soon after one whose replies were
-    not trusted, with ever longer pauses up to 32 rounds, (2) when |g| was above ``growth`` times what the last full round gave for
-    3 rounds on end, as a minority that repeats g's own direction can make it, and (3) when the server says so.
+    Replies are trusted if steps and rule tolerate as many Byzantine ones as may be among them. All declared ones may be among them,
+    however few replies came, because the absent clients may be the honest ones. A full round is called (1) soon after one whose
+    replies were not trusted, with ever longer pauses up to 32 rounds, (2) when |g| was above ``growth`` times what the last full
+    round gave for 3 consecutive rounds, because a minority that repeats g's own direction can make it so, and (3) when the server
+    calls one.
 
     Attributes:
         declared: B, how many clients the operator takes to be Byzantine.
@@ -75,17 +76,17 @@ class FullRounds:
         return self._state.reference
 
     def byzantine(self, replies: int, exposed: int) -> int:
-        """Return how many of so many replies may be Byzantine, where ``exposed`` clients are known to be and are not among them."""
-        if exposed > self.declared:  # then it proves nothing: good clients do the same
+        """Return how many of the replies may be Byzantine, where ``exposed`` clients are known to be and are not among them."""
+        if exposed > self.declared:  # then it proves nothing: honest clients do the same
             exposed = 0
         return min(self.declared - exposed, replies)
 
     def are_safe(self, replies: int, exposed: int = 0) -> bool:
-        """Return whether steps and rule tolerate what may be among so many replies."""
+        """Return whether steps and rule tolerate as many Byzantine replies as may be among these."""
         return self.tolerates(replies) >= self.byzantine(replies, exposed)
 
     def doubt(self, replies: int, exposed: int = 0) -> str | None:
-        """Return why so many replies are not trusted, or None if they are."""
+        """Return why this number of replies is not trusted, or None if it is."""
         text = f"{replies} of {self.wanted} replies"
         if replies < self.min_replies:
             return f"{text}, transport.min_replies is {self.min_replies}"

@@ -44,7 +44,7 @@ class _End(NamedTuple):
 def serve(experiment: Experiment, workers: int, run: RunFolder, transport: ServerEnd) -> None:
     """Be the parameter server: begin the run, or go on with it, and leave its results in its folder.
 
-    Nothing that this makes refers in a circle to what the run holds: that is free as soon as the run has ended.
+    What this makes does not refer to itself in a circle, so all that the run held is free as soon as it has ended.
 
     Raises:
         RunError: if the run fails or diverges.

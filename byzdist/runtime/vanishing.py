@@ -1,8 +1,8 @@
 """What a run does when its folder is removed or renamed while it trains: it says so, and saves what it has.
 
-A folder that was removed is made again, with all that the run holds: its lines of metrics, too, for the system keeps an open file. The
-run goes on. A folder that was renamed gets what is to be saved, under its new name, and so does a new one beside another that has taken
-the place; then the run ends, for its workers and whoever started it know the old name.
+A folder that was removed is made again with all that the run holds, and the run goes on. That includes the lines of its metrics,
+because the system keeps an open file. A folder that was renamed gets, under its new name, what is to be saved. Where another folder
+has taken the place, a new one beside it does. Then the run ends, because its workers and whoever started it know the old name.
 """
 
 import logging
@@ -31,7 +31,7 @@ class FolderWatch:
 
     Args:
         run: the folder.
-        describe: writes anew what stands there of the run besides metrics and checkpoints.
+        describe: writes again what the folder says of the run besides metrics and checkpoints.
         stop: ends the run after the round in progress.
         saver: is told of another folder.
         last: the last round, after which the folder is looked at in any case.

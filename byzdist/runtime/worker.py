@@ -49,8 +49,8 @@ class Worker:
 
     @cached_property
     def _start(self) -> Tensor:
-        """x^0, for attacks: it takes no memory where nobody attacks."""
-        return self._oracle.initial().to(self._links)  # where all lies that an attack is given
+        """x^0, which attacks are told: it takes no memory where nobody attacks."""
+        return self._oracle.initial().to(self._links)  # where everything lies that an attack is given
 
     def run(self, transport: WorkerEnd) -> None:
         """Serve requests until the server ends the run."""
@@ -104,7 +104,7 @@ class Worker:
 
     def _message(self, received: Received, client: int, out: Tensor) -> Tensor:
         difference = self._method.sends_differences and not received.round.full
-        # A worker may hold x^{k-1} where the client was not meant to get it: that depends on who else lives here.
+        # A worker may hold x^{k-1} although this client was not meant to get it, because another client here was.
         previous = received.previous if difference else None
         memory = self._memories.of(METHOD, client)
         self._method.message(self._oracle, ClientTask(received.round, client, received.x, previous, memory), out)
@@ -121,7 +121,7 @@ class Worker:
         return sent
 
     def _level(self, g: Tensor) -> float | None:
-        """Return the clipping level of a sampled round, as far as an attacker knows it: not what the last full round gave."""
+        """Return the clipping level of a sampled round as an attacker computes it, who does not know what the last full round gave."""
         return self._method.clip_level(norm(g))
 
     def _context(self, received: Received, client: int, honest: Tensor, assigned: Assignment) -> Context:
