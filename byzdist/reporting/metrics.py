@@ -117,8 +117,8 @@ class Metrics:
             fresh = _open(folder)
             self._file.seek(0)
             shutil.copyfileobj(self._file, fresh)  # the system keeps a file for as long as it is open
-            self._file.close()
-            self._file = fresh
+            old, self._file = self._file, fresh  # first: another thread may `sync`
+            old.close()
         self._folder = folder
 
     def close(self, status: str, reason: str = "") -> dict[str, Any]:
