@@ -18,12 +18,13 @@ _ZERO = "the estimate is exactly zero"
 
 
 @dataclass(frozen=True)
-class Clipping:
-    """How a round is clipped and what is random in its aggregation; no reply changes it.
+class Prepared:
+    """What a round's aggregation needs and no reply changes.
 
     Attributes:
         size: ‖g^{k-1}‖; None where the round is not clipped.
-        level: λ; None where the round is not clipped.
+        level: λ, to which it is clipped; None where it is not.
+        generator: of what is random in it.
     """
 
     size: float | None
@@ -63,24 +64,24 @@ class Estimate:
         self.exists = not self._method.starts_full
         self._watcher = Watcher(self._method)
 
-    def clipping(self, round_: Round) -> Clipping:
-        """Return how a round is clipped, by ‖g^{k-1}‖; changes nothing."""
+    def prepare(self, round_: Round) -> Prepared:
+        """Return what can be known of a round's aggregation before its replies; this changes nothing."""
         generator = round_.rng("aggregation")
         if round_.full or self._method.clip == "none":
-            return Clipping(None, None, generator)
+            return Prepared(None, None, generator)
         size = norm(self.g)
-        return Clipping(size, self._method.clip_level(size, self._full_rounds.reference), generator)
+        return Prepared(size, self._method.clip_level(size, self._full_rounds.reference), generator)
 
-    def update(self, received: Messages, clipping: Clipping, exposed: int) -> Outcome:
+    def update(self, received: Messages, prepared: Prepared, exposed: int) -> Outcome:
         """Turn g^{k-1} into g^k, or keep it where the replies are too few or cannot be trusted.
 
         Args:
             received: a round's usable replies; none is possible.
-            clipping: what `clipping` returned for the round.
+            prepared: what `prepare` returned for the round.
             exposed: how many clients are known to be Byzantine and are not among those that replied.
         """
-        round_, replies, level = received.round, len(received.clients), clipping.level
-        self._watch_size(round_, clipping.size)
+        round_, replies, level = received.round, len(received.clients), prepared.level
+        self._watch_size(round_, prepared.size)
         unclipped = round_.full or (level is None and self._sampled_rounds_are_safe)
         if unclipped and (doubt := self._full_rounds.doubt(replies, exposed)):
             self._keep(round_, doubt)
@@ -90,7 +91,7 @@ class Estimate:
         rows = self._method.rows(self.g, received, level)
         f = self._full_rounds.byzantine(replies, exposed) if unclipped else self._declared * len(rows) // self._clients
         aggregator = self._robust if round_.full else self._sampled
-        result = aggregator(rows, f=f, clip=level, generator=clipping.generator, out=self._result)
+        result = aggregator(rows, f=f, clip=level, generator=prepared.generator, out=self._result)
         if not round_.full:
             self._watcher.watch(rows, level, result)
         self._method.apply(self.g, result.vector, round_, level)

@@ -129,13 +129,13 @@ class Server:
         clock.end("request")
         # What needs no reply is done while the server waits for them.
         self._planner.ahead(round_.number + 1)
-        clipping = self.estimate.clipping(round_)
+        prepared = self.estimate.prepare(round_)
         replies = self._transport.collect(self._experiment.config.transport.deadline)
         clock.end("wait")
         received, missing = self._decoder.decode(replies, round_, self.x)
         events = self._attendance.note(round_, replies, missing)
         exposed = self._attendance.exposed(received.clients, missing)
-        outcome = self.estimate.update(received, clipping, exposed)
+        outcome = self.estimate.update(received, prepared, exposed)
         clock.end("aggregate")
         self._transport.news += events
         self._recorder.add(self._record(plan, replies, missing, outcome), self.x, clock)
