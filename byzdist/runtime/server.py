@@ -90,10 +90,8 @@ class Server:
                 self._round(self._planner.start())
             self.round = 0
         for number in range(self.round + 1, self._experiment.config.rounds + 1):
-            plan = self._planner.plan(
-                number, self.estimate.exists
-            )  # may wait, and meanwhile the run may be told to stop
-            if self.stop.is_told:
+            plan = self._planner.plan(number, self.estimate.exists)  # may wait for clients
+            if self.stop.is_told:  # meanwhile, say
                 return "stopped"
             if plan.postponed:
                 self.full_rounds.postpone(number)

@@ -52,7 +52,7 @@ def serve(experiment: Experiment, workers: int, run: RunFolder, transport: Serve
     config, metrics = experiment.config, _begin(experiment, workers, run)
     advice.of_run(experiment)
     evaluator, saver = _evaluator(experiment), _saver(experiment, workers, run, transport, metrics)
-    guard, stop = Guard(config, metrics), Stop(transport)
+    guard, stop = Guard(config, metrics), Stop(transport.stop_waiting)
     with logs.kept_in(run.path), Progress(config, run.path) as progress:
         watch = FolderWatch(run, partial(describe, experiment, workers, run), stop, saver, config.rounds)
         watchers = [progress.show, *_scraped(config.name, config.rounds), watch.look]

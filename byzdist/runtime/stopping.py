@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from types import FrameType
 
 from byzdist.host.supervisor import GONE
-from byzdist.transport.base import ServerEnd
 
 # Seconds in which signals are one and the same: systemd, Slurm and containers tell every process, and torchrun's agent passes it on.
 _SAME_SIGNAL = 2.0
@@ -21,18 +20,21 @@ _HEEDED = *_FATAL, signal.SIGHUP, GONE
 class Stop:
     """The word that a run is to end after the round in progress.
 
+    Args:
+        wake: ends whatever the process waits for; safe to call from a signal handler.
+
     Attributes:
         is_told: whether it was given.
     """
 
-    def __init__(self, transport: ServerEnd) -> None:
-        self._transport = transport
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
         self.is_told = False
 
     def tell(self) -> None:
         """Give the word, from whichever thread or signal handler."""
         self.is_told = True
-        self._transport.stop_waiting()
+        self._wake()
 
 
 def on_signals(told: Callable[[], None]) -> None:

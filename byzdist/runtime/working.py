@@ -6,7 +6,7 @@ from byzdist.attacks.collusion import Collusion
 from byzdist.errors import RunError
 from byzdist.runtime.experiment import Experiment
 from byzdist.runtime.joining import Joining
-from byzdist.runtime.stopping import on_signals
+from byzdist.runtime.stopping import Stop, on_signals
 from byzdist.runtime.worker import Worker
 from byzdist.storage.folder import checkpoints
 from byzdist.storage.saving import WorkerSaver
@@ -19,20 +19,15 @@ def work(experiment: Experiment, rank: int, workers: int, out: Path | None) -> i
     """Be a worker until the server ends the run; return the exit code."""
     joining = Joining(experiment, rank)
     transport = open_worker(experiment.config.transport, experiment.shape(workers), rank, joining.hear)
-    told = list[bool]()
-
-    def stop() -> None:  # the server is the one to end the run
-        told.append(True)
-        transport.stop_waiting()
-
-    on_signals(stop)
+    stop = Stop(transport.stop_waiting)  # the server is the one to end the run
+    on_signals(stop.tell)
     try:
         with waiting_for("the server"):
             goes_on = transport.open()
         if goes_on:
             _worker(experiment, joining, rank, workers, out).run(transport)
     except RunError:
-        if not told:
+        if not stop.is_told:
             raise
         return 1  # the server, told to end as well, was faster: nobody needs to hear of it from each worker
     return 0

@@ -226,7 +226,9 @@ def train(
             tamper(server, record.round)
 
     metrics = Metrics(folder)
-    server = Server(experiment, transport, Recorder(config, metrics, evaluator.evaluate, [show]), Stop(transport))
+    server = Server(
+        experiment, transport, Recorder(config, metrics, evaluator.evaluate, [show]), Stop(transport.stop_waiting)
+    )
     try:
         status = server.run()
     finally:

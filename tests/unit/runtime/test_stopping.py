@@ -32,15 +32,8 @@ def test_the_first_signal_tells_and_a_later_one_is_the_systems_while_the_run_goe
 
 
 def test_the_word_to_stop_ends_the_wait_for_clients():
-    class Transport:
-        """All that `Stop` asks of a transport."""
-
-        waits = True
-
-        def stop_waiting(self):
-            self.waits = False
-
-    stop = Stop(transport := Transport())
-    assert not stop.is_told and transport.waits
+    woken = []
+    stop = Stop(lambda: woken.append(stop.is_told))
+    assert not stop.is_told and woken == []
     stop.tell()
-    assert stop.is_told and not transport.waits
+    assert stop.is_told and woken == [True]
