@@ -8,12 +8,16 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from byzdist import __version__
 from byzdist.cli.commands import Parser, command_hint, option_hint
 from byzdist.errors import ConfigError, RunError
 from byzdist.host import interrupt, speech, supervisor
 from byzdist.host.processes import Program
+
+if TYPE_CHECKING:
+    from byzdist.runtime.command import RunCommand
 
 
 def _parser() -> tuple[Parser, dict[str, Parser]]:
@@ -109,22 +113,19 @@ def _run(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     import byzdist.config.checks
     import byzdist.runtime.rank  # noqa: F401 - once for all the ranks, which are forks of this process
-    from byzdist.config.reading import load
     from byzdist.reporting.logs import leave_advice_to_the_server
     from byzdist.runtime.launcher import launch
 
     leave_advice_to_the_server()
-    if load(arguments.config, arguments.overrides).transport.name == "local":
+    if _command(arguments).load().transport.name == "local":
         return _run_alone(arguments)
-    return launch(
-        arguments.config,
-        arguments.overrides,
-        arguments.workers,
-        arguments.out,
-        arguments.resume,
-        arguments.max_restarts,
-        _forked if _can_fork() else None,
-    )
+    return launch(_command(arguments), arguments.workers, arguments.max_restarts, _forked if _can_fork() else None)
+
+
+def _command(arguments: argparse.Namespace) -> "RunCommand":
+    from byzdist.runtime.command import RunCommand
+
+    return RunCommand(arguments.config, arguments.overrides, arguments.out, arguments.resume)
 
 
 def _can_fork() -> bool:
@@ -149,14 +150,14 @@ def _run_alone(arguments: argparse.Namespace) -> int:
 
     if arguments.workers not in (None, 1):
         raise ConfigError(f"--workers: {arguments.workers} processes, but with transport.name=local there is one.")
-    return run_alone(arguments.config, arguments.overrides, arguments.out, arguments.resume)
+    return run_alone(_command(arguments))
 
 
 def _run_rank(arguments: argparse.Namespace) -> int:
     try:
         from byzdist.runtime.rank import run_rank
 
-        return run_rank(arguments.config, arguments.overrides, arguments.out, arguments.resume)
+        return run_rank(_command(arguments))
     except (ConfigError, RunError) as error:
         if supervisor.report_failure(str(error)):
             return supervisor.MISTAKE if isinstance(error, ConfigError) else 1

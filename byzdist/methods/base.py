@@ -20,8 +20,6 @@ Full = Literal["all"]
 ClipFactor = Annotated[float, Gt(0)] | Literal["none"]
 Growth = Annotated[float, Ge(1)] | Literal["none"]
 Probability = Annotated[float, Gt(0), Le(1)]
-Aggregate = Callable[[Tensor, float | None], Tensor]
-"""(rows, clipping level) -> the rule's vector, in memory that the next round overwrites."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Sizes:
 
 @dataclass(kw_only=True)
 class Method(ABC):
-    """The parameters that every method has, its client half (`message`) and its server half (`update`).
+    """The parameters that every method has, its client half (`message`) and its server half (`rows`, then `apply`).
 
     What the client half remembers of a client is in the task's ``memory``, what the server half remembers in ``state``.
 
@@ -67,7 +65,7 @@ class Method(ABC):
         clip_growth: λ is at most this multiple of the level that the last full round's estimate gave, and a full round is called
             where ‖g‖ stays above that multiple.
         clip_reference: "gradient" for λ = α‖g^{k-1}‖, as in the authors' code.
-        state: what `update` remembers from round to round besides g.
+        state: what the server half remembers from round to round besides g.
     """
 
     step_size: Annotated[float, Gt(0)]
@@ -129,13 +127,27 @@ class Method(ABC):
     def message(self, oracle: Oracle, task: ClientTask, out: Tensor) -> None:
         """Write into ``out`` what an honest client sends, before compression. The client half."""
 
+    def rows(self, g: Tensor, received: Messages, level: float | None) -> Tensor:
+        """Return what the server is to clip and aggregate: by default what it received. The first part of the server half.
+
+        Args:
+            g: g^{k-1}, d values, which are not to be changed here.
+            received: the vectors of a round, full or sampled, and whose they are; their memory may be used for the result.
+            level: what `clip_level` made of ‖g^{k-1}‖, to which each row is clipped; None: to nothing, as in full rounds.
+
+        Returns:
+            A matrix of at least one row, d values each.
+        """
+        return received.rows
+
     @abstractmethod
-    def update(self, g: Tensor, received: Messages, level: float | None, aggregate: Aggregate) -> None:
-        """Turn g^{k-1} into g^k in place. The server half.
+    def apply(self, g: Tensor, aggregated: Tensor, round_: Round, level: float | None) -> None:
+        """Turn g^{k-1} into g^k in place. The second part of the server half.
 
         Args:
             g: g^{k-1}, d values.
-            received: the vectors of a round, full or sampled, and whose they are.
-            level: what `clip_level` made of ‖g^{k-1}‖; None in full rounds, and without clipping.
-            aggregate: the server's rule, or the mean in sampled rounds of a method with `plain_mean`.
+            aggregated: what the rule made of `rows`, or the mean did in sampled rounds of a method with `plain_mean`: d values in
+                memory that the next round overwrites.
+            round_: the round.
+            level: as in `rows`.
         """

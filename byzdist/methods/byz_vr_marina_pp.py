@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 from torch import Tensor
 
-from byzdist.methods.base import METHODS, Aggregate, ClientTask, ClipFactor, Full, Method, Probability, Sizes
+from byzdist.methods.base import METHODS, ClientTask, ClipFactor, Full, Method, Probability, Sizes
 from byzdist.problem.oracle import Oracle
-from byzdist.rounds import Messages, Round
+from byzdist.rounds import Round
 
 
 @METHODS.register("byz_vr_marina_pp")
@@ -49,12 +49,12 @@ class ByzVRMarinaPP(Method):
             batch = None if self.full_batch == "all" else task.batch(samples, self.full_batch)
             oracle.gradient(task.x, task.client, batch, out)
 
-    def update(self, g: Tensor, received: Messages, level: float | None, aggregate: Aggregate) -> None:
+    def apply(self, g: Tensor, aggregated: Tensor, round_: Round, level: float | None) -> None:
         """Server: g^k = ARAgg(received) in full rounds, else g^k = g^{k-1} + ARAgg(clip_λ(received))."""
-        if received.round.full:
-            g.copy_(aggregate(received.rows, None))
+        if round_.full:
+            g.copy_(aggregated)
         else:
-            g.add_(aggregate(received.rows, level))
+            g.add_(aggregated)
 
 
 @METHODS.register("byz_vr_marina_pp_plus")

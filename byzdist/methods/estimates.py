@@ -6,9 +6,9 @@ from typing import Annotated
 from annotated_types import Ge, Lt
 from torch import Tensor
 
-from byzdist.methods.base import METHODS, Aggregate, ClientTask, Method
+from byzdist.methods.base import METHODS, ClientTask, Method
 from byzdist.problem.oracle import Oracle
-from byzdist.rounds import Messages
+from byzdist.rounds import Messages, Round
 
 
 class ClippedEstimates(Method):
@@ -18,12 +18,16 @@ class ClippedEstimates(Method):
     does a round that the server calls, for one after an estimate of exactly zero: the level is then 0, and nothing passes.
     """
 
-    def update(self, g: Tensor, received: Messages, level: float | None, aggregate: Aggregate) -> None:
-        """Server: move the estimate by the aggregated clipped deviations from it; without a level take the aggregated estimates."""
+    def rows(self, g: Tensor, received: Messages, level: float | None) -> Tensor:
+        """Server: the estimates, or with a level their deviations from g^{k-1}, which are then clipped."""
+        return received.rows if level is None else received.rows.sub_(g)
+
+    def apply(self, g: Tensor, aggregated: Tensor, round_: Round, level: float | None) -> None:
+        """Server: take the aggregated estimates, or with a level move g^{k-1} by the aggregated deviations."""
         if level is None:
-            g.copy_(aggregate(received.rows, None))
+            g.copy_(aggregated)
         else:
-            g.add_(aggregate(received.rows.sub_(g), level))
+            g.add_(aggregated)
 
 
 @METHODS.register("sgd")

@@ -18,12 +18,12 @@ ADVISERS = (
     "byzdist.config.advice",
     "byzdist.runtime.advice",
     "byzdist.registry",
-)  # the loggers of what there is to say of a configuration that works
+)  # the loggers of advice on a configuration that works
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 class _Place(logging.Filter):
-    """Knows where this process is."""
+    """Adds to each message which process it is from, and which round that is in."""
 
     who = "byzdist"
     round: int | None = None
@@ -50,13 +50,13 @@ def configure(rank: int) -> None:
     handler.setFormatter(logging.Formatter("[%(place)s] %(levelname)s %(message)s"))
     handler.addFilter(_place)
     logging.basicConfig(handlers=[handler], force=True)
-    logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
+    logging.raiseExceptions = False  # a log that cannot be written causes no traceback
     logging.getLogger("byzdist").setLevel(level)
     _set_advice(logging.ERROR if rank else logging.NOTSET)
 
 
 def leave_advice_to_the_server() -> None:
-    """Keep to oneself what there is to say of a configuration that works: every process of a run reads it."""
+    """Give no advice on a configuration that works: every process of a run reads it, and the server says it."""
     _set_advice(logging.ERROR)
 
 
@@ -72,7 +72,7 @@ def at_round(round_: int) -> None:
 
 @contextmanager
 def kept_in(folder: Path) -> Iterator[None]:
-    """Append what this process logs to log.txt in a folder, too: whoever watches may be gone."""
+    """Append what this process logs to log.txt in a folder as well, because nobody may see standard error."""
     try:
         handler = logging.FileHandler(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
     except OSError:

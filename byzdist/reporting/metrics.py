@@ -1,10 +1,10 @@
-"""What a run leaves behind: a line a round, and a summary."""
+"""What a run leaves behind: metrics.jsonl with a line for each round, and summary.json."""
 
 import logging
 import os
 import shutil
-import threading
 import time
+from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -15,36 +15,30 @@ from byzdist.errors import RunError
 from byzdist.host.descriptors import spare_descriptors
 from byzdist.host.files import open_plain, write_text
 from byzdist.problem.evaluation import EVALUATED
+from byzdist.reporting.record import RoundRecord
 
 log = logging.getLogger(__name__)
-Line = dict[str, Any]
 _LINE = orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE  # numbers that JSON has no word for become null
-_WHILE = 0.1  # seconds
 _BLOCK = 1 << 16  # bytes
 
 
 class Metrics:
-    """Writes metrics.jsonl and keeps the totals for summary.json.
+    """Writes metrics.jsonl, a line with each round, and keeps the totals for summary.json.
 
-    Lines are written by a thread, ten times a second, so that no round waits for the system. What a full disk does not take is
-    kept, and tried again with the next lines.
+    What a full disk does not take is kept, and tried again with the next line.
 
     Args:
         folder: where the files go.
         state: as `state` returned it, to go on from there: lines of later rounds are removed.
     """
 
-    def __init__(self, folder: Path, state: Line | None = None) -> None:
+    def __init__(self, folder: Path, state: Mapping[str, Any] | None = None) -> None:
         self._folder = folder
         self._file = _open(folder)
         self._size = 0
-        self._pending: list[Line] = []
-        self._lock = threading.Lock()  # of what is not yet written
-        self._writer: threading.Thread | None = None  # begun with the first line: a process that will fork has none
-        self._over = threading.Event()
         self._unwritten = b""
         self._complained = False
-        self.last: Line = {}
+        self.last: dict[str, float] = {}
         self.first_loss: float | None = None
         self.totals = dict.fromkeys(
             ("rounds", "bytes_up", "bytes_down", "missing", "byzantine_majorities", "untrusted", "called"), 0
@@ -60,62 +54,42 @@ class Metrics:
             self._size = _end_of_last_line(self._file)  # which may be cut
         self._file.truncate(self._size)
 
-    def state(self) -> Line:
+    def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the metrics, as JSON; all lines up to now are counted, and written where possible."""
-        self.flush()
-        seconds = time.monotonic() - self._started
         return {
             "size": self._size,
             "last": self.last.copy(),
             "first_loss": self.first_loss,
             "totals": self.totals.copy(),
-            "seconds": seconds,
+            "seconds": time.monotonic() - self._started,
         }
 
     def sync(self) -> None:
-        """Wait until all lines that `state` counted are on the disk.
+        """Wait until all lines that `state` counted are on the disk; the thread that writes checkpoints may call it.
 
         Raises:
             OSError: if the system has not taken them all.
         """
-        with self._lock:
-            if self._unwritten:
-                raise OSError(None, "metrics.jsonl lacks lines that could not be written")
+        if self._unwritten:
+            raise OSError(None, "metrics.jsonl lacks lines that could not be written")
         os.fsync(self._file.fileno())
 
-    def add(self, line: Line) -> None:
-        """Take a round's line."""
-        with self._lock:
-            self._pending.append(line)
-        if self._writer is None:
-            self._writer = threading.Thread(target=self._write_now_and_then, name="metrics", daemon=True)
-            self._writer.start()
+    def add(self, record: RoundRecord) -> None:
+        """Write a round's line, and add the round to the totals."""
+        text = orjson.dumps(record.line(), option=_LINE)
+        self._size += len(text)
+        self._write(text)
         totals = self.totals
         totals["rounds"] += 1
-        totals["bytes_up"] += line["bytes_up"]
-        totals["bytes_down"] += line["bytes_down"]
-        totals["missing"] += len(line["missing"])
-        totals["byzantine_majorities"] += 2 * line["byzantine"] > len(line["cohort"])
-        totals["untrusted"] += "untrusted" in line
-        totals["called"] += "called" in line
-        for key in EVALUATED:
-            if key in line:
-                self.last[key] = line[key]
+        totals["bytes_up"] += record.bytes_up
+        totals["bytes_down"] += record.bytes_down
+        totals["missing"] += len(record.missing)
+        totals["byzantine_majorities"] += record.has_majority
+        totals["untrusted"] += record.is_untrusted
+        totals["called"] += record.called is not None
+        self.last |= {key: record.evaluation[key] for key in EVALUATED if key in record.evaluation}
         if self.first_loss is None:
-            self.first_loss = line.get("loss")
-
-    def _write_now_and_then(self) -> None:
-        while not self._over.wait(_WHILE):
-            self.flush()
-
-    def flush(self) -> None:
-        """Write the lines that are waiting."""
-        with self._lock:
-            if self._pending:
-                text = b"".join(orjson.dumps(line, option=_LINE) for line in self._pending)
-                self._pending.clear()
-                self._size += len(text)
-                self._write(text)
+            self.first_loss = record.evaluation.get("loss")
 
     def _write(self, text: bytes) -> None:
         text = self._unwritten + text
@@ -139,17 +113,16 @@ class Metrics:
         Raises:
             OSError: if they cannot be written there.
         """
-        with self._lock:
-            if not _is_there(folder, self._file):
-                fresh = _open(folder)
-                self._file.seek(0)
-                shutil.copyfileobj(self._file, fresh)  # the system keeps a file for as long as it is open
-                self._file.close()
-                self._file = fresh
-            self._folder = folder
+        if not _is_there(folder, self._file):
+            fresh = _open(folder)
+            self._file.seek(0)
+            shutil.copyfileobj(self._file, fresh)  # the system keeps a file for as long as it is open
+            old, self._file = self._file, fresh  # first: another thread may `sync`
+            old.close()
+        self._folder = folder
 
-    def close(self, status: str, reason: str = "") -> Line:
-        """Write the last line and summary.json; return the summary.
+    def close(self, status: str, reason: str = "") -> dict[str, Any]:
+        """Write what is left and summary.json; return the summary.
 
         Args:
             status: how the run ended.
@@ -158,10 +131,6 @@ class Metrics:
         Raises:
             RunError: if the disk does not take them.
         """
-        self._over.set()
-        if self._writer is not None:
-            self._writer.join()
-        self.flush()
         seconds = time.monotonic() - self._started
         summary = {
             "status": status,

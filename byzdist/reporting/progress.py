@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,7 +13,8 @@ from rich.progress import Progress as Bar
 
 from byzdist.config.schema import Config
 from byzdist.host import speech
-from byzdist.reporting.metrics import Line, Metrics
+from byzdist.reporting.metrics import Metrics
+from byzdist.reporting.record import RoundRecord
 
 _REFRESH, _PLAIN_EVERY = 0.1, 5.0  # seconds
 
@@ -25,7 +27,7 @@ def _bytes(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def _quality(last: Line) -> str:
+def _quality(last: Mapping[str, float]) -> str:
     names = ("gap", "accuracy") if "gap" in last else ("loss", "accuracy")
     return "  ".join(f"{name} {last[name]:.4g}" for name in names if last.get(name) is not None)
 
@@ -67,13 +69,13 @@ class Progress:
     ) -> None:
         self._bar.__exit__(kind, error, trace)
 
-    def show(self, line: Line, metrics: Metrics) -> None:
+    def show(self, record: RoundRecord, metrics: Metrics) -> None:
         """Take note of a round."""
         now = time.monotonic()
         if now < self._next:
             return
         self._next = now + (_REFRESH if self._live else _PLAIN_EVERY)
-        self._first = self._first or (line["round"], now)
+        self._first = self._first or (record.round, now)
         totals = metrics.totals
         state = f"{_quality(metrics.last)}  up {_bytes(totals['bytes_up'])}  down {_bytes(totals['bytes_down'])}"
         if totals["missing"]:
@@ -81,12 +83,12 @@ class Progress:
         if totals["untrusted"]:
             state += f"  untrusted {totals['untrusted']}"
         if self._live:
-            self._bar.update(self._task, completed=line["round"], state=state)
+            self._bar.update(self._task, completed=record.round, state=state)
             return
-        rounds = line["round"] - self._first[0]
+        rounds = record.round - self._first[0]
         if rounds:
-            state += f"  left {(now - self._first[1]) / rounds * (self._rounds - line['round']):.0f} s"
-        print(f"round {line['round']}/{self._rounds}  {state}", flush=True)
+            state += f"  left {(now - self._first[1]) / rounds * (self._rounds - record.round):.0f} s"
+        print(f"round {record.round}/{self._rounds}  {state}", flush=True)
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Say how the run ended and where it lies."""

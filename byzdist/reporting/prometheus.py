@@ -11,7 +11,8 @@ from pathlib import Path
 from byzdist.errors import ConfigError
 from byzdist.host.files import write_text
 from byzdist.problem.evaluation import EVALUATED
-from byzdist.reporting.metrics import Line, Metrics
+from byzdist.reporting.metrics import Metrics
+from byzdist.reporting.record import RoundRecord
 
 log = logging.getLogger(__name__)
 VARIABLE = "BYZDIST_PROMETHEUS"
@@ -38,37 +39,38 @@ class Prometheus:
     def __init__(self, path: Path, run: str, rounds: int) -> None:
         self._path, self._run, self._rounds = path, run, rounds
         self._next = 0.0
-        if path.exists() and not path.is_file():  # /dev/stdout, say: it is not ours to replace
+        if path.exists() and not path.is_file():  # /dev/stdout, say, which must not be replaced
             raise ConfigError(f"{VARIABLE}: {str(path)!r} is no plain file; name one in a folder that can be written.")
         try:
             self._write("")
         except OSError as error:
             raise ConfigError(f"{VARIABLE}: cannot write {str(path)!r}: {error.strerror}.") from None
 
-    def show(self, line: Line, metrics: Metrics) -> None:
+    def show(self, record: RoundRecord, metrics: Metrics) -> None:
         """Take note of a round; at most one write a second, but always one of the last round."""
         now = time.monotonic()
-        if now < self._next and line["round"] < self._rounds:
+        if now < self._next and record.round < self._rounds:
             return
         self._next = now + _EVERY
         try:
-            self._write(render(line, metrics.totals, metrics.last, self._run, time.time()))
-        except OSError as error:  # a full disk, say: no reason to end a run
+            self._write(render(record, metrics, self._run, time.time()))
+        except OSError as error:  # a full disk, say, which must not end a run
             log.warning("%s: cannot write %s: %s", VARIABLE, self._path, error.strerror)
 
     def _write(self, text: str) -> None:
         write_text(self._path, text, durable=False)  # whole: a scraper never sees half a file
 
 
-def render(line: Line, totals: dict[str, int], last: Line, run: str, now: float) -> str:
-    """Return the file's text: the state after a round's line, with the totals of the run and the last evaluation.
+def render(record: RoundRecord, metrics: Metrics, run: str, now: float) -> str:
+    """Return the file's text: the state after a round, with the totals of the run and the last evaluation.
 
     ``run`` is the run's name, which has no character that a label would have to escape.
     """
+    totals, last = metrics.totals, metrics.last
     samples: dict[str, list[tuple[str, float]]] = {
-        "byzdist_round": [("", line["round"])],
+        "byzdist_round": [("", record.round)],
         "byzdist_last_round_timestamp_seconds": [("", now)],
-        "byzdist_round_seconds": [(f',stage="{stage}"', seconds) for stage, seconds in line["seconds"].items()],
+        "byzdist_round_seconds": [(f',stage="{stage}"', seconds) for stage, seconds in record.seconds.items()],
         "byzdist_rounds_total": [("", totals["rounds"])],
         "byzdist_bytes_total": [(f',direction="{way}"', totals[f"bytes_{way}"]) for way in ("up", "down")],
         "byzdist_missing_replies_total": [("", totals["missing"])],

@@ -10,7 +10,7 @@ from byzdist.aggregation import Aggregated
 from byzdist.methods import Method
 
 log = logging.getLogger(__name__)
-_ROUNDS = 100  # rounds on end after which clipping is complained of
+_ROUNDS = 100  # consecutive rounds with nearly everything clipped before a warning
 _SPARSE_ROUNDS = 20
 
 
@@ -19,7 +19,7 @@ class Watcher:
 
     def __init__(self, method: Method) -> None:
         self._method = method
-        self._clipped = 0  # sampled rounds on end in which nearly every reply was clipped
+        self._clipped = 0  # consecutive sampled rounds in which nearly every reply was clipped
         self._seen, self._vectors, self._results = 0, 0.0, 0.0
         self._has_said = set[str]()
 
@@ -29,14 +29,14 @@ class Watcher:
         self._clipped = self._clipped + 1 if level and 10 * result.clipped >= 9 * len(vectors) else 0
         if self._clipped == _ROUNDS:
             assert level is not None and self._method.clip != "none"
-            length = float(torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64).median())
+            norm = float(torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64).median())
             self._say(
                 "clipped",
                 "method.clip: for %d sampled rounds on end nearly every reply was clipped, in this one to %.2g of its median length. "
                 "Where these clients are honest, the estimate cannot follow the gradient: set method.clip to about %.2g instead of %g.",
                 _ROUNDS,
-                level / length,
-                self._method.clip * length / level,
+                level / norm,
+                self._method.clip * norm / level,
                 self._method.clip,
             )
 

@@ -49,12 +49,12 @@ def _some(values: Tensor) -> NDArray[Any]:
 
 
 def _probes(values: NDArray[Any]) -> list[float]:
-    """Return the length of a vector and its products with some fixed vectors of signs, over that length."""
+    """Return the norm of a vector, and its products with some fixed vectors of signs, divided by that norm."""
     flat = np.ravel(values).astype(np.float64)
-    length = float(np.linalg.norm(flat))
+    norm = float(np.linalg.norm(flat))
     signs = stream(0, "agreement")
     products = [float(flat @ (signs.integers(0, 2, len(flat)) * 2.0 - 1.0)) for _ in range(_PROBES)]
-    return [length, *(product / (length or 1.0) for product in products)]
+    return [norm, *(product / (norm or 1.0) for product in products)]
 
 
 def compare(mine: Facts, servers: Facts, rank: int, *, shared: bool) -> None:

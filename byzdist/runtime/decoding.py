@@ -1,5 +1,7 @@
 """From the payloads of a round's replies to the vectors that are aggregated."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -22,14 +24,14 @@ class Decoder:
         self._transport, self._device, self._dtype = transport, experiment.device, experiment.dtype
         self._cohort, self._dimension = experiment.method.cohort, experiment.oracle.dimension
         self._remembers = experiment.compressors[False].remembers
-        self.memories = ClientMemories([_COMPRESSOR] if self._remembers else [])
+        self._memories = ClientMemories([_COMPRESSOR] if self._remembers else [])
         self._dense: Tensor | None = None  # decoded vectors, where the payloads themselves are not the values
 
     def length(self, full: bool) -> int:
         """Return the bytes of a payload in full or in sampled rounds."""
         return self._compressors[full].length(self._dimension, self._dtype)
 
-    def decode(self, replies: Replies, round_: Round, x: Tensor) -> tuple[Messages | None, dict[int, str]]:
+    def decode(self, replies: Replies, round_: Round, x: Tensor) -> tuple[Messages, dict[int, str]]:
         """Return the vectors of the usable replies as rows by ascending client id, and why the others are missing.
 
         Raises:
@@ -37,8 +39,10 @@ class Decoder:
         """
         present, missing = replies.payloads, replies.missing.copy()
         if not present:
-            return None, missing
-        drafts = {client: self.memories.of(_COMPRESSOR, client).copy() for client in present} if self._remembers else {}
+            return Messages(round_, [], x.new_empty(0, len(x))), missing
+        drafts = (
+            {client: self._memories.of(_COMPRESSOR, client).copy() for client in present} if self._remembers else {}
+        )
         vectors, clients = self._vectors(present, round_, drafts), list(present)
         if bad := nonfinite_rows(vectors):
             if not x.isfinite().all():
@@ -53,8 +57,16 @@ class Decoder:
             vectors, clients = vectors[rows], [clients[row] for row in rows]
         if self._remembers:
             for client in clients:
-                self.memories.of(_COMPRESSOR, client).update(drafts[client])
-        return (Messages(round_, clients, vectors) if clients else None), missing
+                self._memories.of(_COMPRESSOR, client).update(drafts[client])
+        return Messages(round_, clients, vectors), missing
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what the decoder remembers of clients, as live tensors by name."""
+        return self._memories.tensors()
+
+    def resume(self, tensors: Mapping[str, Tensor]) -> None:
+        """Remember what `tensors` returned, and nothing else."""
+        self._memories.take_up(tensors, self._transport.frame.current.device)
 
     def _vectors(self, present: dict[int, Tensor], round_: Round, drafts: dict[int, Memory]) -> Tensor:
         """Return the decoded payloads as rows on the device of the run."""

@@ -1,13 +1,15 @@
 """When a run has diverged, and which of its models was the last good one."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from byzdist.config.schema import Config
 from byzdist.errors import RunError
-from byzdist.reporting.metrics import Line, Metrics
+from byzdist.reporting.metrics import Metrics
+from byzdist.reporting.record import RoundRecord
 from byzdist.storage.export import save_model
 
 LIMIT = 1000.0
@@ -35,27 +37,28 @@ class Guard:
 
     def resume(self, round_: int, x: Tensor) -> None:
         """Take the model of a checkpoint for good if the last evaluation before it was."""
-        self._judge({"round": round_, **self._metrics.last}, x)
+        self._judge(round_, self._metrics.last, x)
 
-    def watch(self, line: Line, x: Tensor) -> None:
-        """Judge the model after a round, where its line has an evaluation.
+    def watch(self, record: RoundRecord, x: Tensor) -> None:
+        """Judge the model after a round, where its record has an evaluation.
 
         Raises:
             Diverged: if it is not good and the run is to stop then.
         """
-        self._judge(line, x)
+        self._judge(record.round, record.evaluation, x)
         if not self.is_good and self._stops:
-            raise Diverged(self.describe(line["round"]))
+            raise Diverged(self.describe(record.round))
 
-    def _judge(self, line: Line, x: Tensor) -> None:
-        if "loss" not in line:
+    def _judge(self, round_: int, evaluation: Mapping[str, float], x: Tensor) -> None:
+        loss = evaluation.get("loss")
+        if loss is None:
             return
         start = self._metrics.first_loss
         bound = LIMIT * max(1.0, abs(start)) if start is not None and math.isfinite(start) else LIMIT
-        self.is_good = math.isfinite(line["loss"]) and line["loss"] <= bound
+        self.is_good = math.isfinite(loss) and loss <= bound
         if self.is_good:
             self._good = x.clone() if self._good is None else self._good.copy_(x)
-            self.round = line["round"]
+            self.round = round_
 
     def describe(self, round_: int) -> str:
         """Return why the run has diverged, what to set, and what is kept."""

@@ -43,6 +43,7 @@ class Experiment:
     dataset: Dataset
     split: Split
     data: ArrayData
+    task: Task
     oracle: Oracle
     method: Method
     compressors: dict[bool, Compressor]
@@ -71,22 +72,31 @@ class Experiment:
 
     @property
     def attackers_know_estimate(self) -> bool:
-        """Whether requests bring x^{k-1} in every round, for an attack's sake."""
+        """Whether requests bring x^{k-1} in every round, because an attack uses it."""
         return any(entry.has("knows_estimate") for entry in self._attacks)
 
     @property
     def label_table(self) -> np.ndarray | None:
         """How many samples of each class each client holds, [clients, classes]; None where targets are not classes."""
-        if self.oracle.loss.task.target != "classes":
+        if self.task.target != "classes":
             return None
         return self.split.table(self.dataset.labels, self.dataset.classes)
 
+    @property
+    def attackers_collude(self) -> bool:
+        """Whether attackers look at honest clients' messages, which are then shared in a store."""
+        return any(entry.has("omniscient") for entry in self._attacks)
+
+    @property
+    def links(self) -> torch.device:
+        """Where messages lie in this process: see `link_device`."""
+        return link_device(self.config, self.device)
+
     def shape(self, workers: int) -> Shape:
-        """Return the sizes of the messages for so many worker ranks."""
+        """Return the sizes of the messages for a number of worker ranks."""
         method, clients, d = self.method, self.config.clients.count, self.oracle.dimension
         assert method.full_cohort is not None
         cohorts = (method.cohort, method.full_cohort)
-        links = link_device(self.config, self.device)
         return Shape(
             seed=self.config.seed,
             clients=clients,
@@ -99,8 +109,8 @@ class Experiment:
             else max((cohort for cohort in cohorts if cohort < clients), default=0),
             longest=max(compressor.length(d, self.dtype) for compressor in self.compressors.values()),
             dtype=self.dtype,
-            device=links,
-            pinned=self.device != links,
+            device=self.links,
+            pinned=self.device != self.links,
         )
 
 
@@ -112,12 +122,6 @@ def make(registry: Registry[Callable[..., P]], spec: Spec, key: str, kind: type[
     return made
 
 
-def task_of(config: Config) -> Task:
-    """Return what a configuration says is learnt."""
-    assert config.task is not None
-    return make(TASKS, config.task, "task", Task)
-
-
 def prepare(config: Config, device: torch.device) -> Experiment:
     """Load the data and build the pieces of a run.
 
@@ -125,7 +129,8 @@ def prepare(config: Config, device: torch.device) -> Experiment:
         ConfigError: where data and configuration do not fit.
     """
     dtype: torch.dtype = getattr(torch, config.dtype)
-    task = task_of(config)
+    assert config.task is not None
+    task = make(TASKS, config.task, "task", Task)
     source = {k: v for k, v in config.data.items() if k != "split"}
     dataset = data.load(source, dtype=config.dtype, task=task)
     clients = config.clients
@@ -151,7 +156,16 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     d = oracle.dimension
     method = method.resolved(Sizes(clients.count, sum(samples) / clients.count, d, compressor.nonzeros(d)))
     return Experiment(
-        config, dataset, split, held, oracle, method, {True: Identity(), False: compressor}, dtype, torch.device(device)
+        config,
+        dataset,
+        split,
+        held,
+        task,
+        oracle,
+        method,
+        {True: Identity(), False: compressor},
+        dtype,
+        torch.device(device),
     )
 
 

@@ -1,22 +1,45 @@
 """Full rounds, which are not clipped: when one is called out of turn, and whether its replies can be trusted."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-PATIENCE = 3  # rounds on end in which |g| is too large before a full round is called
+from byzdist.aggregation import Aggregator
+from byzdist.runtime.experiment import Experiment
+
+PATIENCE = 3  # consecutive rounds in which |g| is too large before a full round is called
 _MAX_PAUSE = 32  # rounds between two attempts at a full round
 
 
+@dataclass
+class State:
+    """What a checkpoint keeps of `FullRounds`.
+
+    Attributes:
+        reference: |g| as the last full round gave it; None before the first.
+        above: for how many consecutive rounds |g| has been too large.
+        failures: how many consecutive attempts at a full round gave no estimate.
+        due: the round from which on a full round is called, and why.
+    """
+
+    reference: float | None = None
+    above: int = 0
+    failures: int = 0
+    due: int | None = None
+    why: str = ""
+
+
+@dataclass
 class FullRounds:
     """Decides which replies are trusted without clipping, and calls full rounds besides those that the method draws.
 
-    Replies are trusted if steps and rule tolerate as many Byzantine ones as may be among them. Those are all that are declared,
-    however few replies came: absent clients may well be the good ones. A full round is called (1) soon after one whose replies were
-    not trusted, with ever longer pauses up to 32 rounds, (2) when |g| was above ``growth`` times what the last full round gave for
-    3 rounds on end, as a minority that repeats g's own direction can make it, and (3) when the server says so.
+    Replies are trusted if steps and rule tolerate as many Byzantine ones as may be among them. All declared ones may be among them,
+    however few replies came, because the absent clients may be the honest ones. A full round is called (1) soon after one whose
+    replies were not trusted, with ever longer pauses up to 32 rounds, (2) when |g| was above ``growth`` times what the last full
+    round gave for 3 consecutive rounds, because a minority that repeats g's own direction can make it so, and (3) when the server
+    calls one.
 
-    Args:
+    Attributes:
         declared: B, how many clients the operator takes to be Byzantine.
         wanted: the cohort of a full round.
         tolerates: maps a number of replies to how many Byzantine ones among them steps and rule tolerate.
@@ -25,37 +48,27 @@ class FullRounds:
         growth: see above; None: |g| is not watched.
     """
 
-    @dataclass
-    class State:
-        """What a checkpoint keeps.
+    declared: int
+    wanted: int
+    tolerates: Callable[[int], int]
+    min_replies: int = 1
+    allow_breakdown: bool = False
+    growth: float | None = None
+    _state: State = field(default_factory=State, init=False)
 
-        Attributes:
-            reference: |g| as the last full round gave it; None before the first.
-            above: for how many rounds on end |g| has been too large.
-            failures: how many attempts at a full round on end gave no estimate.
-            due: the round from which on a full round is called, and why.
-        """
-
-        reference: float | None = None
-        above: int = 0
-        failures: int = 0
-        due: int | None = None
-        why: str = ""
-
-    def __init__(
-        self,
-        declared: int,
-        wanted: int,
-        tolerates: Callable[[int], int],
-        *,
-        min_replies: int = 1,
-        allow_breakdown: bool = False,
-        growth: float | None = None,
-    ) -> None:
-        self._declared, self._wanted, self._tolerates = declared, wanted, tolerates
-        self._min_replies = min_replies
-        self._allow_breakdown, self._growth = allow_breakdown, growth
-        self._state = self.State()
+    @classmethod
+    def of(cls, experiment: Experiment, aggregator: Aggregator) -> "FullRounds":
+        """Return what decides on the full rounds of an experiment whose rule, with its steps, is ``aggregator``."""
+        config, method = experiment.config, experiment.method
+        assert method.full_cohort is not None
+        return cls(
+            config.declared_byzantine,
+            method.full_cohort,
+            aggregator.max_byzantine,
+            config.transport.min_replies,
+            config.aggregation.allow_breakdown,
+            method.growth,
+        )
 
     @property
     def reference(self) -> float | None:
@@ -63,23 +76,23 @@ class FullRounds:
         return self._state.reference
 
     def byzantine(self, replies: int, exposed: int) -> int:
-        """Return how many of so many replies may be Byzantine, where ``exposed`` clients are known to be and are not among them."""
-        if exposed > self._declared:  # then it proves nothing: good clients do the same
+        """Return how many of the replies may be Byzantine, where ``exposed`` clients are known to be and are not among them."""
+        if exposed > self.declared:  # then it proves nothing: honest clients do the same
             exposed = 0
-        return min(self._declared - exposed, replies)
+        return min(self.declared - exposed, replies)
 
     def are_safe(self, replies: int, exposed: int = 0) -> bool:
-        """Return whether steps and rule tolerate what may be among so many replies."""
-        return self._tolerates(replies) >= self.byzantine(replies, exposed)
+        """Return whether steps and rule tolerate as many Byzantine replies as may be among these."""
+        return self.tolerates(replies) >= self.byzantine(replies, exposed)
 
     def doubt(self, replies: int, exposed: int = 0) -> str | None:
-        """Return why so many replies are not trusted, or None if they are."""
-        text = f"{replies} of {self._wanted} replies"
-        if replies < self._min_replies:
-            return f"{text}, transport.min_replies is {self._min_replies}"
-        if self._allow_breakdown or self.are_safe(replies, exposed):
+        """Return why this number of replies is not trusted, or None if it is."""
+        text = f"{replies} of {self.wanted} replies"
+        if replies < self.min_replies:
+            return f"{text}, transport.min_replies is {self.min_replies}"
+        if self.allow_breakdown or self.are_safe(replies, exposed):
             return None
-        return f"{text}, tolerates {self._tolerates(replies)} of {self.byzantine(replies, exposed)}"
+        return f"{text}, tolerates {self.tolerates(replies)} of {self.byzantine(replies, exposed)}"
 
     def called(self, round_: int) -> str | None:
         """Return why a full round is called in this round, or None."""
@@ -102,18 +115,18 @@ class FullRounds:
 
     def succeed(self, size: float) -> None:
         """Take note that a full round gave an estimate with |g| = ``size``."""
-        self._state = self.State(reference=size)
+        self._state = State(reference=size)
 
     def watch(self, round_: int, size: float) -> None:
         """Take note of |g| before a sampled round."""
         state = self._state
-        if self._growth is None or state.reference is None:
+        if self.growth is None or state.reference is None:
             return
-        state.above = state.above + 1 if size > self._growth * state.reference else 0
+        state.above = state.above + 1 if size > self.growth * state.reference else 0
         if state.above >= PATIENCE:
             self.call(
                 round_ + 1,
-                f"|g| is {size:.3g}, and for {PATIENCE} rounds was above {self._growth:g} times the {state.reference:.3g} of the last",
+                f"|g| is {size:.3g}, and for {PATIENCE} rounds was above {self.growth:g} times the {state.reference:.3g} of the last",
             )
 
     def state(self) -> dict[str, Any]:
@@ -122,4 +135,4 @@ class FullRounds:
 
     def resume(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
-        self._state = self.State(**state)
+        self._state = State(**state)

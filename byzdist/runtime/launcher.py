@@ -10,13 +10,14 @@ from pathlib import Path
 
 import torch
 
-from byzdist.config.reading import dump, load
+from byzdist.config.reading import dump
 from byzdist.errors import ConfigError, RunError
 from byzdist.host import speech
 from byzdist.host.files import read_json
 from byzdist.host.processes import Program, call_in_fork
 from byzdist.host.supervisor import itself
 from byzdist.reporting import logs
+from byzdist.runtime.command import RunCommand
 from byzdist.runtime.experiment import prepare
 from byzdist.runtime.identity import claim
 from byzdist.runtime.job import Job
@@ -27,12 +28,9 @@ _PATIENCE = 60.0  # seconds, and a round's deadline, in which the ranks are to e
 
 
 def launch(
-    path: str,
-    overrides: Sequence[str],
-    workers: int | None,
-    out: Path | None,
-    resume: bool,
-    max_restarts: int,
+    command: RunCommand,
+    workers: int | None = None,
+    max_restarts: int = 0,
     fork: Callable[[Sequence[str]], Program] | None = None,
 ) -> int:
     """Run the experiment with 1 + ``workers`` processes, by default as many as the run to resume had; return the exit code.
@@ -44,39 +42,35 @@ def launch(
         ConfigError: before anything is started.
         RunError: if the run failed, with the first failure's reason.
     """
-    resolve = partial(_resolve, path, overrides, workers, out, resume)
+    resolve = partial(_resolve, command, workers)
     configuration, folder, workers, deadline = call_in_fork(resolve) if fork else resolve()
     speech.say(f"starting {workers} workers; {folder}")
-    words = ["run", "-", "--out", folder, *(["--resume"] if resume else [])]
+    words = ["run", "-", "--out", folder, *(["--resume"] if command.resume else [])]
     given = SECRET in os.environ or SECRET_FILE in os.environ
     secret = bytearray(run_secret() if given else new_secret().encode())
     program = fork(words) if fork else itself(words)
-    _start(program, configuration, workers, max_restarts, secret, _PATIENCE + deadline)
+    with Job(program, configuration, workers, secret, _PATIENCE + deadline) as job:
+        _run(job, max_restarts)
     _check_end(Path(folder))
     return 0
 
 
-def _start(
-    program: Program, configuration: str, workers: int, max_restarts: int, secret: bytearray, patience: float
-) -> None:
-    with Job(program, configuration, workers, secret, patience) as job:
-        for attempt in range(1 + max_restarts):
-            failure = job.run(attempt)
-            if failure is None:
-                return
-            if failure.is_final or attempt == max_restarts:
-                raise RunError(failure.reason)
+def _run(job: Job, max_restarts: int) -> None:
+    for attempt in range(1 + max_restarts):
+        failure = job.run(attempt)
+        if failure is None:
+            return
+        if failure.is_final or attempt == max_restarts:
+            raise RunError(failure.reason)
 
 
-def _resolve(
-    path: str, overrides: Sequence[str], workers: int | None, out: Path | None, resume: bool
-) -> tuple[str, str, int, float]:
+def _resolve(command: RunCommand, workers: int | None) -> tuple[str, str, int, float]:
     """Check all that a run needs; return its resolved configuration, its folder, the number of its workers and a round's deadline.
 
     Data, model and checkpoint are the processes' to keep.
     """
     logs.leave_advice_to_the_server()
-    config = load(path, overrides)
+    config = command.load()
     try:
         experiment = prepare(config, torch.device("cpu"))  # also warms the data cache for the processes to come
     except MemoryError as error:
@@ -84,7 +78,7 @@ def _resolve(
     most = config.clients.count
     if workers is not None and workers > most:
         raise ConfigError(f"--workers: {workers} processes for {most} clients; at most one a client.")
-    run = claim(out, experiment, resume)
+    run = claim(command.out, experiment, command.resume)
     run.lock.release()  # the server takes it
     if workers is None:
         workers = run.checkpoint.facts["workers"] if run.checkpoint else min(_DEFAULT_WORKERS, most)

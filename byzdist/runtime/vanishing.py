@@ -1,8 +1,8 @@
 """What a run does when its folder is removed or renamed while it trains: it says so, and saves what it has.
 
-A folder that was removed is made again, with all that the run holds: its lines of metrics, too, for the system keeps an open file. The
-run goes on. A folder that was renamed gets what is to be saved, under its new name, and so does a new one beside another that has taken
-the place; then the run ends, for its workers and whoever started it know the old name.
+A folder that was removed is made again with all that the run holds, and the run goes on. That includes the lines of its metrics,
+because the system keeps an open file. A folder that was renamed gets, under its new name, what is to be saved. Where another folder
+has taken the place, a new one beside it does. Then the run ends, because its workers and whoever started it know the old name.
 """
 
 import logging
@@ -16,6 +16,8 @@ from byzdist.errors import RunError
 from byzdist.host.files import read_json
 from byzdist.host.locks import Held
 from byzdist.reporting.metrics import Metrics
+from byzdist.reporting.record import RoundRecord
+from byzdist.runtime.stopping import Stop
 from byzdist.storage.folder import RUN, RunFolder, checkpoints, is_empty, new_folder
 from byzdist.storage.saving import ServerSaver
 
@@ -24,29 +26,32 @@ _LOOK_EVERY = 1.0  # seconds
 _OPEN_FOLDERS = Path("/proc/self/fd")  # Linux: under which name an open folder is now
 
 
-class Watch:
+class FolderWatch:
     """Looks after the run's folder from round to round.
 
     Args:
         run: the folder.
-        describe: writes anew what stands there of the run besides metrics and checkpoints.
+        describe: writes again what the folder says of the run besides metrics and checkpoints.
         stop: ends the run after the round in progress.
+        saver: is told of another folder.
+        last: the last round, after which the folder is looked at in any case.
     """
 
-    def __init__(self, run: RunFolder, describe: Callable[[], None], stop: Callable[[], None]) -> None:
+    def __init__(self, run: RunFolder, describe: Callable[[], None], stop: Stop, saver: ServerSaver, last: int) -> None:
         self._run, self._describe, self._stop = run, describe, stop
+        self._saver, self._last = saver, last
         self._handle = _open(run.path)
         self._old_name: Path | None = None  # of a folder that was renamed
         self._next = 0.0
 
-    def look(self, metrics: Metrics, saver: ServerSaver, *, at_once: bool = False) -> None:
-        """See whether the folder and its metrics are there, at most once a second unless ``at_once``; if not, save what there is.
+    def look(self, record: RoundRecord, metrics: Metrics) -> None:
+        """See after a round, at most once a second, whether the folder and its metrics are there; if not, save what there is.
 
         Raises:
             RunError: if nothing can be saved there.
         """
         now = time.monotonic()
-        if self._old_name is not None or (now < self._next and not at_once):
+        if self._old_name is not None or (now < self._next and record.round < self._last):
             return
         self._next = now + _LOOK_EVERY
         path, is_there = self._run.path, self._is_there()
@@ -66,11 +71,11 @@ class Watch:
                 log.error("the run's folder %s is now %s. The run ends after this round.", path, self._run.path)
                 self._old_name = path
                 self._describe()
-                self._stop()
+                self._stop.tell()
         except OSError as error:
             reason = error.strerror or str(error)
             raise RunError(f"the run's folder {str(path)!r} was removed and cannot be made again: {reason}.") from None
-        saver.move(self._run.checkpoints)
+        self._saver.move(self._run.checkpoints)
 
     def _make_again(self, path: Path, is_there: bool) -> Path:
         """Return the folder, made and locked again, or one beside it where somebody else has taken its name."""

@@ -1,8 +1,7 @@
 """The worker's loop: request in, reply out, for every client that lives here."""
 
 import logging
-from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -12,16 +11,14 @@ from byzdist.attacks.assignment import Assignment, assignments
 from byzdist.attacks.base import Envelope
 from byzdist.attacks.collusion import Collusion
 from byzdist.attacks.effect import Effect
-from byzdist.compression import Compressor
-from byzdist.config.schema import Config
-from byzdist.methods import ClientTask, Method
+from byzdist.methods import ClientTask
 from byzdist.norms import norm
-from byzdist.problem.oracle import BUFFERS, Oracle
+from byzdist.problem.oracle import BUFFERS
 from byzdist.reporting.logs import at_round
 from byzdist.rounds import ClientMemories, Round
-from byzdist.runtime.experiment import link_device
+from byzdist.runtime.experiment import Experiment
 from byzdist.storage.saving import WorkerSaver
-from byzdist.transport.base import Forge, Received, Resume, Save, WorkerEnd
+from byzdist.transport.base import Received, Resume, Save, WorkerEnd
 from byzdist.transport.wire import AFRESH
 
 log = logging.getLogger(__name__)
@@ -34,30 +31,28 @@ class Worker:
 
     def __init__(
         self,
-        config: Config,
-        oracle: Oracle,
-        method: Method,
-        compressors: dict[bool, Compressor],
-        collusion: Collusion | None,
+        experiment: Experiment,
+        collusion: Collusion | None = None,
         saver: WorkerSaver | None = None,
     ) -> None:
-        self._config = config
-        self._oracle, self._method, self._compressors = oracle, method, compressors
+        config, oracle = experiment.config, experiment.oracle
+        self._config, self._oracle = config, oracle
+        self._method, self._compressors = experiment.method, experiment.compressors
         self._collusion, self._saver = collusion, saver
         self._bad = frozenset(config.clients.bad)
         self._assignments = assignments(config.attacks, config.clients.bad)
         self._effect = Effect()
-        remember = {METHOD: method.clients_remember, COMPRESSOR: compressors[False].remembers}
+        remember = {METHOD: self._method.clients_remember, COMPRESSOR: self._compressors[False].remembers}
         remember[BUFFERS] = oracle.loss.buffers == "local"
         self._honest = [piece for piece, does in remember.items() if does]
         self._memories = oracle.memories = ClientMemories([*self._honest, ATTACK, WIRE])
-        self._links = link_device(config, oracle.loss.device)
+        self._links = experiment.links
         self._dense = torch.zeros(oracle.dimension, dtype=getattr(torch, config.dtype), device=self._links)
 
     @cached_property
     def _start(self) -> Tensor:
-        """x^0, for attacks: it takes no memory where nobody attacks."""
-        return self._oracle.initial().to(self._links)  # where all lies that an attack is given
+        """x^0, which attacks are told: it takes no memory where nobody attacks."""
+        return self._oracle.initial().to(self._links)  # where everything lies that an attack is given
 
     def run(self, transport: WorkerEnd) -> None:
         """Serve requests until the server ends the run."""
@@ -86,40 +81,33 @@ class Worker:
         compressor = self._compressors[received.round.full]
         length = compressor.length(self._oracle.dimension, received.x.dtype)
         for client in received.mine:
-            fill, forge = self._filler(received, client, compressor), self._forger(received.round, client)
+            fill, forge = partial(self._fill, received, client), None
+            assigned = self._assignment(received.round, client)
+            if assigned is not None and assigned.has("on_wire"):
+                forge = partial(self._forge, received.round, client, assigned)
             flags = AFRESH if self._honest and not self._memories.knows(client, self._honest) else 0
             transport.reply(received.round, client, length, fill, forge, flags)
 
     def _assignment(self, round_: Round, client: int) -> Assignment | None:
         return next((entry for entry in self._assignments if entry.covers(client, round_)), None)
 
-    def _forger(self, round_: Round, client: int) -> Forge | None:
-        """Return what replaces a client's finished reply, if anything does."""
-        assigned = self._assignment(round_, client)
-        if assigned is None or not assigned.has("on_wire"):
-            return None
+    def _forge(self, round_: Round, client: int, assigned: Assignment, message: Tensor) -> Tensor:
+        """Return what an attack sends in place of a client's finished reply."""
+        memory = self._memories.of(WIRE, client)
+        envelope = Envelope(round_, client, message, memory.get("sent"))
+        memory["sent"] = message.clone()
+        return assigned.attack(envelope, **assigned.parameters)
 
-        def forge(message: Tensor) -> Tensor:
-            memory = self._memories.of(WIRE, client)
-            envelope = Envelope(round_, client, message, memory.get("sent"))
-            memory["sent"] = message.clone()
-            return assigned.attack(envelope, **assigned.parameters)
-
-        return forge
-
-    def _filler(self, received: Received, client: int, compressor: Compressor) -> Callable[[Tensor], None]:
-        """Return the function that writes a client's encoded message into an outgoing payload."""
-
-        def fill(payload: Tensor) -> None:
-            dense = payload.view(self._dense.dtype) if compressor.in_place else self._dense
-            message = self._message(received, client, dense)
-            compressor.encode(message, payload, received.round, client, self._memories.of(COMPRESSOR, client))
-
-        return fill
+    def _fill(self, received: Received, client: int, payload: Tensor) -> None:
+        """Write a client's encoded message into an outgoing payload."""
+        compressor = self._compressors[received.round.full]
+        dense = payload.view(self._dense.dtype) if compressor.in_place else self._dense
+        message = self._message(received, client, dense)
+        compressor.encode(message, payload, received.round, client, self._memories.of(COMPRESSOR, client))
 
     def _message(self, received: Received, client: int, out: Tensor) -> Tensor:
         difference = self._method.sends_differences and not received.round.full
-        # A worker may hold x^{k-1} where the client was not meant to get it: that depends on who else lives here.
+        # A worker may hold x^{k-1} although this client was not meant to get it, because another client here was.
         previous = received.previous if difference else None
         memory = self._memories.of(METHOD, client)
         self._method.message(self._oracle, ClientTask(received.round, client, received.x, previous, memory), out)
@@ -136,7 +124,7 @@ class Worker:
         return sent
 
     def _level(self, g: Tensor) -> float | None:
-        """Return the clipping level of a sampled round, as far as an attacker knows it: not what the last full round gave."""
+        """Return the clipping level of a sampled round as an attacker computes it, who does not know what the last full round gave."""
         return self._method.clip_level(norm(g))
 
     def _context(self, received: Received, client: int, honest: Tensor, assigned: Assignment) -> Context:

@@ -27,6 +27,7 @@ from byzdist.attacks import ATTACKS
 from byzdist.config.reading import load
 from byzdist.errors import RunError
 from byzdist.runtime.alone import run_alone
+from byzdist.runtime.command import RunCommand
 from tests.support.attacks import HOSTILE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,7 +95,7 @@ def outcome(
         else:
             try:
                 with redirect_stdout(out), redirect_stderr(out):
-                    run_alone(path, [*overrides, "transport.name=local"], run, resume=False)
+                    run_alone(RunCommand(path, [*overrides, "transport.name=local"], run))
             except RunError:
                 return {}
         gc.collect()  # a run is a cycle of references, which may wait long for a collector, and holds its data

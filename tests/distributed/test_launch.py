@@ -88,12 +88,13 @@ import os, signal, sys
 from pathlib import Path
 import sklearn.datasets  # sets variables of its own when it is imported
 from byzdist.errors import RunError
+from byzdist.runtime.command import RunCommand
 from byzdist.runtime.launcher import launch
 numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 signal.signal(signal.SIGTERM, lambda *_: None)
 before = dict(os.environ), [signal.getsignal(number) for number in numbers]
 try:
-    code = launch("config.yaml", sys.argv[1:], 2, Path("run"), False, 0)
+    code = launch(RunCommand("config.yaml", sys.argv[1:], Path("run")), 2)
 except RunError as error:
     code = str(error)
 assert (dict(os.environ), [signal.getsignal(number) for number in numbers]) == before

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import byzdist.config.checks  # noqa: F401 - which a rank would import on its own
+from byzdist.runtime.command import RunCommand
 from byzdist.runtime.rank import run_rank
 from tests.support.harness import free_port
 
@@ -36,7 +37,7 @@ def _rank(folder: Path, rank: int, size: int, port: int) -> int:
             "LOCAL_WORLD_SIZE": f"{size}",
         }
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}", "GLOO_SOCKET_IFNAME": "lo"}
-        code = run_rank(str(folder / "config.yaml"), [], folder / "run", resume=False)
+        code = run_rank(RunCommand(str(folder / "config.yaml"), out=folder / "run"))
     except BaseException:
         traceback.print_exc()
     finally:

@@ -19,12 +19,15 @@ from byzdist.attacks.collusion import Collusion
 from byzdist.config.reading import parse
 from byzdist.config.schema import Config
 from byzdist.problem.evaluation import Evaluator
-from byzdist.reporting.metrics import Line, Metrics
+from byzdist.reporting.metrics import Metrics
+from byzdist.reporting.record import RoundRecord
 from byzdist.rounds import Replies, Round
 from byzdist.runtime.experiment import Experiment, prepare
 from byzdist.runtime.identity import claim
-from byzdist.runtime.rank import serve
+from byzdist.runtime.recording import Recorder
 from byzdist.runtime.server import Server
+from byzdist.runtime.serving import serve
+from byzdist.runtime.stopping import Stop
 from byzdist.runtime.worker import Worker
 from byzdist.storage.folder import RunFolder
 from byzdist.storage.saving import WorkerSaver
@@ -202,7 +205,7 @@ class Trained:
     status: str
     x: Tensor
     g: Tensor
-    metrics: list[Line]
+    metrics: list[dict[str, Any]]
     experiment: Experiment
 
 
@@ -215,15 +218,17 @@ def train(
     transport = LocalServer(experiment.shape(workers))
     threads = start_workers(config, workers, transport)
     evaluator = Evaluator(experiment.oracle.loss, experiment.data, experiment.dataset, config.clients.good)
-    lines: list[Line] = []
+    lines: list[dict[str, Any]] = []
 
-    def show(line: Line, metrics: Metrics) -> None:
-        lines.append(line)
+    def show(record: RoundRecord, metrics: Metrics) -> None:
+        lines.append(record.line())
         if tamper:
-            tamper(server, line["round"])
+            tamper(server, record.round)
 
     metrics = Metrics(folder)
-    server = Server(experiment, transport, metrics, evaluator.evaluate, show)
+    server = Server(
+        experiment, transport, Recorder(config, metrics, evaluator.evaluate, [show]), Stop(transport.stop_waiting)
+    )
     try:
         status = server.run()
     finally:
@@ -231,7 +236,7 @@ def train(
         for thread in threads:
             thread.join(30)
     metrics.close(status)
-    return Trained(status, server.x.clone(), server.g.clone(), lines, experiment)
+    return Trained(status, server.x.clone(), server.estimate.g.clone(), lines, experiment)
 
 
 def train_in(
@@ -295,8 +300,6 @@ def _work(
         saver = None
         if run and experiment.clients_remember:
             saver = WorkerSaver(run.checkpoints, run.name, lives, rank, workers, missing)
-        method, compressors = experiment.method, experiment.compressors
-        worker = Worker(experiment.config, experiment.oracle, method, compressors, collusion, saver)
-        worker.run(LocalWorker(shape, rank, server))
+        Worker(experiment, collusion, saver).run(LocalWorker(shape, rank, server))
     except BaseException as error:
         server.replies.put(error)

@@ -6,6 +6,7 @@ import yaml
 from byzdist.aggregation import RULES
 from byzdist.cli.catalogue import SECTIONS
 from byzdist.cli.main import main
+from byzdist.errors import RunError
 from byzdist.runtime import launcher
 from tests.support.cases import BASE
 from tests.support.wrong import WRONG
@@ -15,10 +16,10 @@ from tests.support.wrong import WRONG
 def here(tmp_path, monkeypatch):
     """An own working folder with a good configuration, from which no process is ever started."""
 
-    def start(command, workers, *more):
+    def start(command, *_):
         raise AssertionError(f"started {command}")
 
-    monkeypatch.setattr(launcher, "_start", start)
+    monkeypatch.setattr(launcher, "Job", start)
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setenv("BYZDIST_CACHE", str(tmp_path.parent / "cache"))
     monkeypatch.syspath_prepend(tmp_path)
@@ -103,11 +104,14 @@ def test_a_wrong_number_of_workers_is_refused(here, capsys, number):
 
 
 def test_overrides_may_come_before_and_after_options(here, monkeypatch):
+    def start(words, configuration, *_):
+        started.append(yaml.safe_load(configuration))
+        raise RunError("that is enough")
+
     started = []
-    monkeypatch.setattr(
-        launcher, "_start", lambda words, configuration, *_: started.append(yaml.safe_load(configuration))
-    )
-    main(["run", "config.yaml", "rounds=3", "--workers", "2", "method.clip=none", "--out", "new", "seed=4"])
+    monkeypatch.setattr(launcher, "Job", start)
+    words = ["run", "config.yaml", "rounds=3", "--workers", "2", "method.clip=none", "--out", "new", "seed=4"]
+    assert main(words) == 1
     assert (started[0]["rounds"], started[0]["method"]["clip"], started[0]["seed"]) == (3, "none", 4)
 
 

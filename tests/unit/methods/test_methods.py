@@ -154,20 +154,12 @@ ROWS = [[1.0, 2.0], [3.0, 4.0]]
 
 
 def updated(method, g=(3.0, 4.0)):
-    """Return g after an update whose aggregation is the mean, and the rows and the level that it was asked with."""
-    g, asked = torch.tensor(g, dtype=torch.float64), []
-
-    def aggregate(rows, level):
-        asked.append((rows.tolist(), level))
-        return rows.mean(0)
-
-    method.update(
-        g,
-        Messages(Round(3, 9), [0, 1], torch.tensor(ROWS, dtype=torch.float64)),
-        method.clip_level(float(g.norm())),
-        aggregate,
-    )
-    return g.tolist(), *asked[0]
+    """Return g after a round whose aggregation is the mean, and the rows and the level of that."""
+    g, round_ = torch.tensor(g, dtype=torch.float64), Round(3, 9)
+    level = method.clip_level(float(g.norm()))
+    rows = method.rows(g, Messages(round_, [0, 1], torch.tensor(ROWS, dtype=torch.float64)), level)
+    method.apply(g, rows.mean(0), round_, level)
+    return g.tolist(), rows.tolist(), level
 
 
 def test_differences_are_added_to_the_estimate():

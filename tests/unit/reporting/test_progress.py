@@ -7,7 +7,7 @@ from byzdist.reporting import progress
 from byzdist.reporting.metrics import Metrics
 from byzdist.reporting.progress import Progress
 from tests.support.cases import BASE
-from tests.unit.reporting.test_metrics import line
+from tests.support.records import record
 
 
 class Clock:
@@ -37,7 +37,7 @@ def test_away_from_a_terminal_a_plain_line_comes_now_and_then(tmp_path, capsys, 
     config, metrics = parse({**BASE, "rounds": 100}), Metrics(tmp_path)
     with Progress(config, tmp_path) as shown:
         for round_ in range(41):
-            entry = line(round_, gap=0.125, accuracy=0.75, missing={1: "late"} if round_ == 10 else {})
+            entry = record(round_, gap=0.125, accuracy=0.75, missing={1: "late"} if round_ == 10 else {})
             metrics.add(entry)
             shown.show(entry, metrics)
             clock.now += 0.5
@@ -53,7 +53,7 @@ def test_the_time_left_of_a_resumed_run_is_of_its_own_pace(tmp_path, capsys, clo
     metrics.totals["rounds"] = 50
     with Progress(config, tmp_path) as shown:
         for round_ in range(50, 61):
-            entry = line(round_)
+            entry = record(round_)
             metrics.add(entry)
             shown.show(entry, metrics)
             clock.now += 2
@@ -62,7 +62,7 @@ def test_the_time_left_of_a_resumed_run_is_of_its_own_pace(tmp_path, capsys, clo
 
 def test_the_end_says_how_and_where(tmp_path, capsys):
     metrics = Metrics(tmp_path)
-    metrics.add(line(0, loss=0.25, gap=1e-9, accuracy=0.9, missing={1: "late"}, byzantine=3))
+    metrics.add(record(0, loss=0.25, gap=1e-9, accuracy=0.9, missing={1: "late"}, byzantine=3))
     with Progress(parse(BASE), tmp_path) as shown:
         shown.finish(metrics.close("finished"))
     out = capsys.readouterr().out

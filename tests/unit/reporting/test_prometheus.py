@@ -6,24 +6,18 @@ from pathlib import Path
 import pytest
 
 from byzdist.errors import ConfigError
-from byzdist.reporting.metrics import Line, Metrics
+from byzdist.reporting.metrics import Metrics
 from byzdist.reporting.prometheus import Prometheus, render
+from byzdist.reporting.record import RoundRecord
+from tests.support.records import record
 
 _SAMPLE = re.compile(r'^(\w+)\{run="toy"((?:,\w+="[^"\\\n]*")*)\} (\S+)$')
 
 
-def line(round_: int) -> Line:
-    return {
-        "round": round_,
-        "cohort": [0, 1, 2],
-        "missing": {"2": "late"},
-        "byzantine": 2,
-        "bytes_up": 100,
-        "bytes_down": 10,
-        "seconds": {"wait": 0.5, "total": 0.75},
-        "loss": 0.25,
-        "accuracy": float("nan"),
-    }
+def round_record(round_: int) -> RoundRecord:
+    measured = {"loss": 0.25, "accuracy": float("nan")}
+    seconds = {"wait": 0.5, "total": 0.75}
+    return record(round_, missing={2: "late"}, byzantine=2, bytes_up=100, bytes_down=10, seconds=seconds, **measured)
 
 
 def samples(text: str) -> dict[str, float]:
@@ -50,8 +44,8 @@ def samples(text: str) -> dict[str, float]:
 def test_the_totals_are_those_of_the_run(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path)
     for k in (1, 2, 3):
-        metrics.add(line(k))
-    found = samples(render(line(3), metrics.totals, metrics.last, "toy", 1234.5))
+        metrics.add(round_record(k))
+    found = samples(render(round_record(3), metrics, "toy", 1234.5))
     assert found["byzdist_round"] == 3
     assert found["byzdist_rounds_total"] == 3
     assert found['byzdist_bytes_total,direction="up"'] == 300
@@ -72,8 +66,8 @@ def test_writes_are_seconds_apart_but_for_the_last_round(tmp_path: Path) -> None
     assert path.read_text() == ""
     seen = []
     for k in (1, 2, 3):
-        metrics.add(line(k))
-        exporter.show(line(k), metrics)
+        metrics.add(round_record(k))
+        exporter.show(round_record(k), metrics)
         seen.append(samples(path.read_text())["byzdist_round"])
     assert seen == [1, 1, 3]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["byzdist.prom", "metrics.jsonl"]
@@ -90,7 +84,7 @@ def test_a_file_that_cannot_be_written_is_a_mistake_at_the_start_and_a_warning_l
     exporter, metrics = Prometheus(folder / "byzdist.prom", "toy", rounds=3), Metrics(tmp_path)
     (folder / "byzdist.prom").unlink()
     folder.rmdir()
-    metrics.add(line(1))
-    exporter.show(line(1), metrics)
+    metrics.add(round_record(1))
+    exporter.show(round_record(1), metrics)
     assert "cannot write" in caplog.text
     metrics.close("finished")

@@ -13,7 +13,7 @@ from byzdist.reporting.metrics import Metrics
 from byzdist.runtime.divergence import LIMIT, Diverged, Guard
 from tests.support.cases import BASE, case
 from tests.support.inprocess import train_in
-from tests.unit.reporting.test_metrics import line
+from tests.support.records import record
 
 WILD = {
     **case("none", step_size=300.0, clip="none"),
@@ -66,7 +66,7 @@ def test_told_so_a_run_trains_on_and_ends_as_diverged_all_the_same(tmp_path):
 def test_bad_rounds_on_the_way_are_no_matter_to_a_run_that_is_told_to_train_on(tmp_path):
     guard, metrics = Guard(parse({**BASE, "on_divergence": "continue"}), at := Metrics(tmp_path)), at
     for round_, loss in enumerate([1.0, 1e9, 0.5]):
-        entry = line(round_, loss=loss)
+        entry = record(round_, loss=loss)
         metrics.add(entry)
         guard.watch(entry, torch.zeros(2))
     assert guard.verdict("finished", 2) == ("finished", "")
@@ -108,26 +108,26 @@ def test_what_a_good_model_is(tmp_path, first, loss, good):
     metrics = Metrics(tmp_path)
     guard = Guard(parse({**BASE, "on_divergence": "continue"}), metrics)
     for round_, value in enumerate((first, loss)):
-        metrics.add(line(round_, loss=value))
-        guard.watch(line(round_, loss=value), torch.full((2,), float(round_)))
+        metrics.add(record(round_, loss=value))
+        guard.watch(record(round_, loss=value), torch.full((2,), float(round_)))
     assert guard.is_good == good and (guard.round == 1) == good
     metrics.close("finished")
 
 
 def test_the_start_of_a_resumed_run_is_the_start_of_the_run(tmp_path):
     metrics = Metrics(tmp_path)
-    metrics.add(line(0, loss=50.0))
-    metrics.add(line(1, loss=2.0))
+    metrics.add(record(0, loss=50.0))
+    metrics.add(record(1, loss=2.0))
     again = Metrics(tmp_path, json.loads(json.dumps(metrics.state())))
     guard = Guard(parse(BASE), again)
     guard.resume(1, torch.ones(2))
     assert guard.round == 1 and guard.is_good
-    again.add(line(2, loss=40_000.0))
-    guard.watch(line(2, loss=40_000.0), torch.ones(2))
+    again.add(record(2, loss=40_000.0))
+    guard.watch(record(2, loss=40_000.0), torch.ones(2))
     assert guard.round == 2
-    again.add(line(3, loss=60_000.0))
+    again.add(record(3, loss=60_000.0))
     with pytest.raises(
         Diverged, match=r"its loss is 6e\+04 and was 50 at the start. Set method.step_size lower, or .*round 2 is"
     ):
-        guard.watch(line(3, loss=60_000.0), torch.ones(2))
+        guard.watch(record(3, loss=60_000.0), torch.ones(2))
     metrics.close("failed"), again.close("failed")

@@ -11,6 +11,7 @@ import yaml
 from byzdist.config.reading import dump, load
 from byzdist.errors import ConfigError, RunError
 from byzdist.runtime import identity, launcher
+from byzdist.runtime.command import RunCommand
 from byzdist.runtime.job import Failure
 from byzdist.runtime.launcher import launch
 from byzdist.storage.checkpoint import Checkpoint
@@ -55,7 +56,7 @@ def finish(folder, status="finished"):
 
 
 def start(workers=None, out=None, max_restarts=0):
-    return launch("config.yaml", ["rounds=3"], workers, out, False, max_restarts)
+    return launch(RunCommand("config.yaml", ["rounds=3"], out), workers, max_restarts)
 
 
 @pytest.mark.parametrize("wanted, workers", [(None, 4), (1, 1), (9, 9)])
@@ -71,10 +72,10 @@ def test_the_job_gets_its_workers_and_what_was_resolved(here, job, wanted, worke
 def test_there_are_no_more_workers_than_clients(here, job):
     (here / "config.yaml").write_text(yaml.safe_dump({**BASE, "clients": {"count": 3, "byzantine": 1}}))
     job["acts"] = finish
-    assert launch("config.yaml", ["method.cohort=2"], None, None, False, 0) == 0
+    assert launch(RunCommand("config.yaml", ["method.cohort=2"])) == 0
     assert job["workers"] == 3
     with pytest.raises(ConfigError, match="--workers: 4 processes for 3 clients"):
-        launch("config.yaml", ["method.cohort=2"], 4, None, False, 0)
+        launch(RunCommand("config.yaml", ["method.cohort=2"]), 4)
 
 
 def test_a_run_gets_a_folder_of_its_name_and_the_time(here, job):

@@ -70,15 +70,14 @@ class Averaging(SGD):
 
     weight: Annotated[float, Gt(0)] = 0.5
 
-    def update(self, g, received, level, aggregate):
-        fresh = aggregate(received.rows, None)
+    def apply(self, g, aggregated, round_, level):
         old = self.state.get("mean", torch.zeros_like(g))
-        self.state["mean"] = old * (1 - self.weight) + fresh * self.weight
+        self.state["mean"] = old * (1 - self.weight) + aggregated * self.weight
         g.copy_(self.state["mean"])
 
 
 def test_what_a_methods_server_half_remembers_is_saved(tmp_path):
-    config = case(name="sgd", clip=None)
+    config = case(name="sgd", clip="none")
     config["method"]["name"] = "tests.unit.runtime.test_resume:Averaging"
     whole = train_in(config | {"rounds": 20}, tmp_path / "whole")
     train_in(saved(config), tmp_path / "run")
@@ -192,13 +191,13 @@ def test_a_server_does_not_keep_the_checkpoint_that_it_went_on_from(tmp_path, mo
             assert len(kept) == 2 and not any(tensor() is not None for tensor in kept)
             return super().run()
 
-    monkeypatch.setattr("byzdist.runtime.rank.Server", Resumed)
+    monkeypatch.setattr("byzdist.runtime.serving.Server", Resumed)
     train_in(BASE, tmp_path / "run", resume=True)
 
 
 def test_data_are_not_loaded_again_for_a_minimum_that_is_not_looked_for(tmp_path, monkeypatch):
     loaded = []
-    monkeypatch.setattr("byzdist.runtime.rank.load_data", lambda *_, **__: loaded.append(1))
+    monkeypatch.setattr("byzdist.runtime.serving.load_data", lambda *_, **__: loaded.append(1))
     train_in(BASE | {"rounds": 1, "dtype": "float32", "model": {"name": "mlp", "hidden": [3]}}, tmp_path / "run")
     assert not loaded
 
@@ -208,7 +207,7 @@ def test_a_stop_whose_state_cannot_be_saved_is_a_failure(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    monkeypatch.setattr("byzdist.runtime.rank._on_signals", lambda told: told())
+    monkeypatch.setattr("byzdist.runtime.serving.on_signals", lambda told: told())
     with pytest.raises(RunError, match="checkpoint of round 0 could not be written: No space"):
         train_in(BASE, tmp_path / "run")
 
@@ -219,12 +218,12 @@ def test_a_stopped_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
     class Stopping(LocalServer):
         def collect(self, deadline):
             if self._request.round.number == 17:
-                servers[0].stop()
+                stops[0].tell()
             return super().collect(deadline)
 
-    servers = []
+    stops = []
     with monkeypatch.context() as patch:
-        patch.setattr("byzdist.runtime.rank._on_signals", lambda told: servers.append(told.__self__))
+        patch.setattr("byzdist.runtime.serving.on_signals", lambda told: stops.append(told.__self__))
         train_in(MOMENTUM, tmp_path / "run", end=Stopping)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "stopped"
     assert list(rounds(tmp_path / "run" / "checkpoint")) == [17]

@@ -71,7 +71,7 @@ def test_the_clipping_level_is_that_of_the_paper_or_of_its_code(tmp_path, refere
     run = train(
         case(clip=2.0, clip_reference=reference_),
         tmp_path,
-        tamper=lambda server, round_: norms.update({round_: float(server.g.norm())}),
+        tamper=lambda server, round_: norms.update({round_: float(server.estimate.g.norm())}),
     )
     for line in run.metrics:
         expected = None if line["kind"] == "full" else 2.0 * scale * norms[line["round"] - 1]
@@ -101,7 +101,7 @@ def test_a_round_without_a_reply_leaves_the_estimate_as_it_is(tmp_path):
     run = train(
         case("inf", cohort=2),
         tmp_path,
-        tamper=lambda server, round_: estimates.update({round_: server.g.clone()}),
+        tamper=lambda server, round_: estimates.update({round_: server.estimate.g.clone()}),
     )
     silent = [line["round"] for line in run.metrics if line["replies"] == 0]
     assert silent
@@ -124,7 +124,7 @@ def test_a_missing_reply_is_recorded_and_the_others_are_aggregated(tmp_path, mon
 
 
 def test_stop_ends_the_run_after_the_round_in_progress(tmp_path):
-    run = train(BASE, tmp_path, tamper=lambda server, round_: server.stop() if round_ == 7 else None)
+    run = train(BASE, tmp_path, tamper=lambda server, round_: server.stop.tell() if round_ == 7 else None)
     assert run.status == "stopped"
     assert [line["round"] for line in run.metrics] == list(range(8))
     assert torch.equal(run.x, train({**BASE, "rounds": 7}, tmp_path).x)

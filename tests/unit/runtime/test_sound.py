@@ -103,7 +103,7 @@ def test_a_full_round_for_which_too_few_can_take_part_is_a_sampled_one_and_comes
     run = train(
         config(method=method(p=1e-9), clients=away(tmp_path, everyone, *[some] * 7, *[everyone] * 60), rounds=12),
         tmp_path,
-        tamper=lambda server, round_: server._full_rounds.call(5, "told to") if round_ == 3 else None,
+        tamper=lambda server, round_: server.full_rounds.call(5, "told to") if round_ == 3 else None,
     )
     lines = run.metrics
     assert [line["round"] for line in lines if line["kind"] == "full"] == [0, 8] and lines[8]["called"] == "told to"
@@ -120,8 +120,8 @@ def test_replies_that_are_lost_leave_the_estimate_and_the_server_tries_again(tmp
         config(method=method(p=1e-9), rounds=10),
         tmp_path,
         tamper=lambda server, round_: (
-            estimates.update({round_: server.g.clone()}),
-            server._full_rounds.call(2, "told to") if round_ == 1 else None,
+            estimates.update({round_: server.estimate.g.clone()}),
+            server.full_rounds.call(2, "told to") if round_ == 1 else None,
         ),
     )
     lines = run.metrics
@@ -159,7 +159,7 @@ def test_rounds_without_clipping_need_trust_where_the_whole_cohort_has_it(tmp_pa
     run = train(
         config(method={**method(p=1e-9), "name": "byz_vr_marina", "cohort": None, "clip": "none"}, rounds=12),
         tmp_path,
-        tamper=lambda server, round_: estimates.update({round_: server.g.clone()}),
+        tamper=lambda server, round_: estimates.update({round_: server.estimate.g.clone()}),
     )
     lines = run.metrics
     assert lines[3]["kind"] == "sampled" and lines[3]["untrusted"] == "7 of 20 replies, tolerates 3 of 4"
@@ -182,8 +182,8 @@ def test_an_estimate_of_exactly_zero_lets_nothing_through_and_calls_a_full_round
         config(method=settings, rounds=40),
         tmp_path,
         tamper=lambda server, round_: (
-            server.g.zero_() if round_ == 3 else None,
-            sizes.update({round_: float(server.g.norm())}),
+            server.estimate.g.zero_() if round_ == 3 else None,
+            sizes.update({round_: float(server.estimate.g.norm())}),
         ),
     )
     lines = run.metrics
@@ -209,7 +209,7 @@ def test_gradients_that_stay_zero_are_asked_for_ever_less_often(tmp_path, monkey
 
 def norms(tree, folder):
     found = []
-    run = train(tree, folder, tamper=lambda server, round_: found.append(float(server.g.norm())))
+    run = train(tree, folder, tamper=lambda server, round_: found.append(float(server.estimate.g.norm())))
     return run, found
 
 
@@ -271,10 +271,10 @@ def test_a_round_that_did_not_take_place_leaves_no_trace_in_the_state(tmp_path):
 
     def tamper(server, round_):
         if round_ == 3:
-            server._full_rounds.call(4, "told to")
+            server.full_rounds.call(4, "told to")
             servers.append(server)
-            server.stop()
+            server.stop.tell()
 
     tree = config(method=method(p=1e-9), clients=away(tmp_path, everyone, *[some] * 7), rounds=12)
     assert train(tree, tmp_path, tamper=tamper).status == "stopped"
-    assert servers[0]._full_rounds.state()["due"] == 4
+    assert servers[0].full_rounds.state()["due"] == 4

@@ -39,7 +39,7 @@ class Scripted(WorkerEnd):
 def replies(config, requests, rank=1, workers=2):
     config = parse(config)
     experiment = prepare(config, torch.device("cpu"))
-    worker = Worker(config, experiment.oracle, experiment.method, experiment.compressors, None)
+    worker = Worker(experiment)
     hosted = [
         replace(request, mine=experiment.shape(workers).hosted(request.round.cohort, rank)) for request in requests
     ]

@@ -1,0 +1,33 @@
+"""What a user asks for with `byzdist run`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from byzdist.config.reading import load
+from byzdist.config.schema import Config
+
+
+@dataclass(frozen=True)
+class RunCommand:
+    """An experiment, and where its run goes.
+
+    Attributes:
+        path: of the configuration; "-" is standard input.
+        overrides: of its keys, as ``key=value``.
+        out: the run's folder; None for one of its name and the time.
+        resume: whether to go on from the last checkpoint there.
+    """
+
+    path: str
+    overrides: Sequence[str] = ()
+    out: Path | None = None
+    resume: bool = False
+
+    def load(self) -> Config:
+        """Return the configuration with its overrides.
+
+        Raises:
+            ConfigError: if it cannot be read, or is none.
+        """
+        return load(self.path, self.overrides)

@@ -1,0 +1,46 @@
+"""What a run's folder says of the run: run.json, config.yaml and clients.csv."""
+
+import json
+import os
+import platform
+
+import torch
+
+from byzdist import __version__
+from byzdist.config.reading import dump
+from byzdist.host.files import write_text
+from byzdist.problem.data import write_table
+from byzdist.runtime.experiment import Experiment
+from byzdist.storage.folder import CONFIG, RUN, RunFolder
+
+
+def describe(experiment: Experiment, workers: int, run: RunFolder) -> None:
+    """Write what the run is into its folder, and remove the summary of a run that goes on.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    config, folder = experiment.config, run.path
+    described = {
+        "run": run.name,
+        "resumed_after": run.resumed_after,
+        "byzdist": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "seed": config.seed,
+        "workers": workers,
+        "parameters": experiment.oracle.dimension,
+        "method": {key: value for key, value in vars(experiment.method).items() if key != "state"},
+        "device": str(experiment.device),
+        "threads": config.threads,
+        "host": {
+            "name": platform.node(),
+            "machine": platform.machine(),
+            "cpus": os.cpu_count(),
+            "system": platform.platform(),
+        },
+    }
+    write_text(folder / RUN, json.dumps(described, indent=2) + "\n")
+    write_text(folder / CONFIG, dump(config))
+    (folder / "summary.json").unlink(missing_ok=True)  # it is there when the run has ended
+    write_table(experiment.split, experiment.label_table, folder / "clients.csv")

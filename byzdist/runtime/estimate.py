@@ -1,0 +1,144 @@
+"""The estimate g^k: clipping, trust in the replies, the rule, and the method's own step, in the order of Algorithm 1."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from byzdist.aggregation import Aggregator
+from byzdist.norms import norm
+from byzdist.reporting.watcher import Watcher
+from byzdist.rounds import Messages, Round
+from byzdist.runtime.experiment import Experiment
+from byzdist.runtime.full_rounds import FullRounds
+
+_ZERO = "the estimate is exactly zero"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a round's aggregation needs and no reply changes.
+
+    Attributes:
+        size: ‖g^{k-1}‖; None where the round is not clipped.
+        level: λ, to which it is clipped; None where it is not.
+        generator: of what is random in it.
+    """
+
+    size: float | None
+    level: float | None
+    generator: np.random.Generator
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a round's replies; its fields are explained at `RoundRecord`."""
+
+    clipped: int = 0
+    clip_level: float | None = None
+    f: int | None = None
+    untrusted: str | None = None
+
+
+class Estimate:
+    """The server's estimate of the gradient, and how a round's replies change it.
+
+    Attributes:
+        g: g^k, d values on the device of the run.
+        exists: whether there is an estimate: g^0, or what came in its place.
+    """
+
+    def __init__(self, experiment: Experiment, full_rounds: FullRounds, aggregator: Aggregator) -> None:
+        config, self._method = experiment.config, experiment.method
+        self._full_rounds, self._robust = full_rounds, aggregator
+        self._sampled = Aggregator("mean") if self._method.plain_mean else self._robust
+        self._declared, self._clients = config.declared_byzantine, config.clients.count
+        self._min_replies = config.transport.min_replies
+        # Without clipping, rounds are as safe as their replies; a method that clips estimates cannot leave g = 0, at level 0.
+        self._sampled_rounds_are_safe = not self._method.plain_mean and full_rounds.are_safe(self._method.cohort)
+        self._stands_still_at_zero = self._method.clip != "none" and not self._method.sends_differences
+        self.g = torch.zeros(experiment.oracle.dimension, dtype=experiment.dtype, device=experiment.device)
+        self._result = torch.zeros_like(self.g)
+        self.exists = not self._method.starts_full
+        self._watcher = Watcher(self._method)
+
+    def prepare(self, round_: Round) -> Prepared:
+        """Return what can be known of a round's aggregation before its replies; this changes nothing."""
+        generator = round_.rng("aggregation")
+        if round_.full or self._method.clip == "none":
+            return Prepared(None, None, generator)
+        size = norm(self.g)
+        return Prepared(size, self._method.clip_level(size, self._full_rounds.reference), generator)
+
+    def update(self, received: Messages, prepared: Prepared, exposed: int) -> Outcome:
+        """Turn g^{k-1} into g^k, or keep it where the replies are too few or cannot be trusted.
+
+        Args:
+            received: a round's usable replies; none is possible.
+            prepared: what `prepare` returned for the round.
+            exposed: how many clients are known to be Byzantine and are not among those that replied.
+        """
+        round_, replies, level = received.round, len(received.clients), prepared.level
+        self._watch_size(round_, prepared.size)
+        unclipped = round_.full or (level is None and self._sampled_rounds_are_safe)
+        if unclipped and (doubt := self._full_rounds.doubt(replies, exposed)):
+            self._keep(round_, doubt)
+            return Outcome(untrusted=doubt)
+        if replies < self._min_replies:
+            return Outcome()
+        rows = self._method.rows(self.g, received, level)
+        f = self._full_rounds.byzantine(replies, exposed) if unclipped else self._declared * len(rows) // self._clients
+        aggregator = self._robust if round_.full else self._sampled
+        result = aggregator(rows, f=f, clip=level, generator=prepared.generator, out=self._result)
+        if not round_.full:
+            self._watcher.watch(rows, level, result)
+        self._method.apply(self.g, result.vector, round_, level)
+        self.exists = True
+        if round_.full:
+            self._take(round_)
+        return Outcome(result.clipped, level, result.f)
+
+    def _watch_size(self, round_: Round, size: float | None) -> None:
+        """Take note of ‖g^{k-1}‖, by which a sampled round was clipped."""
+        if size is None:
+            return
+        self._full_rounds.watch(round_.number, size)
+        if size == 0 and self._stands_still_at_zero:
+            self._full_rounds.call(round_.number + 1, _ZERO)
+
+    def _take(self, round_: Round) -> None:
+        """Take note of the estimate that a full round gave."""
+        size = norm(self.g)
+        if size == 0 and self._stands_still_at_zero:
+            self._full_rounds.fail(round_.number, _ZERO)
+        else:
+            self._full_rounds.succeed(size)
+
+    def _keep(self, round_: Round, doubt: str) -> None:
+        """Take note that the estimate is kept because replies that are not clipped cannot be trusted."""
+        if round_.full:
+            self._full_rounds.fail(round_.number, "the replies of the last could not be trusted")
+        elif self._method.sends_differences:
+            self._full_rounds.call(round_.number + 1, "an unclipped round's replies could not be trusted")
+        self._watcher.untrusted(doubt, self.exists)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what a checkpoint keeps, as live tensors by name: g, and what method and rule remember."""
+        tensors = {"g": self.g}
+        tensors |= {f"method.{name}": tensor for name, tensor in self._method.state.items()}
+        return tensors | {f"rule.{name}": tensor for name, tensor in self._robust.memory.items()}
+
+    def resume(self, tensors: Mapping[str, Tensor], exists: bool) -> None:
+        """Go on from what `tensors` and `exists` were."""
+        self.g.copy_(tensors["g"])
+        for prefix, memory in (("method.", self._method.state), ("rule.", self._robust.memory)):
+            for name, tensor in below(prefix, tensors).items():
+                memory[name] = tensor.to(self.g.device, copy=True)
+        self.exists = exists
+
+
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin so, by the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

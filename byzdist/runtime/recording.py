@@ -1,0 +1,68 @@
+"""What follows a round: the evaluation where one is due, its record in the metrics, and whoever is told of it."""
+
+import time
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from byzdist.config.schema import Config
+from byzdist.reporting.metrics import Metrics
+from byzdist.reporting.record import RoundRecord
+
+Watching = Callable[[RoundRecord, Metrics], None]
+
+
+class Stopwatch:
+    """Measures the stages of rounds, each from the end of the one before; a round begins where the one before ended.
+
+    Attributes:
+        seconds: of the stages of this round, by name.
+    """
+
+    def __init__(self) -> None:
+        self._began = self._now = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    def end(self, stage: str) -> None:
+        """Take down a stage that ends now."""
+        before, self._now = self._now, time.perf_counter()
+        self.seconds[stage] = self._now - before
+
+    def end_round(self) -> dict[str, float]:
+        """Return the seconds of the round, with the total; the next round begins."""
+        before, self._began = self._began, time.perf_counter()
+        self._now, seconds, self.seconds = self._began, self.seconds, {}
+        return seconds | {"total": self._began - before}
+
+
+class Recorder:
+    """Completes the record of each round and passes it on.
+
+    Args:
+        evaluate: maps x to loss, gap, grad_norm and accuracy, as far as they are defined.
+        watchers: are told of each record.
+        judge: is then told of each record and its model, and may end the run by an exception.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        metrics: Metrics,
+        evaluate: Callable[[Tensor], dict[str, float]],
+        watchers: Sequence[Watching],
+        judge: Callable[[RoundRecord, Tensor], None] | None = None,
+    ) -> None:
+        self._every, self._last = config.evaluate.every, config.rounds
+        self.metrics, self._evaluate, self._watchers, self._judge = metrics, evaluate, watchers, judge
+
+    def add(self, record: RoundRecord, x: Tensor, clock: Stopwatch) -> None:
+        """Record a round whose model is x."""
+        if record.round % self._every == 0 or record.round == self._last:
+            record.evaluation = self._evaluate(x)
+            clock.end("evaluate")
+        record.seconds = clock.end_round()
+        self.metrics.add(record)
+        for watcher in self._watchers:
+            watcher(record, self.metrics)
+        if self._judge is not None:
+            self._judge(record, x)

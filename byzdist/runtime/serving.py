@@ -1,0 +1,161 @@
+"""The server's part of a run: from its folder, described, to its summary."""
+
+import logging
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from byzdist.errors import RunError
+from byzdist.problem.data import load as load_data
+from byzdist.problem.evaluation import Evaluator
+from byzdist.problem.optimum import can_be_found, find
+from byzdist.reporting import logs
+from byzdist.reporting.metrics import Metrics
+from byzdist.reporting.progress import Progress
+from byzdist.reporting.prometheus import VARIABLE as SCRAPED
+from byzdist.reporting.prometheus import Prometheus
+from byzdist.runtime import advice
+from byzdist.runtime.describing import describe
+from byzdist.runtime.divergence import Diverged, Guard
+from byzdist.runtime.experiment import Experiment
+from byzdist.runtime.identity import identity
+from byzdist.runtime.recording import Recorder, Watching
+from byzdist.runtime.server import Server
+from byzdist.runtime.stopping import Stop, on_signals
+from byzdist.runtime.vanishing import FolderWatch
+from byzdist.storage.folder import RunFolder
+from byzdist.storage.saving import ServerSaver
+from byzdist.transport.base import ServerEnd
+from byzdist.transport.waiting import Waiting
+
+log = logging.getLogger(__name__)
+
+
+class _End(NamedTuple):
+    """How a run has ended, why, and the error with which its process is to end."""
+
+    status: str = "failed"
+    reason: str = ""
+    error: Diverged | None = None
+
+
+def serve(experiment: Experiment, workers: int, run: RunFolder, transport: ServerEnd) -> None:
+    """Be the parameter server: begin the run, or go on with it, and leave its results in its folder.
+
+    What this makes does not refer to itself in a circle, so all that the run held is free as soon as it has ended.
+
+    Raises:
+        RunError: if the run fails or diverges.
+    """
+    config, metrics = experiment.config, _begin(experiment, workers, run)
+    advice.of_run(experiment)
+    evaluator, saver = _evaluator(experiment), _saver(experiment, workers, run, transport, metrics)
+    guard, stop = Guard(config, metrics), Stop(transport.stop_waiting)
+    with logs.kept_in(run.path), Progress(config, run.path) as progress:
+        watch = FolderWatch(run, partial(describe, experiment, workers, run), stop, saver, config.rounds)
+        watchers = [progress.show, *_scraped(config.name, config.rounds), watch.look]
+        recorder = Recorder(config, metrics, evaluator.evaluate, watchers, guard.watch)
+        server = Server(experiment, transport, recorder, stop, saver)
+        on_signals(stop.tell)
+        end = _End()
+        try:
+            _meet(transport, config.transport.join_timeout)
+            _go_on(server, guard, run, workers)
+            ended = _train(server, guard)
+            guard.save(
+                experiment.oracle.loss.model, server.x, run.path, server.round
+            )  # before a link can break at the end
+            transport.stop()
+            end = ended
+        except RunError as error:
+            end = _End(reason=str(error))
+            raise
+        finally:
+            summary = metrics.close(end.status, end.reason)
+        watch.finish(server.round)
+        progress.finish(summary)
+        if end.error is not None:
+            raise end.error
+
+
+def _begin(experiment: Experiment, workers: int, run: RunFolder) -> Metrics:
+    """Describe the run in its folder; return its metrics, which go on from the checkpoint if there is one."""
+    try:
+        describe(experiment, workers, run)
+        return Metrics(run.path, run.checkpoint.facts["metrics"] if run.checkpoint else None)
+    except OSError as error:
+        raise RunError(f"{str(error.filename or run.path)!r} cannot be written: {error.strerror or error}.") from None
+
+
+def _evaluator(experiment: Experiment) -> Evaluator:
+    config = experiment.config
+    return Evaluator(
+        experiment.oracle.loss,
+        experiment.data,
+        experiment.dataset,
+        config.clients.good,
+        optimum=None if config.evaluate.samples else _optimum(experiment),  # an estimate of f has no gap to speak of
+        samples=config.evaluate.samples,
+        seed=config.seed,
+    )
+
+
+def _optimum(experiment: Experiment) -> float | None:
+    """Return f(x*), found in float64 whatever the dtype of the run; None where it is not looked for."""
+    if not can_be_found(experiment.oracle.loss, len(experiment.dataset.labels)):
+        return None
+    config, dataset = experiment.config, experiment.dataset
+    if config.dtype != "float64":
+        source = {key: value for key, value in config.data.items() if key != "split"}
+        dataset = load_data(source, dtype="float64", task=experiment.task)
+    return find(config.model, experiment.task, dataset, experiment.split, config.clients.good)
+
+
+def _saver(experiment: Experiment, workers: int, run: RunFolder, transport: ServerEnd, metrics: Metrics) -> ServerSaver:
+    return ServerSaver(
+        run.checkpoints,
+        run.name,
+        experiment.config.checkpoint,
+        identity(experiment) | {"workers": workers, "life": run.lives[0]},
+        transport if experiment.clients_remember else None,
+        metrics.sync,
+        run.checkpoint.round if run.checkpoint else -1,
+    )
+
+
+def _scraped(name: str, rounds: int) -> list[Watching]:
+    """Return what writes the file that is scraped, if the environment names one."""
+    path = os.environ.get(SCRAPED)
+    return [Prometheus(Path(path), name, rounds).show] if path else []
+
+
+def _meet(transport: ServerEnd, patience: float) -> None:
+    """Wait for the workers, and name those that the run begins without."""
+    with Waiting(lambda: _name(transport.absent()), patience):
+        transport.open()
+    if absent := _name(transport.absent()):
+        log.warning("%s not joined; the run begins without", f"{absent} {'have' if ',' in absent else 'has'}")
+
+
+def _name(workers: Sequence[int]) -> str:
+    """Return "worker 3", "workers 3, 5", or ""."""
+    return f"worker{'s'[: len(workers) > 1]} {', '.join(map(str, workers))}" if workers else ""
+
+
+def _go_on(server: Server, guard: Guard, run: RunFolder, workers: int) -> None:
+    """Go on from the run's checkpoint, if there is one, and let go of it: it is as large as the server's own state."""
+    if run.checkpoint is not None:
+        log.info("going on after round %d", run.checkpoint.round)
+        server.resume(run.checkpoint, run.checkpoint.facts["workers"] == workers)
+        guard.resume(server.round, server.x)
+        run.checkpoint = None
+
+
+def _train(server: Server, guard: Guard) -> _End:
+    try:
+        return _End(*guard.verdict(server.run(), server.round))
+    except Diverged as error:
+        guard.is_good = False
+        return _End("diverged", str(error), error)

@@ -1,0 +1,71 @@
+"""How a run is told to end after the round in progress: by a signal, or by what happens to its folder."""
+
+import _thread
+import ctypes
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from byzdist.host.supervisor import GONE
+
+# Seconds in which signals are one and the same: systemd, Slurm and containers tell every process, and torchrun's agent passes it on.
+_SAME_SIGNAL = 2.0
+_SYSTEM_SIGNAL = ctypes.CDLL(None).signal  # Python's is for the main thread, which may be waiting for a peer
+_FATAL = signal.SIGINT, signal.SIGTERM
+_HEEDED = *_FATAL, signal.SIGHUP, GONE
+
+
+class Stop:
+    """The word that a run is to end after the round in progress.
+
+    Args:
+        wake: ends whatever the process waits for; safe to call from a signal handler.
+
+    Attributes:
+        is_told: whether it was given.
+    """
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self.is_told = False
+
+    def tell(self) -> None:
+        """Give the word, from whichever thread or signal handler."""
+        self.is_told = True
+        self._wake()
+
+
+def on_signals(told: Callable[[], None]) -> None:
+    """Have ``told`` called when this process is told to end; the second SIGINT or SIGTERM, seconds later, ends it at once."""
+
+    def first(number: int, frame: FrameType | None) -> None:
+        told()
+        if number != GONE:  # which the kernel sends for each thread of an agent that is gone
+            for repeated in _FATAL:
+                signal.signal(repeated, signal.SIG_IGN)
+            _thread.start_new_thread(_heed_again, ())  # the signal may have come amid threading's own locks
+
+    for number in _HEEDED:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, first)
+
+
+def _heed_again() -> None:
+    time.sleep(_SAME_SIGNAL)
+    for fatal in _FATAL:
+        if signal.getsignal(fatal) is signal.SIG_IGN:  # the process has not got its own handlers back
+            _SYSTEM_SIGNAL(fatal, None)
+
+
+@contextmanager
+def signals_given_back() -> Iterator[None]:
+    """Afterwards have signals handled as before: a process that goes on after a run, and keeps nothing of it."""
+    handlers = {number: signal.getsignal(number) for number in _HEEDED}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if handler is not None and signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
