@@ -2,10 +2,9 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from byzdist.problem.evaluation import Objective, sample_groups
 from byzdist.problem.models import MODELS, build
 from byzdist.problem.modules import flat_logits, trained
 from byzdist.problem.oracle import Oracle
+from byzdist.registry import Named
 
 _DIRECT = 2048  # up to this dimension the Hessian is formed and factorized
 _MOST_WORK = 10**8  # samples times parameters; beyond, a single core takes minutes (MNIST: 6)
@@ -24,25 +24,24 @@ _STEPS = 100
 _log = logging.getLogger(__name__)
 
 
-def find(
-    spec: Mapping[str, Any], dataset: Dataset, split: Split, good: Sequence[int], cache: Path | None = None
-) -> float | None:
+def find(named: Named, dataset: Dataset, split: Split, good: Sequence[int], cache: Path | None = None) -> float | None:
     """Return min f, f being the mean loss of the good clients, or None where there is none to be found.
 
     Args:
-        spec: the model section of a configuration.
+        named: the model section of a configuration.
         dataset: with features in float64.
         split: who holds what.
         good: the clients whose mean loss is f.
         cache: the folder in which results are kept (see :func:`byzdist.host.caching.cache_folder`).
     """
+    spec = MODELS.check(named, "model")
     model = build(spec, dataset.feature_shape, dataset.classes, seed=0)
     oracle = Oracle(model, dataset, split)
     if not can_be_found(oracle):
         return None
     groups = sample_groups(split, good)
     contents = [(weight, positions if positions is None else positions.tolist()) for weight, positions in groups]
-    key = fingerprint(spec, dataset.key, contents, entry=MODELS.get(spec["name"], "model"))
+    key = fingerprint(spec.plain(), dataset.key, contents, entry=MODELS.get(spec.name))
     file = (cache or cache_folder()) / "optimum" / f"{key}.json"
     found = _read(file)
     if found is None:

@@ -227,7 +227,7 @@ def _optimum(experiment: Experiment) -> float | None:
         return None
     config, dataset = experiment.config, experiment.dataset
     if config.dtype != "float64":
-        dataset = load_data({key: value for key, value in config.data.items() if key != "split"}, dtype="float64")
+        dataset = load_data(config.data.without("split"), dtype="float64")
     return find(config.model, dataset, experiment.split, config.clients.good)
 
 
