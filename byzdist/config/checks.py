@@ -113,7 +113,7 @@ def _data(config: Config) -> Spec:
     split = Spec.of(given) if isinstance(given, str | dict) else Spec("")
     if not split.name:
         raise ConfigError(f"data.split: a split is a name or a mapping with a name (it is {given!r}).")
-    SPLITS.canonical(split.name, "data.split")
+    SPLITS.canonical(split.name, "data.split")  # says so of another word for it
     return data.plus(split=check_split(split))
 
 

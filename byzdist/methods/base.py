@@ -91,10 +91,10 @@ class Method(ABC):
         run: RunFacts,
         key: str,
         *,
-        cohort: int | None,
-        full_cohort: int | None,
-        clip: ClipFactor,
-        clip_max: ClipFactor,
+        cohort: int | None = None,
+        full_cohort: int | None = None,
+        clip: ClipFactor = "none",
+        clip_max: ClipFactor = "none",
         **_: Any,
     ) -> None:
         """Refuse cohorts that n clients cannot give, and a cap on a level that there is not; see `byzdist.registry.checks_run`."""

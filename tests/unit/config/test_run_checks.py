@@ -7,6 +7,8 @@ import pytest
 from byzdist.aggregation import aggregate
 from byzdist.config.reading import parse
 from byzdist.errors import ConfigError
+from byzdist.methods import Method
+from byzdist.registry import RunFacts
 from tests.support.cases import BASE
 
 PIECES = "tests.support.pieces"
@@ -72,6 +74,15 @@ def test_a_rule_inside_another_checks_itself_as_well(inner, complaint):
     assert aggregate([[0.0], [1.0], [2.0], [3.0], [4.0], [5.0], [6.0]], rule, f=1).shape == (
         1,
     )  # no run, nothing to check
+
+
+def test_a_method_need_not_have_the_usual_parameters():
+    run = RunFacts(clients=3, byzantine=1, declared=1, cohorts={}, vectors={})
+    Method.check_run(run, "method", rate=0.1)
+    with pytest.raises(ConfigError, match=r"^method\.cohort: 4 of 3 clients"):
+        Method.check_run(run, "method", cohort=4)
+    with pytest.raises(ConfigError, match=r"^method\.clip_max: it is a cap"):
+        Method.check_run(run, "method", cohort=3, clip="none", clip_max=1.0)
 
 
 def test_what_is_checked_stays_as_it_was_given():
