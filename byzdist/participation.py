@@ -1,17 +1,17 @@
 """Who takes part in a round."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from annotated_types import Gt, Le
 
 from byzdist.errors import ConfigError
 from byzdist.host.files import read_text
-from byzdist.registry import Registry
+from byzdist.registry import Registry, RunFacts, Spec, checks_run
 from byzdist.rounds import Round
 
 _LARGEST_TRACE = 1 << 30  # bytes
@@ -43,7 +43,12 @@ def bernoulli(round_: Round, clients: int, *, q: Annotated[float, Gt(0), Le(1)])
     return np.flatnonzero(round_.rng("availability").random(clients) < q)
 
 
+def _can_be_read(run: RunFacts, key: str, *, path: str) -> None:
+    read_trace(path, run.clients)
+
+
 @AVAILABILITY.register("trace")
+@checks_run(_can_be_read)
 def trace(round_: Round, clients: int, *, path: str) -> np.ndarray:
     """A file says who can be drawn: a line a round, client ids with blanks between; after the last it starts over."""
     lines = read_trace(path, clients)
@@ -88,12 +93,11 @@ class Draws:
         seed: int,
         is_full: Callable[[Round], bool],
         sizes: tuple[int, int],
-        availability: Mapping[str, Any],
+        availability: Spec,
         clients: int,
     ) -> None:
         self._seed, self._is_full, self._sizes, self._clients = seed, is_full, sizes, clients
-        self._availability = AVAILABILITY.get(availability["name"])
-        self._parameters = {key: value for key, value in availability.items() if key != "name"}
+        self._available = AVAILABILITY.bind(availability, "clients.availability")
         self._next = Round(-1, seed)
 
     def ahead(self, number: int) -> None:
@@ -113,7 +117,7 @@ class Draws:
 
     def _draw(self, number: int, full: bool, reachable: np.ndarray | None) -> Round:
         round_ = Round(number, self._seed, full)
-        among = self._availability(round_, self._clients, **self._parameters)
+        among = self._available(round_, self._clients)
         if among is None:
             among = reachable
         elif reachable is not None:

@@ -7,16 +7,114 @@ import pkgutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, ClassVar, Generic, TypeVar
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar, Union
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, create_model
+from pydantic_core import CoreSchema, core_schema
 
 from byzdist.errors import ConfigError, told
 from byzdist.words import closest, did_you_mean, explain
 
-Spec = dict[str, Any]  # {name: a registered name, then its parameters}
+Named: TypeAlias = Union[str, Mapping[str, Any], "Spec"]
+"""How a piece may be given: its name, {name: ..., parameters}, or a spec."""
+
 T = TypeVar("T", bound=Callable[..., Any])
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a configuration says of a piece: its name and its parameters. Nobody writes to them; `plus` and `without` make another spec.
+
+    In a configuration, and where one is written, it is ``{name: ..., parameters}``, or the name alone.
+
+    Attributes:
+        name: a registered name or ``module.path:Name``; empty where none is given, which `Registry.check` refuses.
+        parameters: the keyword arguments of the piece, and keys of its section that are not the piece's own, such as ``data.split``.
+        checked: whether `Registry.check` has made it, so that it is complete.
+    """
+
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    checked: bool = field(default=False, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, named: Named) -> "Spec":
+        """Return the spec of a piece that is given in any way."""
+        if isinstance(named, Spec):
+            return named
+        if isinstance(named, str):
+            return cls(named)
+        parameters = dict(named)
+        name = parameters.pop("name", None)
+        return cls(name if isinstance(name, str) else "", parameters)
+
+    def plus(self, **parameters: Any) -> "Spec":
+        """Return the spec with these parameters, too."""
+        return replace(self, parameters={**self.parameters, **parameters})
+
+    def without(self, *keys: str) -> "Spec":
+        """Return the spec without some of the parameters."""
+        return replace(self, parameters={key: self.parameters[key] for key in self.parameters if key not in keys})
+
+    def plain(self) -> dict[str, Any]:
+        """Return ``{name: ..., parameters}``, as it is written."""
+        values = {key: value.plain() if isinstance(value, Spec) else value for key, value in self.parameters.items()}
+        return {"name": self.name, **values}
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Let a section of the configuration have keys that hold specs."""
+        mapping = core_schema.dict_schema(core_schema.str_schema(), core_schema.any_schema())
+        given = core_schema.no_info_before_validator_function(
+            lambda value: {"name": value} if isinstance(value, str) else value, mapping
+        )
+        return core_schema.no_info_after_validator_function(
+            cls.of, given, serialization=core_schema.plain_serializer_function_ser_schema(cls.plain)
+        )
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a piece can check itself against: the run of which it is to be a part.
+
+    Attributes:
+        clients: n.
+        byzantine: how many of the clients are Byzantine, the last ones.
+        declared: how many Byzantine clients the operator declares.
+        cohorts: the sizes of the cohorts whose replies the rule aggregates, by the keys that set them, "full_cohort" and "cohort".
+        vectors: by the same keys, how many vectors the pre-aggregation steps leave of so many replies.
+    """
+
+    clients: int
+    byzantine: int
+    declared: int
+    cohorts: Mapping[str, int]
+    vectors: Mapping[str, int]
+
+    @property
+    def honest(self) -> range:
+        """The ids of the honest clients."""
+        return range(self.clients - self.byzantine)
+
+
+def checks_run(check: Callable[..., None]) -> Callable[[T], T]:
+    """Return the decorator that lets a function refuse a run that it cannot be a part of.
+
+    A class has a static or class method ``check_run`` instead.
+
+    Args:
+        check: called with (run, key, the piece's parameters by name), where ``run`` is a `RunFacts` and ``key`` is where the
+            configuration names the piece; raises a ConfigError.
+    """
+
+    def mark(piece: T) -> T:
+        piece.check_run = check  # type: ignore[attr-defined]
+        return piece
+
+    return mark
 
 
 def import_all(package: str, path: Iterable[str]) -> None:
@@ -144,18 +242,50 @@ class Registry(Generic[T]):
         found = self._signature(name, key).parameters
         return {word: parameter for word, parameter in found.items() if parameter.kind is parameter.KEYWORD_ONLY}
 
-    def check(self, name: str, parameters: Mapping[str, Any], key: str) -> dict[str, Any]:
-        """Return the complete parameters of ``name``: those given, checked, and the defaults of the others.
+    def check(self, named: Named, key: str) -> Spec:
+        """Return the complete spec of a piece: its registered name, the parameters given, checked, and the defaults of the others.
+
+        What has been checked before is returned as it is.
 
         Raises:
             ConfigError: naming ``key`` and the parameter, for an unknown name, a wrong type or a value out of range.
         """
-        model = self._model(name, key)
+        spec = Spec.of(named)
+        if spec.checked:
+            return spec
+        if not spec.name:
+            raise ConfigError(f"{key}.name: this key is required. Known: {', '.join(self)}.")
+        model = self._model(spec.name, key)
         try:
-            checked = model.model_validate(dict(parameters))
+            checked = model.model_validate(dict(spec.parameters))
         except ValidationError as error:
-            raise explain(error, key, parameters, list(model.model_fields)) from None
-        return {name: getattr(checked, name) for name in model.model_fields}
+            raise explain(error, key, spec.parameters, list(model.model_fields)) from None
+        complete = {word: getattr(checked, word) for word in model.model_fields}
+        return Spec(self.canonical(spec.name), complete, checked=True)
+
+    def check_run(self, spec: Spec, run: RunFacts, key: str) -> None:
+        """Let a piece check itself against the run, if it does; see `checks_run`.
+
+        Raises:
+            ConfigError: what the piece says.
+        """
+        check = getattr(self.get(spec.name, key), "check_run", None)
+        try:
+            if check is not None:
+                check(run, key, **spec.parameters)
+        except ConfigError:
+            raise
+        except Exception as error:  # whatever a user's own piece raises
+            raise ConfigError(f"{key}: the check of {spec.name!r} ended with {told(error)}.") from error
+
+    def bind(self, named: Named, key: str) -> Callable[..., Any]:
+        """Return the piece with its parameters, checked, set: what is left to give are the positional arguments."""
+        spec = self.check(named, key)
+        return partial(self.get(spec.name, key), **spec.parameters)
+
+    def build(self, named: Named, *arguments: Any, key: str) -> Any:
+        """Return what the piece makes of these positional arguments, and of its parameters, checked."""
+        return self.bind(named, key)(*arguments)
 
     def _model(self, name: str, key: str) -> type[BaseModel]:
         """Return what checks the parameters of ``name``; it is made once, because that takes far longer than a check."""

@@ -23,10 +23,9 @@ from byzdist.aggregation.span import clip_factors
 from byzdist.aggregation.types import Floats
 from byzdist.aggregation.vectors import Vectors, Workspace, as_array, as_tensor
 from byzdist.errors import ConfigError
-from byzdist.registry import Registry
+from byzdist.registry import Named
 from byzdist.rounds import Memory
 
-Named: TypeAlias = str | Mapping[str, Any]
 Compile: TypeAlias = bool | Literal["auto", "sums"]
 _MANY = 1 << 18  # numbers; calls of numpy take about a millisecond for them
 
@@ -50,21 +49,11 @@ class Aggregated:
     dropped: tuple[int, ...] = ()
 
 
-def _resolve(registry: Registry[Any], named: Named, key: str) -> tuple[Any, dict[str, Any]]:
-    """Return what a name or {name: ..., parameters} stands for, and its checked parameters."""
-    if isinstance(named, str):
-        named = {"name": named}
-    if not isinstance(named.get("name"), str):
-        raise ConfigError(f"{key}: give the name of a {registry.kind}, as in {{name: {next(iter(registry))}}}.")
-    parameters = {k: v for k, v in named.items() if k != "name"}
-    return registry.get(named["name"], f"{key}.name"), registry.check(named["name"], parameters, key)
-
-
 class Aggregator:
     """One rule with its pre-aggregation steps, made once and called every round; it keeps its workspaces.
 
     Args:
-        rule: a registered name, or {name: ..., parameters}.
+        rule: a registered name, {name: ..., parameters}, or a spec.
         pre: steps in the order in which they are applied, each given likewise.
         compile: what is done by loops in C. "sums": inner products, lengths and weighted sums, where there is a compiler (CC,
             else cc) and the matrix is large; those loops are made once in a process, in some tenths of a second. "auto": on
@@ -81,12 +70,14 @@ class Aggregator:
     def __init__(
         self, rule: Named, pre: Sequence[Named] = (), *, compile: Compile = "sums", key: str = "aggregation"
     ) -> None:
-        found, self._parameters = _resolve(RULES, rule, f"{key}.rule")
+        spec = RULES.check(rule, f"{key}.rule")
+        found, self._parameters = RULES.get(spec.name), dict(spec.parameters)
         self.rule = found if isinstance(found, Rule) else Rule(found, "plain", _OWN)
-        self.pre: list[tuple[PreStep, dict[str, Any]]] = []
+        self.pre: list[tuple[PreStep, Mapping[str, Any]]] = []
         for i, named in enumerate(pre):
-            step, parameters = _resolve(PRE, named, f"{key}.pre[{i}]")
-            self.pre.append((step if isinstance(step, PreStep) else PreStep(step), parameters))
+            spec = PRE.check(named, f"{key}.pre[{i}]")
+            step = PRE.get(spec.name)
+            self.pre.append((step if isinstance(step, PreStep) else PreStep(step), spec.parameters))
         inner = self._parameters.get("rule") if self.rule.kind == "wrapper" else None
         self._inner = Aggregator(inner, compile=compile, key=f"{key}.rule") if inner is not None else None
         steps = any(step.products or step.mixes and i + 1 < len(self.pre) for i, (step, _) in enumerate(self.pre))
@@ -99,13 +90,13 @@ class Aggregator:
 
     def max_f(self, n: int) -> int:
         """Return the largest number of Byzantine rows, of n, that steps and rule accept."""
-        most, n = max(0, n - 1), self._left(n)
+        most, n = max(0, n - 1), self.left(n)
         most = min(most, self.rule.facts.max_f(n, **self._parameters)) if n > 1 else 0
         return most if self._inner is None else min(most, self._inner.max_f(n))
 
     def max_byzantine(self, n: int) -> int:
         """Return how many of n rows may be Byzantine, whichever they are and whatever they hold; see ``max_byzantine``."""
-        n = self._left(n)
+        n = self.left(n)
         if n < 2:
             return 0
         facts = self.rule.facts
@@ -117,10 +108,10 @@ class Aggregator:
 
         No step lengthens the longest vector, so it is the rule's own F for the number of vectors that the steps leave.
         """
-        f, n = min(f, self.max_f(n)), self._left(n)
+        f, n = min(f, self.max_f(n)), self.left(n)
         return self.rule.facts.norm_bound(n, f) if n > 1 else 1.0
 
-    def _left(self, n: int) -> int:
+    def left(self, n: int) -> int:
         """Return how many vectors the steps leave of n rows."""
         for step, parameters in self.pre:
             n = step.size(n, **parameters)

@@ -7,10 +7,11 @@ from annotated_types import Ge, Gt
 from numpy.typing import NDArray
 
 from byzdist.aggregation.points import Points
-from byzdist.aggregation.rules import Facts, minority, no_byzantine, span_rule, uniform, wrapper_rule
+from byzdist.aggregation.rules import RULES, Facts, minority, no_byzantine, span_rule, uniform, wrapper_rule
 from byzdist.aggregation.small import product
 from byzdist.aggregation.types import Floats
 from byzdist.errors import ConfigError
+from byzdist.registry import RunFacts, checks_run
 
 TINY = float(np.finfo(np.float64).tiny)
 LARGEST = float(np.finfo(np.float64).max)
@@ -81,6 +82,15 @@ def krum(points: Points, f: int, *, margin: Annotated[int, Ge(1)] = 2) -> Floats
     return uniform(points.size, [int(krum_scores(points.squared_distances(), f, margin).argmin())])
 
 
+def _selects_some(run: RunFacts, key: str, *, selected: int | None, **_: Any) -> None:
+    cohort = min(run.vectors, key=lambda cohort: run.vectors[cohort])
+    if (selected or 0) > run.vectors[cohort]:
+        raise ConfigError(
+            f"{key}.selected: {selected} is more than the {run.vectors[cohort]} vectors of a cohort "
+            f"(method.{cohort}: {run.cohorts[cohort]}); all of them would be averaged."
+        )
+
+
 @span_rule(
     "multi_krum",
     Facts(
@@ -89,6 +99,7 @@ def krum(points: Points, f: int, *, margin: Annotated[int, Ge(1)] = 2) -> Floats
         robustness="(f, kappa) as krum [ours: the scores of those selected are on average at most those of the honest]",
     ),
 )
+@checks_run(_selects_some)
 def multi_krum(
     points: Points, f: int, *, margin: Annotated[int, Ge(1)] = 2, selected: Annotated[int, Ge(1)] | None = None
 ) -> Floats:
@@ -193,6 +204,13 @@ def centered_clip(
     return weights
 
 
+def _trusts_no_row(run: RunFacts, key: str, *, pivot: int | None) -> None:
+    if pivot is not None:
+        raise ConfigError(
+            f"{key}.pivot: whose reply is which row depends on who is drawn, and there may be fewer; leave the key out."
+        )
+
+
 @span_rule(
     "monna",
     Facts(
@@ -202,6 +220,7 @@ def centered_clip(
         "vector, so who is taken in is within four of the honest mean]",
     ),
 )
+@checks_run(_trusts_no_row)
 def monna(points: Points, f: int, *, pivot: Annotated[int, Ge(0)] | None = None) -> Floats:
     """Average the n - f vectors nearest to a pivot, which is one of them.
 
@@ -235,6 +254,10 @@ def cge(points: Points, f: int) -> Floats:
     return uniform(points.size, nearest(points.norms(), points.size - f))
 
 
+def _inner_fits(run: RunFacts, key: str, *, rule: str | dict[str, Any]) -> None:
+    RULES.check_run(RULES.check(rule, f"{key}.rule"), run, f"{key}.rule")
+
+
 @wrapper_rule(
     "ctma",
     Facts(
@@ -245,6 +268,7 @@ def cge(points: Points, f: int) -> Floats:
         cost="that of the inner rule and O(n d)",
     ),
 )
+@checks_run(_inner_fits)
 def ctma(distances: Floats, f: int, *, rule: str | dict[str, Any]) -> Floats:
     """Average the n - f vectors nearest to the result of another rule (centred trimmed meta-aggregator).
 

@@ -1,6 +1,6 @@
 """Which attack which Byzantine client mounts in which rounds."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,9 @@ from byzdist.errors import ConfigError
 from byzdist.registry import Spec
 from byzdist.rounds import Round
 
+ASSIGNED = ("clients", "rounds")
+"""The keys of an entry that are not the attack's own parameters."""
+
 
 @dataclass(frozen=True)
 class Assignment:
@@ -16,7 +19,7 @@ class Assignment:
 
     name: str
     attack: Attack
-    parameters: dict[str, Any]
+    parameters: Mapping[str, Any]
     clients: Collection[int]
     rounds: range | None
 
@@ -38,14 +41,13 @@ def assignments(specs: Sequence[Spec], byzantine: Collection[int]) -> list[Assig
     """Return the checked entries, of all the Byzantine clients unless they name some; the first that covers a client and a round counts."""
     found = []
     for spec in specs:
-        parameters = {key: value for key, value in spec.items() if key not in ("name", "clients", "rounds")}
-        rounds = spec.get("rounds")
+        rounds = spec.parameters.get("rounds")
         found.append(
             Assignment(
-                spec["name"],
-                ATTACKS.get(spec["name"]),
-                parameters,
-                frozenset(spec.get("clients", byzantine)),
+                spec.name,
+                ATTACKS.get(spec.name),
+                spec.without(*ASSIGNED).parameters,
+                frozenset(spec.parameters.get("clients", byzantine)),
                 range(rounds[0], rounds[1] + 1) if rounds else None,
             )
         )
@@ -68,21 +70,21 @@ def flipped(specs: Sequence[Spec], byzantine: Collection[int]) -> set[int]:
         if entry.has("on_labels"):
             if torn := reached & changing:
                 raise ConfigError(
-                    f"attack.{i}: {specs[i]['name']!r} changes a client's data for the whole run, but an earlier entry "
+                    f"attack.{i}: {specs[i].name!r} changes a client's data for the whole run, but an earlier entry "
                     f"takes {sorted(torn)} in some rounds. Give the two entries different clients."
                 )
             found |= reached
     return found
 
 
-def check_assignment(spec: Spec, key: str, bad: range) -> Spec:
+def check_assignment(spec: Spec, key: str, bad: range) -> dict[str, list[int]]:
     """Check what an entry says of clients and rounds; return that part.
 
     Raises:
         ConfigError: naming the key.
     """
-    checked: Spec = {}
-    if (clients := spec.get("clients")) is not None:
+    checked = {}
+    if (clients := spec.parameters.get("clients")) is not None:
         listed = isinstance(clients, list)
         strangers = [c for c in clients if type(c) is not int or c not in bad] if listed else clients
         if strangers or not clients:
@@ -91,7 +93,7 @@ def check_assignment(spec: Spec, key: str, bad: range) -> Spec:
                 f"{key}.clients: {strangers!r} are no Byzantine clients; give a list of ids out of {known}."
             )
         checked["clients"] = clients
-    if (rounds := spec.get("rounds")) is not None:
+    if (rounds := spec.parameters.get("rounds")) is not None:
         numbers = isinstance(rounds, list) and len(rounds) == 2 and all(type(r) is int for r in rounds)
         if not numbers or not 0 <= rounds[0] <= rounds[1]:
             raise ConfigError(f"{key}.rounds: {rounds!r} is no pair [first, last] of rounds.")

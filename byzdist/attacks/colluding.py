@@ -9,6 +9,8 @@ from torch import Tensor
 
 from byzdist.attacks.base import ATTACKS, Context, omniscient
 from byzdist.attacks.simple import Form
+from byzdist.errors import ConfigError
+from byzdist.registry import RunFacts, checks_run
 
 
 def _mean(now: Context) -> Tensor:
@@ -54,8 +56,16 @@ def alie_z(clients: int, byzantine: int) -> float:
     return max(0.0, NormalDist().inv_cdf(probability)) if probability > 0 else 0.0
 
 
+def _copies_an_honest_client(run: RunFacts, key: str, *, target: int | str) -> None:
+    if target != "worst" and target not in run.honest:
+        raise ConfigError(
+            f"{key}.target: client {target} is not one of the good clients 0..{len(run.honest) - 1}; or take 'worst'."
+        )
+
+
 @ATTACKS.register("mimic")
 @omniscient
+@checks_run(_copies_an_honest_client)
 def mimic(now: Context, *, target: Annotated[int, Ge(0)] | Literal["worst"] = "worst") -> Tensor:
     """Repeat the message of one honest client, target, so that it outweighs the others (Karimireddy et al., ICLR 2022).
 

@@ -38,8 +38,7 @@ def evaluate(folder: Path, overrides: Sequence[str] = (), *, trust: bool = False
     tree = read_tree(folder / CONFIG, follow=False)
     own: dict[str, Any] = {}
     for assignment in overrides:
-        override(tree, assignment)
-        override(own, assignment)
+        tree, own = override(tree, assignment), override(own, assignment)
     with nullcontext() if trust else importing_only(set(_strings(own))):
         try:
             return _evaluate(folder, tree)
@@ -55,8 +54,7 @@ def _strings(tree: Any) -> Iterator[str]:
 
 
 def _evaluate(folder: Path, tree: dict[str, Any]) -> str:
-    resolve_paths(tree, folder)
-    config = parse(tree)
+    config = parse(resolve_paths(tree, folder))
     device = choose_device(config, 0)
     experiment = prepare(config, device)
     round_, x = _last_model(folder, experiment)
@@ -74,7 +72,7 @@ def _evaluate(folder: Path, tree: dict[str, Any]) -> str:
         f"{len(data.labels)} training samples" if data.test_labels is None else f"{len(data.test_labels)} test samples"
     )
     return (
-        f"{config.name}, model after round {round_}, data {config.data['name']}\n"
+        f"{config.name}, model after round {round_}, data {config.data.name}\n"
         f"  loss {measured['loss']:.6g} (good clients' training samples)\n"
         f"  accuracy {measured['accuracy']:.6g} ({seen})"
     )

@@ -6,6 +6,7 @@ import torch
 
 from byzdist.config.reading import dump, load
 from byzdist.errors import ConfigError
+from byzdist.registry import Spec
 from byzdist.runtime import advice
 from byzdist.runtime.experiment import Experiment, prepare
 
@@ -22,8 +23,8 @@ def rehearse(path: str, overrides: Sequence[str] = ()) -> str:
     except MemoryError as error:
         raise ConfigError(f"data, model: they do not fit into memory: {error}") from None
     advice.of_run(experiment)
-    settled = {key: getattr(experiment.method, key, value) for key, value in config.method.items()}
-    complete = config.model_copy(update={"method": settled})
+    settled = {key: getattr(experiment.method, key, value) for key, value in config.method.parameters.items()}
+    complete = config.model_copy(update={"method": Spec(config.method.name, settled)})
     return "\n".join([*(f"# {line}" for line in _summary(experiment)), dump(complete).rstrip()])
 
 

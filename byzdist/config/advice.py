@@ -23,17 +23,17 @@ def of_config(config: Config) -> None:
 
 def _sampled_rounds(config: Config) -> None:
     """Of a rule that has no effect in sampled rounds, or does not get the f that it should."""
-    count, declared, cohort = config.clients.count, config.declared_byzantine, config.method.get("cohort")
-    cohort = cohort or config.clients.count
-    plain_mean = getattr(METHODS.get(config.method["name"]), "plain_mean", False)
-    clipped = config.method.get("clip") != "none"
+    count, declared, method = config.clients.count, config.declared_byzantine, config.method
+    cohort = method.parameters.get("cohort") or count
+    plain_mean = getattr(METHODS.get(method.name), "plain_mean", False)
+    clipped = method.parameters.get("clip") != "none"
     if declared and plain_mean and not clipped:
         log.warning(
             "method.clip: without clipping the sampled rounds of %s are a plain mean, which one Byzantine client decides. Set a "
             "number, or use byz_vr_marina_pp.",
-            config.method["name"],
+            method.name,
         )
-    rule = config.aggregation.rule["name"]
+    rule = config.aggregation.rule.name
     if not declared or plain_mean or cohort == 1 or rule == "mean":
         return
     aggregator, f = Aggregator(config.aggregation.rule, config.aggregation.pre), declared * cohort // count
@@ -69,18 +69,19 @@ def _is_mean(aggregator: Aggregator, rows: int, f: int) -> bool:
 def _availability(config: Config) -> None:
     """Of full rounds that can hardly ever be trusted because too few clients can take part."""
     availability, count, declared = config.clients.availability, config.clients.count, config.declared_byzantine
-    if availability["name"] != "bernoulli" or config.aggregation.allow_breakdown or not declared:
+    if availability.name != "bernoulli" or config.aggregation.allow_breakdown or not declared:
         return
-    wanted = config.method.get("full_cohort") or count
+    wanted = config.method.parameters.get("full_cohort") or count
     aggregator = Aggregator(config.aggregation.rule, config.aggregation.pre)
     needed = 1 + bisect_left(range(1, wanted), True, key=lambda r: aggregator.max_byzantine(r) >= min(declared, r))
-    chance = float(bdtrc(needed - 1, count, availability["q"]))
+    q = availability.parameters["q"]
+    chance = float(bdtrc(needed - 1, count, q))
     if chance < _RARE:
         log.warning(
             "clients.availability: with q = %g a full round can be trusted with probability %.2g: %d clients must take part for steps and "
             "rule to tolerate the %d declared Byzantine ones. Until then the estimate stays as it is. Use a rule with a higher breakdown "
             "point, or declare fewer.",
-            availability["q"],
+            q,
             chance,
             needed,
             declared,

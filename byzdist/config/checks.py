@@ -1,61 +1,95 @@
-"""The checks of a configuration that need its registered pieces, or several keys at once, but no data."""
+"""The checks of a configuration that need its registered pieces, or several sections at once, but no data."""
 
 import logging
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 
 from byzdist.aggregation import PRE, RULES, Aggregator
 from byzdist.attacks import ATTACKS
-from byzdist.attacks.assignment import check_assignment, flipped
+from byzdist.attacks.assignment import ASSIGNED, check_assignment, flipped
 from byzdist.compression import COMPRESSORS
 from byzdist.config import advice
 from byzdist.config.schema import Config
 from byzdist.errors import ConfigError
 from byzdist.methods import METHODS
-from byzdist.participation import AVAILABILITY, read_trace
-from byzdist.problem.data import DATASETS, check_split
-from byzdist.problem.data import check as check_data
+from byzdist.participation import AVAILABILITY
+from byzdist.problem.data import DATASETS, SPLITS, check_split
 from byzdist.problem.models import MODELS
 from byzdist.problem.tasks import TASKS
-from byzdist.registry import Registry, Spec
+from byzdist.registry import Registry, RunFacts, Spec
 
 log = logging.getLogger(__name__)
 
 
-def check(config: Config) -> None:
-    """Check a configuration and complete its specs with their defaults, in place.
+def check(config: Config) -> Config:
+    """Check a configuration and return it with its specs complete.
 
     Raises:
         ConfigError: naming the key.
     """
     _clients(config)
-    for key, registry in (
-        ("model", MODELS),
-        ("method", METHODS),
-        ("compression", COMPRESSORS),
-    ):
-        setattr(config, key, _complete(registry, getattr(config, key), key))
-    config.clients.availability = _complete(AVAILABILITY, config.clients.availability, "clients.availability")
-    config.aggregation.rule = _complete(RULES, config.aggregation.rule, "aggregation.rule")
-    config.aggregation.pre = [
-        _complete(PRE, step, f"aggregation.pre.{i}") for i, step in enumerate(config.aggregation.pre)
-    ]
-    Aggregator(config.aggregation.rule, config.aggregation.pre)  # a rule may name another one
-    _data(config)
-    _task(config)
-    _attack(config)
-    _method(config)
-    _aggregation(config)
+    clients, chosen = config.clients, config.aggregation
+    availability = _complete(AVAILABILITY, clients.availability, "clients.availability")
+    pre = [_complete(PRE, step, f"aggregation.pre.{i}") for i, step in enumerate(chosen.pre)]
+    rule = _complete(RULES, chosen.rule, "aggregation.rule")
+    config = config.model_copy(
+        update={
+            "model": _complete(MODELS, config.model, "model"),
+            "method": _complete(METHODS, config.method, "method"),
+            "compression": _complete(COMPRESSORS, config.compression, "compression"),
+            "clients": clients.model_copy(update={"availability": availability}),
+            "aggregation": chosen.model_copy(update={"rule": rule, "pre": pre}),
+            "data": _data(config),
+            "task": _task(config),
+            "attack": _attack(config),
+        }
+    )
+    _check_flips(config)
+    together = Aggregator(rule, pre)  # a rule may name another one
+    facts = _facts(config, together)
+    for registry, spec, key in _pieces(config):
+        registry.check_run(spec, facts, key)
+    _aggregation(config, together, facts)
     _transport(config)
     _device(config)
     advice.of_config(config)
+    return config
 
 
-def _complete(registry: Registry, spec: Spec, key: str) -> Spec:  # type: ignore[type-arg]
-    if not isinstance(spec.get("name"), str):
-        raise ConfigError(f"{key}.name: this key is required. Known: {', '.join(registry)}.")
-    given = {k: v for k, v in spec.items() if k != "name"}
-    return {"name": registry.canonical(spec["name"], key), **registry.check(spec["name"], given, key)}
+def _complete(registry: Registry[Any], spec: Spec, key: str) -> Spec:
+    """Return a piece's spec, complete; say so where it has another name than the run's files use."""
+    checked = registry.check(spec, key)
+    registry.canonical(spec.name, key)
+    return checked
+
+
+def _pieces(config: Config) -> Iterator[tuple[Registry[Any], Spec, str]]:
+    """Yield the specs of a complete configuration, and where they stand."""
+    yield METHODS, config.method, "method"
+    yield RULES, config.aggregation.rule, "aggregation.rule"
+    for i, step in enumerate(config.aggregation.pre):
+        yield PRE, step, f"aggregation.pre.{i}"
+    yield COMPRESSORS, config.compression, "compression"
+    for key, spec in _attack_entries(config):
+        yield ATTACKS, spec.without(*ASSIGNED), key
+    yield MODELS, config.model, "model"
+    assert config.task is not None
+    yield TASKS, config.task, "task"
+    yield DATASETS, config.data.without("split"), "data"
+    yield SPLITS, config.data.parameters["split"].without("holders"), "data.split"
+    yield AVAILABILITY, config.clients.availability, "clients.availability"
+
+
+def _facts(config: Config, aggregator: Aggregator) -> RunFacts:
+    sizes = config.method.parameters
+    keys = (
+        ["full_cohort"] if getattr(METHODS.get(config.method.name), "plain_mean", False) else ["full_cohort", "cohort"]
+    )
+    cohorts = {key: sizes.get(key) or config.clients.count for key in keys}
+    vectors = {key: aggregator.left(size) for key, size in cohorts.items()}
+    return RunFacts(config.clients.count, config.clients.byzantine, config.declared_byzantine, cohorts, vectors)
 
 
 def _clients(config: Config) -> None:
@@ -76,78 +110,38 @@ def _clients(config: Config) -> None:
         )
 
 
-def _data(config: Config) -> None:
-    if not isinstance(config.data.get("name"), str):
-        raise ConfigError(f"data.name: this key is required. Known: {', '.join(DATASETS)}.")
-    split = config.data.get("split", "shared")
-    split = {"name": split} if isinstance(split, str) else split
-    if not isinstance(split, dict) or not isinstance(split.get("name"), str):
-        raise ConfigError(f"data.split: a split is a name or a mapping with a name (it is {split!r}).")
-    data = check_data({k: v for k, v in config.data.items() if k != "split"})
-    config.data = {**data, "split": check_split(split)}
+def _data(config: Config) -> Spec:
+    """Return the data section complete, its split with it."""
+    data = _complete(DATASETS, config.data.without("split"), "data")
+    given = config.data.parameters.get("split", "shared")
+    split = Spec.of(given) if isinstance(given, str | dict) else Spec("")
+    if not split.name:
+        raise ConfigError(f"data.split: a split is a name or a mapping with a name (it is {given!r}).")
+    SPLITS.canonical(split.name, "data.split")  # says so of another word for it
+    return data.plus(split=check_split(split))
 
 
-def _task(config: Config) -> None:
-    own = getattr(DATASETS.get(config.data["name"], "data"), "task", "classification")
-    config.task = _complete(TASKS, config.task or {"name": own}, "task")
-    if config.task["name"] != "classification" and flipped(config.attacks, config.clients.bad):
-        raise ConfigError(
-            "attack: label_flip takes class y for class L-1-y, and the targets of this task are not classes."
-        )
+def _task(config: Config) -> Spec:
+    """Return what is learnt: what the configuration says, else what the data set is for."""
+    own = getattr(DATASETS.get(config.data.name, "data"), "task", "classification")
+    return _complete(TASKS, config.task or Spec(own), "task")
 
 
-def _method(config: Config) -> None:
-    count = config.clients.count
-    for key in ("cohort", "full_cohort"):
-        size = config.method.get(key)
-        if size is not None and size > count:
-            raise ConfigError(
-                f"method.{key}: {size} of {count} clients cannot be sampled; it is at most clients.count."
-            )
-    if config.method["name"] == "byz_vr_marina":
-        for key, allowed in (("cohort", (None, count)), ("full_cohort", (None, count)), ("clip", ("none",))):
-            if config.method[key] not in allowed:
-                raise ConfigError(
-                    f"method.{key}: byz_vr_marina is the case of all clients and no clipping; leave the key out "
-                    "or use byz_vr_marina_pp."
-                )
-    if config.method.get("clip") == "none" and config.method.get("clip_max") != "none":
-        raise ConfigError(
-            "method.clip_max: it is a cap on the level of method.clip, which is none; give method.clip a number."
-        )
+def _check_flips(config: Config) -> None:
+    assert config.task is not None
+    if flipped(config.attacks, config.clients.bad) and config.task.name != "classification":
+        raise ConfigError("attack: label_flip takes class y for class L-1-y, and the task's targets are not classes.")
 
 
-def _plain_mean(config: Config) -> bool:
-    return getattr(METHODS.get(config.method["name"]), "plain_mean", False)
-
-
-def _aggregation(config: Config) -> None:
+def _aggregation(config: Config, together: Aggregator, facts: RunFacts) -> None:
     """Check that the cohorts are large enough for the rule."""
-    rule, pre, count = config.aggregation.rule, config.aggregation.pre, config.clients.count
-    cohorts = {"full_cohort": config.method.get("full_cohort") or count}
-    if not _plain_mean(config):
-        cohorts["cohort"] = config.method.get("cohort") or count
-    inner = rule.get("rule")
-    for named in (rule, inner if isinstance(inner, dict) else {}):
-        if named.get("name") == "monna" and named.get("pivot") is not None:
-            raise ConfigError(
-                "aggregation.rule.pivot: whose reply is which row depends on who is drawn, and there may be fewer; leave the key out."
-            )
-    together = Aggregator(rule, pre)
-    left = {key: _left(together, size) for key, size in cohorts.items()}
-    largest = max(cohorts.values())
-    if config.clients.byzantine and largest > 1 and max(left.values()) == 1:
+    largest = max(facts.cohorts.values())
+    if config.clients.byzantine and largest > 1 and max(facts.vectors.values()) == 1:
         raise ConfigError(
             f"aggregation.pre: of the largest cohort, {largest} clients, these steps leave one vector, a mean that one Byzantine "
             "client decides. Use smaller buckets or a larger cohort."
         )
-    fewest = min(left, key=lambda key: left[key])
-    if rule["name"] == "multi_krum" and (rule["selected"] or 0) > left[fewest]:
-        raise ConfigError(
-            f"aggregation.rule.selected: {rule['selected']} is more than the {left[fewest]} vectors of a cohort "
-            f"(method.{fewest}: {cohorts[fewest]}); all of them would be averaged."
-        )
-    _breakdown(config, together, cohorts["full_cohort"])
+    _breakdown(config, together, facts.cohorts["full_cohort"])
 
 
 def _breakdown(config: Config, together: Aggregator, size: int) -> None:
@@ -165,7 +159,7 @@ def _breakdown(config: Config, together: Aggregator, size: int) -> None:
         return
     steps = " with the steps of aggregation.pre" if config.aggregation.pre else ""
     problem = (
-        f"of the {size} replies of a full round (method.full_cohort) {rule['name']}{steps} tolerates {tolerated} Byzantine ones, and "
+        f"of the {size} replies of a full round (method.full_cohort) {rule.name}{steps} tolerates {tolerated} Byzantine ones, and "
         f"{possible} may be among them. Full rounds are not clipped: one with too many undoes everything."
     )
     if config.aggregation.allow_breakdown:
@@ -180,46 +174,39 @@ def _breakdown(config: Config, together: Aggregator, size: int) -> None:
     )
 
 
-def _left(aggregator: Aggregator, vectors: int) -> int:
-    for step, parameters in aggregator.pre:
-        vectors = step.size(vectors, **parameters)
-    return vectors
+def _attack_entries(config: Config) -> list[tuple[str, Spec]]:
+    """Return where each entry of ``attack`` stands, and the entry."""
+    several = isinstance(config.attack, list)
+    return [(f"attack.{i}" if several else "attack", spec) for i, spec in enumerate(config.attacks)]
 
 
-def _attack(config: Config) -> None:
+def _attack(config: Config) -> Spec | list[Spec]:
+    """Return ``attack`` complete."""
     if not config.attacks:
         raise ConfigError("attack: the list is empty; leave the key out for clients that behave honestly.")
     checked = []
-    for i, spec in enumerate(config.attacks):
-        key = f"attack.{i}" if isinstance(config.attack, list) else "attack"
-        own = {k: v for k, v in spec.items() if k not in ("clients", "rounds")}
-        spec = {**_complete(ATTACKS, own, key), **check_assignment(spec, key, config.clients.bad)}
-        attack = ATTACKS.get(spec["name"])
-        if hasattr(attack, "on_labels") and "rounds" in spec:
+    for key, entry in _attack_entries(config):
+        assigned = check_assignment(entry, key, config.clients.bad)
+        spec = _complete(ATTACKS, entry.without(*ASSIGNED), key).plus(**assigned)
+        attack = ATTACKS.get(spec.name)
+        if hasattr(attack, "on_labels") and "rounds" in assigned:
             raise ConfigError(
-                f"{key}.rounds: {spec['name']!r} changes a client's data for the whole run; leave the key out."
+                f"{key}.rounds: {spec.name!r} changes a client's data for the whole run; leave the key out."
             )
         if hasattr(attack, "on_process") and config.transport.name == "local":
             raise ConfigError(
-                f"{key}: {spec['name']!r} strikes the worker's process, and with transport.name=local there is one for all."
+                f"{key}: {spec.name!r} strikes the worker's process, and with transport.name=local there is one for all."
             )
         if hasattr(attack, "on_wire") and config.transport.name != "star":
             raise ConfigError(
-                f"{key}: {spec['name']!r} breaks the wire format, which only the star survives; use transport.name=star."
-            )
-        if spec["name"] == "mimic" and spec["target"] != "worst" and spec["target"] not in config.clients.good:
-            raise ConfigError(
-                f"{key}.target: client {spec['target']} is not one of the good clients 0..{len(config.clients.good) - 1}; or take 'worst'."
+                f"{key}: {spec.name!r} breaks the wire format, which only the star survives; use transport.name=star."
             )
         checked.append(spec)
-    config.attack = checked if isinstance(config.attack, list) else checked[0]
-    flipped(config.attacks, config.clients.bad)
+    return checked if isinstance(config.attack, list) else checked[0]
 
 
 def _transport(config: Config) -> None:
-    availability, cohort = config.clients.availability, config.method.get("cohort") or config.clients.count
-    if availability["name"] == "trace":
-        read_trace(availability["path"], config.clients.count)
+    cohort = config.method.parameters.get("cohort") or config.clients.count
     if config.transport.min_replies > cohort:
         raise ConfigError(
             f"transport.min_replies: {config.transport.min_replies} replies can never come from a cohort of {cohort} (method.cohort)."

@@ -3,7 +3,7 @@
 import os
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,24 +18,27 @@ from byzdist.host.files import read_text
 from byzdist.words import explain
 
 
-def override(tree: dict[str, Any], assignment: str) -> None:
-    """Apply a command-line override such as ``method.clip=none`` in place."""
+def override(tree: Mapping[str, Any], assignment: str) -> dict[str, Any]:
+    """Return the tree after a command-line override such as ``method.clip=none``."""
     path, equals, text = assignment.partition("=")
     if not equals or not all(path.split(".")):
         raise ConfigError(
             f"{assignment!r}: an override has the form key=value, without blanks, for example method.clip=none."
         )
-    *parents, last = path.split(".")
-    node = tree
-    for parent in parents:
-        below = node.get(parent)
-        if isinstance(below, str):  # the short form "rule: krum" of {name: krum}
-            below = {"name": below}
-        node[parent] = below = {} if below is None else below
-        if not isinstance(below, dict):
-            raise ConfigError(f"{path}: {parent!r} holds {below!r}, which has no keys below it.")
-        node = below
-    node[last] = read_yaml(text, path)
+    return _put(tree, path.split("."), read_yaml(text, path), path)
+
+
+def _put(node: Mapping[str, Any], keys: Sequence[str], value: object, path: str) -> dict[str, Any]:
+    """Return the node with ``value`` where the keys lead to; ``path`` is for the complaint."""
+    first, *others = keys
+    if not others:
+        return {**node, first: value}
+    below = node.get(first)
+    if isinstance(below, str):  # the short form "rule: krum" of {name: krum}
+        below = {"name": below}
+    if not isinstance(below, dict | None):
+        raise ConfigError(f"{path}: {first!r} holds {below!r}, which has no keys below it.")
+    return {**node, first: _put(below or {}, others, value, path)}
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -49,8 +52,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     tree = read_tree(path)
     for assignment in overrides:
-        override(tree, assignment)
-    resolve_paths(tree, Path(path).parent)
+        tree = override(tree, assignment)
+    tree = resolve_paths(tree, Path(path).parent)
     for folder in (os.path.dirname(os.path.abspath(path)), os.getcwd()):
         if str(path) != "-" and folder not in sys.path:
             sys.path.append(folder)
@@ -74,20 +77,39 @@ def read_tree(path: str | Path, *, follow: bool = True) -> dict[str, Any]:
     return tree
 
 
-def resolve_paths(tree: dict[str, Any], folder: Path) -> None:
-    """Make the files and folders absolute that the data and availability sections name by ``path`` or ``..._path``, in place.
+def resolve_paths(tree: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the tree in which the data and availability sections name files and folders (``path``, ``..._path``) absolutely.
 
     A leading ``~`` and ``$VARIABLES`` are expanded. A relative path counts from where the user stands, else from ``folder``, the
     configuration's; one that is nowhere stays as it is, for the complaint.
     """
-    clients = tree.get("clients")
-    sections = (tree.get("data"), clients.get("availability") if isinstance(clients, dict) else None)
-    for section in (section for section in sections if isinstance(section, dict)):
-        for key, value in section.items():
-            if is_path(key) and isinstance(value, str):
-                expanded = os.path.expanduser(os.path.expandvars(value))
-                there = next((path for path in (Path(expanded), folder / expanded) if _exists(path)), None)
-                section[key] = value if there is None else os.path.abspath(there)
+
+    def absolute(section: Any) -> Any:
+        if not isinstance(section, dict):
+            return section
+        return {
+            key: _absolute(value, folder) if is_path(key) and isinstance(value, str) else value
+            for key, value in section.items()
+        }
+
+    return _changed_where_paths_are(tree, absolute)
+
+
+def _absolute(path: str, folder: Path) -> str:
+    expanded = os.path.expanduser(os.path.expandvars(path))
+    there = next((found for found in (Path(expanded), folder / expanded) if _exists(found)), None)
+    return path if there is None else os.path.abspath(there)
+
+
+def _changed_where_paths_are(tree: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    """Return the tree with ``change`` applied to the sections that can name files."""
+    changed = dict(tree)
+    if "data" in changed:
+        changed["data"] = change(changed["data"])
+    clients = changed.get("clients")
+    if isinstance(clients, dict) and "availability" in clients:
+        changed["clients"] = {**clients, "availability": change(clients["availability"])}
+    return changed
 
 
 def is_path(key: object) -> bool:
@@ -134,8 +156,7 @@ def _parse(tree: Mapping[str, Any]) -> Config:
         raise explain(error, "", tree, _keys_at(section)) from None
     from byzdist.config.checks import check  # registers every piece, which a reader of the schema alone does not need
 
-    check(config)
-    return config
+    return check(config)
 
 
 def _keys_at(location: Sequence[int | str]) -> list[str]:
@@ -152,7 +173,5 @@ def dump(config: Config, *, paths: bool = True) -> str:
     """Return the configuration as YAML that `load` reads back to the same run; without paths, those may differ from host to host."""
     tree = config.model_dump(exclude_none=True)
     if not paths:
-        for section in (tree["data"], tree["clients"]["availability"]):
-            for key in filter(is_path, list(section)):
-                del section[key]
+        tree = _changed_where_paths_are(tree, lambda section: {k: v for k, v in section.items() if not is_path(k)})
     return yaml.safe_dump(tree, sort_keys=False)

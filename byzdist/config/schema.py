@@ -15,26 +15,12 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
-def _spec(value: object) -> object:
-    return {"name": value} if isinstance(value, str) else value
-
-
-def _specs(value: object) -> object:
-    return [_spec(entry) for entry in value] if isinstance(value, list) else _spec(value)
-
-
-def _several(value: object) -> object:
-    return _specs([value] if isinstance(value, str | dict) else value)
-
-
 class Clients(Section):
     """Who takes part; the last ``byzantine`` of the ``count`` clients are Byzantine. ``availability`` says who can, in which round."""
 
     count: Annotated[int, Field(ge=1, le=10**6)]
     byzantine: Annotated[int, Field(ge=0)] = 0
-    availability: Spec = {"name": "always"}
-
-    _names = field_validator("availability", mode="before")(_spec)
+    availability: Spec = Spec("always")
 
     @property
     def good(self) -> range:
@@ -65,9 +51,10 @@ class Aggregation(Section):
     allow_breakdown: bool = False
     compile: bool | Literal["auto"] = "auto"
 
-    _names = field_validator("rule", mode="before")(_spec)
-
-    _steps = field_validator("pre", mode="before")(_several)
+    @field_validator("pre", mode="before")
+    @classmethod
+    def _steps(cls, pre: object) -> object:
+        return [pre] if isinstance(pre, str | dict) else pre
 
 
 class Transport(Section):
@@ -138,9 +125,9 @@ class Config(Section):
         Field(description="what is learnt: a loss and metrics; by default the data set's own, classification for most"),
     ] = None
     method: Spec
-    compression: Spec = {"name": "identity"}
+    compression: Spec = Spec("identity")
     aggregation: Aggregation
-    attack: Spec | list[Spec] = {"name": "none"}
+    attack: Spec | list[Spec] = Spec("none")
     transport: Transport = Transport()
     evaluate: Evaluate = Evaluate()
     checkpoint: Checkpoints = Checkpoints()
@@ -152,8 +139,10 @@ class Config(Section):
         Field(description="what a run does whose loss is not finite or a thousand times that of its start"),
     ] = "stop"
 
-    _names = field_validator("data", "model", "task", "method", "compression", "transport", mode="before")(_spec)
-    _attacks = field_validator("attack", mode="before")(_specs)
+    @field_validator("transport", mode="before")
+    @classmethod
+    def _transport(cls, transport: object) -> object:
+        return {"name": transport} if isinstance(transport, str) else transport
 
     @field_validator("name")
     @classmethod

@@ -20,7 +20,7 @@ from byzdist.methods import METHODS
 from byzdist.participation import AVAILABILITY
 from byzdist.problem.data import DATASETS, SPLITS
 from byzdist.problem.models import MODELS
-from byzdist.registry import Registry
+from byzdist.registry import Registry, Spec
 from byzdist.words import closest, did_you_mean, shown, squeeze
 
 _NEAR = 0.8  # how like a key of another section a word must be
@@ -103,12 +103,13 @@ def piece_settings(kind: Kind, name: str) -> list[Setting]:
 
 def _plain(value: object) -> object:
     """Return a default as one would write it: a piece by its name, a tuple as a list."""
-    if isinstance(value, dict) and list(value) == ["name"]:
-        return value["name"]
+    if isinstance(value, Spec):
+        return value.name
     return list(value) if isinstance(value, tuple) else value
 
 
-_TYPES = {int: "integer", float: "number", str: "text", bool: "true or false", dict: "name or {name: ..., parameters}"}
+_PIECE = "name or {name: ..., parameters}"
+_TYPES = {int: "integer", float: "number", str: "text", bool: "true or false", dict: _PIECE, Spec: _PIECE}
 
 
 def wanted(annotation: Any) -> str:

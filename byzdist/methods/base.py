@@ -4,14 +4,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
+from byzdist.errors import ConfigError
 from byzdist.problem.oracle import Oracle
-from byzdist.registry import Registry
+from byzdist.registry import Registry, RunFacts
 from byzdist.rounds import Memory, Messages, Round
 
 METHODS: Registry[Callable[..., "Method"]] = Registry("method")
@@ -81,6 +82,29 @@ class Method(ABC):
     sends_differences = False  # whether a sampled client needs x^{k-1} and sends a gradient difference
     clients_remember = False  # whether `message` uses the task's memory
     plain_mean = False  # whether sampled rounds use the mean in place of the robust rule
+
+    @classmethod
+    def check_run(
+        cls,
+        run: RunFacts,
+        key: str,
+        *,
+        cohort: int | None = None,
+        full_cohort: int | None = None,
+        clip: ClipFactor = "none",
+        clip_max: ClipFactor = "none",
+        **_: Any,
+    ) -> None:
+        """Refuse cohorts that n clients cannot give, and a cap on a level that there is not; see `byzdist.registry.checks_run`."""
+        for word, size in (("cohort", cohort), ("full_cohort", full_cohort)):
+            if size is not None and size > run.clients:
+                raise ConfigError(
+                    f"{key}.{word}: {size} of {run.clients} clients cannot be sampled; it is at most clients.count."
+                )
+        if clip == "none" and clip_max != "none":
+            raise ConfigError(
+                f"{key}.clip_max: it is a cap on the level of method.clip, which is none; give method.clip a number."
+            )
 
     def resolved(self, sizes: Sizes) -> "Method":
         """Return the method with the defaults that depend on the run filled in."""

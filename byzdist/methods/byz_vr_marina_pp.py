@@ -1,13 +1,15 @@
 """Byz-VR-MARINA-PP and its relatives (Malinovsky, Richtárik, Horváth, Gorbunov, NeurIPS 2024) [BRPP]."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 from torch import Tensor
 
+from byzdist.errors import ConfigError
 from byzdist.methods.base import METHODS, ClientTask, ClipFactor, Full, Method, Probability, Sizes
 from byzdist.problem.oracle import Oracle
+from byzdist.registry import RunFacts
 from byzdist.rounds import Round
 
 
@@ -72,6 +74,18 @@ class ByzVRMarina(ByzVRMarinaPP):
 
     cohort: Annotated[int, Ge(1)] | None = None  # type: ignore[assignment]
     clip: ClipFactor = "none"
+
+    @classmethod
+    def check_run(cls, run: RunFacts, key: str, **parameters: Any) -> None:
+        """Refuse cohorts that are not all clients, and clipping, besides what every method refuses."""
+        super().check_run(run, key, **parameters)
+        everyone = (None, run.clients)
+        for word, allowed in (("cohort", everyone), ("full_cohort", everyone), ("clip", ("none",))):
+            if parameters[word] not in allowed:
+                raise ConfigError(
+                    f"{key}.{word}: byz_vr_marina is the case of all clients and no clipping; leave the key out "
+                    "or use byz_vr_marina_pp."
+                )
 
     def resolved(self, sizes: Sizes) -> "ByzVRMarinaPP":
         """Fill in C = Ĉ = n and the default p."""

@@ -6,7 +6,7 @@ A model is a torch module made by ``name(feature_shape, classes, **parameters)``
 :mod:`byzdist.problem.modules`. Frozen parameters stay as they are, and tied ones count once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Annotated, Any
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from byzdist.errors import ConfigError
 from byzdist.problem import modules
 from byzdist.randomness import stream
-from byzdist.registry import Registry
+from byzdist.registry import Named, Registry
 
 MODELS: Registry[Callable[..., nn.Module]] = Registry("model", "feature_shape", "classes")
 
@@ -32,19 +32,18 @@ _SMALL = (
 )  # numbers in a batch for which calls cost more than arithmetic; numpy's BLAS starts no threads for so few
 
 
-def build(spec: Mapping[str, Any], feature_shape: Sequence[int], classes: int, seed: int) -> nn.Module:
+def build(named: Named, feature_shape: Sequence[int], classes: int, seed: int) -> nn.Module:
     """Return the model of a configuration's model section, the same in every process, on the CPU.
 
     Raises:
         ConfigError: an unknown name, a wrong parameter, or data that the model does not fit.
     """
-    parameters = {key: value for key, value in spec.items() if key != "name"}
-    make, checked = MODELS.get(spec["name"], "model"), MODELS.check(spec["name"], parameters, "model")
-    name, default = spec["name"], torch.get_default_dtype()
+    spec = MODELS.check(named, "model")
+    name, default = spec.name, torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):  # torch's own initializers draw from its global generator only
         torch.manual_seed(int(stream(seed, "model").integers(2**63)))
         try:
-            model = make(tuple(feature_shape), classes, **checked)
+            model = MODELS.build(spec, tuple(feature_shape), classes, key="model")
         except (ConfigError, MemoryError):
             raise
         except Exception as error:  # whatever a user's own code raises

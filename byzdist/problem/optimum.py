@@ -2,11 +2,10 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from byzdist.problem.loss import Loss
 from byzdist.problem.models import MODELS, build
 from byzdist.problem.objective import Objective, sample_groups
 from byzdist.problem.task import Batch, Task
+from byzdist.registry import Named
 
 _DIRECT = 2048
 _MOST_WORK = 10**8  # samples times parameters; beyond, a single core takes minutes (MNIST: 6)
@@ -27,23 +27,19 @@ _log = logging.getLogger(__name__)
 
 
 def find(
-    spec: Mapping[str, Any],
-    task: Task,
-    dataset: Dataset,
-    split: Split,
-    honest: Sequence[int],
-    cache: Path | None = None,
+    named: Named, task: Task, dataset: Dataset, split: Split, honest: Sequence[int], cache: Path | None = None
 ) -> float | None:
     """Return min f, f being the mean loss of the honest clients, or None where there is none to be found.
 
     Args:
-        spec: the model section of a configuration.
+        named: the model section of a configuration.
         task: what is learnt.
         dataset: with features in float64.
         split: who holds what.
         honest: the clients whose mean loss is f.
         cache: the folder in which results are kept (see :func:`byzdist.host.caching.cache_folder`).
     """
+    spec = MODELS.check(named, "model")
     model = build(spec, dataset.feature_shape, dataset.classes, seed=0)
     loss = Loss(model, task)
     samples = ArrayData(dataset, split, chunk=loss.chunk(prod(dataset.feature_shape)))
@@ -51,7 +47,7 @@ def find(
         return None
     groups = sample_groups(split, honest)
     contents = [(weight, positions if positions is None else positions.tolist()) for weight, positions in groups]
-    key = fingerprint(spec, dataset.key, contents, entry=MODELS.get(spec["name"], "model"))
+    key = fingerprint(spec.plain(), dataset.key, contents, entry=MODELS.get(spec.name))
     file = (cache or cache_folder()) / "optimum" / f"{key}.json"
     found = _read(file)
     if found is None:

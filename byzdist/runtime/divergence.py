@@ -30,7 +30,7 @@ class Guard:
 
     def __init__(self, config: Config, metrics: Metrics) -> None:
         self._stops, self._metrics = config.on_divergence == "stop", metrics
-        self._unclipped = config.method.get("clip") == "none"
+        self._unclipped = config.method.parameters.get("clip") == "none"
         self._good: Tensor | None = None
         self.round = -1  # of the last good model
         self.is_good = True  # as far as is known

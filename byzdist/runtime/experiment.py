@@ -53,7 +53,7 @@ class Experiment:
     @property
     def _can_shrink(self) -> bool:
         """Whether a cohort can be smaller than the method asks for, because clients are away."""
-        return self.config.transport.name != "collective" or self.config.clients.availability["name"] != "always"
+        return self.config.transport.name != "collective" or self.config.clients.availability.name != "always"
 
     @property
     def _attacks(self) -> list[Assignment]:
@@ -116,9 +116,9 @@ class Experiment:
 
 def make(registry: Registry[Callable[..., P]], spec: Spec, key: str, kind: type[P]) -> P:
     """Return what a complete spec describes; a piece of a user's own that is no ``kind`` is a ConfigError at ``key``."""
-    made = registry.get(spec["name"])(**{k: v for k, v in spec.items() if k != "name"})
+    made = registry.build(spec, key=key)
     if not isinstance(made, kind):
-        raise ConfigError(f"{key}: {spec['name']!r} makes a {type(made).__name__}, not a {kind.__name__}.")
+        raise ConfigError(f"{key}: {spec.name!r} makes a {type(made).__name__}, not a {kind.__name__}.")
     return made
 
 
@@ -131,12 +131,11 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     dtype: torch.dtype = getattr(torch, config.dtype)
     assert config.task is not None
     task = make(TASKS, config.task, "task", Task)
-    source = {k: v for k, v in config.data.items() if k != "split"}
-    dataset = data.load(source, dtype=config.dtype, task=task)
+    dataset = data.load(config.data.without("split"), dtype=config.dtype, task=task)
     clients = config.clients
-    split = data.split(config.data["split"], dataset.labels, clients.count, config.seed, clients.byzantine)
+    split = data.split(config.data.parameters["split"], dataset.labels, clients.count, config.seed, clients.byzantine)
     model = models.build(config.model, dataset.feature_shape, dataset.classes, config.seed)
-    name = config.model["name"]
+    name = config.model.name
     loss = Loss(model, task, device=device, dtype=dtype, name=name)
     held = ArrayData(
         dataset,

@@ -43,8 +43,8 @@ def _digest(experiment: Experiment, rows: int = 256) -> str:
     parts = [data.labels, data.features[::step]]
     if data.test_labels is not None:
         parts.append(data.test_labels)
-    if availability["name"] == "trace":
-        parts += read_trace(availability["path"], experiment.config.clients.count)
+    if availability.name == "trace":
+        parts += read_trace(availability.parameters["path"], experiment.config.clients.count)
     total = 0
     for part in parts:
         total = zlib.crc32(np.ascontiguousarray(part).data, zlib.crc32(str(part.shape).encode(), total))

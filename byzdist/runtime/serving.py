@@ -108,8 +108,7 @@ def _optimum(experiment: Experiment) -> float | None:
         return None
     config, dataset = experiment.config, experiment.dataset
     if config.dtype != "float64":
-        source = {key: value for key, value in config.data.items() if key != "split"}
-        dataset = load_data(source, dtype="float64", task=experiment.task)
+        dataset = load_data(config.data.without("split"), dtype="float64", task=experiment.task)
     return find(config.model, experiment.task, dataset, experiment.split, config.clients.good)
 
 

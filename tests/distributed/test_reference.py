@@ -61,8 +61,7 @@ def runs(tmp_path_factory):
 @pytest.mark.parametrize("name", RUNS)
 def test_a_distributed_run_equals_the_reference(name, runs):
     two, five = (runs[name, workers] for workers in WORKERS)
-    data = parse(RUNS[name]).data
-    dataset = load({key: value for key, value in data.items() if key != "split"})
+    dataset = load(parse(RUNS[name]).data.without("split"))
     expected = Reference(RUNS[name], np.asarray(dataset.features), np.asarray(dataset.labels)).run()
     assert np.linalg.norm(two.model.numpy() - expected) < CLOSE * np.linalg.norm(expected)
     assert torch.equal(two.model, five.model)

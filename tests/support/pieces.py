@@ -1,4 +1,4 @@
-"""Pieces that remember something from round to round, one of each kind: what a user of byzdist might write."""
+"""Pieces that remember something from round to round, one of each kind, and some that check the run: what a user of byzdist might write."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,7 +10,9 @@ from torch import Tensor
 from byzdist.aggregation.rules import Facts, Rule, minority
 from byzdist.attacks.base import Context, remembering
 from byzdist.compression.base import Compressor
+from byzdist.errors import ConfigError
 from byzdist.methods.estimates import SGD
+from byzdist.registry import RunFacts, checks_run
 from byzdist.rounds import Memory, Messages, Round
 
 
@@ -74,3 +76,34 @@ def _smoothed(rows: Tensor, f: int, memory: Memory) -> Tensor:
 
 
 smoothed = Rule(_smoothed, "plain", Facts(minority, "1/2", ""), remembers=True)
+
+
+class Paired(ErrorFeedback):
+    """A compressor for an even number of clients."""
+
+    @staticmethod
+    def check_run(run: RunFacts, key: str, *, count: int) -> None:
+        if run.clients % 2:
+            raise ConfigError(f"{key}: {run.clients} clients are no pairs; add one ({count} values each).")
+
+
+def _outvoted(run: RunFacts, key: str, *, margin: int) -> None:
+    short = {cohort: size for cohort, size in run.vectors.items() if size - 2 * run.declared < margin}
+    if short:
+        raise ConfigError(f"{key}.margin: {margin} is more than cohorts give: {short} of {dict(run.cohorts)}.")
+
+
+@checks_run(_outvoted)
+def cautious(rows: Tensor, f: int, *, margin: int = 1) -> Tensor:
+    """Take the coordinate-wise median of rows whose honest ones are in the majority by some margin."""
+    return rows.median(0).values
+
+
+def _breaks(run: RunFacts, key: str) -> None:
+    raise ZeroDivisionError("by nought")
+
+
+@checks_run(_breaks)
+def broken(now: Context) -> Tensor:
+    """Do nothing; the check of the run is wrong."""
+    return now.honest

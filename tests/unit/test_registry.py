@@ -6,7 +6,7 @@ from annotated_types import Ge, Gt
 
 from byzdist.cli.catalogue import SECTIONS
 from byzdist.errors import ConfigError
-from byzdist.registry import Registry
+from byzdist.registry import Registry, Spec
 
 THINGS = Registry("thing", "one", "two")
 
@@ -57,9 +57,39 @@ def test_an_alias_is_registered_once_and_hides_no_name():
 
 
 def test_parameters_come_back_complete():
-    assert THINGS.check("bolt", {"length": 3}, "box") == {"length": 3, "thread": "fine", "price": None, "sizes": "all"}
-    assert THINGS.check("bolt", {"length": 3, "price": 2, "sizes": [0, 1]}, "box")["sizes"] == [0, 1]
-    assert THINGS.check("nut", {}, "box") == {"width": 3}
+    complete = {"length": 3, "thread": "fine", "price": None, "sizes": "all"}
+    assert THINGS.check({"name": "bolt", "length": 3}, "box") == Spec("bolt", complete)
+    given = Spec("bolt", {"length": 3, "price": 2, "sizes": [0, 1]})
+    assert THINGS.check(given, "box").parameters["sizes"] == [0, 1]
+    assert THINGS.check("nut", "box") == Spec("nut", {"width": 3})
+    assert given == Spec("bolt", {"length": 3, "price": 2, "sizes": [0, 1]})
+
+
+def test_what_has_been_checked_is_not_checked_again():
+    checked = THINGS.check({"name": "bolt", "length": 3}, "box")
+    assert THINGS.check(checked, "elsewhere") is checked
+    assert not Spec.of("bolt").checked and checked.plus(length=4).parameters["length"] == 4
+
+
+def test_a_spec_is_given_as_a_name_or_a_mapping_and_written_as_a_mapping():
+    assert Spec.of("bolt") == Spec.of({"name": "bolt"}) == Spec.of(Spec("bolt"))
+    inner = Spec("bolt", {"length": 3, "nut": Spec("nut", {"width": 1})})
+    assert inner.plain() == {"name": "bolt", "length": 3, "nut": {"name": "nut", "width": 1}}
+    assert inner.without("nut", "no such key") == Spec("bolt", {"length": 3}) == Spec.of({"length": 3, "name": "bolt"})
+    assert len({inner, Spec("bolt", dict(inner.parameters))}) == 1
+
+
+@pytest.mark.parametrize("nameless", [{}, {"length": 3}, {"name": 5}, {"name": None}])
+def test_a_spec_without_a_name_is_refused(nameless):
+    with pytest.raises(ConfigError, match=r"^box\.name: this key is required\. Known: bolt, nut\.$"):
+        THINGS.check(nameless, "box")
+
+
+def test_a_piece_is_built_of_its_parameters():
+    assert THINGS.build({"name": "nut", "width": 5}, 1, 2, key="box").width == 5
+    assert THINGS.bind("nut", "box")(1, 2).width == 3
+    with pytest.raises(ConfigError, match="box.width: must be an integer"):
+        THINGS.build({"name": "nut", "width": "5"}, 1, 2, key="box")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +119,7 @@ def test_parameters_come_back_complete():
 )
 def test_complaints_name_key_value_and_remedy(name, parameters, complaint):
     with pytest.raises(ConfigError) as error:
-        THINGS.check(name, parameters, "box")
+        THINGS.check(Spec(name, parameters), "box")
     assert str(error.value) == complaint
 
 
@@ -109,9 +139,9 @@ number = 5
 
 def test_a_users_own_piece_is_imported_and_its_parameters_are_checked(own):
     assert THINGS.get("own_things:good").__doc__ == "Mine."
-    assert THINGS.check("own_things:good", {}, "box") == {"colour": "red"}
+    assert THINGS.check("own_things:good", "box").parameters == {"colour": "red"}
     with pytest.raises(ConfigError, match="box.colour: must be text"):
-        THINGS.check("own_things:good", {"colour": 5}, "box")
+        THINGS.check({"name": "own_things:good", "colour": 5}, "box")
 
 
 @pytest.mark.parametrize(
@@ -133,14 +163,14 @@ def test_a_users_own_piece_is_imported_and_its_parameters_are_checked(own):
 )
 def test_a_users_own_piece_that_does_not_fit_is_refused(own, name, complaint):
     with pytest.raises(ConfigError, match=f"box: {complaint}"):
-        THINGS.check(name, {}, "box")
+        THINGS.check(name, "box")
 
 
 @pytest.mark.parametrize("registry", SECTIONS.values(), ids=lambda registry: registry.kind)
 def test_every_registered_piece_fits_its_registry(registry):
     for name in registry:
         try:
-            registry.check(name, {}, "key")
+            registry.check(name, "key")
         except ConfigError as error:
             assert str(error).endswith("this key is required."), error
         assert registry.describe(name).endswith("."), name

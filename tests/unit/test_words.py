@@ -93,7 +93,7 @@ def test_aliases_of_data_and_splits_work(tmp_path, caplog):
     file = tmp_path / "file.txt"
     file.write_text("1 1:0.5\n0 2:0.5\n")
     config = parse({**BASE, "data": {"name": "svmlight", "path": str(file)}})
-    assert config.data["name"] == "libsvm"
+    assert config.data.name == "libsvm"
     assert "data: 'svmlight' is another word for 'libsvm'" in caplog.text
 
 

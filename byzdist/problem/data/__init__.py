@@ -4,7 +4,7 @@ A new data set is one file here: a function with ``@DATASETS.register("name")`` 
 """
 
 from byzdist.problem.data.base import DATASETS, Dataset, RawData
-from byzdist.problem.data.prepare import check, fingerprint, load
+from byzdist.problem.data.prepare import fingerprint, load
 from byzdist.problem.data.splits import SPLITS, Split, check_split, split, warn_of_rare_classes, write_table
 from byzdist.registry import import_all
 
@@ -16,7 +16,6 @@ __all__ = [
     "Dataset",
     "RawData",
     "Split",
-    "check",
     "check_split",
     "fingerprint",
     "load",

@@ -30,6 +30,7 @@ from byzdist.problem.data.arrays import advice, as_arrays, outputs
 from byzdist.problem.data.base import DATASETS, Dataset
 from byzdist.problem.task import Task
 from byzdist.problem.tasks.classification import CLASSIFICATION
+from byzdist.registry import Named, Spec
 
 _FORMAT = 3
 _MOST_MEMBERS = 10_000  # of a folder that stands for its content
@@ -37,28 +38,15 @@ _log = logging.getLogger(__name__)
 _advice = logging.getLogger("byzdist.config.checks.data")  # what the server alone says, see logs
 
 
-def check(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the data section (name and parameters, without the split) as far as that is cheap; return it completed.
-
-    Raises:
-        ConfigError: an unknown name, a wrong parameter, a missing file, or one that begins wrongly.
-    """
-    parameters = {key: value for key, value in spec.items() if key != "name"}
-    name = DATASETS.canonical(spec["name"], "data")
-    return {"name": name, **DATASETS.check(name, parameters, "data")}
-
-
-def load(
-    spec: Mapping[str, Any], cache: Path | None = None, dtype: str = "float64", task: Task = CLASSIFICATION
-) -> Dataset:
+def load(named: Named, cache: Path | None = None, dtype: str = "float64", task: Task = CLASSIFICATION) -> Dataset:
     """Return the data set of a data section as a task wants it, with numbers of the given dtype, from the cache or prepared just now.
 
     Raises:
-        ConfigError: as :func:`check`, and where a file turns out to be damaged, or a function of the user's own fails.
+        ConfigError: an unknown name, a wrong parameter, a missing or damaged file, or a function of the user's own that fails.
     """
-    spec = check(spec)
-    key = fingerprint(_FORMAT, spec, dtype, task.target, task.inputs, entry=DATASETS.get(spec["name"]))
-    name = f"{re.sub('[^a-z0-9_]', '_', spec['name'].lower())[:40]}-{key}"
+    spec = DATASETS.check(named, "data")
+    key = fingerprint(_FORMAT, spec.plain(), dtype, task.target, task.inputs, entry=DATASETS.get(spec.name))
+    name = f"{re.sub('[^a-z0-9_]', '_', spec.name.lower())[:40]}-{key}"
     wanted = np.dtype(dtype)
     folders = [folder / "data" / name for folder in ([cache] if cache is not None else cache_folders())]
     found = next(filter(None, (_open(folder, key, wanted, task) for folder in folders)), None)
@@ -149,15 +137,15 @@ def _dataset(key: str, arrays: Mapping[str, NDArray[Any]], task: Task) -> Datase
     )
 
 
-def _prepare(spec: Mapping[str, Any], dtype: np.dtype[Any], task: Task) -> dict[str, NDArray[Any]]:
-    _log.info("preparing data set %s", spec["name"])
+def _prepare(spec: Spec, dtype: np.dtype[Any], task: Task) -> dict[str, NDArray[Any]]:
+    _log.info("preparing data set %s", spec.name)
     try:
-        returned = DATASETS.get(spec["name"])(**{key: value for key, value in spec.items() if key != "name"})
+        returned = DATASETS.build(spec, key="data")
     except (ConfigError, MemoryError):
         raise
     except (Exception, SystemExit) as error:  # whatever a user's own function raises
-        raise ConfigError(f"data: {spec['name']!r} ended with {told(error)}.") from error
-    return as_arrays(returned, spec["name"], dtype, task)
+        raise ConfigError(f"data: {spec.name!r} ended with {told(error)}.") from error
+    return as_arrays(returned, spec.name, dtype, task)
 
 
 def _keep(arrays: Mapping[str, NDArray[Any]], folder: Path) -> None:

@@ -9,9 +9,9 @@ in the experiments of [BRPP]. With ``all`` each client has data of its own.
 import csv
 import heapq
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from annotated_types import Gt
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from byzdist.errors import ConfigError
 from byzdist.host.files import replacing
 from byzdist.randomness import stream
-from byzdist.registry import Registry
+from byzdist.registry import Named, Registry, Spec
 
 log = logging.getLogger(__name__)
 
@@ -144,24 +144,23 @@ class Split:
         return cells.reshape(self._holders, classes)[np.arange(self.count) % self._holders]
 
 
-def check_split(spec: Mapping[str, Any]) -> dict[str, Any]:
+def check_split(named: Named) -> Spec:
     """Check a split section (name, holders and parameters) and return it completed; raise ConfigError naming ``data.split``."""
-    name, holders = spec["name"], spec.get("holders", "honest")
-    parameters = {key: value for key, value in spec.items() if key not in ("name", "holders")}
-    name = SPLITS.canonical(name, "data.split")
-    checked = {"name": name, **SPLITS.check(name, parameters, "data.split")}
-    if name == "shared":
-        if "holders" in spec:
+    spec = Spec.of(named)
+    holders = spec.parameters.get("holders", "honest")
+    checked = SPLITS.check(spec.without("holders"), "data.split")
+    if checked.name == "shared":
+        if "holders" in spec.parameters:
             raise ConfigError(
                 "data.split.holders: with the split 'shared' all clients hold everything; leave the key out."
             )
         return checked
     if holders not in ("honest", "all"):
         raise ConfigError(f"data.split.holders: should be 'honest' or 'all' (it is {holders!r}).")
-    return {**checked, "holders": holders}
+    return checked.plus(holders=holders)
 
 
-def split(spec: Mapping[str, Any], labels: NDArray[np.int64], count: int, seed: int, byzantine: int = 0) -> Split:
+def split(named: Named, labels: NDArray[np.int64], count: int, seed: int, byzantine: int = 0) -> Split:
     """Share a data set with these labels out among ``count`` clients; the same arguments give the same split anywhere.
 
     The last ``byzantine`` clients get copies of what the others hold, unless ``holders`` is ``all``.
@@ -169,22 +168,22 @@ def split(spec: Mapping[str, Any], labels: NDArray[np.int64], count: int, seed: 
     Raises:
         ConfigError: a wrong section, or fewer samples than clients where each is to have its own.
     """
-    parameters = check_split(spec)
-    entry = SPLITS.get(parameters.pop("name"), "data.split")
+    spec = check_split(named)
+    entry = SPLITS.get(spec.name, "data.split")
     if entry in (by_label, dirichlet) and (labels.ndim != 1 or labels.dtype.kind != "i"):
         raise ConfigError(
-            f"data.split: {spec['name']!r} goes by classes, and the task's targets are not classes. Use 'iid', or a split of your own."
+            f"data.split: {spec.name!r} goes by classes, and the task's targets are not classes. Use 'iid', or a split of your own."
         )
-    holders = count - byzantine if parameters.pop("holders", None) == "honest" else count
+    holders = count - byzantine if spec.parameters.get("holders") == "honest" else count
     if entry is not shared and holders > len(labels):
         raise ConfigError(
-            f"data.split: {spec['name']!r} cannot give each of {holders} clients a sample of the {len(labels)}."
+            f"data.split: {spec.name!r} cannot give each of {holders} clients a sample of the {len(labels)}."
             " Use fewer clients or the split 'shared'."
         )
-    owners = entry(labels, holders, stream(seed, "split"), **parameters)
+    owners = SPLITS.build(spec.without("holders"), labels, holders, stream(seed, "split"), key="data.split")
     if owners is not None and (len(owners) != len(labels) or not np.array_equal(np.unique(owners), np.arange(holders))):
         raise ConfigError(
-            f"data.split: {spec['name']!r} must give each sample to one of {holders} clients, and each of them one."
+            f"data.split: {spec.name!r} must give each sample to one of {holders} clients, and each of them one."
         )
     return Split(len(labels), count, owners, holders)
 

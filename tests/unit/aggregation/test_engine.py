@@ -168,7 +168,7 @@ def test_zeros_have_one_sign():
         (lambda V: aggregate(V, "krumm"), "unknown rule 'krumm'. Did you mean 'krum'"),
         (lambda V: aggregate(V, {"name": "krum", "margin": 0}), "margin"),
         (lambda V: aggregate(V, {"name": "krum", "margn": 1}), "margn"),
-        (lambda V: aggregate(V, {"margin": 1}), "give the name of a rule"),
+        (lambda V: aggregate(V, {"margin": 1}), r"aggregate.rule.name: this key is required\. Known: "),
         (lambda V: aggregate(V, "ctma"), "rule"),
         (lambda V: aggregate(V, {"name": "ctma", "rule": "nope"}), "unknown rule 'nope'"),
         (lambda V: aggregate(V, "mean", pre=["bucketting"]), r"pre\[0\].*Did you mean 'bucketing'"),

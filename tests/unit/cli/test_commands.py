@@ -179,8 +179,9 @@ def test_check_shows_a_complete_configuration_that_runs_again(tmp_path, capsys):
     assert main(["check", str(tmp_path / "config.yaml"), "rounds=7"]) == 0
     text = capsys.readouterr().out
     complete = parse(read_yaml(text, "check"))
+    method = complete.method.parameters
     assert complete.rounds == 7 and complete.evaluate.every == 50
-    assert complete.method["p"] == min(5 / 9, 8 / 90, 1.0) and complete.method["full_cohort"] == 9
+    assert method["p"] == min(5 / 9, 8 / 90, 1.0) and method["full_cohort"] == 9
     assert "# clients: 9, 4 of them Byzantine; each holds 90 samples" in text
     assert "# data: 90 samples of 12 features, 2 classes" in text and "# model: 12 parameters in float64" in text
     assert "# rounds: 7; a sampled round asks 5 clients, a full one 9" in text
@@ -242,7 +243,7 @@ def test_a_run_can_be_evaluated_from_the_folder_of_its_module(tmp_path, monkeypa
     )
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump({**BASE, "model": "mine_of_here:net"}))
-    assert load("run/config.yaml").model == {"name": "mine_of_here:net"}
+    assert load("run/config.yaml").model.name == "mine_of_here:net"
 
 
 def test_a_module_beside_the_configuration_never_hides_an_installed_one(tmp_path, monkeypatch):

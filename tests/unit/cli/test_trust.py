@@ -99,4 +99,4 @@ def test_trust_ends_with_the_command(theirs):
         evaluate(theirs)
     from byzdist.config.reading import load
 
-    assert load(theirs / "config.yaml").model["name"] == "mine:net"  # `byzdist run` runs what its user names
+    assert load(theirs / "config.yaml").model.name == "mine:net"  # `byzdist run` runs what its user names

@@ -40,13 +40,13 @@ def test_the_settings_that_come_along_hold(caplog, name):
     with caplog.at_level(logging.INFO, logger="byzdist"):
         config = load(ROOT / f"configs/{name}.yaml", ["data={name: synthetic}"] if "paper" in name else [])
     assert not caplog.messages and not config.aggregation.allow_breakdown
-    count, declared, method = config.clients.count, config.declared_byzantine, config.method
+    count, declared, method = config.clients.count, config.declared_byzantine, config.method.parameters
     rule = Aggregator(config.aggregation.rule, config.aggregation.pre)
     rows = torch.from_numpy(np.random.default_rng(0).standard_normal((method["cohort"], 8)))
     assert rule.max_byzantine(method["full_cohort"] or count) >= declared == config.clients.byzantine > 0
     result = rule(rows, f=declared * len(rows) // count, generator=np.random.default_rng(0)).vector
     assert not torch.allclose(result, rows.mean(0))
-    if "marina" in method["name"]:
+    if "marina" in config.method.name:
         assert method["clip"] * method["step_size"] <= method["p"] * count / (2 * declared) * (1 + 1e-9)
 
 

@@ -1,3 +1,4 @@
+import copy
 import logging
 import re
 from pathlib import Path
@@ -8,6 +9,7 @@ import yaml
 from byzdist.config.reading import dump, load, override, parse
 from byzdist.config.yaml_reading import read_yaml
 from byzdist.errors import ConfigError
+from byzdist.registry import Spec
 from tests.support.cases import BASE, CASES
 from tests.support.harness import ROOT
 
@@ -64,7 +66,7 @@ def test_what_is_dumped_is_loaded_as_the_same_configuration(name):
 def test_floats_survive_dump_and_load_to_the_last_bit():
     for value in (1e-3, 0.1, 1 / 3, 1e-300, 123456789.123456789, 5e22):
         config = parse({**BASE, "method": {**BASE["method"], "step_size": value}})
-        assert parse(read_yaml(dump(config), "dump")).method["step_size"] == value
+        assert parse(read_yaml(dump(config), "dump")).method.parameters["step_size"] == value
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
@@ -80,22 +82,23 @@ def test_short_forms_stand_for_a_name():
     config = parse(
         {**BASE, "compression": "identity", "attack": "zero", "aggregation": {"rule": "monna", "pre": ["nnm"]}}
     )
-    assert config.compression == {"name": "identity"} and config.attack == {"name": "zero"}
-    assert config.aggregation.rule == {"name": "monna", "pivot": None} and config.aggregation.pre == [{"name": "nnm"}]
+    assert (config.compression, config.attack) == (Spec("identity"), Spec("zero"))
+    assert (config.aggregation.rule, config.aggregation.pre) == (Spec("monna", {"pivot": None}), [Spec("nnm")])
 
 
 def test_a_single_step_before_the_rule_needs_no_list_and_a_transport_no_mapping():
     for single in ("nnm", {"name": "nnm"}, ["nnm"]):
         config = parse({**BASE, "aggregation": {"rule": "coordinate_median", "pre": single}, "transport": "collective"})
-        assert config.aggregation.pre == [{"name": "nnm"}] and config.transport.name == "collective"
+        assert config.aggregation.pre == [Spec("nnm")] and config.transport.name == "collective"
 
 
 def test_defaults_are_filled_in():
     config = parse({k: v for k, v in BASE.items() if k not in ("seed", "evaluate", "device", "dtype")})
     assert (config.seed, config.evaluate.every, config.device, config.dtype) == (0, 50, "auto", "float32")
-    assert config.attack == {"name": "none"} and config.compression == {"name": "identity"}
-    assert config.data["split"] == {"name": "shared"}
-    assert config.method["clip_reference"] == "step" and config.method["full_cohort"] is None
+    assert (config.attack, config.compression) == (Spec("none"), Spec("identity"))
+    assert config.data.parameters["split"] == Spec("shared")
+    method = config.method.parameters
+    assert method["clip_reference"] == "step" and method["full_cohort"] is None
     assert config.declared_byzantine == 4
 
 
@@ -118,9 +121,9 @@ def test_the_last_clients_are_byzantine():
 )
 def test_overrides(assignment, expected):
     tree = {"aggregation": {"rule": "krum"}, "method": {"clip": 1.0}}
-    before = {key: dict(value) for key, value in tree.items()}
-    override(tree, assignment)
-    assert tree == {**before, **expected}
+    before = copy.deepcopy(tree)
+    assert override(tree, assignment) == {**before, **expected}
+    assert tree == before
 
 
 def test_overrides_apply_in_order(tmp_path):

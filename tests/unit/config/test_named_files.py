@@ -52,7 +52,9 @@ def test_paths_are_expanded_and_found_beside_the_configuration_and_kept_absolute
                 load(path, overrides)
             continue
         config = load(path, overrides)
-        assert config.data["path"] == str(home / found) and config.data["test_path"] == str(home / "home" / "home.svm")
+        assert config.data.parameters["path"] == str(home / found) and config.data.parameters["test_path"] == str(
+            home / "home" / "home.svm"
+        )
         assert str(home / found) in dump(config) and found not in dump(config, paths=False)
         (home / "again.yaml").write_text(dump(config))
         assert load(home / "again.yaml") == config
@@ -63,7 +65,7 @@ def test_where_the_user_stands_comes_before_the_configurations_folder(home):
     (home / "configs" / "config.yaml").write_text(
         yaml.safe_dump(BASE | {"data": {"name": "libsvm", "path": "here.svm"}})
     )
-    assert load(home / "configs" / "config.yaml").data["path"] == str(home / "here" / "here.svm")
+    assert load(home / "configs" / "config.yaml").data.parameters["path"] == str(home / "here" / "here.svm")
 
 
 def test_other_words_that_look_like_paths_are_left(home):
@@ -77,7 +79,9 @@ def test_traces_are_found_likewise(home):
     (home / "configs" / "trace.txt").write_text("0 1 2\n3 4 5\n")
     clients = {"clients": {**BASE["clients"], "availability": {"name": "trace", "path": "trace.txt"}}}
     (home / "configs" / "config.yaml").write_text(yaml.safe_dump(BASE | clients))
-    assert load(home / "configs" / "config.yaml").clients.availability["path"] == str(home / "configs" / "trace.txt")
+    assert load(home / "configs" / "config.yaml").clients.availability.parameters["path"] == str(
+        home / "configs" / "trace.txt"
+    )
 
 
 @pytest.mark.parametrize(

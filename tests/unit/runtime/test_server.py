@@ -19,8 +19,7 @@ CLOSE = 1e-12  # relative: the sums of byzdist and of the reference run in anoth
 
 @functools.lru_cache(maxsize=1)
 def dataset():
-    data = parse(BASE).data
-    return load({key: value for key, value in data.items() if key != "split"})
+    return load(parse(BASE).data.without("split"))
 
 
 def reference(config):

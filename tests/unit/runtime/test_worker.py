@@ -141,5 +141,5 @@ def test_an_attack_is_told_the_rule_if_it_says_so_and_how_many_the_server_expect
         replies(case("zero"), [request([0, 1, 4, 6, 7])])
     plain, told = seen
     assert plain.rule is None and plain.pre is None
-    assert (told.rule["name"], told.pre[0]["size"]) == ("coordinate_median", 2)
+    assert (told.rule.name, told.pre[0].parameters["size"]) == ("coordinate_median", 2)
     assert plain.f == told.f == 2 and plain.clients == 9  # 4 of 9 are declared Byzantine, 5 are asked

@@ -12,6 +12,7 @@ import pytest
 from byzdist.errors import ConfigError
 from byzdist.problem import data
 from byzdist.problem.data import DATASETS, RawData
+from byzdist.registry import Spec
 from tests.support.paths import data_file
 
 
@@ -88,10 +89,10 @@ def test_mnist_files_plain_or_gzipped(tmp_path, suffix):
 )
 def test_wrong_mnist_folders_are_refused_before_anything_is_loaded(tmp_path, damage, word):
     spec, _ = write_mnist(tmp_path / "mnist")
-    assert data.check(spec) == {**spec, "subset": None}
+    assert DATASETS.check(spec, "data") == Spec.of({**spec, "subset": None})
     damage(tmp_path / "mnist")
     with pytest.raises(ConfigError, match=rf"data\.path: .*{word}"):
-        data.check(spec)
+        DATASETS.check(spec, "data")
 
 
 def test_a_truncated_mnist_file_is_refused_when_read(tmp_path):
@@ -163,7 +164,7 @@ def test_labels_of_libsvm_files_become_0_1_2_in_sorted_order(tmp_path):
 def test_wrong_libsvm_files_are_refused_before_anything_is_loaded(tmp_path, content, word):
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(ConfigError, match=rf"data\.path: .*{word}"):
-        data.check({"name": "libsvm", "path": str(tmp_path / "a")})
+        DATASETS.check({"name": "libsvm", "path": str(tmp_path / "a")}, "data")
 
 
 @pytest.mark.parametrize(
@@ -200,7 +201,7 @@ def test_test_files_that_do_not_fit_are_refused(tmp_path):
 )
 def test_wrong_data_sections_name_the_key(spec, message):
     with pytest.raises(ConfigError, match=message):
-        data.check(spec)
+        DATASETS.check(spec, "data")
 
 
 def test_the_real_files(tmp_path):
@@ -209,8 +210,8 @@ def test_the_real_files(tmp_path):
     assert a9a.features.shape == (32561, 123) and a9a.test_features.shape == (16281, 123) and a9a.classes == 2
     assert a9a.labels.sum() == 7841  # the positive ones
     assert set(np.unique(a9a.features)) == {0.0, 1.0}
-    shape = data.check({"name": "mnist", "path": data_file("mnist")})
-    assert shape["name"] == "mnist"
+    shape = DATASETS.check({"name": "mnist", "path": data_file("mnist")}, "data")
+    assert shape.name == "mnist"
 
 
 def test_a_changed_file_is_prepared_anew(tmp_path):

@@ -233,7 +233,7 @@ def test_what_a_users_module_raises_is_shown_with_its_place(tmp_path, monkeypatc
     (tmp_path / "own_broken_module.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ConfigError, match=f"cannot import 'own_broken_module:f': .*{complaint}"):
-        data.check({"name": "own_broken_module:f"})
+        DATASETS.check({"name": "own_broken_module:f"}, "data")
 
 
 def test_memory_that_does_not_suffice_is_not_taken_for_a_mistake_of_the_function(tmp_path, monkeypatch):
