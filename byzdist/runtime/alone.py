@@ -8,11 +8,13 @@ import torch
 from byzdist.attacks.assignment import assignments
 from byzdist.attacks.collusion import Collusion
 from byzdist.config.reading import load
+from byzdist.config.schema import Config
 from byzdist.reporting import logs
 from byzdist.runtime.experiment import choose_device, prepare
 from byzdist.runtime.identity import claim
 from byzdist.runtime.rank import serve
 from byzdist.runtime.worker import Worker
+from byzdist.storage.folder import RunFolder
 from byzdist.storage.saving import WorkerSaver
 from byzdist.torch_private import HashStore
 from byzdist.transport.local import LocalServer
@@ -29,20 +31,32 @@ def run_alone(path: str, overrides: Sequence[str], out: Path | None, resume: boo
     config = load(path, overrides)
     torch.set_num_threads(config.threads)
     device = choose_device(config, 0)
-    experiment, clients = prepare(config, device), prepare(config, device)  # each side with a model of its own
+    experiment = prepare(config, device)
     run = claim(out, experiment, resume)
-    shape = experiment.shape(workers=1)
-    saver = None
-    if experiment.clients_remember:
-        saver = WorkerSaver(run.checkpoints, run.name, run.lives, rank=1, workers=1, missing=run.missing)
-    collusion = None
-    if any(entry.has("omniscient") for entry in assignments(config.attacks, config.clients.bad)):
-        collusion = Collusion(HashStore, shape.dimension, shape.dtype, config.transport.deadline)
-    worker = Worker(config, clients.oracle, clients.method, clients.compressors, collusion, saver)
-    transport = LocalServer(shape, config.transport.offences)
-    transport.connect(worker.handle)
     try:
+        transport = LocalServer(experiment.shape(workers=1), config.transport.offences)
+        connect_workers(transport, config, device, 1, run)
         serve(experiment, 1, run, transport)
     finally:
         run.lock.release()
     return 0
+
+
+def connect_workers(
+    transport: LocalServer, config: Config, device: torch.device, workers: int, run: RunFolder | None
+) -> None:
+    """Make workers that answer the server's calls, each with a model of its own; without a run's folder they save nothing."""
+    channel = HashStore()  # where attackers look at honest messages
+    colludes = any(entry.has("omniscient") for entry in assignments(config.attacks, config.clients.bad))
+    made = []
+    for rank in range(1, workers + 1):
+        experiment = prepare(config, device)
+        shape = experiment.shape(workers)
+        collusion = None
+        if colludes:
+            collusion = Collusion(lambda: channel, shape.dimension, shape.dtype, config.transport.deadline)
+        saver = None
+        if run is not None and experiment.clients_remember:
+            saver = WorkerSaver(run.checkpoints, run.name, run.lives, rank, workers, run.missing)
+        made.append(Worker(config, experiment.oracle, experiment.method, experiment.compressors, collusion, saver))
+    transport.connect(*(worker.handle for worker in made))

@@ -1,7 +1,6 @@
 """The worker's loop: request in, reply out, for every client that lives here."""
 
 import logging
-from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -21,8 +20,7 @@ from byzdist.reporting.logs import at_round
 from byzdist.rounds import ClientMemories, Round
 from byzdist.runtime.experiment import link_device
 from byzdist.storage.saving import WorkerSaver
-from byzdist.transport.base import Forge, Received, Resume, Save, WorkerEnd
-from byzdist.transport.wire import AFRESH
+from byzdist.transport.base import Forge, Received, Reply, Resume, Save, WorkerEnd
 
 log = logging.getLogger(__name__)
 # Whose memory of a client is whose.
@@ -84,9 +82,11 @@ class Worker:
         compressor = self._compressors[received.round.full]
         length = compressor.length(self._oracle.dimension, received.x.dtype)
         for client in received.mine:
-            fill, forge = self._filler(received, client, compressor), self._forger(received.round, client)
-            flags = AFRESH if self._honest and not self._memories.knows(client, self._honest) else 0
-            transport.reply(received.round, client, length, fill, forge, flags)
+            afresh = bool(self._honest) and not self._memories.knows(client, self._honest)
+            payload = transport.room(length)
+            self._encode(received, client, compressor, payload)
+            forge = self._forger(received.round, client)
+            transport.reply(Reply(received.round, client, payload, afresh, forge))
 
     def _assignment(self, round_: Round, client: int) -> Assignment | None:
         return next((entry for entry in self._assignments if entry.covers(client, round_)), None)
@@ -105,15 +105,11 @@ class Worker:
 
         return forge
 
-    def _filler(self, received: Received, client: int, compressor: Compressor) -> Callable[[Tensor], None]:
-        """Return the function that writes a client's encoded message into an outgoing payload."""
-
-        def fill(payload: Tensor) -> None:
-            dense = payload.view(self._dense.dtype) if compressor.in_place else self._dense
-            message = self._message(received, client, dense)
-            compressor.encode(message, payload, received.round, client, self._memories.of(COMPRESSOR, client))
-
-        return fill
+    def _encode(self, received: Received, client: int, compressor: Compressor, payload: Tensor) -> None:
+        """Write a client's encoded message into an outgoing payload."""
+        dense = payload.view(self._dense.dtype) if compressor.in_place else self._dense
+        message = self._message(received, client, dense)
+        compressor.encode(message, payload, received.round, client, self._memories.of(COMPRESSOR, client))
 
     def _message(self, received: Received, client: int, out: Tensor) -> Tensor:
         difference = self._method.sends_differences and not received.round.full

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from byzdist.rounds import Replies, Round
-from byzdist.transport.wire import HEADER_BYTES, RequestFrame, Stage, round_up
+from byzdist.transport.wire import AFRESH, HEADER_BYTES, Header, Kind, RequestFrame, Stage, round_up
 
 _Ids = TypeVar("_Ids", int, np.ndarray)
 
@@ -72,7 +72,7 @@ class Missing:
     reason: str
 
 
-def sorted_out(found: Mapping[int, Tensor | Missing], afresh: Set[int], bytes_down: int, bytes_up: int) -> Replies:
+def as_replies(found: Mapping[int, Tensor | Missing], afresh: Set[int], bytes_down: int, bytes_up: int) -> Replies:
     """Return the replies of a round, found by ascending client id."""
     payloads = {client: reply for client, reply in found.items() if isinstance(reply, Tensor)}
     missing = {client: reply.reason for client, reply in found.items() if isinstance(reply, Missing)}
@@ -181,13 +181,38 @@ Forge = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
+class Reply:
+    """A client's answer in a round, as its worker hands it over.
+
+    Attributes:
+        payload: the client's encoded message (uint8), which fills the room that `WorkerEnd.room` gave for it.
+        afresh: whether the client had remembered nothing.
+        forge: a fault's: it maps the finished message, header and all (uint8), to what is really sent.
+    """
+
+    round: Round
+    client: int
+    payload: Tensor
+    afresh: bool = False
+    forge: Forge | None = None
+
+
+@dataclass(frozen=True)
 class Received:
-    """A request as a worker sees it: ``mine`` are the clients that it hosts, ``previous`` is x^{k-1} where the round needs it."""
+    """A request as a worker sees it.
+
+    Attributes:
+        mine: the clients of the cohort that this worker hosts, ascending.
+        x: x^k, of d values.
+        previous: x^{k-1}, likewise, where the round needs it.
+        has_model: whether x has come with the request; it comes by a broadcast otherwise.
+    """
 
     round: Round
     mine: list[int]
     x: Tensor
     previous: Tensor | None
+    has_model: bool = True
 
 
 class WorkerEnd(ABC):
@@ -206,19 +231,12 @@ class WorkerEnd(ABC):
         """Wait for the next request or order; None when the run is over."""
 
     @abstractmethod
-    def reply(
-        self,
-        round_: Round,
-        client: int,
-        length: int,
-        fill: Callable[[Tensor], None],
-        forge: Forge | None = None,
-        flags: int = 0,
-    ) -> None:
-        """Send a client's reply: ``fill`` writes its payload (uint8, ``length`` bytes) into the outgoing buffer.
+    def room(self, length: int) -> Tensor:
+        """Return where to write the payload of the next reply: ``length`` bytes (uint8) on the links' device."""
 
-        ``forge`` is a fault's: it maps the finished message, header and all, to what is really sent. ``flags`` are the header's.
-        """
+    @abstractmethod
+    def reply(self, reply: Reply) -> None:
+        """Send a client's reply, whose payload lies in what `room` returned last."""
 
     @abstractmethod
     def answer(self, order: Save, stage: Stage) -> None:
@@ -234,6 +252,14 @@ class ReplyRow:
 
     def __init__(self, message: Tensor, payload: Tensor, apart: bool) -> None:
         self.message, self.payload, self._apart = message, payload, apart
+
+    def finish(self, reply: Reply, checksum: int = 0) -> list[Tensor]:
+        """Write the header of a reply whose payload lies here; return the tensors to send, in order."""
+        length = reply.payload.nbytes
+        Header(Kind.REPLY, reply.round.number, reply.client, AFRESH * reply.afresh, length, checksum).write(
+            self.message
+        )
+        return self.parts(length)
 
     def parts(self, length: int) -> list[Tensor]:
         """Return the tensors to send or receive, in order, for a payload of ``length`` bytes."""

@@ -80,6 +80,15 @@ class Header:
 
 
 _KINDS = frozenset(Kind)
+
+
+def bare_message(kind: Kind, round_: int, count: int = 0, length: int = 0) -> Tensor:
+    """Return a message (uint8, on the CPU) that is a header and nothing more: an order to save, or the answer to it."""
+    message = torch.zeros(HEADER_BYTES, dtype=torch.uint8)
+    Header(kind, round_, count, length=length).write(message)
+    return message
+
+
 HAS_MODEL, HAS_PREVIOUS, MANY_IDS = 1, 2, 4  # request flags
 AFRESH = 1  # reply flag: the client remembered nothing
 

@@ -39,7 +39,7 @@ def test_a_stream_of_hostile_messages(attackers: int, count: int) -> None:
     with Star(shape_of(2 + attackers), ENDLESS) as star, contextlib.ExitStack() as stack:
         star.start_honest(1, 2)
         star.joined(1, 2)
-        keeper = psutil.Process(star.server._keeper)
+        keeper = psutil.Process(star.server._gateways.keeper)
         commands = [["-m", "tests.chaos.hostile", port_of(), f"{rank}", f"{rank + 4}", f"{each}"] for rank in ranks]
         jobs = [stack.enter_context(Job([sys.executable, *command])) for command in commands]
         accepted = missing = 0
@@ -57,7 +57,7 @@ def test_a_stream_of_hostile_messages(attackers: int, count: int) -> None:
         assert [job.wait(10) for job in jobs] == [0] * attackers, [job.output for job in jobs]
         sent = sum((Counter(ast.literal_eval(job.output.splitlines()[-1])) for job in jobs), Counter[str]())
         print(dict(sent), f"{accepted} accepted, {missing} missing in {star.round + 1} rounds")
-        assert keeper.is_running() and psutil.Process(star.server._keeper) == keeper
+        assert keeper.is_running() and psutil.Process(star.server._gateways.keeper) == keeper
         assert not [news for news in star.server.news if "worker 1" in news or "worker 2" in news]
         assert sent.total() >= count and len(sent) == 8, sent
         assert missing >= 0.5 * count, (accepted, missing)

@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from byzdist.errors import RunError
-from byzdist.transport.star import gateway
+from byzdist.transport.star import keeper
 from tests.support.star import Star, enter_in, shape_of, truth, until, values
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="the star's server runs on Linux")
 
 
 def keeper_of(star: Star) -> psutil.Process:
-    return psutil.Process(star.server._keeper)
+    return psutil.Process(star.server._gateways.keeper)
 
 
 def gateway_of(star: Star, rank: int) -> psutil.Process:
@@ -100,9 +100,9 @@ def test_gateways_are_the_first_to_go_and_have_limits() -> None:
             assert (
                 used
                 < held
-                <= used + gateway._ROOM + 2 * gateway._REPLY + gateway._THREADS * max(gateway._STACK, stack) + 2**20
+                <= used + keeper._ROOM + 2 * keeper._REPLY + keeper._THREADS * max(keeper._STACK, stack) + 2**20
             )
-        for pid in (star.server._keeper, os.getpid()):
+        for pid in (star.server._gateways.keeper, os.getpid()):
             assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() != "1000"
 
 
@@ -113,14 +113,14 @@ def data_of(process: psutil.Process) -> int:
 
 def test_what_a_worker_makes_its_gateway_hold_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """It sends under tags that nobody waits for; gloo notes each of them, and looks through all of them for each."""
-    monkeypatch.setattr(gateway, "_THREADS", 0)
+    monkeypatch.setattr(keeper, "_THREADS", 0)
     with Star(shape_of(2)) as star:
         star.start_honest(1)
         star.joined(1)
         assert_heard(star, 0)
         needed = data_of(gateway_of(star, 1)) - data_of(keeper_of(star))
-    assert needed < gateway._ROOM
-    monkeypatch.setattr(gateway, "_ROOM", needed + 2**21)  # the true limit takes minutes
+    assert needed < keeper._ROOM
+    monkeypatch.setattr(keeper, "_ROOM", needed + 2**21)  # the true limit takes minutes
     with Star(shape_of(2)) as star:
         star.start_honest(1)
         star.joined(1)

@@ -49,7 +49,7 @@ def test_a_worker_that_comes_late_learns_that_the_run_goes_on() -> None:
         star.joined(2)
         link = enter_in(star, 3)
         link.receive(REQUEST)  # the order to resume
-        until(star, lambda: not star.server.members.workers[3].ordered)
+        until(star, lambda: not star.server.orders.progress[3].is_busy)
         del link
         until(star, lambda: "worker 3 left: connection closed" in star.server.news)
         star.start_honest(3, orders=orders[3])  # what its clients remember may be newer by now
@@ -78,7 +78,7 @@ def test_workers_save_or_fail() -> None:
         until(star, lambda: star.server.unsaved() == [2])
         for _ in range(2):
             star.server.save(order)
-            until(star, lambda: not star.server.members.workers[2].ordered)
+            until(star, lambda: not star.server.orders.progress[2].is_busy)
         until(star, lambda: not star.server.unsaved())
         assert star.server.end_save() == [2, 3, 4]
         assert {text for text in star.server.news if not text.endswith("joined")} == {

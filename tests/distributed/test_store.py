@@ -19,7 +19,7 @@ from byzdist.errors import RunError
 from byzdist.transport import store
 from byzdist.transport.keys import worker_key
 from byzdist.transport.star import link
-from byzdist.transport.star.identity import ServerSide, WorkerSide, seal
+from byzdist.transport.star.handshake import ServerSide, WorkerSide, seal
 from byzdist.transport.star.link import END, join, leave_note, read_note
 from byzdist.transport.store import NoStore, connect
 from tests.support.harness import free_port

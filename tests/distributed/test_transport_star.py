@@ -18,11 +18,11 @@ from byzdist.errors import ConfigError, RunError
 from byzdist.torch_private import TCPStore
 from byzdist.transport.base import Missing
 from byzdist.transport.keys import worker_key
-from byzdist.transport.star import gateway, link
+from byzdist.transport.star import keeper, link
 from byzdist.transport.star import server as ends
-from byzdist.transport.star.gateway import Event, EventKind
-from byzdist.transport.star.identity import IdentityError, WorkerSide
+from byzdist.transport.star.handshake import HandshakeError, WorkerSide
 from byzdist.transport.star.link import LinkLost, join, leave_note
+from byzdist.transport.star.records import Event, EventKind
 from byzdist.transport.store import connect
 from tests.support.star import (
     ONES,
@@ -336,7 +336,7 @@ def test_what_the_store_shows_lets_nobody_in(monkeypatch: pytest.MonkeyPatch) ->
         (prefix,) = prefixes
         assert prefix != session.hex()
         monkeypatch.setattr(link, "meeting", bytes.hex)
-        with pytest.raises((IdentityError, LinkLost)):
+        with pytest.raises((HandshakeError, LinkLost)):
             link._open(store, bytes.fromhex(prefix), 1)
         monkeypatch.undo()
         star.start_honest(1)
@@ -363,7 +363,7 @@ def test_a_message_that_nobody_asked_for_is_an_offence() -> None:
             until(star, lambda: star.server.news)
             del work
             assert star.server.news[0] == "worker 1 left: sent a message that nobody asked for"
-        assert time.monotonic() - began > gateway._PAUSE, "the next gateway came in no time"
+        assert time.monotonic() - began > keeper._PAUSE, "the next gateway came in no time"
         assert star.server.news[1:] == [
             "worker 1 is in quarantine after 2 offences, the last: sent a message that nobody asked for"
         ]
@@ -419,13 +419,16 @@ def test_what_gateways_tell_in_an_unlucky_order() -> None:
         assert worker.is_free
 
 
-def test_a_system_without_room_for_a_process_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter([-1, -1])
-    fork = gateway._FORK
-    monkeypatch.setattr(gateway, "_FORK", lambda: next(answers, None) or fork())
-    with Star(shape_of(1)) as star:
-        star.start_honest(1)
-        star.joined(1)
+def test_a_system_without_room_for_a_process_is_asked_again() -> None:
+    answers = iter([BlockingIOError(), OSError(12, "no memory"), 42])
+
+    def fork() -> int:
+        if isinstance(answer := next(answers), OSError):
+            raise answer
+        return answer
+
+    began = time.monotonic()
+    assert keeper._fork(fork) == 42 and time.monotonic() - began > keeper._PAUSE
 
 
 def test_a_limit_of_files_that_is_too_low_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

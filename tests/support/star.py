@@ -13,14 +13,14 @@ from torch import Tensor
 
 from byzdist.errors import RunError
 from byzdist.rounds import Round
-from byzdist.transport.base import Missing, Received, Request, Resume, Save, Shape
+from byzdist.transport.base import Missing, Received, Reply, Request, Resume, Save, Shape
 from byzdist.transport.keys import worker_key
 from byzdist.transport.star.link import Link, join
 from byzdist.transport.star.membership import Terms
 from byzdist.transport.star.server import StarServer
 from byzdist.transport.star.worker import StarWorker
 from byzdist.transport.store import Connect, connect, host
-from byzdist.transport.wire import HEADER_BYTES, Header, Kind, Stage, checksum
+from byzdist.transport.wire import Header, Kind, Stage, bare_message, checksum
 from tests.support.harness import free_port
 
 SECRET = b"a secret of the tests"
@@ -136,11 +136,9 @@ def serve(shape: Shape, rank: int, patience: float = 10.0, orders: list[Save | R
                 continue
             vector = received.x if received.round.full else received.x - received.previous
             for client in received.round.cohort[received.round.cohort % shape.workers + 1 == rank].tolist():
-
-                def fill(payload: Tensor, client: int = client, vector: Tensor = vector) -> None:
-                    payload.view(torch.float64).copy_(vector * (client + 1))
-
-                worker.reply(received.round, client, 8 * shape.dimension, fill)
+                payload = worker.room(8 * shape.dimension)
+                payload.view(torch.float64).copy_(vector * (client + 1))
+                worker.reply(Reply(received.round, client, payload))
 
 
 def truth(star: Star, client: int, *, full: bool = False) -> Tensor:
@@ -171,9 +169,7 @@ def reply(round_: int, client: int, payload: Tensor, **header: int) -> Tensor:
 
 def answer(round_: int, stage: int) -> Tensor:
     """Return the answer to an order to save."""
-    message = torch.zeros(HEADER_BYTES, dtype=torch.uint8)
-    Header(Kind.SAVED, round_, stage).write(message)
-    return message
+    return bare_message(Kind.SAVED, round_, stage)
 
 
 def enter_in(star: Star, rank: int) -> Link:

@@ -27,8 +27,8 @@ from torch.distributed import DistError, DistStoreError
 from byzdist.errors import RunError
 from byzdist.torch_private import PrefixStore, ProcessGroupGloo, Store, Work
 from byzdist.transport.sockets import address_towards, are_open, connections, deafen, open_files, stay_in_touch
-from byzdist.transport.star.identity import (
-    IdentityError,
+from byzdist.transport.star.handshake import (
+    HandshakeError,
     ServerSide,
     WorkerSide,
     confirmation,
@@ -151,7 +151,7 @@ def _open(store: Store, session: bytes, me: int) -> Link:
     link.finish(link.post_send(_bytes(confirmation(session, roles[me]))), _MEETING)
     link.finish(receiving, _MEETING)
     if theirs.numpy().tobytes() != confirmation(session, roles[1 - me]):
-        raise IdentityError("the link leads to somebody else")
+        raise HandshakeError("the link leads to somebody else")
     deafen(files)
     return link
 
@@ -215,7 +215,7 @@ def accept(
             continue
         refused, reason = dismissed()
         store.delete_key(f"{rank}/hello")
-        with contextlib.suppress(IdentityError, LinkLost):
+        with contextlib.suppress(HandshakeError, LinkLost):
             side = ServerSide(key, hello, json.dumps({"refused": reason}).encode() if refused else welcome)
             _put(store, f"{side.name}/answer", side.answer)
             if refused:
@@ -241,7 +241,7 @@ def _says_another(store: Store, rank: int, key: bytes, hello: bytes) -> bool:
     fresh = _read(store, f"{rank}/hello")
     if fresh in (None, hello):
         return False
-    with contextlib.suppress(IdentityError):  # anybody can write into the store
+    with contextlib.suppress(HandshakeError):  # anybody can write into the store
         ServerSide(key, fresh, b"")
         return True
     return False
@@ -311,7 +311,7 @@ def _meet(store: Store, rank: int, key: bytes, until: float, stays: Callable[[],
                 raise RunError(f"the server will not have worker rank {rank}: {said['refused']}.")
             _put(store, f"{side.name}/proof", proof)
             return Joined(_open(store, session, 1), said["life"], said["facts"])
-        except IdentityError as error:
+        except HandshakeError as error:
             log.warning("somebody else answered in the server's place (%s); trying again", error)
         except LinkLost as lost:
             log.info("%s; trying again", lost)
@@ -327,6 +327,6 @@ def leave_note(store: Store, rank: int, key: bytes, life: str, text: str) -> Non
 def read_note(store: Store, rank: int, key: bytes, life: str) -> str | None:
     """Return the note that the server left for a worker in one of its lives."""
     if (note := _read(store, f"{rank}/closed")) is not None:
-        with contextlib.suppress(IdentityError):  # anybody can write into the store
+        with contextlib.suppress(HandshakeError):  # anybody can write into the store
             return unseal(key, life, note)
     return None

@@ -1,15 +1,13 @@
-"""The collective transport: one default process group, for networks and workers that are trusted to stay.
+"""The server's end of the collective transport: one default process group, for networks and workers that are trusted to stay.
 
 Full rounds use broadcast and gather; sampled rounds use point-to-point calls with the workers that host the cohort. With
 "cpu:gloo,cuda:nccl" headers and ids travel by gloo and models and payloads by nccl. A rank that dies, or stays silent
-beyond the deadline, ends the job. Payloads have no checksum: TCP's and nccl's own do between processes that are trusted.
+beyond the deadline, ends the job. Payloads have no checksum: TCP and nccl have their own, and the processes are trusted.
 """
 
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from datetime import timedelta
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -18,89 +16,23 @@ import torch.distributed as dist
 from torch import Tensor
 
 from byzdist.errors import RunError
-from byzdist.rounds import Replies, Round
-from byzdist.torch_private import Store
-from byzdist.transport.base import (
-    Forge,
-    Missing,
-    Received,
-    ReplyRow,
-    Request,
-    Resume,
-    Save,
-    ServerEnd,
-    Shape,
-    WorkerEnd,
-    reply_rows,
-    sorted_out,
-)
+from byzdist.rounds import Replies
+from byzdist.transport.base import Missing, ReplyRow, Request, Save, ServerEnd, Shape, as_replies, reply_rows
+from byzdist.transport.collective.group import SERVER, cause, irecv, isend, run_ends_if, time_left
 from byzdist.transport.wire import (
     AFRESH,
     HAS_MODEL,
     HAS_PREVIOUS,
     HEADER_BYTES,
-    Header,
     Kind,
     Stage,
     WireError,
+    bare_message,
     check_reply,
     read_stage,
 )
 
-SERVER = 0
-_DEAF = "a worker is gone, or takes no message"
-_PATIENCE = timedelta(days=7)  # workers wait as long as the server lives; its deadline is the one that counts
-
-
-def open_group(store: Store, rank: int, world_size: int, device: torch.device, joining: float = 300.0) -> None:
-    """Open the default process group on ``store``, once all ranks are there.
-
-    Raises:
-        RunError: if they are not within ``joining`` seconds; gloo itself would wait as long as for a request.
-    """
-    store.set(f"here/{rank}", "")
-    try:
-        store.wait([f"here/{other}" for other in range(world_size)], timedelta(seconds=joining))
-    except dist.DistError:
-        lacking = [other for other in range(world_size) if not store.check([f"here/{other}"])]
-        raise RunError(f"ranks {lacking} did not come within {joining:g} s.") from None
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_PATIENCE)
-
-
-def _isend(message: Tensor, rank: int) -> dist.Work:
-    return _group().send([message], rank, 0)
-
-
-def _irecv(buffer: Tensor, rank: int) -> dist.Work:
-    return _group().recv([buffer], rank, 0)
-
-
-def _group() -> dist.ProcessGroup:
-    """Return the default group, whose own calls do without the checks that those of the module make each time."""
-    assert dist.group.WORLD is not None, "it has been opened"
-    return dist.group.WORLD
-
-
-def _left(until: float) -> timedelta:
-    """Return the time that is left, but never 0, which means for ever."""
-    return timedelta(seconds=max(until - time.monotonic(), 0.001))
-
-
-def cause(error: RuntimeError) -> str:
-    """Return what gloo says of a failure, without its source positions and advice."""
-    return re.sub(r"\[\S*/\S+:\d+\] ?", "", str(error).splitlines()[0]).split(". This is")[0]
-
-
-@contextmanager
-def _ends_if(broken: str) -> Iterator[None]:
-    """Say what it means for the run that torch raises on a broken connection."""
-    try:
-        yield
-    except RunError:
-        raise
-    except RuntimeError as error:
-        raise RunError(f"{broken}: {cause(error)}") from None
+_NOT_TAKEN = "a worker is gone, or takes no message"
 
 
 class CollectiveServer(ServerEnd):
@@ -112,7 +44,7 @@ class CollectiveServer(ServerEnd):
         self._bytes_down = self._bytes_up = 0
         self.news = []
         self._rows = reply_rows(shape.most_cohort, shape.longest, shape.device, shape.pinned)
-        self._filler: ReplyRow | None = None  # what ranks without a client in a gather send, and the server itself
+        self._unused: ReplyRow | None = None  # what ranks without a client in a gather send, and the server itself
         self._model_round = dict.fromkeys(range(1, shape.workers + 1), -1)
         self._request: Request
         self._sends: list[dist.Work] = []
@@ -126,7 +58,7 @@ class CollectiveServer(ServerEnd):
         """Everyone: a worker that is gone ends the run."""
         return np.arange(self._shape.clients)
 
-    @_ends_if(_DEAF)
+    @run_ends_if(_NOT_TAKEN)
     def send(self, request: Request) -> None:
         """Send point-to-point to the cohort's workers, or start a full round's broadcast and gathers."""
         self._request, self._sent_at = request, time.monotonic()
@@ -142,10 +74,10 @@ class CollectiveServer(ServerEnd):
         else:
             self._send_sampled(request, hosted)
 
-    @_ends_if(_DEAF)
+    @run_ends_if(_NOT_TAKEN)
     def _post(self, parts: list[Tensor], rank: int) -> None:
         for part in parts:
-            self._sends.append(_isend(part, rank))
+            self._sends.append(isend(part, rank))
             self._bytes_down += part.nbytes
 
     def _pack(self, request: Request, flags: int) -> list[Tensor]:
@@ -177,11 +109,11 @@ class CollectiveServer(ServerEnd):
         }
 
     def _expect(self, request: Request, hosted: dict[int, list[int]]) -> None:
-        """GatewaySetup the receives of a sampled round."""
+        """Post the receives of a sampled round."""
         for rank, positions in hosted.items():
             for position in positions:
                 parts = self._rows[position].parts(request.length)
-                self._receives[position] = [_irecv(part, rank) for part in parts]
+                self._receives[position] = [irecv(part, rank) for part in parts]
                 self._bytes_up += sum(part.nbytes for part in parts)
 
     def _send_full(self, request: Request, hosted: dict[int, list[int]]) -> None:
@@ -195,7 +127,7 @@ class CollectiveServer(ServerEnd):
         if not lacking:
             self._sends.append(dist.broadcast(self.frame.current, SERVER, async_op=True))
             self._bytes_down += self.frame.current.nbytes * len(workers)
-        filler = self._filler = self._filler or reply_rows(1, self._shape.longest, self._shape.device)[0]
+        filler = self._unused = self._unused or reply_rows(1, self._shape.longest, self._shape.device)[0]
         for turn in range(max(map(len, hosted.values()), default=0)):
             positions = {rank: mine[turn] for rank, mine in hosted.items() if turn < len(mine)}
             rows = [self._rows[positions[rank]] if rank in positions else filler for rank in (SERVER, *workers)]
@@ -217,13 +149,13 @@ class CollectiveServer(ServerEnd):
         for position, client in enumerate(self._request.round.cohort):
             replies[int(client)] = self._one_reply(position, int(client), until)
         self._flush(until)
-        return sorted_out(replies, self._afresh, self._bytes_down, self._bytes_up)
+        return as_replies(replies, self._afresh, self._bytes_down, self._bytes_up)
 
     def _one_reply(self, position: int, client: int, until: float) -> Tensor | Missing:
         row, request = self._rows[position], self._request
         try:
             for work in self._receives[position]:
-                work.wait(_left(until))
+                work.wait(time_left(until))
         except RuntimeError as error:
             raise RunError(
                 f"round {request.round.number}: worker rank {self._shape.rank(client)} (client {client}) is gone or silent beyond the "
@@ -244,9 +176,9 @@ class CollectiveServer(ServerEnd):
             RunError: if somebody does not take it, for then the group cannot be used any more.
         """
         until = until or time.monotonic() + self._patience
-        with _ends_if(_DEAF):
+        with run_ends_if(_NOT_TAKEN):
             for work in self._sends:
-                work.wait(_left(until))
+                work.wait(time_left(until))
         self._sends.clear()
 
     def position(self, round_: int) -> dict[str, Any]:
@@ -267,17 +199,16 @@ class CollectiveServer(ServerEnd):
 
     def save(self, order: Save) -> None:
         """Ask every worker and wait for the answers, which come at once; see `ServerEnd.save`."""
-        message = torch.zeros(HEADER_BYTES, dtype=torch.uint8)
-        Header(Kind.SAVE, order.round, 0, 0, order.oldest).write(message)
+        message = bare_message(Kind.SAVE, order.round, length=order.oldest)
         answers = torch.zeros(self._shape.workers, HEADER_BYTES, dtype=torch.uint8)
-        with _ends_if(_DEAF):
-            receives = [_irecv(answer, rank) for rank, answer in enumerate(answers, 1)]
-            self._sends += [_isend(message, rank) for rank in self._model_round]
+        with run_ends_if(_NOT_TAKEN):
+            receives = [irecv(answer, rank) for rank, answer in enumerate(answers, 1)]
+            self._sends += [isend(message, rank) for rank in self._model_round]
         self._unsaved, self._failed = [], []
         until = time.monotonic() + self._patience
         for rank, (receive, answer) in enumerate(zip(receives, answers, strict=True), 1):
-            with _ends_if(f"round {order.round}: worker rank {rank} is gone or silent"):
-                receive.wait(_left(until))
+            with run_ends_if(f"round {order.round}: worker rank {rank} is gone or silent"):
+                receive.wait(time_left(until))
             stage = read_stage(answer, order.round)
             if stage is Stage.FAILED:
                 self._failed.append(rank)
@@ -301,116 +232,3 @@ class CollectiveServer(ServerEnd):
                 self._post(self.frame.pack(Kind.STOP, 0, np.arange(0), everyone=True, flags=0), rank)
             self._flush()
         dist.destroy_process_group()
-
-
-class CollectiveWorker(WorkerEnd):
-    """A worker's end, any other rank of the default group."""
-
-    def __init__(self, shape: Shape) -> None:
-        self._shape = shape
-        self._rank = dist.get_rank()
-        # x^{k-1} stays in one frame while x^k arrives in the other.
-        self._frame, self._before = shape.frame(), shape.frame()
-        self._model_round = -1
-        self._rows = reply_rows(2, shape.longest, shape.device, shape.pinned)
-        self._sending: list[list[dist.Work]] = [[], []]
-        self._full = False
-        self._turns = 0  # replies, or gathers of a full round, that this rank has still to take part in
-        self._next: dist.Work | None = None
-        self._full_length = shape.dimension * shape.dtype.itemsize
-
-    def receive(self) -> Received | Save | Resume | None:
-        """Wait for the next request or order; see `WorkerEnd.receive`."""
-        while self._turns:  # gathers of a full round in which other workers host more of the cohort
-            self._settle(self._sending[0])
-            self._ship(self._rows[0], self._full_length)
-        if self._next is None:
-            self._expect()
-        self._await(self._next)
-        self._next = None
-        frame = self._before
-        header = Header.read(frame.buffer)
-        if header.kind is Kind.SAVE:
-            return Save(header.round, header.length)
-        self._frame, self._before = frame, self._frame
-        if header.kind is Kind.STOP:
-            self._drain()
-            dist.destroy_process_group()
-            return None
-        holds_previous = self._model_round == header.round - 1
-        flags = header.flags & ~HAS_PREVIOUS if holds_previous else header.flags
-        for part in frame.parts_apart(flags):
-            self._await(_irecv(part, SERVER))
-        if header.kind is Kind.RESUME:
-            self._model_round = header.round if header.flags & HAS_MODEL else -1
-            return Resume(header.round)
-        cohort = frame.cohort(header, self._shape.clients)
-        self._full = header.kind is Kind.FULL
-        mine = self._shape.hosted(cohort, self._rank)
-        self._turns = len(mine)
-        if self._full:
-            if not header.flags & HAS_MODEL:
-                with _ends_if("the server is gone"):
-                    dist.broadcast(frame.current, SERVER)
-            self._turns = int(np.bincount(cohort % self._shape.workers).max(initial=0))
-        previous = self._before.current if holds_previous else frame.previous if flags & HAS_PREVIOUS else None
-        self._model_round = header.round
-        return Received(Round(header.round, self._shape.seed, self._full, cohort), mine, frame.current, previous)
-
-    @_ends_if("the server is gone")
-    def _expect(self) -> None:
-        """GatewaySetup the receive of the next request, so that gloo sends it at once."""
-        self._next = _irecv(self._before.buffer, SERVER)
-
-    @_ends_if("the server is gone")
-    def _await(self, work: dist.Work | None) -> None:
-        assert work is not None
-        work.wait()
-
-    def reply(
-        self,
-        round_: Round,
-        client: int,
-        length: int,
-        fill: Callable[[Tensor], None],
-        forge: Forge | None = None,
-        flags: int = 0,
-    ) -> None:
-        """Send a client's reply while the next one is computed; see `WorkerEnd.reply`."""
-        assert forge is None, "faults on the wire are the star's"
-        self._rows.reverse()
-        self._sending.reverse()
-        row = self._rows[0]
-        self._settle(self._sending[0])
-        fill(row.payload[:length])
-        Header(Kind.REPLY, round_.number, client, flags, length).write(row.message)
-        if self._turns == 1 and not self._full:
-            self._expect()  # x^{k-1} has served its purpose
-        self._ship(row, length)
-
-    @_ends_if("the server is gone")
-    def _ship(self, row: ReplyRow, length: int) -> None:
-        for part in row.parts(length):
-            if self._full:
-                work = dist.gather(part, None, SERVER, async_op=True)
-            else:
-                work = _isend(part, SERVER)
-            self._sending[0].append(work)
-        self._turns -= 1
-
-    @_ends_if("the server is gone")
-    def answer(self, order: Save, stage: Stage) -> None:
-        """See `WorkerEnd.answer`."""
-        message = torch.zeros(HEADER_BYTES, dtype=torch.uint8)
-        Header(Kind.SAVED, order.round, stage).write(message)
-        _isend(message, SERVER).wait()
-
-    @_ends_if("the server is gone")
-    def _settle(self, works: list[dist.Work]) -> None:
-        for work in works:
-            work.wait()
-        works.clear()
-
-    def _drain(self) -> None:
-        for works in self._sending:
-            self._settle(works)

@@ -18,7 +18,7 @@ from hashlib import sha256
 _NONCE, _PROOF = 16, 32
 
 
-class IdentityError(ValueError):
+class HandshakeError(ValueError):
     """A peer that could not prove who it is."""
 
 
@@ -29,7 +29,7 @@ def _mac(key: bytes, label: str, *parts: bytes) -> bytes:
 
 def _check(key: bytes, given: bytes, label: str, *parts: bytes) -> None:
     if not hmac.compare_digest(given, _mac(key, label, *parts)):
-        raise IdentityError(f"the {label} is not made with this worker's key")
+        raise HandshakeError(f"the {label} is not made with this worker's key")
 
 
 class WorkerSide:
@@ -49,7 +49,7 @@ class WorkerSide:
         """Check the server's answer; return the proof that it asks for, the session key, and what the server tells.
 
         Raises:
-            IdentityError: if whoever answered does not know the key.
+            HandshakeError: if whoever answered does not know the key.
         """
         nonces = self._nonce, answer[:_NONCE]
         given, told = answer[_NONCE : _NONCE + _PROOF], answer[_NONCE + _PROOF :]
@@ -61,7 +61,7 @@ class ServerSide:
     """The server's half of one exchange, in which the worker is ``told`` something.
 
     Raises:
-        IdentityError: if the hello was not made with this key.
+        HandshakeError: if the hello was not made with this key.
     """
 
     def __init__(self, key: bytes, hello: bytes, told: bytes = b"") -> None:
@@ -79,7 +79,7 @@ class ServerSide:
         """Check the worker's proof; return the session key.
 
         Raises:
-            IdentityError: if the proof is wrong.
+            HandshakeError: if the proof is wrong.
         """
         _check(self._key, proof, "proof", *self._nonces)
         return _mac(self._key, "session", *self._nonces)
@@ -105,7 +105,7 @@ def unseal(key: bytes, life: str, sealed: bytes) -> str:
     """Return the text of a note.
 
     Raises:
-        IdentityError: if it was not written with this key in this life.
+        HandshakeError: if it was not written with this key in this life.
     """
     given, note = sealed[:_PROOF], sealed[_PROOF:]
     _check(key, given, "note", _digest(life), note)
