@@ -81,7 +81,7 @@ def run_rank(path: str, overrides: Sequence[str], out: Path | None, resume: bool
     run = claim(out, experiment, resume)
     shape = experiment.shape(workers)
     facts = _facts(experiment, run, shape.device.type)
-    memory = 2 * shape.most_cohort * shape.dimension * shape.dtype.itemsize if _colludes(config) else 0
+    memory = 2 * shape.max_cohort * shape.dimension * shape.dtype.itemsize if _colludes(config) else 0
     transport = open_server(config.transport, shape, facts, memory)  # before any thread: it forks
     serve(experiment, workers, run, transport)
     return 0

@@ -137,7 +137,7 @@ class Server:
                 raise
             self.round = number
             if self._saver is not None and (failure := self._saver.after(number, self.state)):
-                self._transport.news.append(failure)
+                self._transport.events.append(failure)
         return "finished"
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -171,7 +171,7 @@ class Server:
         if missing := checkpoint.facts.get(MISSING):
             text = f"the checkpoint of round {self.round} lacks what the clients of workers {missing} remembered; they start afresh"
             log.warning("%s", text)
-            self._transport.news.append(text)
+            self._transport.events.append(text)
 
     def _step(self) -> None:
         """Set x^k = x^{k-1} - γ g^{k-1}."""
@@ -244,7 +244,7 @@ class Server:
         for client in sorted(self._known.intersection(replies.afresh)):
             text = f"client {client} lost what it remembered and starts afresh"
             log.warning("%s", text)
-            self._transport.news.append(text)
+            self._transport.events.append(text)
         self._known.update(replies.payloads)
 
     def _note(self, round_: Round, missing: dict[int, str]) -> None:
@@ -326,9 +326,9 @@ class Server:
             "bytes_up": replies.bytes_up,
             "bytes_down": replies.bytes_down,
         }
-        if self._transport.news:
-            record["news"] = self._transport.news.copy()
-            self._transport.news.clear()
+        if self._transport.events:
+            record["news"] = self._transport.events.copy()
+            self._transport.events.clear()
         request, wait, aggregate = (after - before for before, after in zip(times, times[1:], strict=False))
         record["seconds"] = seconds = {"request": request, "wait": wait, "aggregate": aggregate}
         if number % self._config.evaluate.every == 0 or number == self._config.rounds:

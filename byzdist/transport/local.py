@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from byzdist.rounds import Replies
+from byzdist.rounds import Payloads, Replies
 from byzdist.transport.base import (
     Received,
     Reply,
@@ -19,8 +19,8 @@ from byzdist.transport.base import (
     ServerEnd,
     Shape,
     WorkerEnd,
-    reply_rows,
 )
+from byzdist.transport.reply_rows import ReplyRows
 from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, HEADER_BYTES, Kind, Stage
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class LocalServer(ServerEnd):
         self._shape, self._allowed = shape, offences
         self.frame = shape.frame()
         self._bytes_down = 0
-        self.news: list[str] = []
+        self.events: list[str] = []
         self._worker_end = LocalWorker(shape)
         self._workers: Sequence[Handle] = ()
         self._request: Request
@@ -80,7 +80,9 @@ class LocalServer(ServerEnd):
             self._workers[rank - 1](Received(round_, mine, current, previous), end)
             ranks.add(rank)
         missing = {c: f"quarantined: {self._quarantine[c]}" for c in round_.cohort.tolist() if c in self._quarantine}
-        return Replies(end.payloads, missing, end.afresh, self._bytes_down * len(ranks), end.bytes)
+        return Replies(
+            end.payloads(self._request.length), missing, end.afresh, self._bytes_down * len(ranks), end.bytes
+        )
 
     def blame(self, client: int, reason: str) -> None:
         """Count an offence; see `ServerEnd.blame`."""
@@ -89,7 +91,7 @@ class LocalServer(ServerEnd):
             self._quarantine[client] = reason
             text = f"client {client} is in quarantine after {self._allowed} offences, the last: {reason}"
             log.warning("%s", text)
-            self.news.append(text)
+            self.events.append(text)
 
     def quarantined(self) -> set[int]:
         """See `ServerEnd.quarantined`."""
@@ -134,23 +136,27 @@ class LocalWorker(WorkerEnd):
     """What a worker is given to answer with: replies go to rows that lie like those of a real transport.
 
     Attributes:
-        payloads, afresh: of the round, as in `Replies`.
+        afresh: of the round, as in `Replies`.
         bytes: of its replies.
         stage: the last answer to an order.
     """
 
     def __init__(self, shape: Shape) -> None:
         self._frame = shape.frame()
-        self._rows = reply_rows(shape.most_cohort, shape.longest, shape.device, shape.pinned)
-        self.payloads = dict[int, Tensor]()
+        self._rows = ReplyRows.make(shape.max_cohort, shape.max_payload, shape.device, shape.pinned)
+        self._clients = list[int]()
         self.afresh = set[int]()
         self.bytes = 0
         self.stage = Stage.SAVED
 
     def begin(self, current: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
         """Begin a round: forget the replies of the one before, and return copies of both models, which clients may spoil."""
-        self.payloads, self.afresh, self.bytes = {}, set(), 0
+        self._clients, self.afresh, self.bytes = [], set(), 0
         return self._frame.current.copy_(current), self._frame.previous.copy_(previous)
+
+    def payloads(self, length: int) -> Payloads:
+        """Return the payloads of the round, ``length`` bytes each."""
+        return Payloads(self._clients, self._rows.payloads(range(len(self._clients)), length))
 
     def receive(self) -> Received | Save | Resume | None:
         """Never called, because the server calls the workers."""
@@ -158,12 +164,12 @@ class LocalWorker(WorkerEnd):
 
     def room(self, length: int) -> Tensor:
         """See `WorkerEnd.room`."""
-        return self._rows[len(self.payloads)].payload[:length]
+        return self._rows[len(self._clients)].payload[:length]
 
     def reply(self, reply: Reply) -> None:
         """See `WorkerEnd.reply`."""
         assert reply.forge is None, "checked: the faults of the wire need a wire"
-        self.payloads[reply.client] = reply.payload
+        self._clients.append(reply.client)
         if reply.afresh:
             self.afresh.add(reply.client)
         self.bytes += HEADER_BYTES + reply.payload.nbytes

@@ -11,7 +11,7 @@ from torch import Tensor
 from byzdist.config.reading import parse
 from byzdist.problem.evaluation import Evaluator
 from byzdist.reporting.metrics import Line, Metrics
-from byzdist.rounds import Replies
+from byzdist.rounds import Payloads, Replies
 from byzdist.runtime.alone import connect_workers
 from byzdist.runtime.experiment import Experiment, prepare
 from byzdist.runtime.identity import claim
@@ -25,7 +25,8 @@ NEVER = 10**9  # offences that would lead to quarantine: tests of that are elsew
 
 def without(replies: Replies, lost: dict[int, str]) -> Replies:
     """Return replies of which those of some clients are missing, with a reason for each client."""
-    payloads = {client: payload for client, payload in replies.payloads.items() if client not in lost}
+    kept = [row for row, client in enumerate(replies.payloads) if client not in lost]
+    payloads = Payloads([client for client in replies.payloads if client not in lost], replies.payloads.rows[kept])
     missing = {client: reason for client, reason in lost.items() if client in replies.payloads}
     return replace(replies, payloads=payloads, missing=replies.missing | missing)
 

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from byzdist.errors import RunError
 from byzdist.rounds import Round
-from byzdist.transport.base import Missing, Received, Reply, Request, Resume, Save, Shape
+from byzdist.transport.base import Received, Reply, Request, Resume, Save, Shape
 from byzdist.transport.keys import worker_key
 from byzdist.transport.star.link import Link, join
 from byzdist.transport.star.membership import Terms
@@ -37,9 +38,9 @@ def shape_of(workers: int, *, clients: int | None = None, dimension: int = 10) -
         workers=workers,
         dimension=dimension,
         sampled=clients,
-        most_cohort=clients,
-        most_ids=clients,
-        longest=8 * dimension,
+        max_cohort=clients,
+        max_ids=clients,
+        max_payload=8 * dimension,
         dtype=torch.float64,
         device=torch.device("cpu"),
     )
@@ -47,6 +48,13 @@ def shape_of(workers: int, *, clients: int | None = None, dimension: int = 10) -
 
 def meet_at(port: int) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Why there is no reply from a client."""
+
+    reason: str
 
 
 class Star:
@@ -107,9 +115,9 @@ class Star:
     def joined(self, *ranks: int, patience: float = 10.0) -> None:
         """Wait until workers have joined since the last time this was asked."""
         waiting = {f"worker {rank} joined" for rank in ranks}
-        while waiting := waiting - set(self.server.news):
+        while waiting := waiting - set(self.server.events):
             assert self.server._listen(patience), f"{waiting} never happened"
-        self.server.news.clear()
+        self.server.events.clear()
 
 
 def _fork_honest(shape: Shape, rank: int) -> int:
@@ -187,5 +195,5 @@ def until(star: Star, is_so: Callable[[], object], patience: float = 10.0) -> No
     """Let the server listen until something is so."""
     end = time.monotonic() + patience
     while not is_so():
-        assert time.monotonic() < end, (star.server.news, star.server.members.workers)
+        assert time.monotonic() < end, (star.server.events, star.server.members.workers)
         star.server._listen(0.1)

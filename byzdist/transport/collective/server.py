@@ -16,9 +16,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from byzdist.errors import RunError
-from byzdist.rounds import Replies
-from byzdist.transport.base import Missing, ReplyRow, Request, Save, ServerEnd, Shape, as_replies, reply_rows
+from byzdist.rounds import Payloads, Replies
+from byzdist.transport.base import Request, Save, ServerEnd, Shape
 from byzdist.transport.collective.group import SERVER, cause, irecv, isend, run_ends_if, time_left
+from byzdist.transport.reply_rows import ReplyRow, ReplyRows
 from byzdist.transport.wire import (
     AFRESH,
     HAS_MODEL,
@@ -42,14 +43,13 @@ class CollectiveServer(ServerEnd):
         self._shape, self._patience = shape, patience
         self.frame = shape.frame()
         self._bytes_down = self._bytes_up = 0
-        self.news = []
-        self._rows = reply_rows(shape.most_cohort, shape.longest, shape.device, shape.pinned)
+        self.events = []
+        self._rows = ReplyRows.make(shape.max_cohort, shape.max_payload, shape.device, shape.pinned)
         self._unused: ReplyRow | None = None  # what ranks without a client in a gather send, and the server itself
         self._model_round = dict.fromkeys(range(1, shape.workers + 1), -1)
         self._request: Request
         self._sends: list[dist.Work] = []
         self._receives: list[list[dist.Work]] = []
-        self._afresh: set[int] = set()  # of those who replied in this round
         self._sent_at = 0.0
         self._unsaved: list[int] = []
         self._failed: list[int] = []
@@ -63,7 +63,6 @@ class CollectiveServer(ServerEnd):
         """Send point-to-point to the cohort's workers, or start a full round's broadcast and gathers."""
         self._request, self._sent_at = request, time.monotonic()
         self._bytes_down = self._bytes_up = 0
-        self._afresh = set()
         hosted: dict[int, list[int]] = {}
         cohort = request.round.cohort
         for position, client in enumerate(cohort):
@@ -127,7 +126,7 @@ class CollectiveServer(ServerEnd):
         if not lacking:
             self._sends.append(dist.broadcast(self.frame.current, SERVER, async_op=True))
             self._bytes_down += self.frame.current.nbytes * len(workers)
-        filler = self._unused = self._unused or reply_rows(1, self._shape.longest, self._shape.device)[0]
+        filler = self._unused = self._unused or ReplyRows.make(1, self._shape.max_payload, self._shape.device)[0]
         for turn in range(max(map(len, hosted.values()), default=0)):
             positions = {rank: mine[turn] for rank, mine in hosted.items() if turn < len(mine)}
             rows = [self._rows[positions[rank]] if rank in positions else filler for rank in (SERVER, *workers)]
@@ -142,38 +141,40 @@ class CollectiveServer(ServerEnd):
         """Wait for the replies; see `ServerEnd.collect`.
 
         Raises:
-            RunError: if a worker is gone or silent, for then the group cannot be used any more.
+            RunError: if a worker is gone or silent, because the group cannot be used afterwards.
         """
-        until = self._sent_at + deadline
-        replies: dict[int, Tensor | Missing] = {}
-        for position, client in enumerate(self._request.round.cohort):
-            replies[int(client)] = self._one_reply(position, int(client), until)
+        until, request = self._sent_at + deadline, self._request
+        present, missing, afresh = dict[int, int](), dict[int, str](), set[int]()
+        for position, client in enumerate(request.round.cohort.tolist()):
+            self._await(position, client, until)
+            try:
+                message = self._rows[position].message
+                flags = check_reply(message, 0, request.round.number, client, request.length)
+            except WireError as error:
+                missing[client] = str(error)
+                continue
+            present[client] = position
+            if flags & AFRESH:
+                afresh.add(client)
         self._flush(until)
-        return as_replies(replies, self._afresh, self._bytes_down, self._bytes_up)
+        payloads = Payloads(present, self._rows.payloads(list(present.values()), request.length))
+        return Replies(payloads, missing, afresh, self._bytes_down, self._bytes_up)
 
-    def _one_reply(self, position: int, client: int, until: float) -> Tensor | Missing:
-        row, request = self._rows[position], self._request
+    def _await(self, position: int, client: int, until: float) -> None:
         try:
             for work in self._receives[position]:
                 work.wait(time_left(until))
         except RuntimeError as error:
             raise RunError(
-                f"round {request.round.number}: worker rank {self._shape.rank(client)} (client {client}) is gone or silent beyond the "
-                f"deadline, which ends a run on the collective transport: {cause(error)}"
+                f"round {self._request.round.number}: worker rank {self._shape.rank(client)} (client {client}) is gone or silent "
+                f"beyond the deadline, which ends a run on the collective transport: {cause(error)}"
             ) from None
-        try:
-            flags = check_reply(row.message, 0, request.round.number, client, request.length)
-        except WireError as error:
-            return Missing(str(error))
-        if flags & AFRESH:
-            self._afresh.add(client)
-        return row.payload[: request.length]
 
     def _flush(self, until: float | None = None) -> None:
         """Wait until everything has been sent: ``until`` then, or for as long as the server has patience.
 
         Raises:
-            RunError: if somebody does not take it, for then the group cannot be used any more.
+            RunError: if somebody does not take it, because the group cannot be used afterwards.
         """
         until = until or time.monotonic() + self._patience
         with run_ends_if(_NOT_TAKEN):
@@ -212,7 +213,7 @@ class CollectiveServer(ServerEnd):
             stage = read_stage(answer, order.round)
             if stage is Stage.FAILED:
                 self._failed.append(rank)
-                self.news.append(f"worker {rank} could not save what its clients remember: see its log")
+                self.events.append(f"worker {rank} could not save what its clients remember: see its log")
             elif stage is Stage.WRITING:
                 self._unsaved.append(rank)
         self._flush()

@@ -4,9 +4,10 @@ import numpy as np
 import torch.distributed as dist
 from torch import Tensor
 
-from byzdist.transport.base import Received, Reply, Resume, Save, Shape, WorkerEnd, reply_rows
+from byzdist.transport.base import Received, Reply, Resume, Save, Shape, WorkerEnd
 from byzdist.transport.collective.group import SERVER, irecv, isend, run_ends_if
 from byzdist.transport.inbox import Inbox
+from byzdist.transport.reply_rows import ReplyRows
 from byzdist.transport.wire import Kind, Stage, bare_message
 
 _GONE = "the server is gone"
@@ -18,10 +19,11 @@ class CollectiveWorker(WorkerEnd):
     def __init__(self, shape: Shape) -> None:
         self._shape = shape
         self._inbox = Inbox(shape, dist.get_rank(), (shape.frame(), shape.frame()), shares_headers=True)
-        self._rows = reply_rows(2, shape.longest, shape.device, shape.pinned)
+        rows = ReplyRows.make(2, shape.max_payload, shape.device, shape.pinned)
+        self._rows = [rows[0], rows[1]]
         self._sending: list[list[dist.Work]] = [[], []]
         self._is_full = False
-        self._turns = 0  # replies, or gathers of a full round, that this rank has still to take part in
+        self._turns = 0  # replies, or gathers of a full round, that this rank still has to take part in
         self._next: dist.Work | None = None
         self._full_length = shape.dimension * shape.dtype.itemsize
 

@@ -2,13 +2,10 @@
 
 from itertools import count
 
-from torch import Tensor
-
-from byzdist.rounds import Replies
-from byzdist.transport.base import Missing, Request, Shape, as_replies
+from byzdist.transport.base import Request, Shape
 from byzdist.transport.star.membership import IN_QUARANTINE, Membership, Worker
 
-_LATE = Missing("no reply by the deadline")
+_LATE = "no reply by the deadline"
 
 
 class Exchange:
@@ -17,7 +14,8 @@ class Exchange:
     Attributes:
         request: what was asked.
         rows: by client that is trusted, the row of shared memory where its reply goes; 0 for those that could not be reached.
-        awaited: how many replies have still to come.
+        afresh: the clients that said that they had remembered nothing.
+        awaited: how many replies are still to come.
         sent_at, heard_at: when the requests left, and when a reply last came, in seconds.
     """
 
@@ -28,8 +26,9 @@ class Exchange:
         self.rows: dict[int, int] = {}
         self.awaited = 0
         self.sent_at = self.heard_at = 0.0
-        self._found: dict[int, Tensor | Missing] = {}
-        self._afresh = set[int]()
+        self.afresh = set[int]()
+        self._replied = set[int]()
+        self._missing: dict[int, str] = {}  # why, by client
         self._is_open = False
 
     def begin(self, request: Request, members: Membership, now: float) -> list[int]:
@@ -39,11 +38,11 @@ class Exchange:
             The ranks that are to get the request; their workers owe replies from now on.
         """
         self.request, self.sent_at, self.heard_at, self._is_open = request, now, now, True
-        self._found, self._afresh = {}, set()
+        self.afresh, self._replied, self._missing = set(), set(), {}
         cohort = request.round.cohort
         is_trusted = members.trusted[cohort]
         for client in cohort[~is_trusted].tolist():
-            self._found[client] = Missing(IN_QUARANTINE + members.conducts[client].quarantine)
+            self._missing[client] = IN_QUARANTINE + members.conducts[client].quarantine
         taken = {row for worker in members.workers.values() for row in worker.rows.values()}
         free_rows = (row for row in count() if row not in taken)  # without a gap, unless somebody is late
         self.rows = dict.fromkeys(cohort[is_trusted].tolist(), 0)
@@ -52,9 +51,9 @@ class Exchange:
             rank = self._shape.rank(client)
             worker = members.workers[rank]
             if not worker.is_free:
-                self._found[client] = Missing(worker.state or f"busy since round {worker.round}")
+                self._missing[client] = worker.state or f"busy since round {worker.round}"
             elif rank in members.resting:
-                self._found[client] = Missing("late too often")
+                self._missing[client] = "late too often"
             else:
                 self.rows[client] = hosted.setdefault(rank, {})[client] = next(free_rows)
         for rank, rows in hosted.items():
@@ -63,14 +62,14 @@ class Exchange:
         self.awaited = sum(map(len, hosted.values()))
         return list(hosted)
 
-    def settle(self, worker: Worker, client: int, reply: Tensor | Missing, now: float, afresh: bool = False) -> str:
+    def settle(self, worker: Worker, client: int, now: float, missing: str | None = None, afresh: bool = False) -> str:
         """Take a client's reply, or drop it where its round is over.
 
         Args:
             worker: the client's.
             client: who replies.
-            reply: the payload's row, of which the request's length counts, or why there is none.
             now: the time, in seconds.
+            missing: why there is no reply; None where it lies in the client's row.
             afresh: whether the client said that it had remembered nothing.
 
         Returns:
@@ -81,15 +80,23 @@ class Exchange:
         worker.pending.remove(client)
         if not self._is_open or worker.round != self.request.round.number:
             return f"client {client} answered round {worker.round} too late"
-        self._found[client] = reply if isinstance(reply, Missing) else reply[: self.request.length]
+        if missing is None:
+            self._replied.add(client)
+        else:
+            self._missing[client] = missing
         if afresh:
-            self._afresh.add(client)
+            self.afresh.add(client)
         self.awaited -= 1
         self.heard_at = now
         return ""
 
-    def end(self, bytes_down: int, bytes_up: int) -> Replies:
-        """Return what has come; whoever has not answered by now is late."""
+    def end(self) -> tuple[dict[int, int], dict[int, str]]:
+        """End the round: whoever has not answered by now is late.
+
+        Returns:
+            The rows of the replies that have come, and why the others are missing, by client in the order of the cohort.
+        """
         self._is_open = False
-        found = {client: self._found.get(client, _LATE) for client in self.request.round.cohort.tolist()}
-        return as_replies(found, self._afresh, bytes_down, bytes_up)
+        cohort = self.request.round.cohort.tolist()
+        present = {client: self.rows[client] for client in cohort if client in self._replied}
+        return present, {client: self._missing.get(client, _LATE) for client in cohort if client not in self._replied}

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from byzdist.transport.base import Shape
 from byzdist.transport.star.link import Intrusion, Link, LinkLost, accept
-from byzdist.transport.star.records import Command, Event, EventKind
+from byzdist.transport.star.records import Command, Report, ReportKind
 from byzdist.transport.star.shared import OVER, Shared
 from byzdist.transport.store import STORE_PATIENCE, Connect
 from byzdist.transport.wire import (
@@ -51,7 +51,7 @@ class GatewaySetup:
         keys: each worker's key, by rank.
         welcome: what a worker is told that may join.
         commands: the reading end of each gateway's own pipe, by rank.
-        events: the writing end of the shared pipe.
+        reports: the writing end of the shared pipe.
         connect: opens a process's own connection to the job's store.
         patience: how long a link may keep a gateway waiting before it is closed.
     """
@@ -61,13 +61,13 @@ class GatewaySetup:
     keys: dict[int, bytes]
     welcome: bytes
     commands: dict[int, int]
-    events: int
+    reports: int
     connect: Connect
     patience: timedelta
 
-    def tell(self, event: Event) -> None:
-        """Write an event."""
-        os.write(self.events, event.pack())
+    def tell(self, report: Report) -> None:
+        """Write a report."""
+        os.write(self.reports, report.pack())
 
 
 class Gateway:
@@ -90,13 +90,13 @@ class Gateway:
             action()
             os._exit(_DISMISSED)
         except LinkLost as lost:
-            self._tell(EventKind.LOST, text=str(lost))
+            self._tell(ReportKind.LOST, text=str(lost))
         except Intrusion as intrusion:
-            self._tell(EventKind.EXPELLED, text=str(intrusion))
+            self._tell(ReportKind.EXPELLED, text=str(intrusion))
         except MemoryError:
-            self._tell(EventKind.EXPELLED, text="made its gateway run out of memory")
+            self._tell(ReportKind.EXPELLED, text="made its gateway run out of memory")
         except BaseException as error:  # whatever it is, it must not reach the server's code above the fork
-            self._tell(EventKind.LOST, text=f"{type(error).__name__}: {error}")
+            self._tell(ReportKind.LOST, text=f"{type(error).__name__}: {error}")
         os._exit(_LOST)
 
     def _live(self) -> None:
@@ -106,7 +106,7 @@ class Gateway:
         if link is None:
             return
         self._link = link
-        self._tell(EventKind.JOINED)  # before anything that could follow it
+        self._tell(ReportKind.JOINED)  # before anything that could follow it
         # threading.Thread would touch ten times the memory.
         _thread.start_new_thread(self._end_with, (link.watch,))
         while self._serve():
@@ -115,8 +115,8 @@ class Gateway:
     def _is_dismissed(self) -> int:
         return int(self._setup.shared.dismissed[self._rank])
 
-    def _tell(self, what: EventKind, client: int = 0, text: str = "") -> None:
-        self._setup.tell(Event(what, self._rank, self._generation, client, text))
+    def _tell(self, what: ReportKind, client: int = 0, text: str = "") -> None:
+        self._setup.tell(Report(what, self._rank, self._generation, client, text))
 
     def _serve(self) -> bool:
         """Run one command; False ends the link."""
@@ -127,7 +127,7 @@ class Gateway:
             for part in self._compose(command, np.arange(0)):
                 self._link.finish(self._link.post_send(part), self._setup.patience)
             self._model_round = command.round if command.flags & HAS_MODEL else -1
-            self._tell(EventKind.ORDER_DONE)
+            self._tell(ReportKind.ORDER_DONE)
         elif command.kind is Kind.SAVE:
             self._ask(command)
         elif command.kind is not Kind.STOP:
@@ -144,7 +144,7 @@ class Gateway:
         self._link.finish(self._link.post_send(message), self._setup.patience)
         self._link.finish(receiving, self._setup.patience)
         try:
-            self._tell(EventKind.ORDER_DONE, read_stage(answer, command.round))
+            self._tell(ReportKind.ORDER_DONE, read_stage(answer, command.round))
         except WireError as error:
             raise Intrusion(f"sent {error}") from None
 
@@ -154,10 +154,10 @@ class Gateway:
         cohort, places = shared.cohort(command.cohort)
         request = self._compose(command, cohort)
         if not shared.is_current(command.round):  # this process was held up beyond the round: what it read may be torn
-            self._tell(EventKind.IDLE)
+            self._tell(ReportKind.IDLE)
             return
         mine = shape.rank(cohort) == self._rank
-        clients, rows = cohort[mine].tolist(), [shared.row(place) for place in places[mine].tolist()]
+        clients, rows = cohort[mine].tolist(), [shared.rows[place] for place in places[mine].tolist()]
         for row in rows:  # gloo takes a message of no bytes for one: the last header must not stand for it
             row.message.numpy()[:HEADER_BYTES] = 0
         # Receives are posted before the request leaves, so that replies need not ask whether they are expected.
@@ -173,10 +173,10 @@ class Gateway:
                 total = checksum(row.payload[: command.length])
                 flags = check_reply(row.message, total, command.round, client, command.length)
             except WireError as error:
-                self._tell(EventKind.OFFENCE, client, str(error))
+                self._tell(ReportKind.OFFENCE, client, str(error))
             else:
                 shared.traffic[self._rank, 1] += HEADER_BYTES + command.length
-                self._tell(EventKind.REPLY, client, "afresh" if flags & AFRESH else "")
+                self._tell(ReportKind.REPLY, client, "afresh" if flags & AFRESH else "")
 
     def _compose(self, command: Command, cohort: np.ndarray) -> list[Tensor]:
         """Return the messages of a request."""

@@ -41,7 +41,7 @@ class WorkerSide:
         self.hello = self._nonce + _mac(key, "hello", self._nonce)
 
     @property
-    def name(self) -> str:
+    def store_key(self) -> str:
         """What this exchange is filed under."""
         return self._nonce.hex()
 
@@ -71,7 +71,7 @@ class ServerSide:
         self.answer = self._nonces[1] + _mac(key, "answer", *self._nonces, told) + told
 
     @property
-    def name(self) -> str:
+    def store_key(self) -> str:
         """What this exchange is filed under."""
         return self._nonces[0].hex()
 
@@ -85,7 +85,7 @@ class ServerSide:
         return _mac(self._key, "session", *self._nonces)
 
 
-def meeting(session: bytes) -> str:
+def meeting_prefix(session: bytes) -> str:
     """Return the name under which both ends meet in the store, where everybody can read it."""
     return _mac(session, "meeting").hex()
 
@@ -95,22 +95,22 @@ def confirmation(session: bytes, role: str) -> bytes:
     return _mac(session, f"link {role}")
 
 
-def seal(key: bytes, life: str, text: str) -> bytes:
-    """Return a note from the server to one worker: nobody else can have written it, nor does it hold in another life of the server."""
+def seal(key: bytes, attempt: str, text: str) -> bytes:
+    """Return a note from the server to one worker; only the server can write it, and it is valid in this attempt of the server only."""
     note = text.encode()
-    return _mac(key, "note", _digest(life), note) + note
+    return _mac(key, "note", _digest(attempt), note) + note
 
 
-def unseal(key: bytes, life: str, sealed: bytes) -> str:
+def unseal(key: bytes, attempt: str, sealed: bytes) -> str:
     """Return the text of a note.
 
     Raises:
-        HandshakeError: if it was not written with this key in this life.
+        HandshakeError: if it was not written with this key in this attempt.
     """
     given, note = sealed[:_PROOF], sealed[_PROOF:]
-    _check(key, given, "note", _digest(life), note)
+    _check(key, given, "note", _digest(attempt), note)
     return note.decode()
 
 
-def _digest(life: str) -> bytes:
-    return sha256(life.encode()).digest()
+def _digest(attempt: str) -> bytes:
+    return sha256(attempt.encode()).digest()

@@ -27,7 +27,7 @@ from byzdist.host.processes import call_process, die_with_parent
 from byzdist.transport.base import Shape
 from byzdist.transport.star.gateway import Gateway, GatewaySetup
 from byzdist.transport.star.link import where_to_listen
-from byzdist.transport.star.records import Command, Event, EventKind
+from byzdist.transport.star.records import Command, Report, ReportKind
 from byzdist.transport.star.shared import OVER, Shared, link_frame
 from byzdist.transport.store import Connect
 
@@ -60,14 +60,14 @@ class Gateways:
         commands = {rank: os.pipe() for rank in range(1, shape.workers + 1)}
         readers = {rank: reader for rank, (reader, _) in commands.items()}
         self._commands = {rank: writer for rank, (_, writer) in commands.items()}
-        self._events, events = os.pipe()
+        self._reports, reports = os.pipe()
         theirs = replace(shape, pinned=False)  # a fork must not touch its parent's GPU
-        setup = GatewaySetup(theirs, shared, keys, welcome, readers, events, connect, timedelta(seconds=patience))
+        setup = GatewaySetup(theirs, shared, keys, welcome, readers, reports, connect, timedelta(seconds=patience))
         self.keeper, self._start = _fork_keeper(setup)
-        for end in (*readers.values(), events):
+        for end in (*readers.values(), reports):
             os.close(end)
         self._poll = select.poll()
-        self._poll.register(self._events, select.POLLIN)
+        self._poll.register(self._reports, select.POLLIN)
 
     def start(self) -> None:
         """Let the keeper fork the gateways; the job's store must be there."""
@@ -75,10 +75,10 @@ class Gateways:
 
     def give(self, rank: int, command: Command) -> None:
         """Tell one gateway what to do."""
-        with suppress(BrokenPipeError):  # there is no keeper any more, as `listen` will find
+        with suppress(BrokenPipeError):  # the keeper is gone, as `listen` will find
             os.write(self._commands[rank], command.pack())
 
-    def listen(self, seconds: float) -> list[Event]:
+    def listen(self, seconds: float) -> list[Report]:
         """Return what the gateways have told, waiting ``seconds`` at most for the first word.
 
         Raises:
@@ -86,13 +86,13 @@ class Gateways:
         """
         if not self._poll.poll(max(0.0, seconds) * 1000):
             return []
-        records = os.read(self._events, 64 * Event.SIZE)
+        records = os.read(self._reports, 64 * Report.SIZE)
         if not records and not self._shared.dismissed[1:].all():  # else the keeper has nobody to fork for
             raise RunError("the process that keeps the gateways was ended from outside.")
-        return [Event.unpack(records[at : at + Event.SIZE]) for at in range(0, len(records), Event.SIZE)]
+        return [Report.unpack(records[at : at + Report.SIZE]) for at in range(0, len(records), Report.SIZE)]
 
     def wake_keeper(self) -> None:
-        """Let the keeper go on where somebody has stopped it: nobody else replaces gateways."""
+        """Let the keeper go on if somebody has stopped it, because only the keeper replaces gateways."""
         with suppress(ChildProcessError):  # it has ended
             if os.waitid(os.P_PID, self.keeper, os.WSTOPPED | os.WNOHANG):
                 log.warning("the process that keeps the gateways was stopped; it is told to go on")
@@ -107,7 +107,7 @@ class Gateways:
                 os.waitpid(self.keeper, 0)
                 break
             time.sleep(0.01)
-        for end in (self._events, *self._commands.values()):
+        for end in (self._reports, *self._commands.values()):
             os.close(end)
 
 
@@ -127,7 +127,7 @@ def _fork_keeper(setup: GatewaySetup) -> tuple[int, int]:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 2)  # an abort's stack trace would let any worker fill the server's log
-        faulthandler.disable()  # likewise, where it was told to write elsewhere
+        faulthandler.disable()  # this too, where it was told to write elsewhere
         torch.set_num_threads(1)  # the threads of the server's torch are not there after a fork
         os.close(start)
         os.read(ready, 1)  # ends when the server closes its side
@@ -140,7 +140,7 @@ def _fork_keeper(setup: GatewaySetup) -> tuple[int, int]:
 
 def _limit_memory(shape: Shape) -> None:
     """Limit what this process, and each one that it forks, may hold for itself, where the system shows that (Linux)."""
-    replies = min(shape.most_cohort, shape.clients // shape.workers + 1)
+    replies = min(shape.max_cohort, shape.clients // shape.workers + 1)
     with suppress(OSError, ValueError):  # a lower limit is the user's
         with open("/proc/self/statm") as sizes:
             held = int(sizes.read().split()[5]) * resource.getpagesize()
@@ -164,7 +164,7 @@ def _keep(setup: GatewaySetup) -> NoReturn:
     generations = dict.fromkeys(setup.commands, 0)
     living: dict[int, tuple[int, float]] = {}  # by process: rank, and when it began
     waiting = dict.fromkeys(setup.commands, 0.0)  # by rank: the pause before it lets its worker in
-    frame = link_frame(setup.shape, setup.shared.models)  # of which each gateway has a copy once it writes there
+    frame = link_frame(setup.shape, setup.shared.models)  # each gateway gets a copy when it first writes there
     while waiting or living:
         for rank, pause in waiting.items():
             generations[rank] += 1
@@ -184,9 +184,9 @@ def _keep(setup: GatewaySetup) -> NoReturn:
         rank, began = living.pop(pid)
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         if number == signal.SIGABRT:  # gloo's answer to a message longer than its buffer
-            setup.tell(Event(EventKind.EXPELLED, rank, generations[rank], text="sent more than it was asked for"))
+            setup.tell(Report(ReportKind.EXPELLED, rank, generations[rank], text="sent more than it was asked for"))
         how = f"was ended by {signal.Signals(number).name}" if number else "has ended"
-        setup.tell(Event(EventKind.ENDED, rank, generations[rank], text=f"its gateway {how}"))
+        setup.tell(Report(ReportKind.ENDED, rank, generations[rank], text=f"its gateway {how}"))
         is_quick = time.monotonic() - began < _QUICK
         waiting = {} if setup.shared.dismissed[rank] == OVER else {rank: _PAUSE * is_quick}
     os._exit(0)

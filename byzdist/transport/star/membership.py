@@ -9,7 +9,7 @@ import numpy as np
 
 from byzdist.transport.base import Shape
 from byzdist.transport.star.lateness import Allowance
-from byzdist.transport.star.records import Event, EventKind
+from byzdist.transport.star.records import Report, ReportKind
 
 IN_QUARANTINE = "quarantined: "
 
@@ -55,8 +55,8 @@ class Worker:
     allowance: Allowance
     generation: int = 0
     state: str = "has not joined yet"  # "" where the link is open
-    round: int = -1  # of the request that the worker has still to answer
-    pending: set[int] = field(default_factory=set)  # the clients that it has still to answer for
+    round: int = -1  # of the request that the worker still has to answer
+    pending: set[int] = field(default_factory=set)  # the clients that it still has to answer for
     rows: dict[int, int] = field(default_factory=dict)  # by client: where its gateway may still write a reply
     conduct: Conduct = field(default_factory=Conduct)
 
@@ -67,14 +67,14 @@ class Worker:
 
     @property
     def is_quarantined(self) -> bool:
-        """Whether it is out for good, for what it has done."""
+        """Whether it is excluded for good, because of its offences."""
         return self.state.startswith(IN_QUARANTINE)
 
-    def release_rows(self, event: Event) -> None:
+    def release_rows(self, report: Report) -> None:
         """Note which rows are the server's again."""
-        if event.what in (EventKind.REPLY, EventKind.OFFENCE):
-            self.rows.pop(event.client, None)
-        elif event.what in (EventKind.IDLE, EventKind.ENDED):
+        if report.what in (ReportKind.REPLY, ReportKind.OFFENCE):
+            self.rows.pop(report.client, None)
+        elif report.what in (ReportKind.IDLE, ReportKind.ENDED):
             self.rows = {}
 
 

@@ -15,8 +15,8 @@ class Progress:
 
     is_busy: bool = False  # with an order
     asked: int = -1  # the round of the last order to save that was given to it
-    is_awaited: bool = False  # it has still to say that it has saved what its clients remember
-    has_saved: bool = False  # it has said so, of the last order
+    is_awaited: bool = False  # the server waits for its word that it has saved
+    has_saved: bool = False  # it has saved, as the last order said
     failure: str = ""  # why it has not, where that is its own doing
 
 
@@ -34,8 +34,8 @@ class Orders:
         self._workers = workers
         self.progress = {rank: Progress() for rank in workers}
         self._saving, self._save_until = -1, 0.0  # the round of the last order to save, and the time for it
-        self._resumed = -1  # the round after which clients are to go on with what they remembered then
-        self._untold = set[int]()  # the ranks that have still to be told
+        self._resumed = -1  # the round after which clients go on with what they remembered then
+        self._untold = set[int]()  # the ranks that still have to be told
 
     def resume(self, round_: int, holders: Collection[int], everyone: bool) -> dict[int, Command]:
         """Return the orders, by rank, that bring the workers to where they were after a round.
@@ -97,7 +97,7 @@ class Orders:
         progress.is_busy = progress.is_awaited = False
 
     def is_anybody_busy(self) -> bool:
-        """Return whether an order has still to be carried out."""
+        """Return whether any order is still being carried out."""
         return any(progress.is_busy for progress in self.progress.values())
 
     def unsaved(self, now: float) -> list[int]:

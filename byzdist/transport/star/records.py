@@ -7,24 +7,24 @@ from enum import IntEnum
 from byzdist.transport.wire import Kind
 
 
-class EventKind(IntEnum):
+class ReportKind(IntEnum):
     """What a gateway tells the server."""
 
     JOINED = 1
     REPLY = 2  # ``text`` is not empty where the client had remembered nothing
     OFFENCE = 3  # a reply that is not what it should be; it takes the reply's place
     IDLE = 4  # the round was over before the request could be passed on
-    LOST = 5
-    EXPELLED = 6  # likewise, for what the worker sent; it may have aborted the gateway
-    ENDED = 7  # the gateway's process is no more: from now on nothing writes where its replies were to go
+    LOST = 5  # the link broke
+    EXPELLED = 6  # the link broke because of what the worker sent, which may have aborted the gateway
+    ENDED = 7  # the gateway's process has ended: from now on nothing writes to the rows of its replies
     ORDER_DONE = 8  # an order that is no request; ``client`` is the `Stage`
 
 
 @dataclass(frozen=True)
-class Event:
+class Report:
     """One record of the shared pipe; ``generation`` counts a worker's gateways, so that the past is not taken for the present."""
 
-    what: EventKind
+    what: ReportKind
     rank: int
     generation: int
     client: int = 0
@@ -39,10 +39,10 @@ class Event:
         return self._LAYOUT.pack(self.what, self.rank, self.generation, self.client, text)
 
     @classmethod
-    def unpack(cls, record: bytes) -> "Event":
+    def unpack(cls, record: bytes) -> "Report":
         """Read a record."""
         what, rank, generation, client, text = cls._LAYOUT.unpack(record)
-        return cls(EventKind(what), rank, generation, client, text.rstrip(b"\0").decode())
+        return cls(ReportKind(what), rank, generation, client, text.rstrip(b"\0").decode())
 
 
 @dataclass(frozen=True)

@@ -19,27 +19,26 @@ from datetime import timedelta
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 from torch.distributed import DistError
 
 from byzdist.errors import ConfigError, RunError
 from byzdist.host.descriptors import SPARE
-from byzdist.rounds import Replies
-from byzdist.transport.base import Missing, Request, Save, ServerEnd, Shape
+from byzdist.rounds import Payloads, Replies
+from byzdist.transport.base import Request, Save, ServerEnd, Shape
 from byzdist.transport.star.exchange import Exchange
 from byzdist.transport.star.keeper import Gateways
 from byzdist.transport.star.link import END, SILENT, leave_note, welcome
 from byzdist.transport.star.membership import IN_QUARANTINE, Membership, Terms, Worker
 from byzdist.transport.star.orders import Orders
-from byzdist.transport.star.records import Command, Event, EventKind
+from byzdist.transport.star.records import Command, Report, ReportKind
 from byzdist.transport.star.shared import OVER, QUARANTINED, Shared
 from byzdist.transport.store import Connect
 from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, Kind
 
 log = logging.getLogger(__name__)
-_END_PATIENCE = 2.0
-_STORE_PATIENCE = 2.0  # seconds for the notes at the end, which are not worth more
-_LOOK = 0.5  # seconds after which a wait notices that the server waits no longer
+_END_PATIENCE = 2.0  # seconds for the gateways to end by themselves
+_STORE_PATIENCE = 2.0  # seconds for writing the notes at the end
+_LOOK = 0.5  # seconds between two checks whether the server still waits
 _FILES = 4, 68  # descriptors for each worker (ends of pipes, connections to the store), and for all else
 
 
@@ -47,7 +46,7 @@ def _make_room_for_files(workers: int) -> None:
     """Let this process, and the gateways after it, open as many files as the system allows, but for those that saving takes.
 
     Raises:
-        ConfigError: if that is too few for so many workers.
+        ConfigError: if that is too few for the workers.
     """
     each, others = _FILES
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -71,13 +70,13 @@ class StarServer(ServerEnd):
 
     def __init__(self, shape: Shape, terms: Terms, keys: dict[int, bytes], connect: Connect, facts: str) -> None:
         self._shape, self._keys, self._connect = shape, keys, connect
-        self._life = os.urandom(16).hex()
+        self._attempt = os.urandom(16).hex()
         self._shared = Shared(shape)
         self.frame = self._shared.frame
-        self.news = []
+        self.events = []
         _make_room_for_files(shape.workers)
         patience = terms.deadline + terms.join_timeout
-        self._gateways = Gateways(shape, self._shared, keys, welcome(self._life, facts), connect, patience)
+        self._gateways = Gateways(shape, self._shared, keys, welcome(self._attempt, facts), connect, patience)
         self.members = Membership(shape, terms, time.monotonic())
         self.exchange, self.orders = Exchange(shape), Orders(self.members.workers)
         self._gateways.start()
@@ -144,12 +143,13 @@ class StarServer(ServerEnd):
             pass
         self._shared.retire()
         down, up = self._shared.traffic.sum(axis=0) - self._traffic
-        replies = exchange.end(int(down), int(up))
+        present, missing = exchange.end()
         if exchange.awaited:
             now = time.monotonic()
             for text in self.members.charge_the_late(exchange.request.round.number, now - exchange.heard_at, now):
                 self._tell(text)
-        return replies
+        payloads = Payloads(present, self._shared.rows.payloads(list(present.values()), exchange.request.length))
+        return Replies(payloads, missing, exchange.afresh, int(down), int(up))
 
     def _listen(self, seconds: float) -> bool:
         """Take in what gateways have to say, waiting at most so long for the first word; return whether there was any.
@@ -157,70 +157,69 @@ class StarServer(ServerEnd):
         Raises:
             RunError: if the gateways are gone.
         """
-        events = self._gateways.listen(seconds)
-        for event in events:
-            self._hear(event)
-        return bool(events)
+        reports = self._gateways.listen(seconds)
+        for report in reports:
+            self._hear(report)
+        return bool(reports)
 
-    def _hear(self, event: Event) -> None:
-        worker = self.members.workers[event.rank]
-        if event.generation == worker.generation:
-            worker.release_rows(event)
-        if event.what is EventKind.JOINED:
-            self._welcome(event, worker)
-        elif event.generation != worker.generation or worker.state:
-            log.debug("%s", event)  # the last words of a link that was given up, or never was
-        elif event.what is EventKind.REPLY:
-            payload = self._shared.row(self.exchange.rows.get(event.client, 0)).payload
-            self._settle(worker, event.client, payload, afresh=event.text != "")
-        elif event.what is EventKind.OFFENCE:
-            self._settle(worker, event.client, Missing(event.text))
-            self.blame(event.client, event.text)
-        elif event.what is EventKind.IDLE:
+    def _hear(self, report: Report) -> None:
+        worker = self.members.workers[report.rank]
+        if report.generation == worker.generation:
+            worker.release_rows(report)
+        if report.what is ReportKind.JOINED:
+            self._welcome(report, worker)
+        elif report.generation != worker.generation or worker.state:
+            log.debug("%s", report)  # the last words of a link that was given up, or never was
+        elif report.what is ReportKind.REPLY:
+            self._settle(worker, report.client, afresh=report.text != "")
+        elif report.what is ReportKind.OFFENCE:
+            self._settle(worker, report.client, report.text)
+            self.blame(report.client, report.text)
+        elif report.what is ReportKind.IDLE:
             worker.pending.clear()
-        elif event.what is EventKind.ORDER_DONE:
-            self.orders.answered(event.rank, event.client)
+        elif report.what is ReportKind.ORDER_DONE:
+            self.orders.answered(report.rank, report.client)
         else:
-            self._lose(event, worker)
+            self._lose(report, worker)
 
-    def _welcome(self, event: Event, worker: Worker) -> None:
+    def _welcome(self, report: Report, worker: Worker) -> None:
         self._settle_all(worker, "left: its worker has joined again")  # the link before this one broke without a word
-        worker.generation = event.generation
-        if self._shared.dismissed[event.rank]:
-            self._gateways.give(event.rank, Command.end(worker.generation))
+        worker.generation = report.generation
+        if self._shared.dismissed[report.rank]:
+            self._gateways.give(report.rank, Command.end(worker.generation))
             return
         worker.state = ""
-        self._tell(f"worker {event.rank} joined")
-        if (command := self.orders.greet(event.rank)) is not None:
-            self._gateways.give(event.rank, command)
+        self._tell(f"worker {report.rank} joined")
+        if (command := self.orders.greet(report.rank)) is not None:
+            self._gateways.give(report.rank, command)
 
-    def _settle(self, worker: Worker, client: int, reply: Tensor | Missing, afresh: bool = False) -> None:
-        if text := self.exchange.settle(worker, client, reply, time.monotonic(), afresh):
+    def _settle(self, worker: Worker, client: int, missing: str | None = None, afresh: bool = False) -> None:
+        if text := self.exchange.settle(worker, client, time.monotonic(), missing, afresh):
             self._tell(text)
 
     def _settle_all(self, worker: Worker, reason: str) -> None:
         """Note why the replies that a worker owes will never come."""
         for client in list(worker.pending):
-            self._settle(worker, client, Missing(reason))
+            self._settle(worker, client, reason)
 
-    def _lose(self, event: Event, worker: Worker) -> None:
+    def _lose(self, report: Report, worker: Worker) -> None:
         """Note that a link is gone."""
-        self._settle_all(worker, f"left: {event.text}")
-        self.orders.forget(event.rank, "it did not answer" if event.text == SILENT else "")
-        worker.state = f"left: {event.text}"
-        self._warn(f"worker {event.rank} {worker.state}")
-        if event.what is EventKind.EXPELLED:
-            self._blame_worker(event.rank, event.text)
+        self._settle_all(worker, f"left: {report.text}")
+        self.orders.forget(report.rank, "it did not answer" if report.text == SILENT else "")
+        worker.state = f"left: {report.text}"
+        self._warn(f"worker {report.rank} {worker.state}")
+        if report.what is ReportKind.EXPELLED:
+            self._blame_worker(report.rank, report.text)
 
     def _blame_worker(self, rank: int, reason: str) -> None:
-        """Count an offence of a worker's."""
+        """Count an offence of a worker."""
         conduct = self.members.workers[rank].conduct
         if conduct.offend(reason, self.members.terms.offences):
             self._warn(f"worker {rank} is in quarantine after {conduct.offences} offences, the last: {reason}")
             self._dismiss(rank, reason)
 
     def blame(self, client: int, reason: str) -> None:
-        """Count an offence of a client's, which takes nobody else on its worker with it; see `ServerEnd.blame`."""
+        """Count an offence of a client, which does not concern the other clients of its worker; see `ServerEnd.blame`."""
         if self.members.offend(client, reason):
             offences = self.members.conducts[client].offences
             self._warn(f"client {client} is in quarantine after {offences} offences, the last: {reason}")
@@ -231,14 +230,14 @@ class StarServer(ServerEnd):
         return {client for client, conduct in self.members.conducts.items() if conduct.quarantine}
 
     def _give_up_host_of(self, client: int, reason: str) -> None:
-        """Have no more to do with the worker of a client in quarantine, once all its clients are."""
+        """Dismiss the worker of a client in quarantine once all its clients are there."""
         rank = self._shape.rank(client)
         if self.members.hosts_nobody(rank) and not self._shared.dismissed[rank]:
             self._warn(f"worker {rank} is in quarantine with all its clients")
             self._dismiss(rank, reason)
 
     def _dismiss(self, rank: int, reason: str) -> None:
-        """Have no more to do with a worker."""
+        """Close a worker's link for good, and refuse it from now on."""
         worker = self.members.workers[rank]
         self._shared.dismiss(rank, QUARANTINED, f"it is in quarantine, the last reason: {reason}")
         self._gateways.give(rank, Command.end(worker.generation))
@@ -255,7 +254,7 @@ class StarServer(ServerEnd):
     def resume(self, round_: int, position: dict[str, Any], everyone: bool) -> None:
         """Send the model once more to those who held it, and forget no offence; see `ServerEnd.resume`.
 
-        A worker that joins later is told then what its clients are to remember.
+        A worker that joins later is told when it joins.
         """
         clients, workers = self.members.take_up(position)
         for client, reason in clients.items():
@@ -265,7 +264,7 @@ class StarServer(ServerEnd):
             self._dismiss(rank, reason)
         self._give_all(self.orders.resume(round_, position.get("holders", []), everyone))
         self._wait(lambda: not self.orders.is_anybody_busy())
-        self.news.clear()  # that workers joined is what a run begins with
+        self.events.clear()  # every run begins with workers that join
 
     def save(self, order: Save) -> None:
         """Ask every worker with a link; the answers come while the server listens. See `ServerEnd.save`."""
@@ -292,14 +291,14 @@ class StarServer(ServerEnd):
 
     def _tell(self, text: str, level: int = logging.INFO) -> None:
         log.log(level, text)
-        self.news.append(text)
+        self.events.append(text)
 
     def _warn(self, text: str) -> None:
-        """Tell of somebody's absence or quarantine: whoever looks after the run sees it at once."""
+        """Record an absence or a quarantine, as a warning in the log, so that people see it at once."""
         self._tell(text, logging.WARNING)
 
     def stop(self) -> None:
-        """Tell every worker that the run is over; those that are away learn it when they come back, from a note in the store."""
+        """Tell every worker that the run is over; those that are away find a note in the store when they come back."""
         for rank in self.members.workers:
             self._shared.dismiss(rank, OVER)
         self._leave_notes()
@@ -311,4 +310,4 @@ class StarServer(ServerEnd):
             store = self._connect(_STORE_PATIENCE)
             store.set_timeout(timedelta(seconds=_STORE_PATIENCE))
             for rank, key in self._keys.items():
-                leave_note(store, rank, key, self._life, END)
+                leave_note(store, rank, key, self._attempt, END)

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.distributed import DistError
 
 from byzdist.torch_private import Work
-from byzdist.transport.base import Received, Reply, Resume, Save, Shape, WorkerEnd, reply_rows
+from byzdist.transport.base import Received, Reply, Resume, Save, Shape, WorkerEnd
 from byzdist.transport.inbox import Inbox
+from byzdist.transport.reply_rows import ReplyRows
 from byzdist.transport.star.link import BRIEF, END, Link, LinkLost, join, read_note
 from byzdist.transport.star.shared import link_frame
 from byzdist.transport.store import STORE_PATIENCE, Connect, NoStore
@@ -42,9 +43,10 @@ class StarWorker(WorkerEnd):
     ) -> None:
         self._shape, self._rank, self._key = shape, rank, key
         self._connect, self._join_timeout, self._agree = connect, join_timeout, agree
-        self._life = ""  # the server's, in which this worker joined
+        self._attempt = ""  # the server's attempt that this worker joined
         self._inbox = Inbox(shape, rank, (link_frame(shape), link_frame(shape)), shares_headers=False)
-        self._rows = reply_rows(2, shape.longest, shape.device, shape.pinned)
+        rows = ReplyRows.make(2, shape.max_payload, shape.device, shape.pinned)
+        self._rows = [rows[0], rows[1]]
         self._link: Link | None = None
         self._sending: Work | None = None
         self._expected: Work | None = None  # the receive of the next request's first message
@@ -57,12 +59,12 @@ class StarWorker(WorkerEnd):
         Raises:
             RunError: if nobody who knows the key lets this worker in.
         """
-        patience, wait = self._join_timeout, 0.0 if self._life else STORE_PATIENCE
-        joined = join(self._connect, self._rank, self._key, patience, lambda: self._stays, self._life, wait)
+        patience, wait = self._join_timeout, 0.0 if self._attempt else STORE_PATIENCE
+        joined = join(self._connect, self._rank, self._key, patience, lambda: self._stays, self._attempt, wait)
         if joined is None:
             return False
         self._agree(joined.facts)
-        self._link, self._life = joined.link, joined.life
+        self._link, self._attempt = joined.link, joined.attempt
         self._inbox.forget_model()
         log.info("joined")
         return True
@@ -70,7 +72,7 @@ class StarWorker(WorkerEnd):
     def end_with_the_run(self, patience: float) -> None:
         """Start a thread that ends this process ``patience`` seconds after its part in the run, should it hang.
 
-        The server's note counts while there is no open link: a link says itself when the run is over.
+        The server's note counts only without an open link, because on a link the server says itself that the run is over.
         """
         main = threading.main_thread()
 
@@ -80,13 +82,13 @@ class StarWorker(WorkerEnd):
             while main.is_alive():
                 time.sleep(_LOOK)
                 link = self._link  # which the main thread may drop at any moment
-                if self._life == "" or (link is not None and link.is_open):
+                if self._attempt == "" or (link is not None and link.is_open):
                     until = time.monotonic() + self._join_timeout
                     continue
                 try:
                     store = store or self._connect(_LOOK)
                     store.set_timeout(BRIEF)
-                    if read_note(store, self._rank, self._key, self._life) == END:
+                    if read_note(store, self._rank, self._key, self._attempt) == END:
                         break
                     until = time.monotonic() + self._join_timeout
                 except (DistError, NoStore):
@@ -105,7 +107,7 @@ class StarWorker(WorkerEnd):
         """Wait for the next request or order, joining first where there is no link; see `WorkerEnd.receive`.
 
         Raises:
-            RunError: if the server is gone or will not have this worker.
+            RunError: if the server is gone or refuses this worker.
         """
         while True:
             if self._link is None and not self.open():

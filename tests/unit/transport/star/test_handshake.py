@@ -19,7 +19,7 @@ def test_both_ends_agree_on_a_session() -> None:
     proof, session, told = worker.prove(server.answer)
     assert server.accept(proof) == session
     assert told == b"what the run is"
-    assert worker.name == server.name
+    assert worker.store_key == server.store_key
     assert session not in (proof, KEY) and len(session) == 32
 
 
@@ -81,18 +81,18 @@ def test_random_bytes_are_no_step_of_an_exchange(text: bytes) -> None:
     with pytest.raises(HandshakeError):
         ServerSide(KEY, worker.hello).accept(text)
     with pytest.raises(HandshakeError):
-        unseal(KEY, "life", text)
+        unseal(KEY, "attempt", text)
 
 
 def test_a_note_is_the_servers_own_and_of_one_life() -> None:
-    sealed = seal(KEY, "life", "the run is over")
-    assert unseal(KEY, "life", sealed) == "the run is over"
-    assert sealed[:32] == hmac.new(KEY, b"note\0" + sha256(b"life").digest() + b"the run is over", "sha256").digest()
-    for key, life, note in (
-        (worker_key(SECRET, 2), "life", sealed),
-        (KEY, "another life", sealed),
-        (KEY, "life", sealed[:-1] + b"?"),
-        (KEY, "lif", seal(KEY, "life", "ethe run is over")),
+    sealed = seal(KEY, "attempt", "the run is over")
+    assert unseal(KEY, "attempt", sealed) == "the run is over"
+    assert sealed[:32] == hmac.new(KEY, b"note\0" + sha256(b"attempt").digest() + b"the run is over", "sha256").digest()
+    for key, attempt, note in (
+        (worker_key(SECRET, 2), "attempt", sealed),
+        (KEY, "another attempt", sealed),
+        (KEY, "attempt", sealed[:-1] + b"?"),
+        (KEY, "lif", seal(KEY, "attempt", "ethe run is over")),
     ):
         with pytest.raises(HandshakeError):
-            unseal(key, life, note)
+            unseal(key, attempt, note)
