@@ -79,7 +79,7 @@ class Gateways:
             os.write(self._commands[rank], command.pack())
 
     def listen(self, seconds: float) -> list[Report]:
-        """Return what the gateways have told, waiting ``seconds`` at most for the first word.
+        """Return what the gateways have reported, waiting ``seconds`` at most for the first report.
 
         Raises:
             RunError: if the keeper is gone.

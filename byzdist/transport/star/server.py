@@ -152,7 +152,7 @@ class StarServer(ServerEnd):
         return Replies(payloads, missing, exchange.afresh, int(down), int(up))
 
     def _listen(self, seconds: float) -> bool:
-        """Take in what gateways have to say, waiting at most so long for the first word; return whether there was any.
+        """Take in what gateways have reported, waiting ``seconds`` at most for the first report; return whether there was any.
 
         Raises:
             RunError: if the gateways are gone.
