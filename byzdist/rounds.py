@@ -1,6 +1,6 @@
 """A round as a value, which travels whole: which one it is, of which kind, who is asked, and what comes back."""
 
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,18 +34,31 @@ class Round:
         return stream(self.seed, purpose, client, self.number)
 
 
+class Payloads(dict[int, Tensor]):
+    """The payloads of a round's replies by client: uint8, equally long, and the rows of one matrix.
+
+    Args:
+        clients: who replied, ascending.
+        rows: R x bytes, one row a client, each in one piece.
+    """
+
+    def __init__(self, clients: Iterable[int], rows: Tensor) -> None:
+        super().__init__(zip(clients, rows.unbind(), strict=True))
+        self.rows = rows
+
+
 @dataclass(frozen=True)
 class Replies:
     """What came back in a round: of each client of the cohort its payload, or why there is none.
 
     Attributes:
-        payloads: uint8, by ascending client id; their memory is the transport's and lasts until its next `send`.
+        payloads: by ascending client id; their memory is the transport's and lasts until its next `send`.
         missing: the reason, by client id.
         afresh: the clients that said with their reply that they had remembered nothing.
         bytes_down, bytes_up: what the round has really sent and received.
     """
 
-    payloads: dict[int, Tensor]
+    payloads: Payloads
     missing: dict[int, str]
     afresh: Set[int]
     bytes_down: int

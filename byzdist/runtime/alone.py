@@ -3,6 +3,7 @@
 import torch
 
 from byzdist.attacks.collusion import Collusion
+from byzdist.config.schema import Config
 from byzdist.reporting import logs
 from byzdist.runtime.command import RunCommand
 from byzdist.runtime.experiment import choose_device, prepare
@@ -10,6 +11,7 @@ from byzdist.runtime.identity import claim
 from byzdist.runtime.serving import serve
 from byzdist.runtime.stopping import signals_given_back
 from byzdist.runtime.worker import Worker
+from byzdist.storage.folder import RunFolder
 from byzdist.storage.saving import WorkerSaver
 from byzdist.torch_private import HashStore
 from byzdist.transport.local import LocalServer
@@ -26,21 +28,32 @@ def run_alone(command: RunCommand) -> int:
     config = command.load()
     torch.set_num_threads(config.threads)
     device = choose_device(config, 0)
-    experiment, clients = prepare(config, device), prepare(config, device)  # each side with a model of its own
+    experiment = prepare(config, device)
     run = claim(command.out, experiment, command.resume)
-    shape = experiment.shape(workers=1)
-    saver = None
-    if experiment.clients_remember:
-        saver = WorkerSaver(run.checkpoints, run.name, run.lives, rank=1, workers=1, missing=run.missing)
-    collusion = None
-    if experiment.attackers_collude:
-        collusion = Collusion(HashStore, shape.dimension, shape.dtype, config.transport.deadline)
-    worker = Worker(clients, collusion, saver)
-    transport = LocalServer(shape, config.transport.offences)
-    transport.connect(worker.handle)
     try:
+        transport = LocalServer(experiment.shape(workers=1), config.transport.offences)
+        connect_workers(transport, config, device, 1, run)
         with signals_given_back():
             serve(experiment, 1, run, transport)
     finally:
         run.lock.release()
     return 0
+
+
+def connect_workers(
+    transport: LocalServer, config: Config, device: torch.device, workers: int, run: RunFolder | None
+) -> None:
+    """Make workers that answer the server's calls, each with a model of its own; without a run's folder they save nothing."""
+    channel = HashStore()  # where attackers look at honest messages
+    made = []
+    for rank in range(1, workers + 1):
+        experiment = prepare(config, device)
+        shape = experiment.shape(workers)
+        collusion = None
+        if experiment.attackers_collude:
+            collusion = Collusion(lambda: channel, shape.dimension, shape.dtype, config.transport.deadline)
+        saver = None
+        if run is not None and experiment.clients_remember:
+            saver = WorkerSaver(run.checkpoints, run.name, run.lives, rank, workers, run.missing)
+        made.append(Worker(experiment, collusion, saver))
+    transport.connect(*(worker.handle for worker in made))

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from byzdist.aggregation import nonfinite_rows
-from byzdist.rounds import ClientMemories, Memory, Messages, Replies, Round
+from byzdist.rounds import ClientMemories, Memory, Messages, Payloads, Replies, Round
 from byzdist.runtime.divergence import Diverged
 from byzdist.runtime.experiment import Experiment
-from byzdist.transport.base import ServerEnd, as_matrix
+from byzdist.transport.base import ServerEnd
 
 _COMPRESSOR = "compressor"
 NOT_FINITE = "not finite"
@@ -68,11 +68,11 @@ class Decoder:
         """Remember what `tensors` returned, and nothing else."""
         self._memories.take_up(tensors, self._transport.frame.current.device)
 
-    def _vectors(self, present: dict[int, Tensor], round_: Round, drafts: dict[int, Memory]) -> Tensor:
+    def _vectors(self, present: Payloads, round_: Round, drafts: dict[int, Memory]) -> Tensor:
         """Return the decoded payloads as rows on the device of the run."""
         compressor = self._compressors[round_.full]
         if compressor.in_place:
-            vectors = as_matrix(list(present.values()), self._dtype)
+            vectors = present.rows.view(self._dtype)
         else:
             if self._dense is None:
                 self._dense = self._transport.frame.current.new_empty(self._cohort, self._dimension)

@@ -103,11 +103,9 @@ class Experiment:
             workers=workers,
             dimension=d,
             sampled=method.cohort,
-            most_cohort=max(cohorts),
-            most_ids=clients
-            if self._can_shrink
-            else max((cohort for cohort in cohorts if cohort < clients), default=0),
-            longest=max(compressor.length(d, self.dtype) for compressor in self.compressors.values()),
+            max_cohort=max(cohorts),
+            max_ids=clients if self._can_shrink else max((cohort for cohort in cohorts if cohort < clients), default=0),
+            max_payload=max(compressor.length(d, self.dtype) for compressor in self.compressors.values()),
             dtype=self.dtype,
             device=self.links,
             pinned=self.device != self.links,

@@ -41,7 +41,7 @@ def run_rank(command: RunCommand) -> int:
         return work(experiment, rank, workers, command.out)
     run = claim(command.out, experiment, command.resume or int(os.environ.get(ATTEMPT, "0")) > 0)
     shape = experiment.shape(workers)
-    memory = 2 * shape.most_cohort * shape.dimension * shape.dtype.itemsize if experiment.attackers_collude else 0
+    memory = 2 * shape.max_cohort * shape.dimension * shape.dtype.itemsize if experiment.attackers_collude else 0
     facts = introduction(experiment, run)
     transport = open_server(config.transport, shape, facts, memory)  # before any thread: it forks
     serve(experiment, workers, run, transport)

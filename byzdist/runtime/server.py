@@ -103,7 +103,7 @@ class Server:
                 raise
             self.round = number
             if self._saver is not None and (failure := self._saver.after(number, self.state)):
-                self._transport.news.append(failure)
+                self._transport.events.append(failure)
         return "finished"
 
     def _step(self) -> None:
@@ -135,7 +135,7 @@ class Server:
         exposed = self._attendance.exposed(received.clients, missing)
         outcome = self.estimate.update(received, prepared, exposed)
         clock.end("aggregate")
-        self._transport.news += events
+        self._transport.events += events
         self._recorder.add(self._record(plan, replies, missing, outcome), self.x, clock)
 
     def _request(self, plan: Plan) -> Request:
@@ -146,8 +146,8 @@ class Server:
 
     def _record(self, plan: Plan, replies: Replies, missing: dict[int, str], outcome: Outcome) -> RoundRecord:
         round_, transport, bad = plan.round, self._transport, self._experiment.config.clients.bad
-        cohort, events = round_.cohort.tolist(), transport.news.copy()
-        transport.news.clear()
+        cohort, events = round_.cohort.tolist(), transport.events.copy()
+        transport.events.clear()
         return RoundRecord(
             round=round_.number,
             full=round_.full,
@@ -195,4 +195,4 @@ class Server:
         if missing := facts.get(MISSING):
             text = f"the checkpoint of round {self.round} lacks what the clients of workers {missing} remembered; they start afresh"
             log.warning("%s", text)
-            self._transport.news.append(text)
+            self._transport.events.append(text)

@@ -18,8 +18,7 @@ from byzdist.reporting.logs import at_round
 from byzdist.rounds import ClientMemories, Round
 from byzdist.runtime.experiment import Experiment
 from byzdist.storage.saving import WorkerSaver
-from byzdist.transport.base import Received, Resume, Save, WorkerEnd
-from byzdist.transport.wire import AFRESH
+from byzdist.transport.base import Received, Reply, Resume, Save, WorkerEnd
 
 log = logging.getLogger(__name__)
 # Whose memory of a client is whose.
@@ -81,12 +80,13 @@ class Worker:
         compressor = self._compressors[received.round.full]
         length = compressor.length(self._oracle.dimension, received.x.dtype)
         for client in received.mine:
-            fill, forge = partial(self._fill, received, client), None
-            assigned = self._assignment(received.round, client)
+            forge, assigned = None, self._assignment(received.round, client)
             if assigned is not None and assigned.has("on_wire"):
                 forge = partial(self._forge, received.round, client, assigned)
-            flags = AFRESH if self._honest and not self._memories.knows(client, self._honest) else 0
-            transport.reply(received.round, client, length, fill, forge, flags)
+            afresh = bool(self._honest) and not self._memories.knows(client, self._honest)
+            payload = transport.room(length)
+            self._encode(received, client, payload)
+            transport.reply(Reply(received.round, client, payload, afresh, forge))
 
     def _assignment(self, round_: Round, client: int) -> Assignment | None:
         return next((entry for entry in self._assignments if entry.covers(client, round_)), None)
@@ -98,7 +98,7 @@ class Worker:
         memory["sent"] = message.clone()
         return assigned.attack(envelope, **assigned.parameters)
 
-    def _fill(self, received: Received, client: int, payload: Tensor) -> None:
+    def _encode(self, received: Received, client: int, payload: Tensor) -> None:
         """Write a client's encoded message into an outgoing payload."""
         compressor = self._compressors[received.round.full]
         dense = payload.view(self._dense.dtype) if compressor.in_place else self._dense

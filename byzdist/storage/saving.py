@@ -130,13 +130,13 @@ class ServerSaver:
         return None
 
     def _note_missing(self, checkpoint: Checkpoint, transport: ServerEnd) -> None:
-        """Record in a checkpoint whose part did not come, and among the news where that is new."""
+        """Record in a checkpoint whose part did not come, and among the events where that is new."""
         missing = transport.end_save()
         checkpoint.facts[MISSING] = missing
         if fresh := sorted(set(missing) - set(self._missing)):
             text = f"the checkpoint of round {checkpoint.round} lacks what the clients of workers {fresh} remember"
             log.warning("%s", text)
-            transport.news.append(text)
+            transport.events.append(text)
         self._missing = missing
 
     def _fail(self, round_: int, cause: str) -> str:

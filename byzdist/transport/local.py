@@ -2,55 +2,59 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from byzdist.rounds import Replies, Round
+from byzdist.rounds import Payloads, Replies
 from byzdist.transport.base import (
-    Forge,
     Received,
+    Reply,
     Request,
     Resume,
     Save,
     ServerEnd,
     Shape,
     WorkerEnd,
-    reply_rows,
 )
-from byzdist.transport.wire import AFRESH, HAS_MODEL, HAS_PREVIOUS, HEADER_BYTES, Kind, Stage
+from byzdist.transport.reply_rows import ReplyRows
+from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, HEADER_BYTES, Kind, Stage
 
 log = logging.getLogger(__name__)
 Handle = Callable[[Received | Save | Resume, WorkerEnd], None]
 
 
 class LocalServer(ServerEnd):
-    """The server's end: a request is answered by a call, when its replies are collected.
+    """The server's end: a request is answered by calls, when its replies are collected.
 
-    What a round would have sent to and received from one worker is counted as its bytes.
+    What a round would have sent to and received from its workers is counted as its bytes.
 
     Args:
         offences: how many replies of a client that are not finite lead to quarantine.
     """
 
     def __init__(self, shape: Shape, offences: int) -> None:
-        assert shape.workers == 1
         self._shape, self._allowed = shape, offences
         self.frame = shape.frame()
         self._bytes_down = 0
-        self.news: list[str] = []
-        self._worker = _LocalWorker(shape)
-        self._handle: Handle
+        self.events: list[str] = []
+        self._worker_end = LocalWorker(shape)
+        self._workers: Sequence[Handle] = ()
         self._request: Request
         self._offences = Counter[int]()
         self._quarantine: dict[int, str] = {}  # by client: its last offence
-        self._saving, self._stage = -1, Stage.SAVED
+        self._saving, self._stages = (
+            -1,
+            list[Stage](),
+        )  # the round of the last order to save, and how far each worker is
 
-    def connect(self, handle: Handle) -> None:
-        """Have requests and orders answered by a worker's own method."""
-        self._handle = handle
+    def connect(self, *workers: Handle) -> None:
+        """Have requests and orders answered by calls of the workers' own methods, rank by rank from 1 on."""
+        assert len(workers) == self._shape.workers
+        self._workers, self._stages = workers, [Stage.SAVED] * len(workers)
 
     def available(self) -> np.ndarray:
         """Return the clients that are not in quarantine; see `ServerEnd.available`."""
@@ -68,14 +72,17 @@ class LocalServer(ServerEnd):
 
     def collect(self, deadline: float) -> Replies:
         """Compute the replies, however long that takes; see `ServerEnd.collect`."""
-        round_, worker = self._request.round, self._worker
-        cohort = round_.cohort.tolist()
-        asked = [client for client in cohort if client not in self._quarantine]
-        current, previous = worker.models(self.frame.current, self.frame.previous)
-        worker.begin()
-        self._handle(Received(round_, asked, current, previous), worker)
-        missing = {c: f"quarantined: {self._quarantine[c]}" for c in cohort if c not in asked}
-        return Replies(worker.payloads, missing, worker.afresh, self._bytes_down, worker.bytes)
+        round_, end, ranks = self._request.round, self._worker_end, set[int]()
+        current, previous = end.begin(self.frame.current, self.frame.previous)
+        # Client after client, whoever hosts them: attackers wait for the messages of the honest clients before them.
+        for rank, hosted in groupby(round_.cohort.tolist(), self._shape.rank):
+            mine = [client for client in hosted if client not in self._quarantine]
+            self._workers[rank - 1](Received(round_, mine, current, previous), end)
+            ranks.add(rank)
+        missing = {c: f"quarantined: {self._quarantine[c]}" for c in round_.cohort.tolist() if c in self._quarantine}
+        return Replies(
+            end.payloads(self._request.length), missing, end.afresh, self._bytes_down * len(ranks), end.bytes
+        )
 
     def blame(self, client: int, reason: str) -> None:
         """Count an offence; see `ServerEnd.blame`."""
@@ -84,7 +91,7 @@ class LocalServer(ServerEnd):
             self._quarantine[client] = reason
             text = f"client {client} is in quarantine after {self._allowed} offences, the last: {reason}"
             log.warning("%s", text)
-            self.news.append(text)
+            self.events.append(text)
 
     def quarantined(self) -> set[int]:
         """See `ServerEnd.quarantined`."""
@@ -101,65 +108,71 @@ class LocalServer(ServerEnd):
             if reason:
                 self._quarantine[client] = reason
         if everyone:
-            self._handle(Resume(round_), self._worker)
+            for handle in self._workers:
+                handle(Resume(round_), self._worker_end)
 
     def save(self, order: Save) -> None:
         """See `ServerEnd.save`."""
-        if order.round != self._saving or self._worker.stage is Stage.WRITING:
-            self._saving = order.round
-            self._handle(order, self._worker)
+        if order.round != self._saving:
+            self._saving, self._stages = order.round, [Stage.WRITING] * len(self._workers)
+        for index, handle in enumerate(self._workers):
+            if self._stages[index] is Stage.WRITING:
+                handle(order, self._worker_end)
+                self._stages[index] = self._worker_end.stage
 
     def unsaved(self) -> list[int]:
         """See `ServerEnd.unsaved`."""
-        return [1] if self._worker.stage is Stage.WRITING else []
+        return [rank for rank, stage in enumerate(self._stages, 1) if stage is Stage.WRITING]
 
     def end_save(self) -> list[int]:
         """See `ServerEnd.end_save`."""
-        return [] if self._worker.stage is Stage.SAVED else [1]
+        return [rank for rank, stage in enumerate(self._stages, 1) if stage is not Stage.SAVED]
 
     def stop(self) -> None:
         """See `ServerEnd.stop`."""
 
 
-class _LocalWorker(WorkerEnd):
-    """What the worker is given to answer with: replies go to rows that lie like those of a real transport."""
+class LocalWorker(WorkerEnd):
+    """What a worker is given to answer with: replies go to rows that lie like those of a real transport.
+
+    Attributes:
+        afresh: of the round, as in `Replies`.
+        bytes: of its replies.
+        stage: the last answer to an order.
+    """
 
     def __init__(self, shape: Shape) -> None:
         self._frame = shape.frame()
-        self._rows = reply_rows(shape.most_cohort, shape.longest, shape.device, shape.pinned)
-        self.payloads = dict[int, Tensor]()
+        self._rows = ReplyRows.make(shape.max_cohort, shape.max_payload, shape.device, shape.pinned)
+        self._clients = list[int]()
         self.afresh = set[int]()
         self.bytes = 0
         self.stage = Stage.SAVED
 
-    def models(self, current: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
-        """Return copies of both models, which the clients may spoil."""
+    def begin(self, current: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
+        """Begin a round: forget the replies of the one before, and return copies of both models, which clients may spoil."""
+        self._clients, self.afresh, self.bytes = [], set(), 0
         return self._frame.current.copy_(current), self._frame.previous.copy_(previous)
 
-    def begin(self) -> None:
-        """Forget the replies of the round before."""
-        self.payloads, self.afresh, self.bytes = {}, set(), 0
+    def payloads(self, length: int) -> Payloads:
+        """Return the payloads of the round, ``length`` bytes each."""
+        return Payloads(self._clients, self._rows.payloads(range(len(self._clients)), length))
 
     def receive(self) -> Received | Save | Resume | None:
-        raise AssertionError("the worker of a local run is called")
+        """Never called, because the server calls the workers."""
+        raise AssertionError("the workers of a local run are called")
 
-    def reply(
-        self,
-        round_: Round,
-        client: int,
-        length: int,
-        fill: Callable[[Tensor], None],
-        forge: Forge | None = None,
-        flags: int = 0,
-    ) -> None:
+    def room(self, length: int) -> Tensor:
+        """See `WorkerEnd.room`."""
+        return self._rows[len(self._clients)].payload[:length]
+
+    def reply(self, reply: Reply) -> None:
         """See `WorkerEnd.reply`."""
-        assert forge is None, "checked: the faults of the wire need a wire"
-        payload = self._rows[len(self.payloads)].payload[:length]
-        fill(payload)
-        self.payloads[client] = payload
-        if flags & AFRESH:
-            self.afresh.add(client)
-        self.bytes += HEADER_BYTES + length
+        assert reply.forge is None, "checked: the faults of the wire need a wire"
+        self._clients.append(reply.client)
+        if reply.afresh:
+            self.afresh.add(reply.client)
+        self.bytes += HEADER_BYTES + reply.payload.nbytes
 
     def answer(self, order: Save, stage: Stage) -> None:
         """See `WorkerEnd.answer`."""

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from byzdist.config.schema import Transport
 from byzdist.torch_private import PrefixStore
 from byzdist.transport.base import ServerEnd, Shape, WorkerEnd
-from byzdist.transport.collective import CollectiveServer, CollectiveWorker, open_group
+from byzdist.transport.collective.group import open_group
+from byzdist.transport.collective.server import CollectiveServer
+from byzdist.transport.collective.worker import CollectiveWorker
 from byzdist.transport.keys import own_key, run_secret, worker_key
 from byzdist.transport.star.membership import Terms
 from byzdist.transport.star.server import StarServer

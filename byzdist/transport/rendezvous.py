@@ -1,6 +1,6 @@
-"""What can be said of a torchrun that somebody else has started: whether its agent unpickles what it finds in an open store.
+"""Warns where a torchrun that somebody else has started unpickles what it finds in an open store.
 
-torchrun's dynamic rendezvous (c10d, and etcd likewise) keeps its state in a store, pickled, and each agent unpickles it, again and
+torchrun's dynamic rendezvous (c10d, and also etcd) keeps its state pickled in a store, and each agent unpickles it again and
 again. c10d's store listens on all interfaces. It is what torchrun takes where neither --master-port nor --rdzv-endpoint is given. The
 static rendezvous pickles nothing.
 """
@@ -14,7 +14,7 @@ from torch.distributed import DistError
 from byzdist.torch_private import TCPStore
 
 log = logging.getLogger(__name__)
-_PATIENCE = timedelta(seconds=5)  # for what the agent's store has at hand
+_PATIENCE = timedelta(seconds=5)  # for an answer of the agent's store
 
 
 def warn_of_torchrun() -> None:

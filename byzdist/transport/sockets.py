@@ -1,6 +1,6 @@
-"""What torch and gloo do not let one say of the sockets that they open: how long a peer may be silent, and who may connect.
+"""Settings for sockets that torch and gloo open and do not let us configure: how long a peer may be silent, and who may connect.
 
-It is said from outside, to the descriptors that have appeared in this process (Linux; elsewhere nothing is done).
+They are set from outside, on the descriptors that have appeared in this process (on Linux; elsewhere nothing is done).
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 _FILES = "/proc/self/fd"
 _SILENCE = 30  # seconds without a sign of life from the kernel at the other end that break a connection
-_TOUCH = [
+_KEEP_ALIVE = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     *(
         (socket.IPPROTO_TCP, getattr(socket, name), value)
@@ -51,10 +51,11 @@ def open_files() -> set[int]:
     return found
 
 
-def deafen(files: set[int]) -> None:
-    """Let the listening sockets hear nobody any more: a gloo that runs out of file descriptors aborts its process.
+def refuse_connections(files: set[int]) -> None:
+    """Let the kernel drop all new connections to the listening sockets among these descriptors.
 
-    It keeps them open as long as the link, and whoever connects takes a descriptor, and keeps it.
+    gloo keeps listening as long as the link lasts, and whoever connects takes a descriptor. When gloo runs out of descriptors, it
+    aborts the process.
     """
     for held in _sockets(files):
         with contextlib.suppress(OSError):  # a kernel without such filters
@@ -62,14 +63,13 @@ def deafen(files: set[int]) -> None:
                 held.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _FILTER)
 
 
-def stay_in_touch(files: set[int]) -> None:
-    """Let the kernel ask now and then whether the other ends are still there, and break a connection that nobody answers.
+def keep_alive(files: set[int]) -> None:
+    """Let the kernel ask regularly whether the other ends are still there, and break a connection that nobody answers.
 
-    An end that was cut off the network for a while would else wait for ever on a connection of which the other end knows
-    nothing any more.
+    Otherwise an end that was cut off the network for a while could wait forever on a connection that the other end has closed.
     """
     for held in _sockets(files):
-        for level, option, value in _TOUCH:
+        for level, option, value in _KEEP_ALIVE:
             with contextlib.suppress(OSError):  # of another kind than TCP
                 held.setsockopt(level, option, value)
 

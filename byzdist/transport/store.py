@@ -3,7 +3,7 @@
 Ranks meet at the store (see star/link.py). Nothing that it holds decides anything, so a store that has been started again may be empty. The
 server forks the store's keeper before it starts any thread. The keeper holds the listening socket, bound to the interface of
 MASTER_ADDR and to no other, and forks the store, again whenever one has ended; who connects meanwhile waits in the socket's queue.
-Under torchrun the store is its agent's, of which nothing of this holds.
+Under torchrun the agent hosts the store, and nothing of this applies.
 """
 
 import contextlib
@@ -24,10 +24,10 @@ from byzdist.errors import RunError
 from byzdist.host.processes import call_process, die_with_parent
 from byzdist.host.supervisor import ATTEMPT
 from byzdist.torch_private import PrefixStore, Store, TCPStore
-from byzdist.transport.sockets import open_files, stay_in_touch
+from byzdist.transport.sockets import keep_alive, open_files
 
 log = logging.getLogger(__name__)
-Connect = Callable[[float], Store]  # opens a connection of the calling process's own, within so many seconds
+Connect = Callable[[float], Store]  # opens a connection of the calling process, within that number of seconds
 SOCKET = "BYZDIST_STORE_SOCKET"  # the descriptor of a listening socket, where the launcher has chosen the port
 STORE_PATIENCE = 300.0  # seconds for the store to be there: ranks of one job may start minutes apart
 _MEMORY = 256 << 20  # bytes that a store may take, beyond what a run needs of it
@@ -38,11 +38,11 @@ _GLANCE, _PAUSE = 0.02, 0.1  # seconds between two tries to connect, and between
 
 
 class NoStore(RunError):
-    """There is no store within reach."""
+    """No store can be reached."""
 
 
 def host(workers: int, memory: int = 0) -> Callable[[], None]:
-    """Fork the keeper of a store with room for so many workers and ``memory`` bytes; return what ends it.
+    """Fork the keeper of a store with room for a number of workers and ``memory`` bytes; return what ends it.
 
     No thread may run yet. It also ends with this process. Nothing is done where torchrun's agent hosts a store.
 
@@ -103,7 +103,7 @@ def _bind(listening: socket.socket, address: Any) -> socket.socket:
 def _keep(listening: socket.socket, server: int, workers: int, memory: int) -> NoReturn:
     """Start the store, again whenever it has ended or is full, until the server is gone."""
     keeper, store = os.getpid(), 0
-    stay_in_touch({listening.fileno()})  # what it accepts is like it: no peer that has vanished keeps a descriptor
+    keep_alive({listening.fileno()})  # accepted connections inherit it: no peer that has vanished keeps a descriptor
     each, strangers = _FILES
     files, space = each * workers + strangers, _size(keeper) + memory
     while os.getppid() == server:
@@ -180,7 +180,7 @@ def connect(patience: float) -> Store:
         store = TCPStore(address, port, None, False, left, wait_for_workers=False)
     except (DistError, RuntimeError) as error:
         raise _no_store(address, port, str(error).splitlines()[0]) from None
-    stay_in_touch(open_files() - before)
+    keep_alive(open_files() - before)
     return PrefixStore(f"byzdist/{os.environ.get(ATTEMPT, '0')}", store)
 
 

@@ -14,12 +14,15 @@ class Waiting:
     """A context manager that logs what is awaited within, after some seconds and every half minute; it starts a thread.
 
     Args:
-        what: is asked for it each time, and says "" where there is nothing to say.
-        most: the longest wait, in seconds.
+        describe: says what is awaited, each time; "" where there is nothing to say.
+        max_wait: the longest wait, in seconds.
+        first, again: seconds until it is said, and said again.
     """
 
-    def __init__(self, what: Callable[[], str], most: float, first: float = _FIRST, again: float = _AGAIN) -> None:
-        self._what, self._most, self._first, self._again = what, most, first, again
+    def __init__(
+        self, describe: Callable[[], str], max_wait: float, first: float = _FIRST, again: float = _AGAIN
+    ) -> None:
+        self._describe, self._max_wait, self._first, self._again = describe, max_wait, first, again
         self._over = threading.Event()
 
     def __enter__(self) -> "Waiting":
@@ -33,7 +36,7 @@ class Waiting:
     def _tell(self) -> None:
         pause = self._first
         while not self._over.wait(pause):
-            if what := self._what():
+            if what := self._describe():
                 passed = time.monotonic() - self._since
-                log.warning("waiting for %s: %.0f s so far, %.0f s at most", what, passed, self._most)
+                log.warning("waiting for %s: %.0f s so far, %.0f s at most", what, passed, self._max_wait)
             pause = self._again

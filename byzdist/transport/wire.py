@@ -29,7 +29,7 @@ class Kind(IntEnum):
     FULL = 2
     STOP = 3
     REPLY = 4
-    RESUME = 5  # a run goes on after this round: the worker's clients take up what they remembered then
+    RESUME = 5  # a run goes on after this round: clients take up what they remembered then
     SAVE = 6  # put on disk what clients remember; ``length`` is the oldest round whose files are still needed
     SAVED = 7  # how far that is; ``count`` is the `Stage`
 
@@ -80,6 +80,15 @@ class Header:
 
 
 _KINDS = frozenset(Kind)
+
+
+def bare_message(kind: Kind, round_: int, count: int = 0, length: int = 0) -> Tensor:
+    """Return a message (uint8, on the CPU) that is a header and nothing more: an order to save, or the answer to it."""
+    message = torch.zeros(HEADER_BYTES, dtype=torch.uint8)
+    Header(kind, round_, count, length=length).write(message)
+    return message
+
+
 HAS_MODEL, HAS_PREVIOUS, MANY_IDS = 1, 2, 4  # request flags
 AFRESH = 1  # reply flag: the client remembered nothing
 
@@ -110,27 +119,27 @@ class RequestFrame:
 
     Args:
         dimension: d.
-        few_ids: for so many ids there is room before the model.
-        most_ids: the most ids of any request.
-        pinned: whether the message is to be locked in memory, for a GPU to copy from and to.
+        inline_ids: the number of ids that fit before the model.
+        max_ids: the most ids of any request.
+        pinned: whether the message is locked in memory, so that a GPU copies from and to it directly.
 
     Attributes:
         current: x^k, d values of the run's dtype.
-        previous: x^{k-1}, likewise; it follows ``current`` without a gap.
+        previous: x^{k-1}, of the same length; it follows ``current`` without a gap.
     """
 
     def __init__(
         self,
         dimension: int,
-        few_ids: int,
-        most_ids: int,
+        inline_ids: int,
+        max_ids: int,
         dtype: torch.dtype,
         device: torch.device,
         models: Tensor | None = None,
         pinned: bool = False,
     ) -> None:
         self._apart = device.type == "cuda" or models is not None
-        self._model_at = HEADER_BYTES + round_up(4 * few_ids, HEADER_BYTES)
+        self._model_at = HEADER_BYTES + round_up(4 * inline_ids, HEADER_BYTES)
         self._model_bytes = dimension * dtype.itemsize
         size = self._model_at + 2 * self._model_bytes * (not self._apart)
         self.buffer = torch.zeros(size, dtype=torch.uint8, pin_memory=pinned)
@@ -142,7 +151,7 @@ class RequestFrame:
             self._models = self.buffer[self._model_at :].view(dtype)
         self.current, self.previous = self._models[:dimension], self._models[dimension:]
         self._ids = self.buffer[HEADER_BYTES : self._model_at].numpy().view(np.uint32)
-        self._many_ids = torch.zeros(4 * most_ids if most_ids > len(self._ids) else 0, dtype=torch.uint8)
+        self._many_ids = torch.zeros(4 * max_ids if max_ids > len(self._ids) else 0, dtype=torch.uint8)
 
     def pack(self, kind: Kind, round_: int, cohort: np.ndarray, *, everyone: bool, flags: int) -> list[Tensor]:
         """Write header and cohort and return the tensors to send; ``everyone`` spares the ids of a cohort of all clients."""
@@ -186,7 +195,7 @@ def read_stage(message: Tensor, round_: int) -> Stage:
     """Read the answer to an order to save a round.
 
     Raises:
-        WireError: if it is none.
+        WireError: if the message is something else.
     """
     header = Header.read(message)
     if header.kind is not Kind.SAVED or header.round != round_ or header.count > max(Stage):

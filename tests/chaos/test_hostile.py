@@ -16,11 +16,10 @@ import torch
 
 from byzdist.torch_private import Store
 from byzdist.transport import store
-from byzdist.transport.base import Missing
 from byzdist.transport.store import Connect
 from byzdist.transport.wire import Header
 from tests.support.harness import Job
-from tests.support.star import TERMS, Star, enter, reply, shape_of, truth, values
+from tests.support.star import TERMS, Missing, Star, enter, reply, shape_of, truth, values
 
 ENDLESS = replace(TERMS, offences=10**9, join_timeout=60.0)
 DEADLINE = 2.0
@@ -39,7 +38,7 @@ def test_a_stream_of_hostile_messages(attackers: int, count: int) -> None:
     with Star(shape_of(2 + attackers), ENDLESS) as star, contextlib.ExitStack() as stack:
         star.start_honest(1, 2)
         star.joined(1, 2)
-        keeper = psutil.Process(star.server._keeper)
+        keeper = psutil.Process(star.server._gateways.keeper)
         commands = [["-m", "tests.chaos.hostile", port_of(), f"{rank}", f"{rank + 4}", f"{each}"] for rank in ranks]
         jobs = [stack.enter_context(Job([sys.executable, *command])) for command in commands]
         accepted = missing = 0
@@ -57,12 +56,12 @@ def test_a_stream_of_hostile_messages(attackers: int, count: int) -> None:
         assert [job.wait(10) for job in jobs] == [0] * attackers, [job.output for job in jobs]
         sent = sum((Counter(ast.literal_eval(job.output.splitlines()[-1])) for job in jobs), Counter[str]())
         print(dict(sent), f"{accepted} accepted, {missing} missing in {star.round + 1} rounds")
-        assert keeper.is_running() and psutil.Process(star.server._keeper) == keeper
-        assert not [news for news in star.server.news if "worker 1" in news or "worker 2" in news]
+        assert keeper.is_running() and psutil.Process(star.server._gateways.keeper) == keeper
+        assert not [news for news in star.server.events if "worker 1" in news or "worker 2" in news]
         assert sent.total() >= count and len(sent) == 8, sent
         assert missing >= 0.5 * count, (accepted, missing)
         assert accepted > 0, "those that are not finite, at least, are well-formed"
-        joins = sum(news.endswith(" joined") for news in star.server.news)
+        joins = sum(news.endswith(" joined") for news in star.server.events)
         assert joins >= 0.9 * sent["oversize"], "an oversized message must have cost the link"
 
 
@@ -104,14 +103,14 @@ def test_workers_that_come_and_go(count: int) -> None:
             assert torch.equal(values(replies[0]), truth(star, 0, full=True))
             rounds_ += 1
             star.server._listen(0.02)
-            joins.update(int(news.split()[1]) for news in star.server.news if news.endswith(" joined"))
-            star.server.news.clear()
+            joins.update(int(news.split()[1]) for news in star.server.events if news.endswith(" joined"))
+            star.server.events.clear()
             if before is None and joins.total() >= count // 10:
                 before = footprint()
         assert [job.wait(10) for job in jobs] == [0] * len(jobs), [job.output for job in jobs]
         while star.server._listen(0.5):
             pass
-        joins.update(int(news.split()[1]) for news in star.server.news if news.endswith(" joined"))
+        joins.update(int(news.split()[1]) for news in star.server.events if news.endswith(" joined"))
         assert joins == dict.fromkeys(visitors, count // len(visitors))
         assert star.server.position(0)["workers"] == [], "it is no offence to leave"
         assert before is not None
@@ -159,7 +158,7 @@ def test_strangers_at_every_port(connect: Connect) -> None:
             assert time.monotonic() - started <= 1.1 * DEADLINE
             for client in (0, 1):
                 assert torch.equal(values(replies[client]), truth(star, client, full=True))
-        assert star.server.news == [], "an open link broke"
+        assert star.server.events == [], "an open link broke"
         # The store asks a name server for the name of whoever connects, and a slow one holds up those who come after.
         star.start_honest(3, patience=60)
         star.joined(3, patience=60)

@@ -8,6 +8,7 @@ import torch
 
 from tests.support.cases import CASES
 from tests.support.harness import Job, Run, comparable, free_port, train, write_config
+from tests.support.inprocess import train_in
 
 CONFIG = {**CASES["everything at once"], "transport": {"name": "star"}}
 
@@ -53,6 +54,14 @@ def test_processes_started_by_hand_need_no_agent(tmp_path, launched, transport):
     assert torch.equal(run.model, launched.model)
     if transport == "star":
         assert_same(run, launched)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_run_in_one_process_is_the_same(tmp_path, launched, workers):
+    x = train_in(CONFIG, tmp_path / "run", workers)
+    assert torch.equal(x, launched.model)
+    drop = ("bytes_down", "news")  # what a worker holds already is not counted there
+    assert comparable(tmp_path / "run", drop) == comparable(launched.folder, drop)
 
 
 def test_the_configuration_that_a_run_leaves_runs_again_to_the_same_end(tmp_path, launched):

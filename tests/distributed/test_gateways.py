@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from byzdist.errors import RunError
-from byzdist.transport.star import gateway
+from byzdist.transport.star import keeper
 from tests.support.star import Star, enter_in, shape_of, truth, until, values
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="the star's server runs on Linux")
 
 
 def keeper_of(star: Star) -> psutil.Process:
-    return psutil.Process(star.server._keeper)
+    return psutil.Process(star.server._gateways.keeper)
 
 
 def gateway_of(star: Star, rank: int) -> psutil.Process:
@@ -41,11 +41,11 @@ def test_a_gateway_that_is_stopped_is_replaced_and_others_do_not_suffer() -> Non
         star.start_honest(1, 2)
         star.joined(1, 2)
         gateway_of(star, 2).send_signal(signal.SIGSTOP)
-        until(star, lambda: star.server.news)
-        assert star.server.news[0] == "worker 2 left: its gateway was ended by SIGKILL"
+        until(star, lambda: star.server.events)
+        assert star.server.events[0] == "worker 2 left: its gateway was ended by SIGKILL"
         assert_heard(star, 0)
-        until(star, lambda: "worker 2 joined" in star.server.news)
-        assert "worker 1" not in " ".join(star.server.news)
+        until(star, lambda: "worker 2 joined" in star.server.events)
+        assert "worker 1" not in " ".join(star.server.events)
         assert star.server.position(0)["workers"] == [], "it is no fault of the worker's"
         assert_heard(star, 0, 1)
 
@@ -57,7 +57,7 @@ def test_a_keeper_that_is_stopped_is_woken() -> None:
         keeper_of(star).send_signal(signal.SIGSTOP)
         gateway_of(star, 2).kill()
         assert_heard(star, 0, deadline=0.5)
-        until(star, lambda: len(star.server.available()) and "worker 2 joined" in star.server.news)
+        until(star, lambda: len(star.server.available()) and "worker 2 joined" in star.server.events)
         assert_heard(star, 0, 1)
 
 
@@ -69,7 +69,7 @@ def test_a_terminals_stop_is_the_servers_and_the_workers_alone() -> None:
             process.send_signal(signal.SIGTSTP)
         time.sleep(0.2)
         assert_heard(star, 0)
-        assert star.server.news == []
+        assert star.server.events == []
 
 
 def test_no_gateway_outlives_its_keeper() -> None:
@@ -100,9 +100,9 @@ def test_gateways_are_the_first_to_go_and_have_limits() -> None:
             assert (
                 used
                 < held
-                <= used + gateway._ROOM + 2 * gateway._REPLY + gateway._THREADS * max(gateway._STACK, stack) + 2**20
+                <= used + keeper._ROOM + 2 * keeper._REPLY + keeper._THREADS * max(keeper._STACK, stack) + 2**20
             )
-        for pid in (star.server._keeper, os.getpid()):
+        for pid in (star.server._gateways.keeper, os.getpid()):
             assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() != "1000"
 
 
@@ -113,19 +113,19 @@ def data_of(process: psutil.Process) -> int:
 
 def test_what_a_worker_makes_its_gateway_hold_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """It sends under tags that nobody waits for; gloo notes each of them, and looks through all of them for each."""
-    monkeypatch.setattr(gateway, "_THREADS", 0)
+    monkeypatch.setattr(keeper, "_THREADS", 0)
     with Star(shape_of(2)) as star:
         star.start_honest(1)
         star.joined(1)
         assert_heard(star, 0)
         needed = data_of(gateway_of(star, 1)) - data_of(keeper_of(star))
-    assert needed < gateway._ROOM
-    monkeypatch.setattr(gateway, "_ROOM", needed + 2**21)  # the true limit takes minutes
+    assert needed < keeper._ROOM
+    monkeypatch.setattr(keeper, "_ROOM", needed + 2**21)  # the true limit takes minutes
     with Star(shape_of(2)) as star:
         star.start_honest(1)
         star.joined(1)
         link = enter_in(star, 2)
-        star.server.news.clear()
+        star.server.events.clear()
         nothing, sent = torch.zeros(1, dtype=torch.uint8), []
         for tag in range(100, 200_000):
             try:
@@ -135,10 +135,10 @@ def test_what_a_worker_makes_its_gateway_hold_has_a_limit(monkeypatch: pytest.Mo
             if tag % 2000 == 0:
                 replies = star.ask([0], full=True, deadline=5.0)
                 assert torch.equal(values(replies[0]), truth(star, 0, full=True))
-                if star.server.news:
+                if star.server.events:
                     break
-        until(star, lambda: star.server.news, patience=60.0)
-        assert star.server.news[0].startswith("worker 2 left: "), star.server.news
+        until(star, lambda: star.server.events, patience=60.0)
+        assert star.server.events[0].startswith("worker 2 left: "), star.server.events
         assert star.server.position(0)["workers"][0][:2] == [2, 1], "it is an offence"
         assert_heard(star, 0)
 

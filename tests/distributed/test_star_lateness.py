@@ -52,7 +52,7 @@ def test_a_worker_that_is_always_a_little_too_late_slows_a_run_down_by_no_more_t
         elapsed = time.monotonic() - began
         assert vain <= 3 * deadline + share * elapsed + 0.1 * len(asked), asked
         assert len(asked) >= 4, "it got its chances nevertheless"
-        assert any(text.startswith("worker 3 is late too often and is not asked for") for text in star.server.news)
+        assert any(text.startswith("worker 3 is late too often and is not asked for") for text in star.server.events)
 
 
 def test_a_worker_that_was_late_and_has_recovered_takes_part_as_before() -> None:

@@ -49,9 +49,9 @@ def test_a_worker_that_comes_late_learns_that_the_run_goes_on() -> None:
         star.joined(2)
         link = enter_in(star, 3)
         link.receive(REQUEST)  # the order to resume
-        until(star, lambda: not star.server.members.workers[3].ordered)
+        until(star, lambda: not star.server.orders.progress[3].is_busy)
         del link
-        until(star, lambda: "worker 3 left: connection closed" in star.server.news)
+        until(star, lambda: "worker 3 left: connection closed" in star.server.events)
         star.start_honest(3, orders=orders[3])  # what its clients remember may be newer by now
         star.joined(3)
         for client, payload in star.ask().items():
@@ -78,10 +78,10 @@ def test_workers_save_or_fail() -> None:
         until(star, lambda: star.server.unsaved() == [2])
         for _ in range(2):
             star.server.save(order)
-            until(star, lambda: not star.server.members.workers[2].ordered)
+            until(star, lambda: not star.server.orders.progress[2].is_busy)
         until(star, lambda: not star.server.unsaved())
         assert star.server.end_save() == [2, 3, 4]
-        assert {text for text in star.server.news if not text.endswith("joined")} == {
+        assert {text for text in star.server.events if not text.endswith("joined")} == {
             "worker 3 did not save what its clients remember: it failed to, see its log",
             "worker 4 left: sent something else than an answer about the checkpoint of round 5",
             "worker 2 did not save what its clients remember: it takes too long",
@@ -128,11 +128,11 @@ def test_no_worker_keeps_a_run_from_having_checkpoints(conduct: str, tmp_path: P
             began = time.monotonic()
             while round_ not in rounds(tmp_path):
                 assert saver.after(round_, lambda: ({"x": ONES}, {})) is None
-                assert time.monotonic() - began < 10, star.server.news
+                assert time.monotonic() - began < 10, star.server.events
                 star.server._listen(0.01)
             saver.after(round_, lambda: ({"x": ONES}, {}))
         assert [read(path).facts["missing"] for path in rounds(tmp_path).values()] == [[3], [3], [3]]
         ((rank, offences, reason),) = star.server.position(3)["workers"]
         assert (rank, offences) == (3, 2) and reason.startswith("did not save: ")
-        assert sum(text.startswith("worker 3 did not save") for text in star.server.news) == 2
+        assert sum(text.startswith("worker 3 did not save") for text in star.server.events) == 2
         saver.finish(3, lambda: ({"x": ONES}, {}))

@@ -19,7 +19,7 @@ from byzdist.errors import RunError
 from byzdist.transport import store
 from byzdist.transport.keys import worker_key
 from byzdist.transport.star import link
-from byzdist.transport.star.identity import ServerSide, WorkerSide, seal
+from byzdist.transport.star.handshake import ServerSide, WorkerSide, seal
 from byzdist.transport.star.link import END, join, leave_note, read_note
 from byzdist.transport.store import NoStore, connect
 from tests.support.harness import free_port
@@ -115,7 +115,7 @@ def test_a_store_that_dies_comes_back_at_the_same_place_and_a_worker_joins_later
         assert torch.equal(values(star.ask(full=True)[0]), truth(star, 0, full=True))
         star.start_honest(2)
         star.joined(2)
-        assert "worker 1 left" not in str(star.server.news)
+        assert "worker 1 left" not in str(star.server.events)
         assert torch.equal(values(star.ask(full=True)[1]), truth(star, 1, full=True))
 
 
@@ -149,12 +149,12 @@ def poison(rank: int, stop: threading.Event) -> None:
     """Overwrite whatever is there, again and again, with what is nearly right."""
     mine = connect(10)
     old = WorkerSide(KEY)
-    replayed = ServerSide(KEY, old.hello, link.welcome("an earlier life", "{}")).answer
+    replayed = ServerSide(KEY, old.hello, link.welcome("an earlier attempt", "{}")).answer
     while not stop.is_set():
         for text in (b"", b"\xff" * 5, replayed, os.urandom(64)):
             mine.set(f"{rank}/hello", text)
             mine.set(f"{rank}/closed", text)
-            mine.set(f"{rank}/closed", seal(KEY, "an earlier life", END))
+            mine.set(f"{rank}/closed", seal(KEY, "an earlier attempt", END))
             for key in ("configuration", "facts", "run", "links"):
                 mine.set(key, text)
         time.sleep(0.05)
@@ -178,7 +178,7 @@ def test_poison_in_the_store_keeps_nobody_out_and_ends_nobody() -> None:
 def test_a_false_answer_is_reported_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     """A stranger's answer stands in the store when the worker looks, twice: one that was overheard. Who is first there is a race."""
     with Star(shape_of(1)) as star:
-        overheard = ServerSide(KEY, WorkerSide(KEY).hello, link.welcome("a life", "facts")).answer
+        overheard = ServerSide(KEY, WorkerSide(KEY).hello, link.welcome("an attempt", "facts")).answer
         answered = []
 
         class Deceived(WorkerSide):
@@ -197,20 +197,20 @@ def test_a_false_answer_is_reported_and_tried_again(caplog: pytest.LogCaptureFix
 
 def test_a_note_of_another_life_or_key_is_no_note() -> None:
     with Star(shape_of(2)) as star:
-        mine, life = connect(10), star.server._life
-        for key, of in ((KEY, "another life"), (worker_key(SECRET, 2), life)):
+        mine, attempt = connect(10), star.server._attempt
+        for key, of in ((KEY, "another attempt"), (worker_key(SECRET, 2), attempt)):
             leave_note(mine, 1, key, of, END)
-            assert read_note(mine, 1, KEY, life) is None
-        leave_note(mine, 1, KEY, life, END)
-        assert read_note(mine, 1, KEY, life) == END
-        star.start_honest(1)  # it has not joined in this life, so that a note, whoever wrote it, says nothing to it
+            assert read_note(mine, 1, KEY, attempt) is None
+        leave_note(mine, 1, KEY, attempt, END)
+        assert read_note(mine, 1, KEY, attempt) == END
+        star.start_honest(1)  # it has not joined in this attempt, so that a note, whoever wrote it, says nothing to it
         star.joined(1)
 
 
 def test_a_worker_without_a_link_heeds_the_note_of_its_life() -> None:
     with Star(shape_of(2)) as star:
-        leave_note(connect(10), 1, KEY, star.server._life, END)
-        assert join(connect, 1, KEY, 10.0, life=star.server._life) is None
+        leave_note(connect(10), 1, KEY, star.server._attempt, END)
+        assert join(connect, 1, KEY, 10.0, attempt=star.server._attempt) is None
 
 
 def test_a_worker_in_quarantine_is_told_so_as_often_as_it_asks(caplog: pytest.LogCaptureFixture) -> None:
@@ -233,7 +233,7 @@ def test_workers_are_told_what_the_server_says_of_the_run_and_see_when_the_link_
         star.joined(1)
         star._threads.pop().join()
         (joined,) = found
-        assert joined is not None and (joined.facts, joined.life) == ("facts", star.server._life)
+        assert joined is not None and (joined.facts, joined.attempt) == ("facts", star.server._attempt)
         assert joined.link.is_open
         gateway = next(it for it in psutil.Process().children(recursive=True) if it.name() == "byzdist-g1")
         gateway.send_signal(signal.SIGKILL)

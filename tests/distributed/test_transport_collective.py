@@ -12,8 +12,10 @@ import torch.distributed as dist
 from byzdist.errors import RunError
 from byzdist.rounds import Round
 from byzdist.torch_private import PrefixStore
-from byzdist.transport.base import Request, Save
-from byzdist.transport.collective import CollectiveServer, CollectiveWorker, open_group
+from byzdist.transport.base import Reply, Request, Save
+from byzdist.transport.collective.group import open_group
+from byzdist.transport.collective.server import CollectiveServer
+from byzdist.transport.collective.worker import CollectiveWorker
 from byzdist.transport.store import connect, host
 from byzdist.transport.wire import Stage
 from tests.support.cases import RAND_K, case
@@ -66,7 +68,8 @@ def serve(port, shape, rank, delay):
             continue
         for client in received.round.cohort[received.round.cohort % shape.workers + 1 == rank].tolist():
             time.sleep(delay)
-            worker.reply(received.round, client, 8 * shape.dimension, lambda payload: payload.fill_(1))
+            payload = worker.room(8 * shape.dimension).fill_(1)
+            worker.reply(Reply(received.round, client, payload))
 
 
 @contextmanager

@@ -16,19 +16,19 @@ from torch.distributed import DistStoreError
 
 from byzdist.errors import ConfigError, RunError
 from byzdist.torch_private import TCPStore
-from byzdist.transport.base import Missing
 from byzdist.transport.keys import worker_key
-from byzdist.transport.star import gateway, link
+from byzdist.transport.star import keeper, link
 from byzdist.transport.star import server as ends
-from byzdist.transport.star.gateway import Event, EventKind
-from byzdist.transport.star.identity import IdentityError, WorkerSide
+from byzdist.transport.star.handshake import HandshakeError, WorkerSide
 from byzdist.transport.star.link import LinkLost, join, leave_note
+from byzdist.transport.star.records import Report, ReportKind
 from byzdist.transport.store import connect
 from tests.support.star import (
     ONES,
     REQUEST,
     SECRET,
     TERMS,
+    Missing,
     Star,
     enter,
     enter_in,
@@ -134,7 +134,7 @@ def test_a_deadline_holds_and_a_late_reply_is_dropped() -> None:
         link.send(reply(0, 1, torch.full((10,), 7.0, dtype=torch.float64)))
         while 1 not in star.server.available():
             time.sleep(0.01)
-        assert star.server.news[-1] == "client 1 answered round 0 too late"
+        assert star.server.events[-1] == "client 1 answered round 0 too late"
         # What it is sent next holds x^{k-1} as well, and its answer counts again.
         star.start(lambda: (link.receive(request), link.send(reply(2, 1, torch.ones(10, dtype=torch.float64)))))
         replies = star.ask()
@@ -186,7 +186,7 @@ def test_after_its_offences_a_worker_is_in_quarantine() -> None:
             )
             assert star.ask(full=True) == {0: Missing(reason)}
         assert star.ask(full=True) == {0: Missing("quarantined: wrong checksum")}
-        assert star.server.news[-2:] == [
+        assert star.server.events[-2:] == [
             "client 0 is in quarantine after 2 offences, the last: wrong checksum",
             "worker 1 is in quarantine with all its clients",
         ]
@@ -201,10 +201,10 @@ def test_a_worker_that_comes_back_is_sent_both_models() -> None:
         star.start_honest(1)
         star.joined(1)
         link = enter_in(star, 2)
-        star.server.news.clear()
+        star.server.events.clear()
         del link  # the process group goes with it
-        until(star, lambda: star.server.news)
-        assert star.server.news == ["worker 2 left: connection closed"]
+        until(star, lambda: star.server.events)
+        assert star.server.events == ["worker 2 left: connection closed"]
         star.start_honest(2)
         star.joined(2)
         star.ask(full=True)
@@ -289,7 +289,7 @@ def test_one_hostile_client_costs_nobody_else_on_its_worker() -> None:
         for _ in range(2):
             assert star.ask(full=True)[2] == Missing("wrong checksum")
         assert star.server.available().tolist() == [0, 1, 3, 4, 5]
-        assert star.server.news[-1] == "client 2 is in quarantine after 2 offences, the last: wrong checksum"
+        assert star.server.events[-1] == "client 2 is in quarantine after 2 offences, the last: wrong checksum"
         replies = star.ask(full=True)
         assert replies.pop(2) == Missing("quarantined: wrong checksum")
         for client, payload in replies.items():
@@ -308,7 +308,7 @@ def test_one_hostile_client_costs_nobody_else_on_its_worker() -> None:
         with pytest.raises(RunError, match="only 5 of 6 clients are not in quarantine .*reasons: wrong checksum"):
             star.server.available()
         star.server.blame(0, "not finite")
-        assert star.server.news == ["client 0 is in quarantine after 2 offences, the last: not finite"]
+        assert star.server.events == ["client 0 is in quarantine after 2 offences, the last: not finite"]
 
 
 def test_a_server_that_was_let_go_waits_for_nobody() -> None:
@@ -326,8 +326,8 @@ def test_what_the_store_shows_lets_nobody_in(monkeypatch: pytest.MonkeyPatch) ->
     with Star(shape_of(1)) as star:
         store, side = connect(5), WorkerSide(worker_key(SECRET, 1))
         store.set("1/hello", side.hello)
-        proof, session, _ = side.prove(store.get(f"{side.name}/answer"))
-        store.set(f"{side.name}/proof", proof)
+        proof, session, _ = side.prove(store.get(f"{side.store_key}/answer"))
+        store.set(f"{side.store_key}/proof", proof)
         port = int(os.environ["MASTER_PORT"])
         everything = TCPStore("127.0.0.1", port, None, False, link.BRIEF, wait_for_workers=False)
         prefixes: set[str] = set()
@@ -335,8 +335,8 @@ def test_what_the_store_shows_lets_nobody_in(monkeypatch: pytest.MonkeyPatch) ->
             prefixes = set(re.findall(r"byzdist/0/([0-9a-f]{64})/", " ".join(everything.list_keys())))
         (prefix,) = prefixes
         assert prefix != session.hex()
-        monkeypatch.setattr(link, "meeting", bytes.hex)
-        with pytest.raises((IdentityError, LinkLost)):
+        monkeypatch.setattr(link, "meeting_prefix", bytes.hex)
+        with pytest.raises((HandshakeError, LinkLost)):
             link._open(store, bytes.fromhex(prefix), 1)
         monkeypatch.undo()
         star.start_honest(1)
@@ -347,7 +347,7 @@ def test_a_hello_from_a_dead_process_holds_up_nobody() -> None:
     with Star(shape_of(1)) as star:
         store, side = connect(5), WorkerSide(worker_key(SECRET, 1))
         store.set("1/hello", side.hello)
-        store.get(f"{side.name}/answer")
+        store.get(f"{side.store_key}/answer")
         started = time.monotonic()
         star.start_honest(1)
         star.joined(1)
@@ -360,11 +360,11 @@ def test_a_message_that_nobody_asked_for_is_an_offence() -> None:
         for _ in range(2):
             intruder = enter_in(star, 1)
             work = intruder._group.send([torch.zeros(1, dtype=torch.uint8)], 0, link._LIFE)
-            until(star, lambda: star.server.news)
+            until(star, lambda: star.server.events)
             del work
-            assert star.server.news[0] == "worker 1 left: sent a message that nobody asked for"
-        assert time.monotonic() - began > gateway._PAUSE, "the next gateway came in no time"
-        assert star.server.news[1:] == [
+            assert star.server.events[0] == "worker 1 left: sent a message that nobody asked for"
+        assert time.monotonic() - began > keeper._PAUSE, "the next gateway came in no time"
+        assert star.server.events[1:] == [
             "worker 1 is in quarantine after 2 offences, the last: sent a message that nobody asked for"
         ]
         assert star.server.position(0)["workers"] == [[1, 2, "sent a message that nobody asked for"]]
@@ -380,7 +380,7 @@ def test_a_silent_link_is_closed_and_its_worker_comes_back(what: str) -> None:
             assert star.ask(full=True, deadline=0.2)[1] == Missing("no reply by the deadline")
         else:
             star.server.resume(0, {}, True)
-        until(star, lambda: "worker 2 left: silent" in star.server.news)
+        until(star, lambda: "worker 2 left: silent" in star.server.events)
         del link
         star.start_honest(2)
         star.joined(2)
@@ -399,7 +399,7 @@ def test_a_worker_that_is_stopped_while_a_large_model_comes_costs_only_itself() 
             for _ in range(3):
                 replies = star.ask(full=True, deadline=3.0)
                 assert isinstance(replies[0], torch.Tensor) and isinstance(replies[1], Missing)
-            until(star, lambda: "worker 2 left: silent" in star.server.news)
+            until(star, lambda: "worker 2 left: silent" in star.server.events)
         finally:
             frozen.kill()
             frozen.wait()
@@ -410,22 +410,25 @@ def test_what_gateways_tell_in_an_unlucky_order() -> None:
         enter_in(star, 1)
         server, worker = star.server, star.server.members.workers[1]
         worker.round, worker.pending, worker.rows = 3, {0}, {0: 0}
-        server._hear(Event(EventKind.LOST, 1, worker.generation, text="silent"))
+        server._hear(Report(ReportKind.LOST, 1, worker.generation, text="silent"))
         assert worker.rows == {0: 0}, "its gateway may write there to its last moment"
-        server._hear(Event(EventKind.ENDED, 1, worker.generation))
+        server._hear(Report(ReportKind.ENDED, 1, worker.generation))
         assert worker.rows == {}
         worker.state, worker.pending = "", {0}
-        server._hear(Event(EventKind.JOINED, 1, worker.generation + 1))
+        server._hear(Report(ReportKind.JOINED, 1, worker.generation + 1))
         assert worker.is_free
 
 
-def test_a_system_without_room_for_a_process_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter([-1, -1])
-    fork = gateway._FORK
-    monkeypatch.setattr(gateway, "_FORK", lambda: next(answers, None) or fork())
-    with Star(shape_of(1)) as star:
-        star.start_honest(1)
-        star.joined(1)
+def test_a_system_without_room_for_a_process_is_asked_again() -> None:
+    answers = iter([BlockingIOError(), OSError(12, "no memory"), 42])
+
+    def fork() -> int:
+        if isinstance(answer := next(answers), OSError):
+            raise answer
+        return answer
+
+    began = time.monotonic()
+    assert keeper._fork(fork) == 42 and time.monotonic() - began > keeper._PAUSE
 
 
 def test_a_limit_of_files_that_is_too_low_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -442,7 +445,7 @@ def test_a_key_that_vanishes_between_two_looks_is_not_there() -> None:
         def get(self, key: str) -> bytes:
             raise DistStoreError("wait timeout after 5000ms")
 
-    assert link.read_note(Store(), 1, worker_key(SECRET, 1), "a life") is None
+    assert link.read_note(Store(), 1, worker_key(SECRET, 1), "an attempt") is None
 
 
 def test_a_worker_that_hangs_ends_with_the_run_but_no_note_ends_one_that_has_a_link() -> None:
@@ -454,8 +457,8 @@ def test_a_worker_that_hangs_ends_with_the_run_but_no_note_ends_one_that_has_a_l
     with Star(shape_of(1)) as star, subprocess.Popen([sys.executable, "-c", script]) as worker:
         star.joined(1, patience=30)
         store = connect(10)
-        for life in ("another life", star.server._life):
-            leave_note(store, 1, worker_key(SECRET, 1), life, link.END)
+        for attempt in ("another attempt", star.server._attempt):
+            leave_note(store, 1, worker_key(SECRET, 1), attempt, link.END)
             with pytest.raises(subprocess.TimeoutExpired):
                 worker.wait(1.5)
         star.server.stop()

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -13,14 +14,14 @@ from torch import Tensor
 
 from byzdist.errors import RunError
 from byzdist.rounds import Round
-from byzdist.transport.base import Missing, Received, Request, Resume, Save, Shape
+from byzdist.transport.base import Received, Reply, Request, Resume, Save, Shape
 from byzdist.transport.keys import worker_key
 from byzdist.transport.star.link import Link, join
 from byzdist.transport.star.membership import Terms
 from byzdist.transport.star.server import StarServer
 from byzdist.transport.star.worker import StarWorker
 from byzdist.transport.store import Connect, connect, host
-from byzdist.transport.wire import HEADER_BYTES, Header, Kind, Stage, checksum
+from byzdist.transport.wire import Header, Kind, Stage, bare_message, checksum
 from tests.support.harness import free_port
 
 SECRET = b"a secret of the tests"
@@ -37,9 +38,9 @@ def shape_of(workers: int, *, clients: int | None = None, dimension: int = 10) -
         workers=workers,
         dimension=dimension,
         sampled=clients,
-        most_cohort=clients,
-        most_ids=clients,
-        longest=8 * dimension,
+        max_cohort=clients,
+        max_ids=clients,
+        max_payload=8 * dimension,
         dtype=torch.float64,
         device=torch.device("cpu"),
     )
@@ -47,6 +48,13 @@ def shape_of(workers: int, *, clients: int | None = None, dimension: int = 10) -
 
 def meet_at(port: int) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Why there is no reply from a client."""
+
+    reason: str
 
 
 class Star:
@@ -107,9 +115,9 @@ class Star:
     def joined(self, *ranks: int, patience: float = 10.0) -> None:
         """Wait until workers have joined since the last time this was asked."""
         waiting = {f"worker {rank} joined" for rank in ranks}
-        while waiting := waiting - set(self.server.news):
+        while waiting := waiting - set(self.server.events):
             assert self.server._listen(patience), f"{waiting} never happened"
-        self.server.news.clear()
+        self.server.events.clear()
 
 
 def _fork_honest(shape: Shape, rank: int) -> int:
@@ -136,11 +144,9 @@ def serve(shape: Shape, rank: int, patience: float = 10.0, orders: list[Save | R
                 continue
             vector = received.x if received.round.full else received.x - received.previous
             for client in received.round.cohort[received.round.cohort % shape.workers + 1 == rank].tolist():
-
-                def fill(payload: Tensor, client: int = client, vector: Tensor = vector) -> None:
-                    payload.view(torch.float64).copy_(vector * (client + 1))
-
-                worker.reply(received.round, client, 8 * shape.dimension, fill)
+                payload = worker.room(8 * shape.dimension)
+                payload.view(torch.float64).copy_(vector * (client + 1))
+                worker.reply(Reply(received.round, client, payload))
 
 
 def truth(star: Star, client: int, *, full: bool = False) -> Tensor:
@@ -171,9 +177,7 @@ def reply(round_: int, client: int, payload: Tensor, **header: int) -> Tensor:
 
 def answer(round_: int, stage: int) -> Tensor:
     """Return the answer to an order to save."""
-    message = torch.zeros(HEADER_BYTES, dtype=torch.uint8)
-    Header(Kind.SAVED, round_, stage).write(message)
-    return message
+    return bare_message(Kind.SAVED, round_, stage)
 
 
 def enter_in(star: Star, rank: int) -> Link:
@@ -191,5 +195,5 @@ def until(star: Star, is_so: Callable[[], object], patience: float = 10.0) -> No
     """Let the server listen until something is so."""
     end = time.monotonic() + patience
     while not is_so():
-        assert time.monotonic() < end, (star.server.news, star.server.members.workers)
+        assert time.monotonic() < end, (star.server.events, star.server.members.workers)
         star.server._listen(0.1)

@@ -4,7 +4,7 @@ They meet at the job's store (see transport/store.py), under keys of the worker'
 opens a port. The server's answer also says what the worker has to know of the run, or why it need not join: nothing else that the
 store holds is believed. The group then meets under a prefix that nobody can guess, and its first messages repeat the proof, so
 that whoever reads the prefix in the store, or gets in between them at the open port, is found out. Once the link is open its ports
-are deaf. Only that the run is over is left as a note in the store, for workers that have joined before.
+take no new connections. Only that the run is over is left as a note in the store, for workers that have joined before.
 """
 
 import contextlib
@@ -26,13 +26,13 @@ from torch.distributed import DistError, DistStoreError
 
 from byzdist.errors import RunError
 from byzdist.torch_private import PrefixStore, ProcessGroupGloo, Store, Work
-from byzdist.transport.sockets import address_towards, are_open, connections, deafen, open_files, stay_in_touch
-from byzdist.transport.star.identity import (
-    IdentityError,
+from byzdist.transport.sockets import address_towards, are_open, connections, keep_alive, open_files, refuse_connections
+from byzdist.transport.star.handshake import (
+    HandshakeError,
     ServerSide,
     WorkerSide,
     confirmation,
-    meeting,
+    meeting_prefix,
     seal,
     unseal,
 )
@@ -42,7 +42,7 @@ from byzdist.transport.store import Connect, NoStore
 log = logging.getLogger(__name__)
 FOREVER = timedelta(days=7)
 END = "the run is over"
-BRIEF = timedelta(seconds=5)  # for what the store has at hand, unless somebody deletes it just then
+BRIEF = timedelta(seconds=5)  # for an answer of the store; it waits for a key that somebody has just deleted
 SILENT = "silent"  # why a link is lost whose other end did not answer in time
 _MESSAGES, _LIFE = 0, 1  # tags: requests and replies; nothing ever, see `Link.watch`
 _MEETING = timedelta(seconds=20)  # for the steps of a meeting once both ends are known to be there
@@ -67,7 +67,7 @@ class Link:
         self._sockets: dict[int, int] = {}  # the descriptors of its connection: gloo closes them as soon as it breaks
 
     def post_send(self, message: Tensor) -> Work:
-        """Start to send; call `finish`, for gloo may never deliver a message whose work is dropped."""
+        """Start to send; call `finish`, because gloo may never deliver a message whose work is dropped."""
         return self._guard(lambda: self._group.send([message], self._peer, _MESSAGES))
 
     def post_receive(self, buffer: Tensor) -> Work:
@@ -124,7 +124,7 @@ def _reason(error: RuntimeError) -> str:
 def where_to_listen() -> list[dict[str, str]]:
     """Return gloo's addresses: of GLOO_SOCKET_IFNAME, else this host's own on the way to the store ([]: by its name).
 
-    The server asks before it forks its gateways, for looking up names takes more memory than all else they do.
+    The server asks before it forks its gateways, because looking up names takes more memory than everything else they do.
     """
     if names := os.environ.get("GLOO_SOCKET_IFNAME"):
         return [{"interface": name} for name in names.split(",")]
@@ -139,11 +139,11 @@ def _open(store: Store, session: bytes, me: int) -> Link:
     options._threads, options._timeout = 1, _MEETING
     before = open_files()
     try:
-        link = Link(ProcessGroupGloo(PrefixStore(meeting(session), store), me, 2, options), 1 - me)
+        link = Link(ProcessGroupGloo(PrefixStore(meeting_prefix(session), store), me, 2, options), 1 - me)
     except RuntimeError as error:
         raise LinkLost(f"no connection: {_reason(error)}") from None
     fresh = open_files() - before
-    stay_in_touch(fresh)
+    keep_alive(fresh)
     link._sockets = connections(fresh)
     roles = "server", "worker"
     theirs = torch.zeros(len(session), dtype=torch.uint8)
@@ -151,8 +151,8 @@ def _open(store: Store, session: bytes, me: int) -> Link:
     link.finish(link.post_send(_bytes(confirmation(session, roles[me]))), _MEETING)
     link.finish(receiving, _MEETING)
     if theirs.numpy().tobytes() != confirmation(session, roles[1 - me]):
-        raise IdentityError("the link leads to somebody else")
-    deafen(files)
+        raise HandshakeError("the link leads to somebody else")
+    refuse_connections(files)
     return link
 
 
@@ -188,17 +188,17 @@ def _wait(store: Store, key: str, patience: float, unless: Callable[[], bool] = 
     return value
 
 
-def welcome(life: str, facts: str) -> bytes:
-    """Return what a worker is told that may join: this life of the server, by a name that never comes again, and of the run."""
-    return json.dumps({"life": life, "facts": facts}).encode()
+def welcome(attempt: str, facts: str) -> bytes:
+    """Return what a worker is told that may join: the unique name of this attempt of the server, and facts of the run."""
+    return json.dumps({"attempt": attempt, "facts": facts}).encode()
 
 
 @dataclass(frozen=True)
 class Joined:
-    """What a worker has once it has joined: the link, the name of this life of the server, and what it says of the run."""
+    """What a worker has once it has joined: the link, the name of this attempt of the server, and facts of the run."""
 
     link: Link
-    life: str
+    attempt: str
     facts: str
 
 
@@ -215,15 +215,15 @@ def accept(
             continue
         refused, reason = dismissed()
         store.delete_key(f"{rank}/hello")
-        with contextlib.suppress(IdentityError, LinkLost):
+        with contextlib.suppress(HandshakeError, LinkLost):
             side = ServerSide(key, hello, json.dumps({"refused": reason}).encode() if refused else welcome)
-            _put(store, f"{side.name}/answer", side.answer)
+            _put(store, f"{side.store_key}/answer", side.answer)
             if refused:
                 continue
             another = partial(_says_another, store, rank, key, hello)
-            proof = _wait(store, f"{side.name}/proof", _MEETING.total_seconds(), unless=another)
+            proof = _wait(store, f"{side.store_key}/proof", _MEETING.total_seconds(), unless=another)
             for step in ("answer", "proof"):
-                store.delete_key(f"{side.name}/{step}")
+                store.delete_key(f"{side.store_key}/{step}")
             if proof is None:
                 continue
             link = _open(store, side.accept(proof), 0)
@@ -241,7 +241,7 @@ def _says_another(store: Store, rank: int, key: bytes, hello: bytes) -> bool:
     fresh = _read(store, f"{rank}/hello")
     if fresh in (None, hello):
         return False
-    with contextlib.suppress(IdentityError):  # anybody can write into the store
+    with contextlib.suppress(HandshakeError):  # anybody can write into the store
         ServerSide(key, fresh, b"")
         return True
     return False
@@ -253,7 +253,7 @@ def join(
     key: bytes,
     patience: float,
     stays: Callable[[], bool] = lambda: True,
-    life: str = "",
+    attempt: str = "",
     store_patience: float = 0.0,
 ) -> Joined | None:
     """The worker's side: join as ``rank``; None if the run is over, or once ``stays`` says so.
@@ -264,11 +264,11 @@ def join(
         key: what proves that.
         patience: how long to try, in seconds.
         stays: whether to go on trying.
-        life: of the server, where this worker has joined before.
+        attempt: of the server, where this worker has joined before.
         store_patience: how long to wait for a store that has not been there yet, in seconds.
 
     Raises:
-        RunError: if nobody who knows this worker's key answers within ``patience`` seconds, or the server will not have
+        RunError: if nobody who knows this worker's key answers within ``patience`` seconds, or the server refuses
             this worker.
     """
     until, found = time.monotonic() + max(patience, store_patience), False
@@ -279,8 +279,8 @@ def join(
             store.set_timeout(BRIEF)
             if not found:
                 until, found = time.monotonic() + patience, True
-            return _meet(store, rank, key, until, stays, life)
-        except (DistError, NoStore) as error:  # it is being started again, or out of reach for a while
+            return _meet(store, rank, key, until, stays, attempt)
+        except (DistError, NoStore) as error:  # it is being started again, or cannot be reached for a while
             why = str(error).splitlines()[0]
             time.sleep(_GLANCE)
         except TimeoutError:
@@ -290,7 +290,7 @@ def join(
     raise RunError(f"no server let worker rank {rank} in within {patience:g} s: {why}.")
 
 
-def _meet(store: Store, rank: int, key: bytes, until: float, stays: Callable[[], bool], life: str) -> Joined | None:
+def _meet(store: Store, rank: int, key: bytes, until: float, stays: Callable[[], bool], attempt: str) -> Joined | None:
     """Say hello until the server lets this worker in; see `join`.
 
     Raises:
@@ -299,19 +299,19 @@ def _meet(store: Store, rank: int, key: bytes, until: float, stays: Callable[[],
     """
     side = WorkerSide(key)
     while time.monotonic() < until:
-        if not stays() or (life and read_note(store, rank, key, life) == END):
+        if not stays() or (attempt and read_note(store, rank, key, attempt) == END):
             return None
         _put(store, f"{rank}/hello", side.hello)  # again and again, for others can overwrite it
-        if (answer := _wait(store, f"{side.name}/answer", _REPEAT)) is None:
+        if (answer := _wait(store, f"{side.store_key}/answer", _REPEAT)) is None:
             continue
         try:
             proof, session, told = side.prove(answer)
             said = json.loads(told)
             if "refused" in said:
                 raise RunError(f"the server will not have worker rank {rank}: {said['refused']}.")
-            _put(store, f"{side.name}/proof", proof)
-            return Joined(_open(store, session, 1), said["life"], said["facts"])
-        except IdentityError as error:
+            _put(store, f"{side.store_key}/proof", proof)
+            return Joined(_open(store, session, 1), said["attempt"], said["facts"])
+        except HandshakeError as error:
             log.warning("somebody else answered in the server's place (%s); trying again", error)
         except LinkLost as lost:
             log.info("%s; trying again", lost)
@@ -319,14 +319,14 @@ def _meet(store: Store, rank: int, key: bytes, until: float, stays: Callable[[],
     raise TimeoutError
 
 
-def leave_note(store: Store, rank: int, key: bytes, life: str, text: str) -> None:
-    """Tell a worker that has joined in this life of the server, now or whenever it comes back: `END`."""
-    _put(store, f"{rank}/closed", seal(key, life, text))
+def leave_note(store: Store, rank: int, key: bytes, attempt: str, text: str) -> None:
+    """Tell a worker that has joined in this attempt of the server, now or whenever it comes back: `END`."""
+    _put(store, f"{rank}/closed", seal(key, attempt, text))
 
 
-def read_note(store: Store, rank: int, key: bytes, life: str) -> str | None:
-    """Return the note that the server left for a worker in one of its lives."""
+def read_note(store: Store, rank: int, key: bytes, attempt: str) -> str | None:
+    """Return the note that the server left for a worker in one of its attempts."""
     if (note := _read(store, f"{rank}/closed")) is not None:
-        with contextlib.suppress(IdentityError):  # anybody can write into the store
-            return unseal(key, life, note)
+        with contextlib.suppress(HandshakeError):  # anybody can write into the store
+            return unseal(key, attempt, note)
     return None

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from byzdist.transport.base import Shape
-from byzdist.transport.star.gateway import Event, EventKind
 from byzdist.transport.star.lateness import Allowance
+from byzdist.transport.star.records import Report, ReportKind
 
 IN_QUARANTINE = "quarantined: "
 
@@ -52,19 +52,13 @@ class Conduct:
 class Worker:
     """What the server knows of one worker."""
 
-    commands: int
     allowance: Allowance
     generation: int = 0
     state: str = "has not joined yet"  # "" where the link is open
-    round: int = -1  # of the request that the worker has still to answer
-    pending: set[int] = field(default_factory=set)  # the clients that it has still to answer for
+    round: int = -1  # of the request that the worker still has to answer
+    pending: set[int] = field(default_factory=set)  # the clients that it still has to answer for
     rows: dict[int, int] = field(default_factory=dict)  # by client: where its gateway may still write a reply
     conduct: Conduct = field(default_factory=Conduct)
-    ordered: bool = False  # it has an order to carry out that is no request
-    asked: int = -1  # the round of the last order to save that was given to it
-    unsaved: bool = False  # it has still to say that it has saved what its clients remember
-    saved: bool = False  # it has said so, of the last order
-    failure: str = ""  # why it has not, where that is its own doing
 
     @property
     def is_free(self) -> bool:
@@ -73,27 +67,21 @@ class Worker:
 
     @property
     def is_quarantined(self) -> bool:
-        """Whether it is out for good, for what it has done."""
+        """Whether it is excluded for good, because of its offences."""
         return self.state.startswith(IN_QUARANTINE)
 
-    def release_rows(self, event: Event) -> None:
+    def release_rows(self, report: Report) -> None:
         """Note which rows are the server's again."""
-        if event.what in (EventKind.REPLY, EventKind.OFFENCE):
-            self.rows.pop(event.client, None)
-        elif event.what in (EventKind.IDLE, EventKind.ENDED):
+        if report.what in (ReportKind.REPLY, ReportKind.OFFENCE):
+            self.rows.pop(report.client, None)
+        elif report.what in (ReportKind.IDLE, ReportKind.ENDED):
             self.rows = {}
-
-    def shut_out(self, state: str) -> None:
-        """Note why there is no link any more."""
-        self.state = state
-        self.ordered = self.unsaved = False
 
 
 class Membership:
     """The workers of a star and the clients that they host.
 
     Args:
-        commands: by rank, the writing end of its gateway's pipe.
         now: the time, in seconds.
 
     Attributes:
@@ -102,11 +90,10 @@ class Membership:
         resting: the ranks that were late too often and are not asked for a while.
     """
 
-    def __init__(self, shape: Shape, terms: Terms, commands: Mapping[int, int], now: float) -> None:
+    def __init__(self, shape: Shape, terms: Terms, now: float) -> None:
         self._shape, self.terms = shape, terms
-        self.workers = {
-            rank: Worker(end, Allowance(terms.deadline, terms.late_share, now)) for rank, end in commands.items()
-        }
+        ranks = range(1, shape.workers + 1)
+        self.workers = {rank: Worker(Allowance(terms.deadline, terms.late_share, now)) for rank in ranks}
         self._hosts = np.arange(shape.clients) % shape.workers  # by client, counted from 0
         self.conducts: defaultdict[int, Conduct] = defaultdict(Conduct)
         self.trusted = np.ones(shape.clients, dtype=bool)

@@ -12,35 +12,33 @@ that is late again and again is not asked for a while (see lateness.py).
 import logging
 import os
 import resource
-import select
-import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from datetime import timedelta
-from itertools import count
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 from torch.distributed import DistError
 
 from byzdist.errors import ConfigError, RunError
 from byzdist.host.descriptors import SPARE
-from byzdist.rounds import Replies
-from byzdist.transport.base import Missing, Request, Save, ServerEnd, Shape, sorted_out
-from byzdist.transport.star.gateway import Command, Event, EventKind, GatewaySetup, start_keeper
+from byzdist.rounds import Payloads, Replies
+from byzdist.transport.base import Request, Save, ServerEnd, Shape
+from byzdist.transport.star.exchange import Exchange
+from byzdist.transport.star.keeper import Gateways
 from byzdist.transport.star.link import END, SILENT, leave_note, welcome
 from byzdist.transport.star.membership import IN_QUARANTINE, Membership, Terms, Worker
+from byzdist.transport.star.orders import Orders
+from byzdist.transport.star.records import Command, Report, ReportKind
 from byzdist.transport.star.shared import OVER, QUARANTINED, Shared
 from byzdist.transport.store import Connect
-from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, Kind, Stage
+from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, Kind
 
 log = logging.getLogger(__name__)
-_END_PATIENCE = 2.0
-_STORE_PATIENCE = 2.0  # seconds for the notes at the end, which are not worth more
-_LOOK = 0.5  # seconds after which a wait notices that the server waits no longer
+_END_PATIENCE = 2.0  # seconds for the gateways to end by themselves
+_STORE_PATIENCE = 2.0  # seconds for writing the notes at the end
+_LOOK = 0.5  # seconds between two checks whether the server still waits
 _FILES = 4, 68  # descriptors for each worker (ends of pipes, connections to the store), and for all else
 
 
@@ -48,7 +46,7 @@ def _make_room_for_files(workers: int) -> None:
     """Let this process, and the gateways after it, open as many files as the system allows, but for those that saving takes.
 
     Raises:
-        ConfigError: if that is too few for so many workers.
+        ConfigError: if that is too few for the workers.
     """
     each, others = _FILES
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -72,37 +70,18 @@ class StarServer(ServerEnd):
 
     def __init__(self, shape: Shape, terms: Terms, keys: dict[int, bytes], connect: Connect, facts: str) -> None:
         self._shape, self._keys, self._connect = shape, keys, connect
-        self._life = os.urandom(16).hex()
+        self._attempt = os.urandom(16).hex()
         self._shared = Shared(shape)
         self.frame = self._shared.frame
-        self.news = []
+        self.events = []
         _make_room_for_files(shape.workers)
-        commands = {rank: os.pipe() for rank in range(1, shape.workers + 1)}
-        self._events, events = os.pipe()
-        readers = {rank: ends[0] for rank, ends in commands.items()}
-        patience = timedelta(seconds=terms.deadline + terms.join_timeout)
-        theirs = replace(shape, pinned=False)  # a fork must not touch its parent's GPU
-        setup = GatewaySetup(theirs, self._shared, keys, welcome(self._life, facts), readers, events, connect, patience)
-        self._keeper, fork_gateways = start_keeper(setup)
-        for end in (*readers.values(), events):
-            os.close(end)
-        writers = {rank: ends[1] for rank, ends in commands.items()}
-        self.members = Membership(shape, terms, writers, time.monotonic())
-        self._poll = select.poll()
-        self._poll.register(self._events, select.POLLIN)
-        fork_gateways()
+        patience = terms.deadline + terms.join_timeout
+        self._gateways = Gateways(shape, self._shared, keys, welcome(self._attempt, facts), connect, patience)
+        self.members = Membership(shape, terms, time.monotonic())
+        self.exchange, self.orders = Exchange(shape), Orders(self.members.workers)
+        self._gateways.start()
         if shape.pinned:
             self._shared.pin()
-        self._request: Request
-        self._replies: dict[int, Tensor | Missing] = {}
-        self._afresh = set[int]()
-        self._rows: dict[int, int] = {}  # by client of the round: where its reply is
-        self._awaited = 0
-        self._collecting = False
-        self._sent_at = self._heard_at = 0.0  # when the round's requests left, and when a reply last came
-        self._saving, self._save_until = -1, 0.0  # the round of the last order to save, and the time for it
-        self._resumed = -1  # the round after which clients are to go on with what they remembered then
-        self._unresumed: set[int] = set()  # the ranks that have still to be told
         self._waits_for_nobody = False
 
     def open(self) -> None:
@@ -126,7 +105,7 @@ class StarServer(ServerEnd):
         """Return the clients out of quarantine whose worker is linked and owes no reply; see `ServerEnd.available`."""
         members, least = self.members, self.members.terms.min_replies
         self._listen(0)
-        self._wake_keeper()
+        self._gateways.wake_keeper()
         members.end_rests(time.monotonic())
         self._wait(lambda: len(members.free_clients()) >= least or members.count_acceptable() < least)
         clients = members.free_clients()
@@ -134,170 +113,113 @@ class StarServer(ServerEnd):
             raise RunError(members.why_too_few(len(clients)))
         return clients
 
-    def _wait(self, done: Callable[[], bool]) -> None:
-        """Listen for at most ``join_timeout`` seconds, until something is so or the server waits for nobody."""
+    def _wait(self, is_enough: Callable[[], bool]) -> None:
+        """Listen for at most ``join_timeout`` seconds, until it is enough or the server waits for nobody."""
         until = time.monotonic() + self.members.terms.join_timeout
-        while not done() and not self._waits_for_nobody and (left := until - time.monotonic()) > 0:
-            self._wake_keeper()
+        while not is_enough() and not self._waits_for_nobody and (left := until - time.monotonic()) > 0:
+            self._gateways.wake_keeper()
             self._listen(min(left, _LOOK))
 
-    def _wake_keeper(self) -> None:
-        """Let the keeper go on where somebody has stopped it: nobody else replaces gateways."""
-        with suppress(ChildProcessError):  # it has ended
-            if os.waitid(os.P_PID, self._keeper, os.WSTOPPED | os.WNOHANG):
-                log.warning("the process that keeps the gateways was stopped; it is told to go on")
-                os.kill(self._keeper, signal.SIGCONT)
-
     def send(self, request: Request) -> None:
-        """Ring at the gateways of the cohort's workers; clients that cannot be reached are missing at once."""
-        self._request = request
-        self._sent_at = self._heard_at = time.monotonic()
-        self._replies.clear()
-        self._afresh = set()
-        self._traffic = self._shared.traffic.sum(axis=0)
+        """Tell the gateways of the cohort's workers to send; clients that cannot be reached are missing at once."""
+        now = time.monotonic()
         self._listen(0)
-        taken = {row for worker in self.members.workers.values() for row in worker.rows.values()}
-        rows = (row for row in count() if row not in taken)  # without a gap, unless somebody is late
-        hosted: dict[int, dict[int, int]] = {}
-        round_, cohort = request.round.number, request.round.cohort
-        is_trusted = self.members.trusted[cohort]
-        for client in cohort[~is_trusted].tolist():
-            self._replies[client] = Missing(IN_QUARANTINE + self.members.conducts[client].quarantine)
-        self._rows = dict.fromkeys(cohort[is_trusted].tolist(), 0)
-        for client in self._rows:
-            rank = self._shape.rank(client)
-            worker = self.members.workers[rank]
-            if not worker.is_free:
-                self._replies[client] = Missing(worker.state or f"busy since round {worker.round}")
-            elif rank in self.members.resting:
-                self._replies[client] = Missing("late too often")
-            else:
-                self._rows[client] = hosted.setdefault(rank, {})[client] = next(rows)
-        self._shared.publish(round_, self._rows)
-        self._awaited, self._collecting = 0, True
-        for rank, mine in hosted.items():
-            worker = self.members.workers[rank]
-            worker.round, worker.pending, worker.rows = round_, set(mine), mine
-            self._awaited += len(mine)
-            kind = Kind.FULL if request.round.full else Kind.SAMPLED
-            flags = HAS_MODEL | HAS_PREVIOUS * request.needs_previous
-            command = Command(worker.generation, kind, round_, request.length, len(self._rows), flags)
-            self._give(worker, command)
-
-    def _give(self, worker: Worker, command: Command) -> None:
-        with suppress(BrokenPipeError):  # no keeper any more, as `_listen` will find
-            os.write(worker.commands, command.pack())
+        exchange, round_ = self.exchange, request.round
+        ranks = exchange.begin(request, self.members, now)
+        self._traffic = self._shared.traffic.sum(axis=0)
+        self._shared.publish(round_.number, exchange.rows)
+        kind = Kind.FULL if round_.full else Kind.SAMPLED
+        flags = HAS_MODEL | HAS_PREVIOUS * request.needs_previous
+        for rank in ranks:
+            generation = self.members.workers[rank].generation
+            command = Command(generation, kind, round_.number, request.length, len(exchange.rows), flags)
+            self._gateways.give(rank, command)
 
     def collect(self, deadline: float) -> Replies:
         """Wait for the replies; see `ServerEnd.collect`. Whoever has not answered by then is busy until it does."""
-        until = self._sent_at + deadline
-        while self._awaited and self._listen(until - time.monotonic()):
+        exchange = self.exchange
+        until = exchange.sent_at + deadline
+        while exchange.awaited and self._listen(until - time.monotonic()):
             pass
-        self._collecting = False
-        if self._awaited:
-            now = time.monotonic()
-            for text in self.members.charge_the_late(self._request.round.number, now - self._heard_at, now):
-                self._tell(text)
         self._shared.retire()
         down, up = self._shared.traffic.sum(axis=0) - self._traffic
-        late = Missing("no reply by the deadline")
-        found = {client: self._replies.get(client, late) for client in self._request.round.cohort.tolist()}
-        return sorted_out(found, self._afresh, int(down), int(up))
+        present, missing = exchange.end()
+        if exchange.awaited:
+            now = time.monotonic()
+            for text in self.members.charge_the_late(exchange.request.round.number, now - exchange.heard_at, now):
+                self._tell(text)
+        payloads = Payloads(present, self._shared.rows.payloads(list(present.values()), exchange.request.length))
+        return Replies(payloads, missing, exchange.afresh, int(down), int(up))
 
     def _listen(self, seconds: float) -> bool:
-        """Take in what gateways have to say, waiting at most so long for the first word; return whether there was any.
+        """Take in what gateways have reported, waiting ``seconds`` at most for the first report; return whether there was any.
 
         Raises:
             RunError: if the gateways are gone.
         """
-        if not self._poll.poll(max(0.0, seconds) * 1000):
-            return False
-        records = os.read(self._events, 64 * Event.SIZE)
-        if not records:
-            if self._shared.dismissed[1:].all():  # then it has nobody to wait for
-                return False
-            raise RunError("the process that keeps the gateways was ended from outside.")
-        for start in range(0, len(records), Event.SIZE):
-            self._hear(Event.unpack(records[start : start + Event.SIZE]))
-        return True
+        reports = self._gateways.listen(seconds)
+        for report in reports:
+            self._hear(report)
+        return bool(reports)
 
-    def _hear(self, event: Event) -> None:
-        worker = self.members.workers[event.rank]
-        if event.generation == worker.generation:
-            worker.release_rows(event)
-        if event.what is EventKind.JOINED:
-            self._welcome(event, worker)
-        elif event.generation != worker.generation or worker.state:
-            log.debug("%s", event)  # the last words of a link that was given up, or never was
-        elif event.what is EventKind.REPLY:
-            payload = self._shared.row(self._rows.get(event.client, 0)).payload
-            self._settle(worker, event.client, payload, afresh=event.text != "")
-        elif event.what is EventKind.OFFENCE:
-            self._settle(worker, event.client, Missing(event.text))
-            self.blame(event.client, event.text)
-        elif event.what is EventKind.IDLE:
+    def _hear(self, report: Report) -> None:
+        worker = self.members.workers[report.rank]
+        if report.generation == worker.generation:
+            worker.release_rows(report)
+        if report.what is ReportKind.JOINED:
+            self._welcome(report, worker)
+        elif report.generation != worker.generation or worker.state:
+            log.debug("%s", report)  # the last words of a link that was given up, or never was
+        elif report.what is ReportKind.REPLY:
+            self._settle(worker, report.client, afresh=report.text != "")
+        elif report.what is ReportKind.OFFENCE:
+            self._settle(worker, report.client, report.text)
+            self.blame(report.client, report.text)
+        elif report.what is ReportKind.IDLE:
             worker.pending.clear()
-        elif event.what is EventKind.DONE:
-            worker.ordered = False
-            self._unresumed.discard(event.rank)  # every link begins with that order
-            if worker.asked == self._saving:
-                self._note_stage(event, worker)
+        elif report.what is ReportKind.ORDER_DONE:
+            self.orders.answered(report.rank, report.client)
         else:
-            self._lose(event, worker)
+            self._lose(report, worker)
 
-    def _note_stage(self, event: Event, worker: Worker) -> None:
-        """Take in how far a worker is with the last order to save."""
-        if worker.unsaved and event.client != Stage.WRITING:
-            worker.unsaved, worker.saved = False, event.client == Stage.SAVED
-            worker.failure = "" if worker.saved else "it failed to, see its log"
-
-    def _welcome(self, event: Event, worker: Worker) -> None:
-        for client in list(worker.pending):  # the link before this one broke without a word
-            self._settle(worker, client, Missing("left: its worker has joined again"))
-        worker.generation = event.generation
-        if self._shared.dismissed[event.rank]:
-            self._give(worker, Command.end(worker.generation))
+    def _welcome(self, report: Report, worker: Worker) -> None:
+        self._settle_all(worker, "left: its worker has joined again")  # the link before this one broke without a word
+        worker.generation = report.generation
+        if self._shared.dismissed[report.rank]:
+            self._gateways.give(report.rank, Command.end(worker.generation))
             return
         worker.state = ""
-        worker.ordered = worker.unsaved = False
-        self._tell(f"worker {event.rank} joined")
-        if event.rank in self._unresumed:
-            self._order(worker, Command(worker.generation, Kind.RESUME, self._resumed))
+        self._tell(f"worker {report.rank} joined")
+        if (command := self.orders.greet(report.rank)) is not None:
+            self._gateways.give(report.rank, command)
 
-    def _settle(self, worker: Worker, client: int, reply: Tensor | Missing, afresh: bool = False) -> None:
-        """Take a client's reply, or drop it where its round is over."""
-        if client not in worker.pending:
-            return
-        worker.pending.remove(client)
-        if self._collecting and worker.round == self._request.round.number:
-            self._replies[client] = reply if isinstance(reply, Missing) else reply[: self._request.length]
-            if afresh:
-                self._afresh.add(client)
-            self._awaited -= 1
-            self._heard_at = time.monotonic()
-        else:
-            self._tell(f"client {client} answered round {worker.round} too late")
+    def _settle(self, worker: Worker, client: int, missing: str | None = None, afresh: bool = False) -> None:
+        if text := self.exchange.settle(worker, client, time.monotonic(), missing, afresh):
+            self._tell(text)
 
-    def _lose(self, event: Event, worker: Worker) -> None:
-        """Note that a link is gone."""
+    def _settle_all(self, worker: Worker, reason: str) -> None:
+        """Note why the replies that a worker owes will never come."""
         for client in list(worker.pending):
-            self._settle(worker, client, Missing(f"left: {event.text}"))
-        if worker.unsaved and event.text == SILENT:
-            worker.failure = "it did not answer"
-        worker.shut_out(f"left: {event.text}")
-        self._warn(f"worker {event.rank} {worker.state}")
-        if event.what is EventKind.EXPELLED:
-            self._blame_worker(event.rank, event.text)
+            self._settle(worker, client, reason)
+
+    def _lose(self, report: Report, worker: Worker) -> None:
+        """Note that a link is gone."""
+        self._settle_all(worker, f"left: {report.text}")
+        self.orders.forget(report.rank, "it did not answer" if report.text == SILENT else "")
+        worker.state = f"left: {report.text}"
+        self._warn(f"worker {report.rank} {worker.state}")
+        if report.what is ReportKind.EXPELLED:
+            self._blame_worker(report.rank, report.text)
 
     def _blame_worker(self, rank: int, reason: str) -> None:
-        """Count an offence of a worker's."""
+        """Count an offence of a worker."""
         conduct = self.members.workers[rank].conduct
         if conduct.offend(reason, self.members.terms.offences):
             self._warn(f"worker {rank} is in quarantine after {conduct.offences} offences, the last: {reason}")
             self._dismiss(rank, reason)
 
     def blame(self, client: int, reason: str) -> None:
-        """Count an offence of a client's, which takes nobody else on its worker with it; see `ServerEnd.blame`."""
+        """Count an offence of a client, which does not concern the other clients of its worker; see `ServerEnd.blame`."""
         if self.members.offend(client, reason):
             offences = self.members.conducts[client].offences
             self._warn(f"client {client} is in quarantine after {offences} offences, the last: {reason}")
@@ -308,20 +230,20 @@ class StarServer(ServerEnd):
         return {client for client, conduct in self.members.conducts.items() if conduct.quarantine}
 
     def _give_up_host_of(self, client: int, reason: str) -> None:
-        """Have no more to do with the worker of a client in quarantine, once all its clients are."""
+        """Dismiss the worker of a client in quarantine once all its clients are there."""
         rank = self._shape.rank(client)
         if self.members.hosts_nobody(rank) and not self._shared.dismissed[rank]:
             self._warn(f"worker {rank} is in quarantine with all its clients")
             self._dismiss(rank, reason)
 
     def _dismiss(self, rank: int, reason: str) -> None:
-        """Have no more to do with a worker."""
+        """Close a worker's link for good, and refuse it from now on."""
         worker = self.members.workers[rank]
         self._shared.dismiss(rank, QUARANTINED, f"it is in quarantine, the last reason: {reason}")
-        self._give(worker, Command.end(worker.generation))
-        for client in list(worker.pending):
-            self._settle(worker, client, Missing(IN_QUARANTINE + reason))
-        worker.shut_out(IN_QUARANTINE + reason)
+        self._gateways.give(rank, Command.end(worker.generation))
+        self._settle_all(worker, IN_QUARANTINE + reason)
+        self.orders.forget(rank)
+        worker.state = IN_QUARANTINE + reason
 
     def position(self, round_: int) -> dict[str, Any]:
         """Return who holds the round's model, and who has offended; see `ServerEnd.position`."""
@@ -332,7 +254,7 @@ class StarServer(ServerEnd):
     def resume(self, round_: int, position: dict[str, Any], everyone: bool) -> None:
         """Send the model once more to those who held it, and forget no offence; see `ServerEnd.resume`.
 
-        A worker that joins later is told then what its clients are to remember.
+        A worker that joins later is told when it joins.
         """
         clients, workers = self.members.take_up(position)
         for client, reason in clients.items():
@@ -340,84 +262,52 @@ class StarServer(ServerEnd):
             self._give_up_host_of(client, reason)
         for rank, reason in workers.items():
             self._dismiss(rank, reason)
-        self._resumed, self._unresumed = round_, set(self.members.workers) if everyone else set()
-        holders = position.get("holders", [])
-        for rank, worker in self.members.workers.items():
-            if not worker.state and (everyone or rank in holders):
-                worker.round, flags = (round_, HAS_MODEL) if rank in holders else (-1, 0)
-                self._order(worker, Command(worker.generation, Kind.RESUME, round_, flags=flags))
-        self._wait(lambda: not any(worker.ordered for worker in self.members.workers.values()))
-        self.news.clear()  # that workers joined is what a run begins with
+        self._give_all(self.orders.resume(round_, position.get("holders", []), everyone))
+        self._wait(lambda: not self.orders.is_anybody_busy())
+        self.events.clear()  # every run begins with workers that join
 
     def save(self, order: Save) -> None:
         """Ask every worker with a link; the answers come while the server listens. See `ServerEnd.save`."""
-        if order.round != self._saving:
-            self._saving = order.round
-            self._save_until = time.monotonic() + self.members.terms.deadline + self.members.terms.join_timeout
-            for worker in self.members.workers.values():
-                worker.unsaved, worker.saved, worker.failure = not worker.state, False, ""
-        for worker in self.members.workers.values():
-            if worker.unsaved and not worker.ordered:
-                worker.asked = order.round
-                self._order(worker, Command(worker.generation, Kind.SAVE, order.round, order.oldest))
+        terms = self.members.terms
+        self._give_all(self.orders.save(order, time.monotonic() + terms.deadline + terms.join_timeout))
 
-    def _order(self, worker: Worker, command: Command) -> None:
-        worker.ordered = True
-        self._give(worker, command)
+    def _give_all(self, commands: dict[int, Command]) -> None:
+        for rank, command in commands.items():
+            self._gateways.give(rank, command)
 
     def unsaved(self) -> list[int]:
         """See `ServerEnd.unsaved`; nobody is waited for longer than a link may wait."""
         self._listen(0)
-        if time.monotonic() > self._save_until:
-            return []
-        return [rank for rank, worker in self.members.workers.items() if worker.unsaved]
+        return self.orders.unsaved(time.monotonic())
 
     def end_save(self) -> list[int]:
         """See `ServerEnd.end_save`. A missing part is an offence, unless most workers' are: they share a full disk, say."""
-        failures = {}
-        for rank, worker in self.members.workers.items():
-            if worker.unsaved:
-                worker.unsaved, worker.failure = False, "it takes too long"
-            if worker.failure:
-                failures[rank] = worker.failure
+        failures, missing = self.orders.end_save()
         for rank, reason in failures.items():
             self._warn(f"worker {rank} did not save what its clients remember: {reason}")
             if 2 * len(failures) <= len(self.members.workers):
                 self._blame_worker(rank, f"did not save: {reason}")
-        return [rank for rank, worker in self.members.workers.items() if not worker.saved]
+        return missing
 
     def _tell(self, text: str, level: int = logging.INFO) -> None:
         log.log(level, text)
-        self.news.append(text)
+        self.events.append(text)
 
     def _warn(self, text: str) -> None:
-        """Tell of somebody's absence or quarantine: whoever looks after the run sees it at once."""
+        """Record an absence or a quarantine, as a warning in the log, so that people see it at once."""
         self._tell(text, logging.WARNING)
 
     def stop(self) -> None:
-        """Tell every worker that the run is over; those that are away learn it when they come back, from a note in the store."""
+        """Tell every worker that the run is over; those that are away find a note in the store when they come back."""
         for rank in self.members.workers:
             self._shared.dismiss(rank, OVER)
         self._leave_notes()
-        for worker in self.members.workers.values():
-            self._give(worker, Command.end(worker.generation))
-        self._end_keeper(_END_PATIENCE if all(worker.is_free for worker in self.members.workers.values()) else 1.0)
+        self._give_all({rank: Command.end(worker.generation) for rank, worker in self.members.workers.items()})
+        self._gateways.end(_END_PATIENCE if all(worker.is_free for worker in self.members.workers.values()) else 1.0)
 
     def _leave_notes(self) -> None:
         with suppress(DistError, RunError):  # whoever finds no note gives up in its own time
             store = self._connect(_STORE_PATIENCE)
             store.set_timeout(timedelta(seconds=_STORE_PATIENCE))
             for rank, key in self._keys.items():
-                leave_note(store, rank, key, self._life, END)
-
-    def _end_keeper(self, patience: float) -> None:
-        until = time.monotonic() + patience
-        while os.waitpid(self._keeper, os.WNOHANG) == (0, 0):
-            if time.monotonic() > until:
-                os.kill(self._keeper, signal.SIGKILL)  # its gateways go with it
-                os.waitpid(self._keeper, 0)
-                break
-            time.sleep(0.01)
-        os.close(self._events)
-        for worker in self.members.workers.values():
-            os.close(worker.commands)
+                leave_note(store, rank, key, self._attempt, END)

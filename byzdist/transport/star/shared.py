@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from byzdist.errors import ConfigError
-from byzdist.transport.base import ReplyRow, Shape
+from byzdist.transport.base import Shape
+from byzdist.transport.reply_rows import ReplyRows
 from byzdist.transport.wire import HEADER_BYTES, RequestFrame, round_up
 
 log = logging.getLogger(__name__)
@@ -32,40 +33,40 @@ class Shared:
 
     Attributes:
         frame, models: the server's models; gateways only read them.
+        rows: for the replies; only one gateway at a time may write to a row.
         traffic: bytes down and up by rank, from the start of the run.
-        dismissed: by rank, whether the server will not have that worker any more: `OVER`, `QUARANTINED`, or 0.
+        dismissed: by rank, why the server refuses that worker: `OVER`, `QUARANTINED`, or 0.
     """
 
     def __init__(self, shape: Shape) -> None:
         assert shape.device.type == "cpu", "the star's links are gloo's, which sends from the CPU's memory"
         self._shape = shape
         self.models = _memory(2 * shape.dimension * shape.dtype.itemsize).view(shape.dtype)
-        self.frame = RequestFrame(
-            shape.dimension, shape.sampled, shape.most_ids, shape.dtype, shape.device, self.models
-        )
-        count = min(shape.clients, shape.workers * shape.most_cohort)
-        room = HEADER_BYTES + round_up(shape.longest, HEADER_BYTES)
+        self.frame = RequestFrame(shape.dimension, shape.sampled, shape.max_ids, shape.dtype, shape.device, self.models)
+        count = min(shape.clients, shape.workers * shape.max_cohort)
+        room = HEADER_BYTES + round_up(shape.max_payload, HEADER_BYTES)
         try:
-            self._rows = _memory(count * room).view(count, room)
+            self._memory = _memory(count * room).view(count, room)
         except OSError as error:
             raise ConfigError(
-                f"method.full_cohort: the replies of {shape.most_cohort} clients, {shape.longest} bytes each, do not fit into the "
+                f"method.full_cohort: the replies of {shape.max_cohort} clients, {shape.max_payload} bytes each, do not fit into the "
                 f"memory of the server ({error.strerror}); use smaller cohorts (method.cohort, method.full_cohort)."
             ) from None
+        self.rows = ReplyRows(self._memory)
         self.traffic = _memory(16 * (shape.workers + 1)).view(torch.int64).view(-1, 2).numpy()
         self.dismissed = _memory(shape.workers + 1).numpy()
         self._reasons = _memory(_REASON * (shape.workers + 1)).view(-1, _REASON).numpy()
         self._round = _memory(8).view(torch.int64).numpy()
-        self._cohort = _memory(8 * shape.most_cohort).view(torch.int32).view(2, -1).numpy()  # clients, and their rows
+        self._cohort = _memory(8 * shape.max_cohort).view(torch.int32).view(2, -1).numpy()  # clients, and their rows
 
     def dismiss(self, rank: int, state: int, reason: str = "") -> None:
-        """Note that the server will not have a worker any more, and why."""
+        """Note that the server refuses a worker from now on, and why."""
         text = reason.encode()[: _REASON - 1] + b"\0"
         self._reasons[rank, : len(text)] = np.frombuffer(text, dtype=np.uint8)
         self.dismissed[rank] = state
 
     def why_dismissed(self, rank: int) -> tuple[int, str]:
-        """Return whether the server will not have a worker any more, and why."""
+        """Return whether the server refuses a worker, and the reason."""
         state = int(self.dismissed[rank])
         return state, self._reasons[rank].tobytes().partition(b"\0")[0].decode(errors="ignore")
 
@@ -74,18 +75,13 @@ class Shared:
 
         Where the system does not allow that, such copies take longer.
         """
-        for memory in (self.models, self._rows[: self._shape.most_cohort]):
+        for memory in (self.models, self._memory[: self._shape.max_cohort]):
             cuda: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
             error = int(cuda.cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
             if error:
                 log.warning(
                     "%d bytes of shared memory cannot be locked for the GPU (CUDA error %d)", memory.nbytes, error
                 )
-
-    def row(self, number: int) -> ReplyRow:
-        """Return a row; only one gateway at a time may write there."""
-        row = self._rows[number]
-        return ReplyRow(row, row[HEADER_BYTES:], False)
 
     def publish(self, round_: int, rows: Mapping[int, int]) -> None:
         """Make a round and its cohort, and where each client's reply goes, known to the gateways."""
@@ -119,7 +115,7 @@ def link_frame(shape: Shape, models: Tensor | None = None) -> RequestFrame:
     return RequestFrame(
         shape.dimension,
         shape.sampled,
-        shape.most_ids,
+        shape.max_ids,
         shape.dtype,
         shape.device,
         models,

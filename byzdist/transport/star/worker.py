@@ -6,17 +6,17 @@ import threading
 import time
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 from torch.distributed import DistError
 
-from byzdist.rounds import Round
 from byzdist.torch_private import Work
-from byzdist.transport.base import Forge, Received, Resume, Save, Shape, WorkerEnd, reply_rows
+from byzdist.transport.base import Received, Reply, Resume, Save, Shape, WorkerEnd
+from byzdist.transport.inbox import Inbox
+from byzdist.transport.reply_rows import ReplyRows
 from byzdist.transport.star.link import BRIEF, END, Link, LinkLost, join, read_note
 from byzdist.transport.star.shared import link_frame
 from byzdist.transport.store import STORE_PATIENCE, Connect, NoStore
-from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, HEADER_BYTES, Header, Kind, Stage, checksum
+from byzdist.transport.wire import Kind, Stage, bare_message, checksum
 
 log = logging.getLogger(__name__)
 _LOOK = 0.5  # seconds between two looks at the store
@@ -43,14 +43,13 @@ class StarWorker(WorkerEnd):
     ) -> None:
         self._shape, self._rank, self._key = shape, rank, key
         self._connect, self._join_timeout, self._agree = connect, join_timeout, agree
-        self._life = ""  # the server's, in which this worker joined
-        # x^{k-1} stays in one frame while x^k arrives in the other.
-        self._frame, self._before = link_frame(shape), link_frame(shape)
-        self._rows = reply_rows(2, shape.longest, shape.device, shape.pinned)
+        self._attempt = ""  # the server's attempt that this worker joined
+        self._inbox = Inbox(shape, rank, (link_frame(shape), link_frame(shape)), shares_headers=False)
+        rows = ReplyRows.make(2, shape.max_payload, shape.device, shape.pinned)
+        self._rows = [rows[0], rows[1]]
         self._link: Link | None = None
         self._sending: Work | None = None
         self._expected: Work | None = None  # the receive of the next request's first message
-        self._model_round = -1
         self._stays = True
         self._turns = 0  # replies that this request still asks for
 
@@ -60,19 +59,20 @@ class StarWorker(WorkerEnd):
         Raises:
             RunError: if nobody who knows the key lets this worker in.
         """
-        patience, wait = self._join_timeout, 0.0 if self._life else STORE_PATIENCE
-        joined = join(self._connect, self._rank, self._key, patience, lambda: self._stays, self._life, wait)
+        patience, wait = self._join_timeout, 0.0 if self._attempt else STORE_PATIENCE
+        joined = join(self._connect, self._rank, self._key, patience, lambda: self._stays, self._attempt, wait)
         if joined is None:
             return False
         self._agree(joined.facts)
-        self._link, self._life, self._model_round = joined.link, joined.life, -1
+        self._link, self._attempt = joined.link, joined.attempt
+        self._inbox.forget_model()
         log.info("joined")
         return True
 
     def end_with_the_run(self, patience: float) -> None:
         """Start a thread that ends this process ``patience`` seconds after its part in the run, should it hang.
 
-        The server's note counts while there is no open link: a link says itself when the run is over.
+        The server's note counts only without an open link, because on a link the server says itself that the run is over.
         """
         main = threading.main_thread()
 
@@ -82,13 +82,13 @@ class StarWorker(WorkerEnd):
             while main.is_alive():
                 time.sleep(_LOOK)
                 link = self._link  # which the main thread may drop at any moment
-                if self._life == "" or (link is not None and link.is_open):
+                if self._attempt == "" or (link is not None and link.is_open):
                     until = time.monotonic() + self._join_timeout
                     continue
                 try:
                     store = store or self._connect(_LOOK)
                     store.set_timeout(BRIEF)
-                    if read_note(store, self._rank, self._key, self._life) == END:
+                    if read_note(store, self._rank, self._key, self._attempt) == END:
                         break
                     until = time.monotonic() + self._join_timeout
                 except (DistError, NoStore):
@@ -107,7 +107,7 @@ class StarWorker(WorkerEnd):
         """Wait for the next request or order, joining first where there is no link; see `WorkerEnd.receive`.
 
         Raises:
-            RunError: if the server is gone or will not have this worker.
+            RunError: if the server is gone or refuses this worker.
         """
         while True:
             if self._link is None and not self.open():
@@ -122,54 +122,27 @@ class StarWorker(WorkerEnd):
         expected = self._expected or self._expect(link)
         link.finish(expected)
         self._expected = None
-        frame = self._before
-        header = Header.read(frame.buffer)
-        if header.kind is Kind.SAVE:
-            return Save(header.round, header.length)
-        self._frame, self._before = frame, self._frame
-        if header.kind is Kind.STOP:
-            return None
-        for part in frame.parts_apart(header.flags):
-            link.receive(part)
-        if header.kind is Kind.RESUME:
-            self._model_round = header.round if header.flags & HAS_MODEL else -1
-            return Resume(header.round)
-        has_previous = header.flags & HAS_PREVIOUS
-        previous = None
-        if has_previous:
-            previous = frame.previous
-        elif self._model_round == header.round - 1:
-            previous = self._before.current
-        self._model_round = header.round
-        cohort = frame.cohort(header, self._shape.clients)
-        mine = self._shape.hosted(cohort, self._rank)
-        self._turns = len(mine)
-        round_ = Round(header.round, self._shape.seed, header.kind is Kind.FULL, cohort)
-        return Received(round_, mine, frame.current, previous)
+        received = self._inbox.take(link.receive)
+        if isinstance(received, Received):
+            self._turns = len(received.mine)
+        return received
 
-    def reply(
-        self,
-        round_: Round,
-        client: int,
-        length: int,
-        fill: Callable[[Tensor], None],
-        forge: Forge | None = None,
-        flags: int = 0,
-    ) -> None:
-        """Send a client's reply while the next one is computed; nothing on a broken link. See `WorkerEnd.reply`."""
+    def room(self, length: int) -> Tensor:
+        """See `WorkerEnd.room`; the reply before this one is being sent meanwhile, from the other row."""
         self._rows.reverse()
-        row = self._rows[0]
-        fill(row.payload[:length])
-        Header(Kind.REPLY, round_.number, client, flags, length, checksum(row.payload[:length])).write(row.message)
-        message = row.parts(length)[0]
+        return self._rows[0].payload[:length]
+
+    def reply(self, reply: Reply) -> None:
+        """Send a client's reply while the next one is computed; nothing on a broken link. See `WorkerEnd.reply`."""
+        (message,) = self._rows[0].finish(reply, checksum(reply.payload))
         self._turns -= 1
         if self._link is None:
             return
         try:
             self._settle(self._link)
             if not self._turns:
-                self._expected = self._expect(self._link)  # x^{k-1} has served its purpose
-            self._sending = self._link.post_send(forge(message) if forge else message)
+                self._expected = self._expect(self._link)  # x^{k-1} is needed no longer
+            self._sending = self._link.post_send(reply.forge(message) if reply.forge else message)
         except LinkLost as lost:
             self._drop(lost)
 
@@ -177,11 +150,9 @@ class StarWorker(WorkerEnd):
         """Tell the server how far an order is; on a broken link nothing happens."""
         if self._link is None:
             return
-        message = torch.zeros(HEADER_BYTES, dtype=torch.uint8)
-        Header(Kind.SAVED, order.round, stage).write(message)
         try:
             self._settle(self._link)
-            self._link.send(message)
+            self._link.send(bare_message(Kind.SAVED, order.round, stage))
         except LinkLost as lost:
             self._drop(lost)
 
@@ -190,7 +161,7 @@ class StarWorker(WorkerEnd):
         self._stays = False
 
     def _expect(self, link: Link) -> Work:
-        return link.post_receive(self._before.buffer)
+        return link.post_receive(self._inbox.buffer)
 
     def _settle(self, link: Link) -> None:
         """Wait until the reply before this one has left."""

@@ -9,9 +9,8 @@ import torch
 from byzdist.config.reading import parse
 from byzdist.errors import RunError
 from byzdist.problem.data import load
-from tests.support import inprocess
 from tests.support.cases import BASE, CASES, RAND_K, SHARED, case
-from tests.support.inprocess import train, without
+from tests.support.inprocess import LocalServer, train, without
 from tests.support.reference import Reference
 
 CLOSE = 1e-12  # relative: the sums of byzdist and of the reference run in another order, in float64
@@ -108,14 +107,13 @@ def test_a_round_without_a_reply_leaves_the_estimate_as_it_is(tmp_path):
         assert torch.equal(estimates[round_], estimates[round_ - 1])
 
 
-def test_a_missing_reply_is_recorded_and_the_others_are_aggregated(tmp_path, monkeypatch):
-    class Lossy(inprocess.LocalServer):
+def test_a_missing_reply_is_recorded_and_the_others_are_aggregated(tmp_path):
+    class Lossy(LocalServer):
         def collect(self, deadline):
             replies = super().collect(deadline)
             return without(replies, {3: "gone"})
 
-    monkeypatch.setattr(inprocess, "LocalServer", Lossy)
-    run = train({**case("none", clip="none", p=1.0), "rounds": 3}, tmp_path)
+    run = train({**case("none", clip="none", p=1.0), "rounds": 3}, tmp_path, end=Lossy)
     for line in run.metrics:
         assert line["missing"] == {3: "gone"} and line["replies"] == 8
     # With everyone honest and whole gradients of shared data, one reply more or less changes nothing.
@@ -129,27 +127,30 @@ def test_stop_ends_the_run_after_the_round_in_progress(tmp_path):
     assert torch.equal(run.x, train({**BASE, "rounds": 7}, tmp_path).x)
 
 
-def test_a_model_that_is_not_finite_ends_the_run_and_blames_nobody(tmp_path, monkeypatch):
+def test_a_model_that_is_not_finite_ends_the_run_and_blames_nobody(tmp_path):
     blamed = []
-    monkeypatch.setattr(inprocess.LocalServer, "blame", lambda self, client, reason: blamed.append(client))
+
+    class Blaming(LocalServer):
+        def blame(self, client, reason):
+            blamed.append(client)
+
     config = {**case("none", step_size=1e200, clip="none"), "rounds": 20}
     with pytest.raises(RunError, match=r"round \d+: the run has diverged, its model is not finite.*step_size"):
-        train(config, tmp_path)
+        train(config, tmp_path, end=Blaming)
     assert not blamed
 
 
-def test_without_a_first_reply_the_start_is_asked_for_again(tmp_path, monkeypatch):
-    class Deaf(inprocess.LocalServer):
+def test_without_a_first_reply_the_start_is_asked_for_again(tmp_path):
+    class Deaf(LocalServer):
         def collect(self, deadline):
             replies = super().collect(deadline)
             deaf = self._request.round.number < 3
             return without(replies, dict.fromkeys(replies.payloads, "not heard") if deaf else {})
 
-    monkeypatch.setattr(inprocess, "LocalServer", Deaf)
     for name in ("byz_vr_marina_pp", "sgd"):
         folder = tmp_path / name
         folder.mkdir()
-        lines = train({**case("none", name=name), "rounds": 12}, folder).metrics
+        lines = train({**case("none", name=name), "rounds": 12}, folder, end=Deaf).metrics
         assert [line["kind"] for line in lines[:4]] == ["full"] * 4 and len(lines[3]["cohort"]) == 9
         assert any(line["kind"] == "sampled" for line in lines[4:])
         assert lines[10]["loss"] < lines[0]["loss"]

@@ -10,10 +10,9 @@ import torch
 
 from byzdist.runtime import full_rounds
 from byzdist.storage.checkpoint import rounds as saved_rounds
-from tests.support import inprocess
 from tests.support.cases import BASE
 from tests.support.harness import comparable
-from tests.support.inprocess import train, train_in, without
+from tests.support.inprocess import LocalServer, train, train_in, without
 
 MEDIAN = {"rule": "coordinate_median"}
 
@@ -54,15 +53,14 @@ def away(tmp_path: Path, *rounds: range | list[int]) -> dict[str, object]:
     return {"count": 20, "byzantine": 4, "availability": {"name": "trace", "path": str(path)}}
 
 
-def lossy(monkeypatch, loses):
-    """Have the replies of clients go missing; ``loses`` maps a request to those clients."""
+def lossy(loses):
+    """Return a server's end at which the replies of clients go missing; ``loses`` maps a request to those clients."""
 
-    class Lossy(inprocess.LocalServer):
+    class Lossy(LocalServer):
         def collect(self, deadline):
             replies, lost = super().collect(deadline), loses(self._request)
             return without(replies, dict.fromkeys(lost, "lost"))
 
-    monkeypatch.setattr(inprocess, "LocalServer", Lossy)
     return Lossy
 
 
@@ -113,8 +111,8 @@ def test_a_full_round_for_which_too_few_can_take_part_is_a_sampled_one_and_comes
     assert not any("untrusted" in line for line in lines[8:])
 
 
-def test_replies_that_are_lost_leave_the_estimate_and_the_server_tries_again(tmp_path, monkeypatch):
-    lossy(monkeypatch, lambda request: range(1, 14) if request.round.full and request.round.number in (2, 3) else ())
+def test_replies_that_are_lost_leave_the_estimate_and_the_server_tries_again(tmp_path):
+    end = lossy(lambda request: range(1, 14) if request.round.full and request.round.number in (2, 3) else ())
     estimates = {}
     run = train(
         config(method=method(p=1e-9), rounds=10),
@@ -123,6 +121,7 @@ def test_replies_that_are_lost_leave_the_estimate_and_the_server_tries_again(tmp
             estimates.update({round_: server.estimate.g.clone()}),
             server.full_rounds.call(2, "told to") if round_ == 1 else None,
         ),
+        end=end,
     )
     lines = run.metrics
     assert [line["round"] for line in lines if line["kind"] == "full"] == [0, 2, 3, 5]
@@ -135,9 +134,9 @@ def test_replies_that_are_lost_leave_the_estimate_and_the_server_tries_again(tmp
 @pytest.mark.parametrize(
     "rule, lost, taken", [("trimmed_mean", 5, True), ("coordinate_median", 11, True), ("krum", 11, False)]
 )
-def test_full_rounds_work_with_all_that_are_declared(tmp_path, monkeypatch, rule, lost, taken):
-    lossy(monkeypatch, lambda request: range(lost) if request.round.full else ())
-    run = train(config(aggregation={"rule": rule}, method=method(p=1.0), rounds=5), tmp_path)
+def test_full_rounds_work_with_all_that_are_declared(tmp_path, rule, lost, taken):
+    end = lossy(lambda request: range(lost) if request.round.full else ())
+    run = train(config(aggregation={"rule": rule}, method=method(p=1.0), rounds=5), tmp_path, end=end)
     for line in run.metrics:
         assert line["replies"] == 20 - lost
         assert ("untrusted" not in line) == taken
@@ -153,13 +152,14 @@ def test_who_sends_what_is_not_finite_is_not_feared_among_the_others(tmp_path, r
     assert not any("untrusted" in line for line in run.metrics) and losses(run)[-1] < 0.6 * losses(run)[0]
 
 
-def test_rounds_without_clipping_need_trust_where_the_whole_cohort_has_it(tmp_path, monkeypatch):
-    lossy(monkeypatch, lambda request: range(13) if request.round.number in (3, 4) else ())
+def test_rounds_without_clipping_need_trust_where_the_whole_cohort_has_it(tmp_path):
+    end = lossy(lambda request: range(13) if request.round.number in (3, 4) else ())
     estimates = {}
     run = train(
         config(method={**method(p=1e-9), "name": "byz_vr_marina", "cohort": None, "clip": "none"}, rounds=12),
         tmp_path,
         tamper=lambda server, round_: estimates.update({round_: server.estimate.g.clone()}),
+        end=end,
     )
     lines = run.metrics
     assert lines[3]["kind"] == "sampled" and lines[3]["untrusted"] == "7 of 20 replies, tolerates 3 of 4"
@@ -192,18 +192,17 @@ def test_an_estimate_of_exactly_zero_lets_nothing_through_and_calls_a_full_round
     assert 0 < sizes[5] < 10 and losses(run)[-1] < losses(run)[0]
 
 
-def test_gradients_that_stay_zero_are_asked_for_ever_less_often(tmp_path, monkeypatch):
+def test_gradients_that_stay_zero_are_asked_for_ever_less_often(tmp_path):
     """Where full rounds themselves give zero, sampled rounds come in between."""
-    collect = inprocess.LocalServer.collect
 
-    def nothing(self, deadline):
-        replies = collect(self, deadline)
-        for payload in replies.payloads.values():
-            payload.zero_()
-        return replies
+    class Silencing(LocalServer):
+        def collect(self, deadline):
+            replies = super().collect(deadline)
+            for payload in replies.payloads.values():
+                payload.zero_()
+            return replies
 
-    monkeypatch.setattr(inprocess.LocalServer, "collect", nothing)
-    lines = train(config(method=method(name="sgd"), rounds=60), tmp_path).metrics
+    lines = train(config(method=method(name="sgd"), rounds=60), tmp_path, end=Silencing).metrics
     assert [line["round"] for line in lines if line["kind"] == "full"] == [0, 1, 3, 7, 15, 31]
 
 

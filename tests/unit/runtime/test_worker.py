@@ -27,10 +27,11 @@ class Scripted(WorkerEnd):
     def receive(self):
         return self.requests.pop(0) if self.requests else None
 
-    def reply(self, round_, client, length, fill, forge=None, flags=0):
-        payload = torch.zeros(length, dtype=torch.uint8)
-        fill(payload)
-        self.replies.append((round_.number, client, payload.view(torch.float64)))
+    def room(self, length):
+        return torch.zeros(length, dtype=torch.uint8)
+
+    def reply(self, reply):
+        self.replies.append((reply.round.number, reply.client, reply.payload.view(torch.float64)))
 
     def answer(self, order, stage):
         raise AssertionError

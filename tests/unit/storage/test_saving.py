@@ -122,7 +122,7 @@ class Workers:
     """Workers that say what they are told to say."""
 
     def __init__(self):
-        self.orders, self.left, self.missing, self.news = [], [1, 2], [], []
+        self.orders, self.left, self.missing, self.events = [], [1, 2], [], []
 
     def save(self, order):
         self.orders.append(order)
@@ -179,7 +179,7 @@ def test_a_part_that_does_not_come_is_named_in_the_checkpoint_and_told_once(tmp_
         wait_for(lambda: mine._job.writing.done())
         mine.after(round_, state(round_))
     assert [read(tmp_path / name(round_)).facts["missing"] for round_ in (5, 10, 15, 20)] == [[2], [2], [1, 2], []]
-    assert workers.news == [
+    assert workers.events == [
         "the checkpoint of round 5 lacks what the clients of workers [2] remember",
         "the checkpoint of round 15 lacks what the clients of workers [1] remember",
     ]

@@ -3,7 +3,7 @@ import torch
 import torch.distributed as dist
 
 from byzdist.errors import RunError
-from byzdist.transport.collective import open_group
+from byzdist.transport.collective.group import open_group
 
 
 def test_a_group_that_does_not_come_together_is_no_endless_wait():

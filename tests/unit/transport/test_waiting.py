@@ -14,7 +14,7 @@ def until(condition, seconds=10):
 
 def test_a_long_wait_is_said_again_and_again_until_it_is_over(caplog):
     missing = [2, 3]
-    with Waiting(lambda: f"workers {missing}", most=60, first=0.05, again=0.05):
+    with Waiting(lambda: f"workers {missing}", max_wait=60, first=0.05, again=0.05):
         until(lambda: len(caplog.messages) >= 2)
         missing.pop()
         until(lambda: "[2]:" in caplog.messages[-1])
@@ -26,8 +26,8 @@ def test_a_long_wait_is_said_again_and_again_until_it_is_over(caplog):
 
 
 def test_a_short_wait_is_not_mentioned_nor_one_for_nobody(caplog):
-    with Waiting(lambda: "them", most=60, first=5):
+    with Waiting(lambda: "them", max_wait=60, first=5):
         pass
-    with Waiting(lambda: "", most=60, first=0.01, again=0.01):
+    with Waiting(lambda: "", max_wait=60, first=0.01, again=0.01):
         time.sleep(0.1)
     assert not caplog.messages

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from byzdist.transport.base import as_matrix, reply_rows
+from byzdist.transport.reply_rows import ReplyRows
 from byzdist.transport.wire import (
     HAS_MODEL,
     HAS_PREVIOUS,
@@ -50,7 +50,7 @@ def test_a_spoilt_header_is_refused(byte, value, reason):
 
 
 def reply(kind=Kind.REPLY, round_=7, client=3, length=24):
-    row = reply_rows(1, 24, CPU)[0]
+    row = ReplyRows.make(1, 24, CPU)[0]
     row.payload[:] = torch.arange(len(row.payload), dtype=torch.uint8)
     Header(kind, round_, client, 0, length, checksum(row.payload[:24])).write(row.message)
     return row
@@ -128,12 +128,14 @@ def test_round_up(size, unit, expected):
     assert round_up(size, unit) == expected
 
 
-@pytest.mark.parametrize("chosen, copied", [([0, 1, 2, 3], False), ([0, 2], False), ([3], False), ([0, 1, 3], True)])
+@pytest.mark.parametrize(
+    "chosen, copied",
+    [([0, 1, 2, 3], False), ([0, 2], False), ([3], False), ([], False), ([0, 1, 3], True), ([2, 1], True)],
+)
 def test_payloads_at_equal_distances_are_a_matrix_without_a_copy(chosen, copied):
-    rows = reply_rows(4, 24, CPU)
-    for i, row in enumerate(rows):
-        row.payload.view(torch.float64)[:3] = torch.tensor([i, 10.0 * i, -i])
-    payloads = [rows[i].payload[:24] for i in chosen]
-    matrix = as_matrix(payloads, torch.float64)
+    rows = ReplyRows.make(4, 24, CPU)
+    for i in range(4):
+        rows[i].payload.view(torch.float64)[:3] = torch.tensor([i, 10.0 * i, -i])
+    matrix = rows.payloads(chosen, 24).view(torch.float64)
     assert matrix.tolist() == [[i, 10.0 * i, -i] for i in chosen]
-    assert (matrix.untyped_storage().data_ptr() != payloads[0].untyped_storage().data_ptr()) == copied
+    assert (matrix.untyped_storage().data_ptr() != rows[0].payload.untyped_storage().data_ptr()) == copied

@@ -22,7 +22,7 @@ def test_for_a_gpu_the_models_and_the_rows_of_a_cohort_are_locked(error, monkeyp
     shape = shape_of(3)
     shared = Shared(shape)
     shared.pin()
-    first, last = shared.row(0).message, shared.row(shape.most_cohort - 1).message
+    first, last = shared.rows[0].message, shared.rows[shape.max_cohort - 1].message
     assert locked == {
         shared.models.data_ptr(): shared.models.nbytes,
         first.data_ptr(): last.data_ptr() + last.nbytes - first.data_ptr(),

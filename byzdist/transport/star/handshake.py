@@ -18,7 +18,7 @@ from hashlib import sha256
 _NONCE, _PROOF = 16, 32
 
 
-class IdentityError(ValueError):
+class HandshakeError(ValueError):
     """A peer that could not prove who it is."""
 
 
@@ -29,7 +29,7 @@ def _mac(key: bytes, label: str, *parts: bytes) -> bytes:
 
 def _check(key: bytes, given: bytes, label: str, *parts: bytes) -> None:
     if not hmac.compare_digest(given, _mac(key, label, *parts)):
-        raise IdentityError(f"the {label} is not made with this worker's key")
+        raise HandshakeError(f"the {label} is not made with this worker's key")
 
 
 class WorkerSide:
@@ -41,7 +41,7 @@ class WorkerSide:
         self.hello = self._nonce + _mac(key, "hello", self._nonce)
 
     @property
-    def name(self) -> str:
+    def store_key(self) -> str:
         """What this exchange is filed under."""
         return self._nonce.hex()
 
@@ -49,7 +49,7 @@ class WorkerSide:
         """Check the server's answer; return the proof that it asks for, the session key, and what the server tells.
 
         Raises:
-            IdentityError: if whoever answered does not know the key.
+            HandshakeError: if whoever answered does not know the key.
         """
         nonces = self._nonce, answer[:_NONCE]
         given, told = answer[_NONCE : _NONCE + _PROOF], answer[_NONCE + _PROOF :]
@@ -61,7 +61,7 @@ class ServerSide:
     """The server's half of one exchange, in which the worker is ``told`` something.
 
     Raises:
-        IdentityError: if the hello was not made with this key.
+        HandshakeError: if the hello was not made with this key.
     """
 
     def __init__(self, key: bytes, hello: bytes, told: bytes = b"") -> None:
@@ -71,7 +71,7 @@ class ServerSide:
         self.answer = self._nonces[1] + _mac(key, "answer", *self._nonces, told) + told
 
     @property
-    def name(self) -> str:
+    def store_key(self) -> str:
         """What this exchange is filed under."""
         return self._nonces[0].hex()
 
@@ -79,13 +79,13 @@ class ServerSide:
         """Check the worker's proof; return the session key.
 
         Raises:
-            IdentityError: if the proof is wrong.
+            HandshakeError: if the proof is wrong.
         """
         _check(self._key, proof, "proof", *self._nonces)
         return _mac(self._key, "session", *self._nonces)
 
 
-def meeting(session: bytes) -> str:
+def meeting_prefix(session: bytes) -> str:
     """Return the name under which both ends meet in the store, where everybody can read it."""
     return _mac(session, "meeting").hex()
 
@@ -95,22 +95,22 @@ def confirmation(session: bytes, role: str) -> bytes:
     return _mac(session, f"link {role}")
 
 
-def seal(key: bytes, life: str, text: str) -> bytes:
-    """Return a note from the server to one worker: nobody else can have written it, nor does it hold in another life of the server."""
+def seal(key: bytes, attempt: str, text: str) -> bytes:
+    """Return a note from the server to one worker; only the server can write it, and it is valid in this attempt of the server only."""
     note = text.encode()
-    return _mac(key, "note", _digest(life), note) + note
+    return _mac(key, "note", _digest(attempt), note) + note
 
 
-def unseal(key: bytes, life: str, sealed: bytes) -> str:
+def unseal(key: bytes, attempt: str, sealed: bytes) -> str:
     """Return the text of a note.
 
     Raises:
-        IdentityError: if it was not written with this key in this life.
+        HandshakeError: if it was not written with this key in this attempt.
     """
     given, note = sealed[:_PROOF], sealed[_PROOF:]
-    _check(key, given, "note", _digest(life), note)
+    _check(key, given, "note", _digest(attempt), note)
     return note.decode()
 
 
-def _digest(life: str) -> bytes:
-    return sha256(life.encode()).digest()
+def _digest(attempt: str) -> bytes:
+    return sha256(attempt.encode()).digest()

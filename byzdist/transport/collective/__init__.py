@@ -1,0 +1,1 @@
+"""The collective transport; see server.py."""
