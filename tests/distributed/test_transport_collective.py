@@ -12,7 +12,7 @@ import torch.distributed as dist
 from byzdist.errors import RunError
 from byzdist.rounds import Round
 from byzdist.torch_private import PrefixStore
-from byzdist.transport.base import Request, Save
+from byzdist.transport.base import Received, Request, Save
 from byzdist.transport.collective import CollectiveServer, CollectiveWorker, open_group
 from byzdist.transport.store import connect, host
 from byzdist.transport.wire import Stage
@@ -59,14 +59,19 @@ def serve(port, shape, rank, delay):
     open_group(PrefixStore("group", connect(30)), rank, shape.workers + 1, shape.device)
     if delay is None:
         time.sleep(60)
+
+    def ones(payload):
+        payload.fill_(1)
+
     worker = CollectiveWorker(shape)
     while (received := worker.receive()) is not None:
         if isinstance(received, Save):
             worker.answer(received, Stage.FAILED)
             continue
+        assert isinstance(received, Received)
         for client in received.round.cohort[received.round.cohort % shape.workers + 1 == rank].tolist():
             time.sleep(delay)
-            worker.reply(received.round, client, 8 * shape.dimension, lambda payload: payload.fill_(1))
+            worker.reply(received.round, client, 8 * shape.dimension, ones)
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from byzdist.attacks.collusion import Collusion
@@ -28,6 +27,7 @@ from byzdist.runtime.server import Server
 from byzdist.runtime.worker import Worker
 from byzdist.storage.folder import RunFolder
 from byzdist.storage.saving import WorkerSaver
+from byzdist.torch_private import HashStore, Store
 from byzdist.transport.base import (
     Forge,
     Missing,
@@ -207,7 +207,7 @@ class Trained:
 
 
 def train(
-    tree: dict[str, Any], folder: Path, workers: int = 2, tamper: Callable[[Server, int], None] | None = None
+    tree: dict[str, Any], folder: Path, workers: int = 2, tamper: Callable[[Server, int], object] | None = None
 ) -> Trained:
     """Run a configuration to its end; ``tamper`` is called with the server and the round after each round."""
     config = parse(tree)
@@ -264,7 +264,7 @@ def start_workers(
     config: Config, workers: int, transport: LocalServer, run: RunFolder | None = None
 ) -> list[threading.Thread]:
     """Start the threads of all workers."""
-    channel = dist.HashStore()
+    channel = HashStore()
     lives, missing = (run.lives, run.missing) if run else ((0, None), [])  # now: the server lets go of the checkpoint
     # Prepared one by one: Python's parser, which evaluates annotations, is not safe in several threads.
     prepared = [prepare(config, torch.device("cpu")) for _ in range(workers)]
@@ -284,7 +284,7 @@ def _work(
     rank: int,
     workers: int,
     server: LocalServer,
-    channel: dist.Store,
+    channel: Store,
     run: RunFolder | None,
     lives: tuple[int, int | None],
     missing: list[int],

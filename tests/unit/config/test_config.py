@@ -117,7 +117,7 @@ def test_the_last_clients_are_byzantine():
     ],
 )
 def test_overrides(assignment, expected):
-    tree = {"aggregation": {"rule": "krum"}, "method": {"clip": 1.0}}
+    tree: dict[str, dict[str, object]] = {"aggregation": {"rule": "krum"}, "method": {"clip": 1.0}}
     before = {key: dict(value) for key, value in tree.items()}
     override(tree, assignment)
     assert tree == {**before, **expected}

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,7 +137,8 @@ def test_batches_are_uniform_and_differ_between_clients_and_rounds():
 
 
 def test_momentum_is_kept_per_client_and_moves_only_when_the_client_takes_part():
-    method, oracle = MomentumSGD(step_size=0.1, cohort=4, momentum=0.75, batch_size=8), Parabolas()
+    method: Any = MomentumSGD(step_size=0.1, cohort=4, momentum=0.75, batch_size=8)
+    oracle = Parabolas()
     held, memories = {}, {2: {}, 3: {}}
     for round_, client in ((0, 2), (1, 3), (4, 2), (5, 2), (9, 3)):
         now = replace(task(round_=round_, client=client), memory=memories[client])
@@ -185,6 +187,7 @@ def test_an_estimate_of_zero_is_clipped_around_like_any_other():
 
 
 def test_what_methods_say_of_themselves():
-    differences = {name for name in METHODS if METHODS.get(name).sends_differences}
+    methods: dict[str, Any] = {name: METHODS.get(name) for name in METHODS}
+    differences = {name for name, method in methods.items() if method.sends_differences}
     assert differences == {"byz_vr_marina", "byz_vr_marina_pp", "byz_vr_marina_pp_plus"}
-    assert [name for name in METHODS if METHODS.get(name).plain_mean] == ["byz_vr_marina_pp_plus"]
+    assert [name for name, method in methods.items() if method.plain_mean] == ["byz_vr_marina_pp_plus"]

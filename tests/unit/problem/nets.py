@@ -1,5 +1,7 @@
 """The module that those of the tests are made from, and a run of one."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -17,7 +19,8 @@ class Net(nn.Module):
 
     def __init__(self, feature_shape, classes):
         super().__init__()
-        self.first, self.second = nn.Linear(feature_shape[0], 5), nn.Linear(5, classes)
+        self.first: Any = nn.Linear(feature_shape[0], 5)
+        self.second: Any = nn.Linear(5, classes)
         self.prepare(feature_shape[0], classes)
 
     def prepare(self, features, classes):

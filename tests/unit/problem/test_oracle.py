@@ -10,6 +10,7 @@ from byzdist.problem import data, models
 from byzdist.problem.data import Dataset, Split
 from byzdist.problem.oracle import Oracle
 from byzdist.randomness import stream
+from tests.support.standins import watched
 
 
 def make_dataset(samples: int, shape: tuple[int, ...], classes: int) -> Dataset:
@@ -146,21 +147,19 @@ def test_a_message_may_be_reused_for_another_point(name):
 
 
 @pytest.mark.parametrize("name", ["binary", "multinomial", "mlp"])
-def test_clients_with_the_same_samples_share_a_full_gradient_until_the_point_moves(name, monkeypatch):
+def test_clients_with_the_same_samples_share_a_full_gradient_until_the_point_moves(name):
     spec, shape, classes = SPECS[name]
     oracle = make_oracle(spec, shape, classes, flipped=[3])
-    computed = []
-    add = oracle._add_gradient
-    monkeypatch.setattr(oracle, "_add_gradient", lambda *a: (computed.append(1), add(*a)))
     x, y, out = point(oracle, 0), point(oracle, 1), torch.empty(oracle.dimension).double()
-    for number in (2, 3):
-        x.copy_(point(oracle, number))
-        oracle.forget_points()
-        for client in range(4):
-            for where in (x, y):
-                oracle.gradient(where, client, None, out)
-                expected = reference(oracle, where, np.arange(50), flip=client == 3)
-                torch.testing.assert_close(out, expected, rtol=1e-11, atol=1e-13)
+    with watched(oracle, "_add_gradient") as computed:
+        for number in (2, 3):
+            x.copy_(point(oracle, number))
+            oracle.forget_points()
+            for client in range(4):
+                for where in (x, y):
+                    oracle.gradient(where, client, None, out)
+                    expected = reference(oracle, where, np.arange(50), flip=client == 3)
+                    torch.testing.assert_close(out, expected, rtol=1e-11, atol=1e-13)
     assert len(computed) == 2 * 2 * 2  # moves, points, honest and flipped labels
 
 

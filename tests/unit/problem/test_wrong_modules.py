@@ -29,7 +29,7 @@ class RaisesItself(Net):
 
 
 class WantsMore(Net):
-    def forward(self, features, mask):
+    def forward(self, features, mask):  # type: ignore[override]
         return super().forward(features)
 
 
@@ -189,6 +189,8 @@ class CentredByTheBatch(Net):
 
 
 class Moving(Net):
+    seen: torch.Tensor
+
     def prepare(self, features, classes):
         self.register_buffer("seen", torch.zeros(features))
 

@@ -24,6 +24,7 @@ from byzdist.storage.checkpoint import (
     remove_parts,
     rounds,
 )
+from tests.support.standins import failing
 
 FACTS = {"metrics": {"size": 12, "last": {"loss": 0.1 + 0.2}}, "known": [1, 5]}
 
@@ -116,11 +117,9 @@ def test_a_swap_of_two_values_is_noticed(tmp_path):
         read(path)
 
 
-def test_a_newer_format_is_refused_and_stays_where_it_is(tmp_path, monkeypatch):
+def test_a_newer_format_is_refused_and_stays_where_it_is(tmp_path):
     make(100).write(tmp_path)
-    monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
-    make(200).write(tmp_path)
-    monkeypatch.undo()
+    save_file({"x": torch.zeros(3)}, tmp_path / name(200), {"byzdist": '{"format": 3}', "format": "3"})
     with pytest.raises(ConfigError, match="format 3.*up to 2.*version"):
         newest(tmp_path, "a" * 32)
     assert list(rounds(tmp_path)) == [200, 100]
@@ -155,17 +154,12 @@ def test_where_all_are_damaged_nothing_is_touched_and_it_is_said_what_to_do(tmp_
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EMFILE])
-def test_a_file_that_cannot_be_read_now_is_not_taken_for_damaged(tmp_path, monkeypatch, number):
+def test_a_file_that_cannot_be_read_now_is_not_taken_for_damaged(tmp_path, number):
     make(100).write(tmp_path)
     make(200).write(tmp_path)
-
-    def fail(*_):
-        raise OSError(number, os.strerror(number))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "safe_open", fail)
-        with pytest.raises(ConfigError, match=f"{name(200)}.*{os.strerror(number)}"):
-            newest(tmp_path, "a" * 32)
+    complaint = pytest.raises(ConfigError, match=f"{name(200)}.*{os.strerror(number)}")
+    with failing(checkpoint, "safe_open", number), complaint:
+        newest(tmp_path, "a" * 32)
     found = newest(tmp_path, "a" * 32)
     assert found is not None and found.round == 200
     (tmp_path / name(300)).mkdir()
