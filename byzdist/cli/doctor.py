@@ -81,11 +81,11 @@ def check_gpu(
     return Finding("warning", "GPU", f"{there} there, none usable by torch", f"{why}.")
 
 
-def check_host_name(environment: Environment) -> Finding:
+def check_host_name(environment: Environment, look_up: Callable[..., list[Any]] = socket.getaddrinfo) -> Finding:
     """Check that this host's name leads to an address of its own."""
     name = socket.gethostname()
     try:
-        address = str(socket.getaddrinfo(name, None)[0][4][0])
+        address = str(look_up(name, None)[0][4][0])
     except OSError as error:
         remedy = "add the name to /etc/hosts or DNS, or set GLOO_SOCKET_IFNAME."
         return Finding("warning", "host name", f"{name!r} cannot be resolved: {error.strerror}", remedy)

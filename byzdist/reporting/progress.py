@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -39,8 +40,8 @@ def _out_of_turn(summary: dict[str, Any]) -> str:
 class Progress:
     """Shows rounds as they pass; a context manager."""
 
-    def __init__(self, config: Config, folder: Path) -> None:
-        self._rounds, self._folder = config.rounds, folder
+    def __init__(self, config: Config, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rounds, self._folder, self._clock = config.rounds, folder, clock
         speech.wait_for_nobody()
         self._live = sys.stdout.isatty()
         self._console = Console()
@@ -69,7 +70,7 @@ class Progress:
 
     def show(self, line: Line, metrics: Metrics) -> None:
         """Take note of a round."""
-        now = time.monotonic()
+        now = self._clock()
         if now < self._next:
             return
         self._next = now + (_REFRESH if self._live else _PLAIN_EVERY)

@@ -9,7 +9,7 @@ from byzdist.aggregation import engine as engine_module
 from byzdist.aggregation import vectors as vectors_module
 from byzdist.aggregation.coordinate import coordinate_median, meamed, trimmed_mean
 from byzdist.aggregation.engine import Named
-from byzdist.aggregation.kernels import native, native_columns, native_products, traced
+from byzdist.aggregation.kernels import native, native_products, traced
 from byzdist.aggregation.rules import minority
 from byzdist.errors import ConfigError
 from tests.support.standins import failing, watched
@@ -239,10 +239,10 @@ def test_without_a_compiler_the_eager_path_does_the_work_and_that_is_said_once(m
 
 @compiled
 def test_what_the_compiler_complains_of_is_passed_on(monkeypatch, caplog):
-    monkeypatch.setattr(native_columns, "_LOOP", "no program\n")
+    monkeypatch.setenv("CC", "cc -include /nowhere/header.h")
     aggregator, V = Aggregator("coordinate_median", compile=True), rows(6, 30)
     assert torch.equal(aggregator(V).vector, aggregate(V, "coordinate_median"))
-    assert "error" in caplog.text and "no program" not in caplog.messages[0].partition("error")[0]
+    assert "/nowhere/header.h: No such file" in caplog.text and "void" not in caplog.text, "its words, not the program"
 
 
 @compiled

@@ -8,17 +8,13 @@ from byzdist.cli.catalogue import SECTIONS
 from byzdist.cli.main import main
 from byzdist.runtime import launcher
 from tests.support.cases import BASE
+from tests.support.standins import failing, watched
 from tests.support.wrong import WRONG
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """An own working folder with a good configuration, from which no process is ever started."""
-
-    def start(command, workers, *more):
-        raise AssertionError(f"started {command}")
-
-    monkeypatch.setattr(launcher, "_start", start)
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setenv("BYZDIST_CACHE", str(tmp_path.parent / "cache"))
     monkeypatch.syspath_prepend(tmp_path)
@@ -30,7 +26,8 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "broken.py").write_text("1 / 0\n")
     (tmp_path / "own.py").write_text("def five(*arguments):\n    return 5\n")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(BASE))
-    return tmp_path
+    with failing(launcher, "_start", AssertionError("a process was started")):
+        yield tmp_path
 
 
 def names(folder):
@@ -102,13 +99,12 @@ def test_a_wrong_number_of_workers_is_refused(here, capsys, number):
     assert re.search(rf"--workers: '{number}' is not a whole number", capsys.readouterr().err)
 
 
-def test_overrides_may_come_before_and_after_options(here, monkeypatch):
-    started = []
-    monkeypatch.setattr(
-        launcher, "_start", lambda words, configuration, *_: started.append(yaml.safe_load(configuration))
-    )
-    main(["run", "config.yaml", "rounds=3", "--workers", "2", "method.clip=none", "--out", "new", "seed=4"])
-    assert (started[0]["rounds"], started[0]["method"]["clip"], started[0]["seed"]) == (3, "none", 4)
+def test_overrides_may_come_before_and_after_options(here):
+    with watched(launcher, "_start") as started, pytest.raises(AssertionError, match="a process was started"):
+        main(["run", "config.yaml", "rounds=3", "--workers", "2", "method.clip=none", "--out", "new", "seed=4"])
+    ((_, configuration, *_),) = started
+    config = yaml.safe_load(configuration)
+    assert (config["rounds"], config["method"]["clip"], config["seed"]) == (3, "none", 4)
 
 
 def test_list_shows_every_name_with_a_description(capsys):

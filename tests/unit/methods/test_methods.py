@@ -23,13 +23,13 @@ class Parabolas:
     def samples(self, client):
         return 40
 
-    def _centre(self, client, batch):
+    def centre(self, client, batch):
         batch = np.arange(40) if batch is None else batch
         return torch.tensor([float(client), float(batch.mean())], dtype=torch.float64)
 
     def gradient(self, x, client, batch, out):
         self.asked.append(batch)
-        out.copy_(x - self._centre(client, batch))
+        out.copy_(x - self.centre(client, batch))
 
     def difference(self, new, old, client, batch, out):
         self.asked.append(batch)
@@ -144,7 +144,7 @@ def test_momentum_is_kept_per_client_and_moves_only_when_the_client_takes_part()
         now = replace(task(round_=round_, client=client), memory=memories[client])
         out = torch.empty(2, dtype=torch.float64)
         method.message(oracle, now, out)
-        gradient = now.x - oracle._centre(client, now.batch(40, 8))
+        gradient = now.x - oracle.centre(client, now.batch(40, 8))
         held[client] = gradient if client not in held else 0.75 * held[client] + 0.25 * gradient
         torch.testing.assert_close(out, held[client], rtol=1e-14, atol=0)
         out.fill_(torch.nan)  # what the client remembers is its own

@@ -1,6 +1,8 @@
 import errno
 import json
 import os
+import resource
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -216,18 +218,29 @@ def test_what_was_left_half_written_is_removed_and_nothing_else(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.part", name(120)]
 
 
-@pytest.mark.parametrize("step", ["save_file", "fsync", "replace"])
-def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch, step):
+@contextmanager
+def no_file_above(size):
+    """Have the system cut files short, as a disk that becomes full does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+FAILURES = {
+    "half": (lambda: no_file_above(100), "File too large"),
+    "fsync": (lambda: failing(os, "fsync", errno.ENOSPC), "No space"),
+    "replace": (lambda: failing(os, "replace", errno.ENOSPC), "No space"),
+}
+
+
+@pytest.mark.parametrize(("failure", "complaint"), FAILURES.values(), ids=FAILURES)
+def test_a_failed_write_leaves_what_was_there(tmp_path, failure, complaint):
     make().write(tmp_path)
     before = (tmp_path / name(120)).read_bytes()
-
-    def fail(*arguments, **_):
-        if step == "save_file":
-            arguments[1].write_bytes(b"half")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(checkpoint if step == "save_file" else os, step, fail)
-    with pytest.raises(OSError, match="No space"):
+    with failure(), pytest.raises(OSError, match=complaint):
         make(120, run="other").write(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name(120)]
     assert (tmp_path / name(120)).read_bytes() == before
