@@ -23,7 +23,6 @@ def _middle(n: int) -> range:
         "[Karimireddy et al. 2022]",
         norm_bound=lambda n, f: math.sqrt(n / (n // 2 + 1)),  # it is the mean trimmed of all but the middle
         norm_formula="sqrt(n/(floor(n/2)+1)), attained",
-        paper_norm_bound=lambda n, f, d: math.sqrt(d),
         cost="O(n log^2 n) comparisons a coordinate",
     ),
     aliases=["median", "cwmed", "cm", "coordinate_wise_median", "coordinatewise_median"],

@@ -176,7 +176,10 @@ def _inner_products(vectors: Vectors, points: Indices, reference: int, dtype: to
 
 
 def _in_place(vectors: Vectors, block: int) -> int:
-    """Return how many columns, from the first on, can be multiplied where they are, to the bits of a copy in the workspace."""
+    """Return how many columns, from the first on, can be multiplied where they are, to the bits of a copy in the workspace.
+
+    Where there is no compiler, copying all would cost krum 20 % more time with 20 rows of a million and 40 % with 20 of 100 000.
+    """
     V = vectors.V
     if not vectors.is_plain or any(address % 64 for address in (V.data_ptr(), V.stride(0) * V.element_size())):
         return 0

@@ -26,7 +26,6 @@ class Facts:
         robustness: its (delta, c) or (f, kappa) constants where they are known, else "".
         norm_bound: F(n, f) with ‖rule(v_1..v_n)‖ <= F max ‖v_i‖.
         norm_formula: the same in words.
-        paper_norm_bound: F(n, f, d) as [BRPP] takes it, where that differs.
         cost: arithmetic beyond reading the n x d numbers.
     """
 
@@ -35,7 +34,6 @@ class Facts:
     robustness: str
     norm_bound: Callable[[int, int], float] = lambda n, f: 1.0
     norm_formula: str = "1"
-    paper_norm_bound: Callable[[int, int, int], float] | None = None
     cost: str = "O(n^2 d) for the inner products"
     max_byzantine: Callable[..., int] | None = None
 

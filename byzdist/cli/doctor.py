@@ -47,21 +47,23 @@ class Finding:
         return f"{line}\n{'':24}-> {self.remedy}" if self.remedy else line
 
 
-def check_torch(environment: Environment) -> Finding:
+def check_torch(environment: Environment, gone: Callable[[], list[str]] = torch_private.gone) -> Finding:
     """Check that this build of torch can talk at all."""
     build = f"torch {torch.__version__}"
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
         return Finding(
             "error", "torch", f"{build} without gloo", "install a build of torch with torch.distributed and gloo."
         )
-    if lacking := torch_private.gone():
+    if lacking := gone():
         return Finding(
             "error", "torch", f"{build} lacks {', '.join(lacking)}", "install a release that byzdist asks for."
         )
     return Finding("ok", "torch", f"{build} with gloo{' and nccl' if torch.distributed.is_nccl_available() else ''}")
 
 
-def check_gpu(environment: Environment, devices: Path = Path("/dev")) -> Finding:
+def check_gpu(
+    environment: Environment, devices: Path = Path("/dev"), build: str | None = torch.version.cuda
+) -> Finding:
     """Check that torch sees the GPUs that the kernel shows."""
     there = len(list(devices.glob("nvidia[0-9]*")))
     seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -70,7 +72,7 @@ def check_gpu(environment: Environment, devices: Path = Path("/dev")) -> Finding
         return Finding("ok", "GPU", f"{seen} visible: {names}")
     if not there:
         return Finding("ok", "GPU", "none; device: auto means the CPU")
-    if torch.version.cuda is None:
+    if build is None:
         return Finding(
             "warning", "GPU", f"{there} there, but this torch is a CPU build", "install a CUDA build (BYZDIST_TORCH)."
         )
@@ -79,11 +81,11 @@ def check_gpu(environment: Environment, devices: Path = Path("/dev")) -> Finding
     return Finding("warning", "GPU", f"{there} there, none usable by torch", f"{why}.")
 
 
-def check_host_name(environment: Environment) -> Finding:
+def check_host_name(environment: Environment, look_up: Callable[..., list[Any]] = socket.getaddrinfo) -> Finding:
     """Check that this host's name leads to an address of its own."""
     name = socket.gethostname()
     try:
-        address = str(socket.getaddrinfo(name, None)[0][4][0])
+        address = str(look_up(name, None)[0][4][0])
     except OSError as error:
         remedy = "add the name to /etc/hosts or DNS, or set GLOO_SOCKET_IFNAME."
         return Finding("warning", "host name", f"{name!r} cannot be resolved: {error.strerror}", remedy)
@@ -208,9 +210,9 @@ def check_secret(environment: Environment) -> Finding:
     return Finding("ok", "secret", "this worker's key is there")
 
 
-def check_open_files(environment: Environment) -> Finding:
+def check_open_files(environment: Environment, limits: tuple[int, int] | None = None) -> Finding:
     """Check the limit of open files: the server holds a few for each worker."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = limits or resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < _FILES:
         return Finding(
             "warning", "open files", f"at most {soft}", f"`ulimit -n {_FILES}` before the start (hard limit: {hard})."

@@ -22,14 +22,6 @@ class Compressor(ABC):
     in_place = False  # whether a payload is simply the vector's values, so that neither end needs a copy
 
     @abstractmethod
-    def omega(self, dimension: int) -> float:
-        """Return ω for vectors of d values."""
-
-    @abstractmethod
-    def bound(self, dimension: int) -> float:
-        """Return D_Q for vectors of d values."""
-
-    @abstractmethod
     def nonzeros(self, dimension: int) -> float:
         """Return ζ_Q, the expected number of non-zeros of Q(v)."""
 

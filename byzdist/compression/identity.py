@@ -13,14 +13,6 @@ class Identity(Compressor):
 
     in_place = True
 
-    def omega(self, dimension: int) -> float:
-        """Return 0."""
-        return 0.0
-
-    def bound(self, dimension: int) -> float:
-        """Return 1."""
-        return 1.0
-
     def nonzeros(self, dimension: int) -> float:
         """Return d."""
         return float(dimension)

@@ -45,14 +45,6 @@ class RandK(Compressor):
     def _count(self, dimension: int) -> int:
         return int(np.ceil(self._ratio * dimension))
 
-    def omega(self, dimension: int) -> float:
-        """Return d/K - 1."""
-        return dimension / self._count(dimension) - 1
-
-    def bound(self, dimension: int) -> float:
-        """Return d/K."""
-        return dimension / self._count(dimension)
-
     def nonzeros(self, dimension: int) -> float:
         """Return K."""
         return float(self._count(dimension))

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -41,8 +41,8 @@ def _out_of_turn(summary: dict[str, Any]) -> str:
 class Progress:
     """Shows rounds as they pass; a context manager."""
 
-    def __init__(self, config: Config, folder: Path) -> None:
-        self._rounds, self._folder = config.rounds, folder
+    def __init__(self, config: Config, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rounds, self._folder, self._clock = config.rounds, folder, clock
         speech.wait_for_nobody()
         self._live = sys.stdout.isatty()
         self._console = Console()
@@ -71,7 +71,7 @@ class Progress:
 
     def show(self, record: RoundRecord, metrics: Metrics) -> None:
         """Take note of a round."""
-        now = time.monotonic()
+        now = self._clock()
         if now < self._next:
             return
         self._next = now + (_REFRESH if self._live else _PLAIN_EVERY)

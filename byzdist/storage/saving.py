@@ -51,6 +51,8 @@ class ServerSaver:
         transport: carries the order to the workers where clients remember something, else None.
         sync: puts on the disk what must be there before a checkpoint counts.
         resumed: the round after which the run goes on; -1 for a new one.
+        clock: tells the seconds.
+        patience: how long the last checkpoint waits for the workers, in seconds.
     """
 
     def __init__(
@@ -62,12 +64,16 @@ class ServerSaver:
         transport: ServerEnd | None,
         sync: Callable[[], None],
         resumed: int = -1,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        patience: float = _PATIENCE,
     ) -> None:
         self._folder, self._run, self._keep, self._facts = folder, run, settings.keep, facts
         self._transport, self._sync = transport, sync
         self._rounds = math.inf if settings.every == "none" else settings.every
         self._seconds = math.inf if settings.minutes == "none" else 60 * settings.minutes
-        self._time = time.monotonic()
+        self._clock, self._patience = clock, patience
+        self._time = clock()
         self._round = resumed  # the newest one of which a checkpoint was begun
         self._written = resumed  # the newest one of which there is a checkpoint
         self._oldest = 0  # of the checkpoints that are kept, as far as it is known
@@ -80,7 +86,7 @@ class ServerSaver:
         """See to the checkpoint that is under way, or begin one where it is due; return why it failed, if it did."""
         if self._job is not None:
             return self._follow(self._job)
-        if round_ - max(self._round, 0) >= self._rounds or time.monotonic() - self._time >= self._seconds:
+        if round_ - max(self._round, 0) >= self._rounds or self._clock() - self._time >= self._seconds:
             return self._begin(round_, state)
         return None
 
@@ -103,7 +109,7 @@ class ServerSaver:
     def _begin(self, round_: int, state: Callable[[], State]) -> str | None:
         tensors, facts = state()
         checkpoint = Checkpoint(self._run, round_, self._facts | facts, snapshot(tensors, self._buffers))
-        self._round, self._time = round_, time.monotonic()
+        self._round, self._time = round_, self._clock()
         self._job = _Job(checkpoint, self._time + _ASK_EVERY)
         if self._transport is not None:
             self._transport.save(Save(round_, self._oldest))
@@ -113,9 +119,9 @@ class ServerSaver:
         """Write once the workers have saved their part, and ask them from time to time; or take the result."""
         if job.writing is None:
             if self._transport is not None:
-                if self._transport.unsaved() and time.monotonic() < until:
-                    if time.monotonic() >= job.ask_at:
-                        job.ask_at = time.monotonic() + _ASK_EVERY
+                if self._transport.unsaved() and self._clock() < until:
+                    if self._clock() >= job.ask_at:
+                        job.ask_at = self._clock() + _ASK_EVERY
                         self._transport.save(Save(job.checkpoint.round, self._oldest))
                     return None
                 self._note_missing(job.checkpoint, self._transport)
@@ -153,7 +159,7 @@ class ServerSaver:
             return prune(self._folder, self._keep)
 
     def _complete(self) -> str | None:
-        failure, until = None, time.monotonic() + _PATIENCE
+        failure, until = None, self._clock() + self._patience
         while self._job is not None:
             if self._job.writing is not None:
                 self._job.writing.exception()  # waits

@@ -23,11 +23,23 @@ import numpy as np
 import torch
 
 from byzdist.aggregation import Aggregator, aggregate
+from byzdist.aggregation.engine import Named
 
-CHAIN = [{"name": "clip", "threshold": 1e3}, "arc", "nnm", {"name": "bucketing", "size": 2}]
-CTMA = {"name": "ctma", "rule": "geometric_median"}
-COLUMN_RULES = ["coordinate_median", "trimmed_mean", "meamed"]
-SPAN_RULES = ["mean", "krum", "multi_krum", "geometric_median", "centered_clip", "mda", "monna", "caf", "cge", CTMA]
+CHAIN: list[Named] = [{"name": "clip", "threshold": 1e3}, "arc", "nnm", {"name": "bucketing", "size": 2}]
+CTMA: Named = {"name": "ctma", "rule": "geometric_median"}
+COLUMN_RULES: list[Named] = ["coordinate_median", "trimmed_mean", "meamed"]
+SPAN_RULES: list[Named] = [
+    "mean",
+    "krum",
+    "multi_krum",
+    "geometric_median",
+    "centered_clip",
+    "mda",
+    "monna",
+    "caf",
+    "cge",
+    CTMA,
+]
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -46,7 +58,7 @@ def alternate(calls: dict[str, Callable[[], object]], repeat: int) -> dict[str, 
     return times
 
 
-def label(rule: object) -> str:
+def label(rule: Named) -> str:
     if isinstance(rule, str):
         return rule
     return f"{rule['name']}({rule['rule']})" if "rule" in rule else rule["name"]
@@ -106,7 +118,7 @@ def import_byzfl() -> types.ModuleType:
     return importlib.import_module("byzfl.aggregators")
 
 
-def pairs(byzfl: types.ModuleType, f: int) -> dict[str, tuple[object, list[object], Callable]]:
+def pairs(byzfl: types.ModuleType, f: int) -> dict[str, tuple[Named, list[Named], Callable]]:
     near = byzfl.preaggregators.NNM(f)
     radius = {"name": "centered_clip", "tau": 100.0, "iterations": 1, "start": "zero"}
     trimmed = byzfl.aggregators.TrMean(f)
@@ -231,7 +243,7 @@ def memory(arguments: argparse.Namespace) -> None:
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     print("extra memory as a share of V (at most 0.10), n = 20; control: what a buffer of a tenth of V shows")
     for d in (100_000, 1_000_000, 5_000_000):
-        for rule in ["control", *COLUMN_RULES, "bulyan", *[r for r in SPAN_RULES if isinstance(r, str)]]:
+        for rule in ["control", *(r for r in (*COLUMN_RULES, "bulyan", *SPAN_RULES) if isinstance(r, str))]:
             for chain in ("", "nnm"):
                 if d > arguments.largest or arguments.only not in rule and rule != "control":
                     continue

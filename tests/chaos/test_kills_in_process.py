@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from byzdist.reporting.metrics import Metrics
@@ -42,7 +43,7 @@ class Life:
 
 def live(life: Life, patch: pytest.MonkeyPatch) -> type[LocalServer]:
     """Make everything that leaves a trace a step of this life; return the server's end to use."""
-    save_file, replace, unlink, write = checkpoint.save_file, os.replace, Path.unlink, Metrics._write
+    save_file, replace, unlink, write = safetensors.torch.save_file, os.replace, Path.unlink, Metrics._write
 
     def torn_save_file(tensors, path, metadata):
         life.step()

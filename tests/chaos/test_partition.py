@@ -119,13 +119,13 @@ def test_a_network_that_is_cut_for_a_minute_heals_three_times(hosts: Hosts, tmp_
         for cut in range(1, 4):
             hosts.cut()
             until, before = time.monotonic() + CUT, rounds()
-            wait_until("they are gone", CUT, lambda cut=cut: all(events(f"worker {r} left") >= cut for r in FAR), jobs)
-            wait_until("the cut is over", CUT + 5, lambda until=until: time.monotonic() > until, jobs)
+            wait_until("they are gone", CUT, lambda: all(events(f"worker {r} left") >= cut for r in FAR), jobs)  # noqa: B023
+            wait_until("the cut is over", CUT + 5, lambda: time.monotonic() > until, jobs)  # noqa: B023
             assert rounds() > before + 50, "the others went on"
             assert all(events(f"worker {rank} joined") == cut for rank in FAR), "the network was not cut"
             hosts.mend()
             began = time.monotonic()
-            wait_until("they are back", 60, lambda cut=cut: all(events(f"worker {r} joined") > cut for r in FAR), jobs)
+            wait_until("they are back", 60, lambda: all(events(f"worker {r} joined") > cut for r in FAR), jobs)  # noqa: B023
             print(f"cut {cut}: back after {time.monotonic() - began:.1f} s")
         for rank in (1, 2):
             assert events(f"worker {rank} joined") == 1 and not events(f"worker {rank} left")

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -16,7 +17,7 @@ from byzdist.config.settings import KINDS
 
 PAGE = Path(__file__).parents[2] / "CONTRIBUTING.md"
 EXAMPLES = re.findall(r"^```python\n# (byzdist/\S+\.py)\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-RUN = {
+RUN: dict[str, Any] = {
     "name": "pieces",
     "rounds": 12,
     "clients": {"count": 8, "byzantine": 2, "availability": "alternating"},

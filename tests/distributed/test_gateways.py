@@ -95,7 +95,7 @@ def test_gateways_are_the_first_to_go_and_have_limits() -> None:
         for process in keeper_of(star).children():
             assert Path(f"/proc/{process.pid}/oom_score_adj").read_text().strip() == "1000"
             limits = Path(f"/proc/{process.pid}/limits").read_text()
-            held = int(re.search(r"Max data size +(\S+)", limits)[1])  # type: ignore[index]
+            held = int(re.search(r"Max data size +(\S+)", limits)[1])
             used = data_of(process)
             assert (
                 used
@@ -108,7 +108,7 @@ def test_gateways_are_the_first_to_go_and_have_limits() -> None:
 
 def data_of(process: psutil.Process) -> int:
     """Return the bytes that count towards a process's limit."""
-    return int(re.search(r"VmData:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())[1]) * 1024  # type: ignore[index]
+    return int(re.search(r"VmData:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())[1]) * 1024
 
 
 def test_what_a_worker_makes_its_gateway_hold_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,12 +33,12 @@ def test_a_worker_with_other_data_is_named_with_the_difference(tmp_path):
             )
             for rank in range(3)
         ]
-        assert jobs[2].wait(120) == 2, [job.output for job in jobs]
+        assert jobs[2].wait(120) == 2, [started.output for started in jobs]
         last = jobs[2].output.strip().splitlines()[-1]
         assert re.search(r"worker 2: its data has 9 features, the server's 10; give every rank", last), last
         assert "Traceback" not in jobs[2].output
-        for job in jobs:
-            job.kill_all()
+        for started in jobs:
+            started.kill_all()
 
 
 def said(job, words, patience=60):

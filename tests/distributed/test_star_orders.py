@@ -4,6 +4,7 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from byzdist.errors import RunError
 from byzdist.storage.checkpoint import read, rounds
 from byzdist.storage.saving import ServerSaver
 from byzdist.transport.base import Resume, Save
-from byzdist.transport.star.link import LinkLost
+from byzdist.transport.star.link import Link, LinkLost
 from byzdist.transport.wire import Header, Stage
 from tests.support.star import (
     ONES,
@@ -89,12 +90,17 @@ def test_workers_save_or_fail() -> None:
         assert [entry[:2] for entry in star.server.position(5)["workers"]] == [[2, 1], [3, 1], [4, 1]]
 
 
+def fail_to_save(link: Link) -> None:
+    link.receive(REQUEST)
+    link.send(answer(5, Stage.FAILED))
+
+
 def test_parts_that_most_workers_cannot_save_are_nobodys_offence() -> None:
     with Star(shape_of(3)) as star:
         star.start_honest(1)
         links = {rank: enter_in(star, rank) for rank in (2, 3)}
         for link in links.values():
-            star.start(lambda link=link: (link.receive(REQUEST), link.send(answer(5, Stage.FAILED))))
+            star.start(partial(fail_to_save, link))
         star.server.save(Save(5, 0))
         until(star, lambda: not star.server.unsaved())
         assert star.server.end_save() == [2, 3]
@@ -124,7 +130,7 @@ def test_no_worker_keeps_a_run_from_having_checkpoints(conduct: str, tmp_path: P
         settings = Checkpoints(every=1, minutes="none", keep=9)
         saver = ServerSaver(tmp_path, "a run", settings, {}, star.server, lambda: None)
         for round_ in (1, 2, 3):
-            until(star, lambda round_=round_: round_ == 3 or not star.server.members.workers[3].state)
+            until(star, lambda: round_ == 3 or not star.server.members.workers[3].state)  # noqa: B023
             began = time.monotonic()
             while round_ not in rounds(tmp_path):
                 assert saver.after(round_, lambda: ({"x": ONES}, {})) is None

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import psutil
 import pytest
@@ -111,7 +112,7 @@ def test_a_store_that_dies_comes_back_at_the_same_place_and_a_worker_joins_later
         for _ in range(3):
             (now,) = [it for it in processes() if it.pid != keeper.pid]
             now.send_signal(signal.SIGKILL)
-            until(lambda now=now: [it for it in processes() if it.pid not in (keeper.pid, now.pid)])
+            until(lambda: [it for it in processes() if it.pid not in (keeper.pid, now.pid)])  # noqa: B023
         assert torch.equal(values(star.ask(full=True)[0]), truth(star, 0, full=True))
         star.start_honest(2)
         star.joined(2)
@@ -147,7 +148,7 @@ def test_the_store_dies_with_its_server() -> None:
 
 def poison(rank: int, stop: threading.Event) -> None:
     """Overwrite whatever is there, again and again, with what is nearly right."""
-    mine = connect(10)
+    mine: Any = connect(10)  # the stub of torch knows only of strings
     old = WorkerSide(KEY)
     replayed = ServerSide(KEY, old.hello, link.welcome("an earlier attempt", "{}")).answer
     while not stop.is_set():

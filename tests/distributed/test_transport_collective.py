@@ -12,7 +12,7 @@ import torch.distributed as dist
 from byzdist.errors import RunError
 from byzdist.rounds import Round
 from byzdist.torch_private import PrefixStore
-from byzdist.transport.base import Reply, Request, Save
+from byzdist.transport.base import Received, Reply, Request, Save
 from byzdist.transport.collective.group import open_group
 from byzdist.transport.collective.server import CollectiveServer
 from byzdist.transport.collective.worker import CollectiveWorker
@@ -61,11 +61,16 @@ def serve(port, shape, rank, delay):
     open_group(PrefixStore("group", connect(30)), rank, shape.workers + 1, shape.device)
     if delay is None:
         time.sleep(60)
+
+    def ones(payload):
+        payload.fill_(1)
+
     worker = CollectiveWorker(shape)
     while (received := worker.receive()) is not None:
         if isinstance(received, Save):
             worker.answer(received, Stage.FAILED)
             continue
+        assert isinstance(received, Received)
         for client in received.round.cohort[received.round.cohort % shape.workers + 1 == rank].tolist():
             time.sleep(delay)
             payload = worker.room(8 * shape.dimension).fill_(1)

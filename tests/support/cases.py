@@ -16,7 +16,7 @@ BASE: dict[str, Any] = {
     "device": "cpu",
     "dtype": "float64",
 }
-ATTACKS = {
+ATTACKS: dict[str, dict[str, Any]] = {
     "none": {},
     "bit_flip": {},
     "label_flip": {},
@@ -54,7 +54,7 @@ def case(
 
 
 def _cases() -> dict[str, dict[str, Any]]:
-    full = {"name": "byz_vr_marina", "cohort": None, "clip": None}
+    full: dict[str, Any] = {"name": "byz_vr_marina", "cohort": None, "clip": None}
     cases = {f"attack {name}": case(name) for name in ATTACKS}
     cases |= {f"attack {name}, rand_k": case(name, RAND_K) for name in ATTACKS}
     for name in (*MARINAS, *ESTIMATES):
@@ -72,7 +72,7 @@ def _cases() -> dict[str, dict[str, Any]]:
     cases["byz_vr_marina"] = case("bit_flip", **full)
     cases["byz_vr_marina, rand_k"] = case("alie", RAND_K, **full)
     cases["byz_vr_marina, full_batch"] = case("mimic", full_batch=20, **full)
-    growing = {"clip_growth": 1.0, "clip": 5.0, "p": 0.02}
+    growing: dict[str, Any] = {"clip_growth": 1.0, "clip": 5.0, "p": 0.02}
     cases["byz_vr_marina_pp, capped"] = case("bit_flip", **growing)
     cases["momentum_sgd, capped"] = case("gaussian", name="momentum_sgd", **growing)
     cases["byz_vr_marina_pp, capped absolutely"] = case("gaussian", clip_max=0.05)

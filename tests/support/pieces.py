@@ -24,12 +24,6 @@ class ErrorFeedback(Compressor):
     def __init__(self, *, count: Annotated[int, Ge(1)] = 4) -> None:
         self._count = count
 
-    def omega(self, dimension: int) -> float:
-        return dimension / self._count - 1
-
-    def bound(self, dimension: int) -> float:
-        return dimension / self._count
-
     def nonzeros(self, dimension: int) -> float:
         return float(self._count)
 

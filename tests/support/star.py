@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,7 +110,9 @@ class Star:
         ids = np.arange(self.shape.clients) if cohort is None else np.array(cohort)
         server.send(Request(Round(self.round, 0, full, ids), 8 * self.shape.dimension, not full))
         self.replies = server.collect(deadline)
-        missing = {client: Missing(reason) for client, reason in self.replies.missing.items()}
+        missing: dict[int, Tensor | Missing] = {
+            client: Missing(reason) for client, reason in self.replies.missing.items()
+        }
         return dict(sorted({**self.replies.payloads, **missing}.items()))
 
     def joined(self, *ranks: int, patience: float = 10.0) -> None:
@@ -167,7 +170,7 @@ def enter(rank: int) -> Link:
     return joined.link
 
 
-def reply(round_: int, client: int, payload: Tensor, **header: int) -> Tensor:
+def reply(round_: int, client: int, payload: Tensor, **header: Any) -> Tensor:
     """Return a well-formed reply, but for what ``header`` changes."""
     message = torch.cat([torch.zeros(64, dtype=torch.uint8), payload.view(torch.uint8)])
     fields = {"length": payload.nbytes, "checksum": checksum(payload.view(torch.uint8)), "kind": Kind.REPLY, **header}

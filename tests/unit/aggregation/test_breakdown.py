@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from byzdist.aggregation import RULES, Aggregator, Facts, aggregate, max_byzantine
+from byzdist.aggregation.engine import Named
 from byzdist.aggregation.rules import Rule
 from byzdist.errors import ConfigError
 
@@ -17,7 +18,15 @@ ROBUST = [
     for name in RULES
     if name not in ("mean", "cge")
 ]
-CHAINS = [[], ["nnm"], ["arc"], [BUCKETS], [BUCKETS, "nnm"], ["nnm", BUCKETS], [{"name": "clip", "threshold": 99.0}]]
+CHAINS: list[list[Named]] = [
+    [],
+    ["nnm"],
+    ["arc"],
+    [BUCKETS],
+    [BUCKETS, "nnm"],
+    ["nnm", BUCKETS],
+    [{"name": "clip", "threshold": 99.0}],
+]
 
 
 @pytest.mark.parametrize(

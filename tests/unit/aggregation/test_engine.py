@@ -8,12 +8,14 @@ from byzdist.aggregation import PRE, RULES, Aggregator, aggregate, gram
 from byzdist.aggregation import engine as engine_module
 from byzdist.aggregation import vectors as vectors_module
 from byzdist.aggregation.coordinate import coordinate_median, meamed, trimmed_mean
-from byzdist.aggregation.kernels import native, native_columns, native_products, traced
+from byzdist.aggregation.engine import Named
+from byzdist.aggregation.kernels import native, native_products, traced
 from byzdist.aggregation.rules import minority
 from byzdist.errors import ConfigError
+from tests.support.standins import failing, watched
 
 NAMED = [{"name": "ctma", "rule": "trimmed_mean"} if r == "ctma" else {"name": r} for r in RULES]
-CHAIN = [{"name": "clip", "threshold": 30.0}, "arc", "nnm", {"name": "bucketing", "size": 2}]
+CHAIN: list[Named] = [{"name": "clip", "threshold": 30.0}, "arc", "nnm", {"name": "bucketing", "size": 2}]
 every_rule = pytest.mark.parametrize("rule", NAMED, ids=lambda r: r["name"])
 
 
@@ -134,15 +136,14 @@ def test_rows_that_require_a_gradient_are_aggregated_without_one(rule, pre):
 @pytest.mark.parametrize("pre", [[], CHAIN, CHAIN[:2], ["bucketing", "arc"]], ids=["alone", "chain", "clip", "mean"])
 @pytest.mark.parametrize("offset", [0.0, 30.0])
 def test_every_rule_with_any_chain_passes_over_the_data_at_most_twice(rule, pre, offset, monkeypatch):
-    read, tile = [], vectors_module.Vectors.tile
-    monkeypatch.setattr(vectors_module.Vectors, "tile", lambda self, a, b: read.append(b - a) or tile(self, a, b))
     monkeypatch.setattr(gram, "CACHED", 0)  # of so few numbers, a third look would be none at the memory
     d = 20_000
     V = rows(13, d, torch.float32) + offset
-    Aggregator(rule, pre)(V, f=1, clip=1e3, generator=seeded())
+    with watched(vectors_module.Vectors, "tile") as tiles:
+        Aggregator(rule, pre)(V, f=1, clip=1e3, generator=seeded())
     # around a column rule, ctma has to write that rule's result, to measure distances to it, and to average
     most = 4 if rule["name"] == "ctma" else 2
-    assert 0 < sum(read) <= most * d
+    assert 0 < sum(stop - start for _, start, stop in tiles) <= most * d
 
 
 @pytest.mark.parametrize("n", [5, 300])
@@ -178,10 +179,10 @@ def test_zeros_have_one_sign():
         (lambda V: aggregate(V.int(), "mean"), "V: n x d"),
         (lambda V: aggregate(V, "mean", f=-1), "f: -1"),
         (lambda V: aggregate(V, "mean", f=1.5), "f: 1.5 of 5 rows"),
-        (lambda V: aggregate(V, "mean", f="1"), "f: '1' of 5 rows"),
+        (lambda V: aggregate(V, "mean", f="1"), "f: '1' of 5 rows"),  # type: ignore[arg-type]
         (lambda V: aggregate(V, "mean", f=float("nan")), "f: nan of 5 rows"),
         (lambda V: aggregate(V, "mean", f=True), "f: True of 5 rows"),
-        (lambda V: aggregate(V, "mean", nonfinite="trust"), "nonfinite: error or drop"),
+        (lambda V: aggregate(V, "mean", nonfinite="trust"), "nonfinite: error or drop"),  # type: ignore[arg-type]
         (lambda V: aggregate([], "mean"), "V: n x d"),
         (lambda V: aggregate([[1.0, 2.0], [3.0]], "mean"), "V: n x d numbers are needed"),
         (lambda V: aggregate("rows", "mean"), "V: n x d numbers are needed"),
@@ -213,11 +214,7 @@ def test_every_rule_and_step_says_what_it_is():
     assert all(PRE.describe(name).endswith(".") for name in PRE)
 
 
-def test_many_rows_of_a_rule_without_inner_products_build_no_square_matrix(monkeypatch):
-    def forbidden(vectors):
-        raise AssertionError("inner products of 3000 rows")
-
-    monkeypatch.setattr("byzdist.aggregation.gram.geometry", forbidden)
+def test_many_rows_of_a_rule_without_inner_products_build_no_square_matrix():
     V = rows(3000, 6)
     pre = [{"name": "bucketing", "size": 10}]
     order = seeded().permutation(3000)
@@ -225,7 +222,8 @@ def test_many_rows_of_a_rule_without_inner_products_build_no_square_matrix(monke
         ("mean", V.mean(0)),
         ("coordinate_median", V[order].view(300, 10, 6).mean(1).quantile(0.5, dim=0)),
     ):
-        torch.testing.assert_close(aggregate(V, rule, pre=pre, f=3, generator=seeded()), expected)
+        with failing(gram, "geometry", AssertionError("inner products of 3000 rows")):
+            torch.testing.assert_close(aggregate(V, rule, pre=pre, f=3, generator=seeded()), expected)
 
 
 compiled = pytest.mark.skipif(not native.is_possible(), reason="needs a C compiler")
@@ -241,10 +239,10 @@ def test_without_a_compiler_the_eager_path_does_the_work_and_that_is_said_once(m
 
 @compiled
 def test_what_the_compiler_complains_of_is_passed_on(monkeypatch, caplog):
-    monkeypatch.setattr(native_columns, "_LOOP", "no program\n")
+    monkeypatch.setenv("CC", "cc -include /nowhere/header.h")
     aggregator, V = Aggregator("coordinate_median", compile=True), rows(6, 30)
     assert torch.equal(aggregator(V).vector, aggregate(V, "coordinate_median"))
-    assert "error" in caplog.text and "no program" not in caplog.messages[0].partition("error")[0]
+    assert "/nowhere/header.h: No such file" in caplog.text and "void" not in caplog.text, "its words, not the program"
 
 
 @compiled
@@ -322,13 +320,12 @@ def test_sums_beyond_the_range_of_the_numbers_go_the_eager_path(rule):
 
 @compiled
 @pytest.mark.parametrize("columns, compiles", [(1000, False), (100_000, True)])
-def test_by_itself_only_what_is_large_is_compiled(columns, compiles, monkeypatch):
+def test_by_itself_only_what_is_large_is_compiled(columns, compiles):
     aggregator = Aggregator("trimmed_mean", compile="auto")
     aggregator(rows(6, columns), f=1)
     assert bool(aggregator._compiler._loops) == compiles
-    made, make_loop = [], native_products.make_loop
-    monkeypatch.setattr(native_products, "make_loop", lambda dtype: made.append(dtype) or make_loop(dtype))
-    Aggregator("krum", compile="auto")(rows(6, columns), f=1)
+    with watched(native_products, "make_loop") as made:
+        Aggregator("krum", compile="auto")(rows(6, columns), f=1)
     assert bool(made) == compiles
 
 

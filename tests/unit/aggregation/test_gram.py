@@ -6,6 +6,7 @@ import torch
 
 from byzdist.aggregation import Aggregator, aggregate
 from byzdist.aggregation import gram as gram_module
+from byzdist.aggregation import vectors as vectors_module
 from byzdist.aggregation.geometry import Geometry
 from byzdist.aggregation.kernels import native
 from byzdist.aggregation.kernels.compiled import Loops
@@ -14,6 +15,7 @@ from byzdist.aggregation.kernels.native_sums import make_sums
 from byzdist.aggregation.points import Points
 from byzdist.aggregation.rules import uniform
 from byzdist.aggregation.vectors import Vectors, Workspace
+from tests.support.standins import watched
 
 
 def true_squares(V):
@@ -136,8 +138,6 @@ def test_no_row_makes_itself_the_frame_in_which_the_others_are_seen(case):
 
 
 def test_sampling_is_repaired_at_the_cost_of_one_pass_and_honest_rows_pay_none(monkeypatch):
-    calls, seen_from = [], gram_module._seen_from
-    monkeypatch.setattr(gram_module, "_seen_from", lambda *a: calls.append(a) or seen_from(*a))
     monkeypatch.setattr(gram_module, "CACHED", 0)
     for V, most in (
         (on_sampled_rows()[0], 2),
@@ -145,8 +145,8 @@ def test_sampling_is_repaired_at_the_cost_of_one_pass_and_honest_rows_pay_none(m
         (rows(20, 9000).float() + 30, 1),
         (near(9000)[0], 1),
     ):
-        calls.clear()
-        squares(V)
+        with watched(gram_module, "_seen_from") as calls:
+            squares(V)
         assert sum(len(points) == len(V) + 1 for _, points, *_ in calls) == most
 
 
@@ -157,16 +157,14 @@ def test_small_rows_beside_a_large_one():
     np.testing.assert_allclose(squares(V), true_squares(V), rtol=1e-5)
 
 
-def test_copies_and_zeros_do_not_need_float64(monkeypatch):
+def test_copies_and_zeros_do_not_need_float64():
     V = rows(9, 20_000).float()
     V[3] = V[4] = 0.0
     V[5] = V[6]
-    kinds, inner_products = [], gram_module._inner_products
-    monkeypatch.setattr(gram_module, "_inner_products", lambda *a: kinds.append(a[-1]) or inner_products(*a))
     for offset in (0.0, 30.0):
-        kinds.clear()
-        squares(V + offset)
-        assert kinds[0] == torch.float32 and len(kinds) <= 1 + 2
+        with watched(gram_module, "_inner_products") as calls:
+            squares(V + offset)
+        assert calls[0][-1] == torch.float32 and len(calls) <= 1 + 2
 
 
 @pytest.mark.parametrize("size", [1e150, 1e200])
@@ -183,7 +181,7 @@ def test_a_gpu_multiplies_in_full_float32_and_gets_its_setting_back():
     try:
         for allowed in (True, False):
             settings.allow_tf32 = allowed
-            with gram_module.full_precision(torch.device("cuda")):
+            with vectors_module.full_precision(torch.device("cuda")):
                 assert not settings.allow_tf32
             assert settings.allow_tf32 == allowed
     finally:

@@ -2,12 +2,14 @@
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from byzdist.aggregation import PRE, RULES, Aggregator, aggregate
+from byzdist.aggregation.engine import Named
 from byzdist.errors import ConfigError
 
 
@@ -96,7 +98,7 @@ def medoid(X):
     return X[np.median(((X[:, None] - X[None]) ** 2).sum(2), axis=1).argmin()]
 
 
-TEXTBOOK = {
+TEXTBOOK: dict[str, tuple[Named, Any]] = {
     "mean": ("mean", lambda X, f: X.mean(0)),
     "coordinate_median": ("coordinate_median", textbook_median),
     "trimmed_mean": ("trimmed_mean", textbook_trimmed_mean),
@@ -155,7 +157,7 @@ def textbook_arc(X, f):
     return clipped(X, norms[len(X) - k - 1])
 
 
-STEPS = {
+STEPS: dict[str, tuple[Named, Any]] = {
     "clip": ({"name": "clip", "threshold": 3.0}, lambda X, f: clipped(X, 3.0)),
     "arc": ("arc", textbook_arc),
     "nnm": ("nnm", lambda X, f: np.array([near(X, x, f) for x in X])),

@@ -71,7 +71,7 @@ def test_a_mix_is_by_client_and_round() -> None:
 def test_one_attack_is_everyones() -> None:
     checked = config({"name": "ipm", "epsilon": 0.5})
     (entry,) = assignments(checked.attacks, checked.clients.bad)
-    assert [client for client in range(9) if entry.covers(client, 17)] == [5, 6, 7, 8]
+    assert [client for client in range(9) if entry.covers(client, Round(17, 0))] == [5, 6, 7, 8]
     assert entry.has("omniscient") and not entry.has("on_wire")
 
 

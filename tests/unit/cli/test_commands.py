@@ -198,8 +198,15 @@ def test_check_refuses_what_can_be_seen_only_with_the_data(tmp_path, capsys):
 # byzdist new
 
 
-def test_what_is_written_to_begin_with_runs_as_it_is_and_learns(tmp_path, capsys, caplog, monkeypatch):
-    monkeypatch.setattr("sys.path", [*sys.path])
+@pytest.fixture
+def kept_path():
+    """Modules are looked for where they were before, once the test is over."""
+    before = [*sys.path]
+    yield
+    sys.path[:] = before
+
+
+def test_what_is_written_to_begin_with_runs_as_it_is_and_learns(tmp_path, capsys, caplog, kept_path):
     folder = tmp_path / "a" / "mine"
     assert main(["new", str(folder)]) == 0
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
@@ -235,8 +242,7 @@ def test_the_quickstart_that_comes_along_is_the_one_of_the_readme():
     ).read_text()
 
 
-def test_a_run_can_be_evaluated_from_the_folder_of_its_module(tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.path", [*sys.path])
+def test_a_run_can_be_evaluated_from_the_folder_of_its_module(tmp_path, monkeypatch, kept_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine_of_here.py").write_text(
         "import torch\ndef net(feature_shape, classes): return torch.nn.Linear(feature_shape[0], classes)\n"
@@ -246,8 +252,7 @@ def test_a_run_can_be_evaluated_from_the_folder_of_its_module(tmp_path, monkeypa
     assert load("run/config.yaml").model.name == "mine_of_here:net"
 
 
-def test_a_module_beside_the_configuration_never_hides_an_installed_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.path", [*sys.path])
+def test_a_module_beside_the_configuration_never_hides_an_installed_one(tmp_path, kept_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({**BASE, "model": "json:nothing"}))
     (tmp_path / "json.py").write_text("def nothing(feature_shape, classes): ...\n")
     with pytest.raises(ConfigError, match="cannot import 'json:nothing'"):

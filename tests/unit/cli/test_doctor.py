@@ -10,7 +10,7 @@ import torch
 from byzdist.cli import doctor
 from byzdist.cli import main as cli
 from byzdist.cli.doctor import Finding
-from byzdist.transport.star.link import address_towards
+from byzdist.transport.sockets import address_towards
 
 
 def test_a_healthy_host_has_no_error(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,14 +51,13 @@ def test_the_own_address_is_the_one_on_the_way_to_the_server() -> None:
 @pytest.mark.parametrize(
     ("address", "level"), [("10.1.2.3", "ok"), ("127.0.1.1", "warning"), ("::1", "warning"), (None, "warning")]
 )
-def test_host_names(monkeypatch: pytest.MonkeyPatch, address: str | None, level: str) -> None:
+def test_host_names(address: str | None, level: str) -> None:
     def look_up(*_: object, **__: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
         if address is None:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (address, 0))]
 
-    monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    found = doctor.check_host_name({})
+    found = doctor.check_host_name({}, look_up)
     assert found.level == level
     assert bool(found.remedy) == (level != "ok")
 
@@ -85,10 +84,10 @@ def test_ports(tmp_path: Path, text: str, level: str) -> None:
     assert doctor.check_ports({}, tmp_path / "range").level == level
 
 
-def test_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_files() -> None:
     for soft, level in ((256, "warning"), (65536, "ok"), (resource.RLIM_INFINITY, "ok")):
-        monkeypatch.setattr(resource, "getrlimit", lambda _, soft=soft: (soft, 65536))
-        assert doctor.check_open_files({}).level == level
+        assert doctor.check_open_files({}, (soft, 65536)).level == level
+    assert f"at most {resource.getrlimit(resource.RLIMIT_NOFILE)[0]}" == doctor.check_open_files({}).found
 
 
 def test_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,10 +103,9 @@ def test_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert missing.level == "error"
 
 
-def test_a_torch_that_lacks_what_is_used_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torch_that_lacks_what_is_used_of_it() -> None:
     assert doctor.check_torch({}).level == "ok"
-    monkeypatch.setattr("byzdist.torch_private.gone", lambda: ["Work.wait"])
-    found = doctor.check_torch({})
+    found = doctor.check_torch({}, lambda: ["Work.wait"])
     assert found.level == "error" and found.found.endswith("lacks Work.wait")
 
 
@@ -115,10 +113,8 @@ def test_gpus_that_torch_cannot_use(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert doctor.check_gpu({}, tmp_path).level == "ok"
     (tmp_path / "nvidia0").touch()
-    monkeypatch.setattr(torch.version, "cuda", None)
-    assert "CPU build" in doctor.check_gpu({}, tmp_path).found
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    assert "CUDA_VISIBLE_DEVICES=''" in doctor.check_gpu({"CUDA_VISIBLE_DEVICES": ""}, tmp_path).remedy
+    assert "CPU build" in doctor.check_gpu({}, tmp_path, None).found
+    assert "CUDA_VISIBLE_DEVICES=''" in doctor.check_gpu({"CUDA_VISIBLE_DEVICES": ""}, tmp_path, "13.0").remedy
 
 
 def test_memory_is_what_the_container_may_use(tmp_path: Path) -> None:

@@ -2,42 +2,43 @@
 
 import errno
 import os
+import re
 import stat
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from byzdist.host import caching
 from byzdist.host.caching import cache_folder, cache_folders, make_cache, own_file
 from byzdist.problem import data
 from byzdist.problem.data import DATASETS, prepare
 from byzdist.runtime.identity import claim
-from byzdist.storage import folder
-from tests.unit.host.test_files import failing
+from byzdist.storage.folder import new_folder
+from tests.support.standins import failing, registered
 from tests.unit.storage.test_folder import experiment
 
 
 @pytest.fixture
 def temporary(tmp_path, monkeypatch):
     """The folder of this user's among the temporary ones, which are elsewhere than usual."""
-    caching._say.cache_clear()
     (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(caching.tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     monkeypatch.setenv("BYZDIST_CACHE", str(tmp_path / "cache"))
     return tmp_path / "temporary" / f"byzdist-{os.getuid()}"
 
 
 @pytest.fixture
-def calls(monkeypatch):
+def calls():
     made = []
 
     def counted():
         made.append(1)
         return np.arange(20.0).reshape(10, 2), np.arange(10) % 2
 
-    monkeypatch.setitem(DATASETS._entries, "counted", counted)
-    return made
+    with registered(DATASETS, counted=counted):
+        yield made
 
 
 def load():
@@ -47,68 +48,49 @@ def load():
     return found
 
 
-def file_in_the_way(cache, monkeypatch):
-    cache.write_text("")
-
-
-def no_rights(cache, monkeypatch):
-    deny(monkeypatch, prepare, cache, errno.EACCES)
-
-
-def read_only(cache, monkeypatch):
-    deny(monkeypatch, prepare, cache, errno.EROFS)
-
-
-def full(cache, monkeypatch):
-    deny(monkeypatch, prepare, cache, errno.ENOSPC)
-
-
-def deny(monkeypatch, module, cache, number):
+def denied(cache, number):
     """Have the system refuse to make anything in a folder."""
-    true_mkdtemp = module.tempfile.mkdtemp
-
-    def mkdtemp(*, prefix, dir):
-        if cache in Path(dir).parents:
-            failing(number)()
-        return true_mkdtemp(prefix=prefix, dir=dir)
-
-    monkeypatch.setattr(module.tempfile, "mkdtemp", mkdtemp)
+    return failing(tempfile, "mkdtemp", number, when=lambda prefix, dir: cache in Path(dir).parents)
 
 
-@pytest.mark.parametrize("obstacle", [file_in_the_way, no_rights, read_only, full])
-def test_where_a_cache_cannot_be_written_a_temporary_one_serves(
-    tmp_path, temporary, calls, monkeypatch, caplog, obstacle
-):
-    obstacle(tmp_path / "cache", monkeypatch)
-    for _ in range(3):
-        assert isinstance(load().features, np.memmap)
+@contextmanager
+def file_in_the_way(cache, _):
+    cache.write_text("")
+    yield
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "number"),
+    [(file_in_the_way, 0), (denied, errno.EACCES), (denied, errno.EROFS), (denied, errno.ENOSPC)],
+)
+def test_where_a_cache_cannot_be_written_a_temporary_one_serves(tmp_path, temporary, calls, caplog, obstacle, number):
+    with obstacle(tmp_path / "cache", number):
+        for _ in range(3):
+            assert isinstance(load().features, np.memmap)
     assert len(calls) == 1 and list(temporary.glob("data/counted-*/features.npy"))
     (message,) = caplog.messages
     assert str(tmp_path / "cache") in message and "set BYZDIST_CACHE" in message
     assert stat.S_IMODE(temporary.stat().st_mode) == 0o700
 
 
-def test_where_nothing_can_be_kept_memory_serves(tmp_path, temporary, calls, monkeypatch, caplog):
-    full(tmp_path, monkeypatch)
-    load()
-    load()
+def test_where_nothing_can_be_kept_memory_serves(tmp_path, temporary, calls, caplog):
+    with denied(tmp_path, errno.ENOSPC):
+        load()
+        load()
     assert len(calls) == 2 and len(caplog.messages) == 2  # of each folder, once
     assert not list(tmp_path.rglob("*.npy")) and not list(tmp_path.rglob("counted-*.*[!k]"))
 
 
-def test_a_full_disk_leaves_nothing_half_written(tmp_path, temporary, calls, monkeypatch):
-    monkeypatch.setattr(prepare.np, "save", failing(errno.ENOSPC))
-    load()
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, temporary, calls):
+    with failing(np, "save", errno.ENOSPC):
+        load()
     assert not [path for path in tmp_path.rglob("counted-*") if path.is_dir()]
 
 
-def test_what_another_user_has_prepared_is_used_where_it_may_only_be_read(
-    tmp_path, temporary, calls, monkeypatch, caplog
-):
+def test_what_another_user_has_prepared_is_used_where_it_may_only_be_read(tmp_path, temporary, calls, caplog):
     load()
-    for module in (prepare, caching):
-        monkeypatch.setattr(module, "make_cache", failing(errno.EACCES))
-    assert isinstance(load().features, np.memmap) and len(calls) == 1 and not caplog.messages
+    with failing(prepare, "make_cache", errno.EACCES), failing(os, "mkdir", errno.EACCES):
+        assert isinstance(load().features, np.memmap) and len(calls) == 1 and not caplog.messages
 
 
 def test_users_who_share_a_folder_can_read_what_the_other_has_prepared(tmp_path, temporary, calls):
@@ -120,11 +102,11 @@ def test_users_who_share_a_folder_can_read_what_the_other_has_prepared(tmp_path,
     assert all(path.stat().st_mode & stat.S_IROTH for path in prepared.iterdir())
 
 
-def test_a_mode_that_cannot_be_changed_is_left(tmp_path, temporary, calls, monkeypatch, caplog):
-    monkeypatch.setattr(type(tmp_path), "chmod", failing(errno.EPERM))
-    load()
-    assert list(tmp_path.glob("cache/data/counted-*/features.npy")) and not caplog.messages
-    found = claim(tmp_path / "run", experiment(), resume=False)
+def test_a_mode_that_cannot_be_changed_is_left(tmp_path, temporary, calls, caplog):
+    with failing(Path, "chmod", errno.EPERM):
+        load()
+        assert list(tmp_path.glob("cache/data/counted-*/features.npy")) and not caplog.messages
+        found = claim(tmp_path / "run", experiment(), resume=False)
     found.lock.release()
 
 
@@ -145,12 +127,8 @@ def test_what_others_put_into_a_shared_cache_is_not_taken_for_data(tmp_path, tem
 
 def test_a_user_without_a_home_has_a_cache_among_the_temporary_folders(tmp_path, temporary, monkeypatch):
     monkeypatch.delenv("BYZDIST_CACHE")
-    monkeypatch.setattr(Path, "home", failing_home)
-    assert cache_folder() == temporary and cache_folders() == [temporary]
-
-
-def failing_home():
-    raise RuntimeError("Could not determine home directory.")
+    with failing(Path, "home", RuntimeError("Could not determine home directory.")):
+        assert cache_folder() == temporary and cache_folders() == [temporary]
 
 
 def test_a_home_that_is_not_there_and_cannot_be_made_does_no_harm(tmp_path, temporary, calls, monkeypatch, caplog):
@@ -186,17 +164,17 @@ def test_a_temporary_folder_that_others_may_have_put_there_is_not_used(tmp_path,
         make_cache(temporary)
 
 
-def test_where_there_is_no_temporary_folder_at_all_memory_serves(tmp_path, temporary, calls, monkeypatch, caplog):
-    monkeypatch.setattr(caching.tempfile, "gettempdir", failing_gettempdir)
-    monkeypatch.setattr(caching, "_own_temporary_folder", lambda: tmp_path / "file" / "below")
-    (tmp_path / "file").write_text("")
-    file_in_the_way(tmp_path / "cache", monkeypatch)
-    load()
-    assert len(caplog.messages) == 2
+def test_where_there_is_no_temporary_folder_at_all_memory_serves(tmp_path, temporary, calls, caplog):
+    (tmp_path / "cache").write_text("")
+    none = FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+    with failing(tempfile, "gettempdir", none), failing(Path, "mkdir", errno.EROFS, when=own_temporary_folder):
+        load()
+    assert len(calls) == 1 and not list(tmp_path.rglob("*.npy"))
+    assert [message.split()[0] for message in caplog.messages] == [str(tmp_path / "cache"), f"/tmp/{temporary.name}"]
 
 
-def failing_gettempdir():
-    raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+def own_temporary_folder(path, **_):
+    return path.name == f"byzdist-{os.getuid()}"
 
 
 def test_a_file_of_ones_own_stays_and_is_nobody_elses(tmp_path, temporary):
@@ -205,34 +183,40 @@ def test_a_file_of_ones_own_stays_and_is_nobody_elses(tmp_path, temporary):
     assert path.parent == tmp_path / "cache" and stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_two_users_of_a_cache_have_a_file_each(tmp_path, temporary, monkeypatch):
+def test_two_users_of_a_cache_have_a_file_each(tmp_path, temporary):
     first = own_file("secret", b"first")
-    monkeypatch.setattr(caching.os, "getuid", lambda: os.stat(first).st_uid + 1)
-    monkeypatch.setattr(caching, "make_cache", lambda folder: folder.mkdir(exist_ok=True))
+    os.chown(first, os.getuid() + 1, -1) if os.getuid() == 0 else pytest.skip("needs root")
     second = own_file("secret", b"second")
     assert second != first and second.read_bytes() == b"second" and first.read_bytes() == b"first"
 
 
 @pytest.mark.parametrize("count", [3, 12])
-def test_runs_of_one_name_that_start_in_one_second_get_a_folder_each(tmp_path, monkeypatch, count):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(folder.time, "strftime", lambda _: "20260101-000000")
-    made = [claim(None, experiment(), resume=False) for _ in range(count)]
-    names = [run.path.name for run in made]
+def test_runs_of_one_name_that_start_in_one_second_get_a_folder_each(tmp_path, count):
+    made = [new_folder(tmp_path / "runs" / "case-20260101-000000") for _ in range(count)]
+    names = [path.name for path in made]
     assert names[:3] == ["case-20260101-000000", "case-20260101-000000_2", "case-20260101-000000_3"]
     assert len(set(names)) == count
-    for run in made:
+    for path in made:
+        claim(path, experiment(), resume=False).lock.release()
+
+
+def test_a_run_without_a_folder_gets_one_that_is_named_after_it_and_the_time(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # one second may have passed, or not
+        run = claim(None, experiment(), resume=False)
+        assert re.fullmatch(r"runs/case-\d{8}-\d{6}(_2)?", str(run.path))
         run.lock.release()
         claim(run.path, experiment(), resume=False).lock.release()  # the server, after the launcher
+    assert len(list(Path("runs").iterdir())) == 2
 
 
-def test_names_that_differ_in_case_alone_share_nothing_on_a_file_system_that_sees_none(
-    tmp_path, temporary, monkeypatch
-):
-    for name, value in (("Mine", 1.0), ("mine", 2.0)):
-        monkeypatch.setitem(DATASETS._entries, name, lambda value=value: (np.full((4, 2), value), np.arange(4) % 2))
-    for _ in range(2):  # from the function, and from the cache
-        assert [data.load({"name": name}).features[0, 0] for name in ("Mine", "mine")] == [1.0, 2.0]
+def test_names_that_differ_in_case_alone_share_nothing_on_a_file_system_that_sees_none(tmp_path, temporary):
+    def mine(value):
+        return lambda: (np.full((4, 2), value), np.arange(4) % 2)
+
+    with registered(DATASETS, Mine=mine(1.0), mine=mine(2.0)):
+        for _ in range(2):  # from the function, and from the cache
+            assert [data.load({"name": name}).features[0, 0] for name in ("Mine", "mine")] == [1.0, 2.0]
     names = {path.name.lower() for path in (tmp_path / "cache" / "data").iterdir() if path.is_dir()}
     assert len(names) == 2
 

@@ -7,10 +7,12 @@ import socket
 import stat
 import threading
 import time
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
-from byzdist.host import files, locks
+from byzdist.host import files
 from byzdist.host.files import (
     create_once,
     make_folder,
@@ -24,6 +26,7 @@ from byzdist.host.files import (
     write_text,
 )
 from byzdist.host.locks import Held, Lock
+from tests.support.standins import failing
 
 
 @pytest.fixture
@@ -96,7 +99,7 @@ def test_links_that_users_name_are_followed_to_plain_files_only(tmp_path, victim
         with pytest.raises(OSError, match="FIFO"):
             read_bytes(tmp_path / name, follow=True)
     with pytest.raises(OSError, match="device"):
-        read_bytes("/dev/zero", follow=True)
+        read_bytes(Path("/dev/zero"), follow=True)
 
 
 def test_more_than_is_wanted_is_refused_without_being_read(tmp_path):
@@ -150,36 +153,26 @@ def test_a_folder_that_is_a_link_is_none_of_the_runs(tmp_path):
     make_folder(tmp_path / "real")
 
 
-def failing(number):
-    def fail(*_, **__):
-        raise OSError(number, os.strerror(number))
-
-    return fail
-
-
 LACKING = [errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EACCES]
 BROKEN = [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS]
 
 
-@pytest.mark.parametrize("call", ["chmod", "fsync"])
+@pytest.mark.parametrize(("owner", "operation"), [(Path, "chmod"), (os, "fsync")])
 @pytest.mark.parametrize("number", LACKING)
-def test_a_file_system_without_modes_or_syncs_serves(tmp_path, monkeypatch, call, number):
-    if call == "chmod":
-        monkeypatch.setattr(type(tmp_path), "chmod", failing(number))
-    else:
-        monkeypatch.setattr(os, "fsync", failing(number))
-    write_text(tmp_path / "file", "new")
+def test_a_file_system_without_modes_or_syncs_serves(tmp_path, owner, operation, number):
+    with failing(owner, operation, number):
+        write_text(tmp_path / "file", "new")
     assert (tmp_path / "file").read_text() == "new"
 
 
 @pytest.mark.parametrize("number", BROKEN)
-def test_a_disk_that_is_full_or_broken_is_no_nicety(tmp_path, monkeypatch, number):
-    monkeypatch.setattr(os, "fsync", failing(number))
-    with pytest.raises(OSError):
-        write_text(tmp_path / "file", "new")
-    assert not list(tmp_path.iterdir())
-    with pytest.raises(OSError):
-        sync(tmp_path)
+def test_a_disk_that_is_full_or_broken_is_no_nicety(tmp_path, number):
+    with failing(os, "fsync", number):
+        with pytest.raises(OSError):
+            write_text(tmp_path / "file", "new")
+        assert not list(tmp_path.iterdir())
+        with pytest.raises(OSError):
+            sync(tmp_path)
 
 
 def test_a_file_is_as_open_as_its_folder(tmp_path):
@@ -193,11 +186,10 @@ def test_a_file_is_as_open_as_its_folder(tmp_path):
 
 
 @pytest.mark.parametrize("number", [None, *LACKING])
-def test_a_file_appears_once_with_all_that_it_holds(tmp_path, monkeypatch, number):
-    if number is not None:
-        monkeypatch.setattr(os, "link", failing(number))
-    create_once(tmp_path / "file", b"first")
-    create_once(tmp_path / "file", b"second")
+def test_a_file_appears_once_with_all_that_it_holds(tmp_path, number):
+    with nullcontext() if number is None else failing(os, "link", number):
+        create_once(tmp_path / "file", b"first")
+        create_once(tmp_path / "file", b"second")
     assert (tmp_path / "file").read_bytes() == b"first" and len(list(tmp_path.iterdir())) == 1
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
 
@@ -219,19 +211,17 @@ def test_who_waits_for_a_lock_gets_it(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL])
-def test_without_locks_one_does_without_and_says_so_once(tmp_path, monkeypatch, caplog, number):
-    locks._say_that_there_are_none.cache_clear()
-    monkeypatch.setattr(fcntl, "flock", failing(number))
-    for _ in range(3):
-        with Lock(tmp_path / ".lock"):
-            pass
+def test_without_locks_one_does_without_and_says_so_once(tmp_path, caplog, number):
+    with failing(fcntl, "flock", number):
+        for _ in range(3):
+            with Lock(tmp_path / ".lock"):
+                pass
     (message,) = caplog.messages
     assert "without locks" in message and str(tmp_path) in message
 
 
-def test_a_lock_fails_where_the_disk_does(tmp_path, monkeypatch):
-    monkeypatch.setattr(fcntl, "flock", failing(errno.EIO))
-    with pytest.raises(OSError):
+def test_a_lock_fails_where_the_disk_does(tmp_path):
+    with failing(fcntl, "flock", errno.EIO), pytest.raises(OSError):
         Lock(tmp_path / ".lock").acquire(0)
 
 
@@ -244,15 +234,8 @@ def test_a_planted_lock_is_refused_and_its_target_keeps_its_content(tmp_path, vi
     assert time.monotonic() - started < 60
 
 
-def test_another_users_lock_file_that_can_only_be_read_is_a_lock(tmp_path, monkeypatch):
+def test_another_users_lock_file_that_can_only_be_read_is_a_lock(tmp_path):
     (tmp_path / ".lock").touch()
-    true_open = locks.open_plain
-
-    def denied(path, flags=os.O_RDONLY):
-        if flags & os.O_RDWR:
-            raise PermissionError(errno.EACCES, "Permission denied")
-        return true_open(path, flags)
-
-    monkeypatch.setattr(locks, "open_plain", denied)
-    with Lock(tmp_path / ".lock"), pytest.raises(Held):
-        Lock(tmp_path / ".lock").acquire(0)
+    with failing(os, "open", errno.EACCES, when=lambda path, flags, mode: flags & os.O_RDWR):
+        with Lock(tmp_path / ".lock"), pytest.raises(Held):
+            Lock(tmp_path / ".lock").acquire(0)

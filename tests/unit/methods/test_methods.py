@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,13 +23,13 @@ class Parabolas:
     def samples(self, client):
         return 40
 
-    def _centre(self, client, batch):
+    def centre(self, client, batch):
         batch = np.arange(40) if batch is None else batch
         return torch.tensor([float(client), float(batch.mean())], dtype=torch.float64)
 
     def gradient(self, x, client, batch, out):
         self.asked.append(batch)
-        out.copy_(x - self._centre(client, batch))
+        out.copy_(x - self.centre(client, batch))
 
     def difference(self, new, old, client, batch, out):
         self.asked.append(batch)
@@ -136,13 +137,14 @@ def test_batches_are_uniform_and_differ_between_clients_and_rounds():
 
 
 def test_momentum_is_kept_per_client_and_moves_only_when_the_client_takes_part():
-    method, oracle = MomentumSGD(step_size=0.1, cohort=4, momentum=0.75, batch_size=8), Parabolas()
+    method: Any = MomentumSGD(step_size=0.1, cohort=4, momentum=0.75, batch_size=8)
+    oracle = Parabolas()
     held, memories = {}, {2: {}, 3: {}}
     for round_, client in ((0, 2), (1, 3), (4, 2), (5, 2), (9, 3)):
         now = replace(task(round_=round_, client=client), memory=memories[client])
         out = torch.empty(2, dtype=torch.float64)
         method.message(oracle, now, out)
-        gradient = now.x - oracle._centre(client, now.batch(40, 8))
+        gradient = now.x - oracle.centre(client, now.batch(40, 8))
         held[client] = gradient if client not in held else 0.75 * held[client] + 0.25 * gradient
         torch.testing.assert_close(out, held[client], rtol=1e-14, atol=0)
         out.fill_(torch.nan)  # what the client remembers is its own
@@ -177,6 +179,7 @@ def test_an_estimate_of_zero_is_clipped_around_like_any_other():
 
 
 def test_what_methods_say_of_themselves():
-    differences = {name for name in METHODS if METHODS.get(name).sends_differences}
+    methods: dict[str, Any] = {name: METHODS.get(name) for name in METHODS}
+    differences = {name for name, method in methods.items() if method.sends_differences}
     assert differences == {"byz_vr_marina", "byz_vr_marina_pp", "byz_vr_marina_pp_plus"}
-    assert [name for name in METHODS if METHODS.get(name).plain_mean] == ["byz_vr_marina_pp_plus"]
+    assert [name for name, method in methods.items() if method.plain_mean] == ["byz_vr_marina_pp_plus"]

@@ -1,5 +1,7 @@
 """Models: the same everywhere for a seed, of the promised shape, and nothing else touched."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from byzdist.errors import ConfigError
 from byzdist.problem import models
 from byzdist.problem.tasks.classification import cross_entropy
 
-CASES = [
+CASES: list[tuple[dict[str, Any], tuple[int, ...], int, int]] = [
     ({"name": "logistic_regression"}, (8, 8), 2, 64),
     ({"name": "logistic_regression", "bias": True}, (8, 8), 2, 65),
     ({"name": "logistic_regression", "bias": True}, (5,), 3, 18),
@@ -62,7 +64,7 @@ def test_the_closed_form_hessian_is_that_of_automatic_differentiation(classes, b
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(9, 3, generator=generator).double()
     labels = torch.arange(9) % classes
-    model = models.build({"name": "logistic_regression", "bias": bias}, (3,), classes, seed=0).double()
+    model: Any = models.build({"name": "logistic_regression", "bias": bias}, (3,), classes, seed=0).double()
     shapes = [parameter.shape for parameter in model.parameters()]
     names = [name for name, _ in model.named_parameters()]
     x = torch.randn(sum(shape.numel() for shape in shapes), generator=generator).double()

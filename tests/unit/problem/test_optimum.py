@@ -16,6 +16,7 @@ from byzdist.problem.objective import Objective, sample_groups
 from byzdist.randomness import stream
 from tests.support.paths import data_file
 from tests.support.problem import CLASSIFICATION, oracle_of
+from tests.support.standins import watched
 
 GOOD = range(3)
 SPLITS = [{"name": "shared"}, {"name": "dirichlet", "alpha": 0.3}]
@@ -128,9 +129,14 @@ def test_none_where_it_would_take_minutes(tmp_path, caplog, monkeypatch):
     assert "the gap is not reported: finding the minimum over 80 samples and 4 parameters takes minutes" in caplog.text
 
 
-def test_what_was_found_is_kept_by_data_weights_and_model(tmp_path, monkeypatch):
-    solved, solve = [], optimum.minimize
-    monkeypatch.setattr(optimum, "minimize", lambda *given: (solved.append(1), solve(*given))[1])
+@pytest.fixture
+def solved():
+    """The problems that were solved."""
+    with watched(optimum, "minimize") as calls:
+        yield calls
+
+
+def test_what_was_found_is_kept_by_data_weights_and_model(tmp_path, solved):
     spec, dataset = {"name": "logistic_regression", "l2": 0.1}, make(2)
     parts = data.split({"name": "iid"}, dataset.labels, 4, 0)
     found = optimum.find(spec, CLASSIFICATION, dataset, parts, GOOD, tmp_path)

@@ -3,6 +3,7 @@ import json
 import logging
 import math
 import threading
+from typing import Any, cast
 
 import pytest
 
@@ -133,7 +134,7 @@ def test_a_full_disk_loses_no_line_once_there_is_room_again(tmp_path, caplog):
             return getattr(self.file, name)
 
     metrics.sync()
-    metrics._file = full = Full(metrics._file, room=40)  # the first line is cut
+    metrics._file = full = cast(Any, Full(metrics._file, room=40))  # the first line is cut
     with caplog.at_level(logging.ERROR, logger="byzdist"):
         for round_ in range(4):
             metrics.add(record(round_))

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from byzdist.errors import ConfigError
 from byzdist.reporting.plotting import plot
+from tests.support.standins import watched
 
 
 def write_run(folder, name="fake", rounds=40, every=10, accuracy=True, gap=True, rate=0.97, tail=""):
@@ -27,11 +28,10 @@ def write_run(folder, name="fake", rounds=40, every=10, accuracy=True, gap=True,
 
 
 @pytest.fixture
-def figures(monkeypatch):
-    """The figures that were saved, for a look at what is in them."""
-    saved, save = [], Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (saved.append(self), save(self, *a, **k)))
-    return saved
+def figures():
+    """The figures that were saved, each the first argument of a call, for a look at what is in them."""
+    with watched(Figure, "savefig") as saved:
+        yield saved
 
 
 def test_curves_and_marks_are_the_runs(tmp_path, figures):
@@ -39,7 +39,7 @@ def test_curves_and_marks_are_the_runs(tmp_path, figures):
     out = tmp_path / "runs.png"
     plot(runs, out)
     assert out.read_bytes().startswith(b"\x89PNG")
-    gap_rounds, gap_bytes, accuracy_rounds, _, marks, _ = figures[0].axes
+    gap_rounds, gap_bytes, accuracy_rounds, _, marks, _ = figures[0][0].axes
     assert gap_rounds.get_yscale() == "log"
     assert [line.get_label() for line in gap_rounds.lines] == ["one", "two"]
     np.testing.assert_allclose(gap_rounds.lines[1].get_xdata(), [0, 10, 20, 30])
@@ -54,7 +54,7 @@ def test_curves_and_marks_are_the_runs(tmp_path, figures):
 def test_loss_stands_in_where_a_run_has_no_gap(tmp_path, figures):
     runs = [write_run(tmp_path / "a"), write_run(tmp_path / "b", gap=False, accuracy=False)]
     plot(runs, tmp_path / "runs.svg")
-    loss, _, accuracy, *_ = figures[0].axes
+    loss, _, accuracy, *_ = figures[0][0].axes
     assert loss.get_yscale() == "linear"
     assert [line.get_label() for line in loss.lines] == [str(run) for run in runs]  # equal names: the folders tell
     assert len(accuracy.lines) == 1
@@ -67,15 +67,15 @@ def test_gaps_at_and_below_zero_stay_on_the_logarithmic_axis(tmp_path, figures):
     )
     (run / "metrics.jsonl").write_text(text)
     plot([run], tmp_path / "runs.png")
-    assert len(figures[0].axes) == 4
-    assert figures[0].axes[0].lines[0].get_ydata()[0] == 1e-17
+    assert len(figures[0][0].axes) == 4
+    assert figures[0][0].axes[0].lines[0].get_ydata()[0] == 1e-17
 
 
 def test_a_run_that_diverges_leaves_the_picture_and_the_others_their_room(tmp_path, figures):
     good, bad = write_run(tmp_path / "a", name="one", rate=0.9), write_run(tmp_path / "b", name="two", rate=10.0)
     plot([good], tmp_path / "alone.png")
     plot([good, bad], tmp_path / "both.png")
-    alone, both = (figure.axes[0].get_ylim() for figure in figures)
+    alone, both = (figure.axes[0].get_ylim() for (figure, *_) in figures)
     assert alone[0] < 0.9**30 < 1 < alone[1] < 10
     assert both == pytest.approx(
         (0.9**30 / 3, 1e3)
@@ -88,7 +88,7 @@ def test_a_diverged_run_is_drawn_as_far_as_it_goes(tmp_path, figures):
         line = {"round": 40, "cohort": [1], "byzantine": 0, "bytes_up": 1, "loss": None}
         file.write(json.dumps(line) + "\n" + json.dumps(line | {"round": 41}).replace("null", "NaN") + "\n")
     plot([run], tmp_path / "runs.png")
-    assert np.isnan(figures[0].axes[0].lines[0].get_ydata()[-2:]).all()
+    assert np.isnan(figures[0][0].axes[0].lines[0].get_ydata()[-2:]).all()
 
 
 @pytest.mark.parametrize(

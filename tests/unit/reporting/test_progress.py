@@ -14,15 +14,8 @@ class Clock:
     def __init__(self):
         self.now = 100.0
 
-    def monotonic(self):
+    def __call__(self):
         return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(progress, "time", clock)
-    return clock
 
 
 @pytest.mark.parametrize(
@@ -33,9 +26,10 @@ def test_bytes(count, text):
     assert progress._bytes(count) == text
 
 
-def test_away_from_a_terminal_a_plain_line_comes_now_and_then(tmp_path, capsys, clock):
+def test_away_from_a_terminal_a_plain_line_comes_now_and_then(tmp_path, capsys):
+    clock = Clock()
     config, metrics = parse({**BASE, "rounds": 100}), Metrics(tmp_path)
-    with Progress(config, tmp_path) as shown:
+    with Progress(config, tmp_path, clock) as shown:
         for round_ in range(41):
             entry = record(round_, gap=0.125, accuracy=0.75, missing={1: "late"} if round_ == 10 else {})
             metrics.add(entry)
@@ -48,10 +42,11 @@ def test_away_from_a_terminal_a_plain_line_comes_now_and_then(tmp_path, capsys, 
     assert re.match(r"round 40/100 .* up 410 B  down 1.2 kB  missing 1  left 30 s", lines[4]), lines[4]
 
 
-def test_the_time_left_of_a_resumed_run_is_of_its_own_pace(tmp_path, capsys, clock):
+def test_the_time_left_of_a_resumed_run_is_of_its_own_pace(tmp_path, capsys):
+    clock = Clock()
     config, metrics = parse({**BASE, "rounds": 100}), Metrics(tmp_path)
     metrics.totals["rounds"] = 50
-    with Progress(config, tmp_path) as shown:
+    with Progress(config, tmp_path, clock) as shown:
         for round_ in range(50, 61):
             entry = record(round_)
             metrics.add(entry)

@@ -44,7 +44,7 @@ def test_labels_are_flipped_where_the_first_entry_of_a_client_says_so(attacks, f
 
 def test_the_default_of_p_comes_from_the_sizes_of_the_run():
     def p(**method):
-        return prepare(parse(case("none", RAND_K, p=None, **method)), CPU).method.p
+        return vars(prepare(parse(case("none", RAND_K, p=None, **method)), CPU).method)["p"]
 
     assert p(cohort=9, batch_size=90) == 5 / 12  # K/d, K = ceil(0.35·12)
     assert p(cohort=3, batch_size=90) == 3 / 9
@@ -55,7 +55,7 @@ def test_p_counts_the_samples_of_a_mean_client():
     for holders, samples in (("all", 10), ("honest", 18)):  # 90 samples among 9 clients, or among the 5 honest ones
         data = {**BASE["data"], "split": {"name": "iid", "holders": holders}}
         config = {**case("none", p=None, cohort=9, batch_size=5), "data": data}
-        assert prepare(parse(config), CPU).method.p == 5 / samples
+        assert vars(prepare(parse(config), CPU).method)["p"] == 5 / samples
 
 
 @pytest.mark.parametrize("transport, max_ids", [("collective", 5), ("star", 9)])

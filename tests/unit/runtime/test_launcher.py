@@ -3,6 +3,7 @@ import os
 import signal
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def job(monkeypatch):
     """What the job was started with, again and again; each time it does what ``job["acts"]`` says, and nothing is started."""
-    seen = {"acts": lambda folder: None, "attempts": []}
+    seen: dict[str, Any] = {"acts": lambda folder: None, "attempts": []}
 
     class Job:
         def __init__(self, command, configuration, workers, secret, patience):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import pytest
+import safetensors.torch
 import torch
 from annotated_types import Gt
 
@@ -147,7 +148,7 @@ def test_a_run_with_other_ranks_finds_what_clients_remember(tmp_path):
 @pytest.mark.parametrize("config", [BASE, MOMENTUM], ids=["stateless", "momentum"])
 def test_a_full_disk_does_not_stop_training_and_is_reported(tmp_path, monkeypatch, caplog, config):
     whole = train_in(config | {"rounds": 20}, tmp_path / "whole")
-    real = checkpoint.save_file
+    real = safetensors.torch.save_file
 
     def full(tensors, path, metadata):
         if json.loads(metadata["byzdist"])["round"] < 20 and "worker" not in path.name:

@@ -171,7 +171,7 @@ def test_file_systems_that_renumber_their_files_are_believed(tmp_path, monkeypat
             return facts
         return os.stat_result((facts.st_mode, next(calls), *tuple(facts)[2:]))
 
-    monkeypatch.setattr(vanishing.os, "stat", renumbered)
+    monkeypatch.setattr(os, "stat", renumbered)
     assert torch.equal(train_in(TREE, tmp_path / "run"), model)
     assert "folder" not in caplog.text
 

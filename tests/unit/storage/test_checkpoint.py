@@ -1,6 +1,8 @@
 import errno
 import json
 import os
+import resource
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from byzdist.storage.checkpoint import (
     remove_parts,
     rounds,
 )
+from tests.support.standins import failing
 
 FACTS = {"metrics": {"size": 12, "last": {"loss": 0.1 + 0.2}}, "known": [1, 5]}
 
@@ -116,11 +119,9 @@ def test_a_swap_of_two_values_is_noticed(tmp_path):
         read(path)
 
 
-def test_a_newer_format_is_refused_and_stays_where_it_is(tmp_path, monkeypatch):
+def test_a_newer_format_is_refused_and_stays_where_it_is(tmp_path):
     make(100).write(tmp_path)
-    monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
-    make(200).write(tmp_path)
-    monkeypatch.undo()
+    save_file({"x": torch.zeros(3)}, tmp_path / name(200), {"byzdist": '{"format": 3}', "format": "3"})
     with pytest.raises(ConfigError, match="format 3.*up to 2.*version"):
         newest(tmp_path, "a" * 32)
     assert list(rounds(tmp_path)) == [200, 100]
@@ -155,17 +156,12 @@ def test_where_all_are_damaged_nothing_is_touched_and_it_is_said_what_to_do(tmp_
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EMFILE])
-def test_a_file_that_cannot_be_read_now_is_not_taken_for_damaged(tmp_path, monkeypatch, number):
+def test_a_file_that_cannot_be_read_now_is_not_taken_for_damaged(tmp_path, number):
     make(100).write(tmp_path)
     make(200).write(tmp_path)
-
-    def fail(*_):
-        raise OSError(number, os.strerror(number))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "safe_open", fail)
-        with pytest.raises(ConfigError, match=f"{name(200)}.*{os.strerror(number)}"):
-            newest(tmp_path, "a" * 32)
+    complaint = pytest.raises(ConfigError, match=f"{name(200)}.*{os.strerror(number)}")
+    with failing(checkpoint, "safe_open", number), complaint:
+        newest(tmp_path, "a" * 32)
     found = newest(tmp_path, "a" * 32)
     assert found is not None and found.round == 200
     (tmp_path / name(300)).mkdir()
@@ -222,18 +218,29 @@ def test_what_was_left_half_written_is_removed_and_nothing_else(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.part", name(120)]
 
 
-@pytest.mark.parametrize("step", ["save_file", "fsync", "replace"])
-def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch, step):
+@contextmanager
+def no_file_above(size):
+    """Have the system cut files short, as a disk that becomes full does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+FAILURES = {
+    "half": (lambda: no_file_above(100), "File too large"),
+    "fsync": (lambda: failing(os, "fsync", errno.ENOSPC), "No space"),
+    "replace": (lambda: failing(os, "replace", errno.ENOSPC), "No space"),
+}
+
+
+@pytest.mark.parametrize(("failure", "complaint"), FAILURES.values(), ids=FAILURES)
+def test_a_failed_write_leaves_what_was_there(tmp_path, failure, complaint):
     make().write(tmp_path)
     before = (tmp_path / name(120)).read_bytes()
-
-    def fail(*arguments, **_):
-        if step == "save_file":
-            arguments[1].write_bytes(b"half")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(checkpoint if step == "save_file" else os, step, fail)
-    with pytest.raises(OSError, match="No space"):
+    with failure(), pytest.raises(OSError, match=complaint):
         make(120, run="other").write(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name(120)]
     assert (tmp_path / name(120)).read_bytes() == before

@@ -1,3 +1,4 @@
+import errno
 import json
 import logging
 import os
@@ -7,29 +8,30 @@ from collections import namedtuple
 import pytest
 import torch
 
+from byzdist import __version__
 from byzdist.config.reading import dump, parse
 from byzdist.errors import ConfigError
 from byzdist.host.locks import Lock
-from byzdist.runtime import identity as identities
 from byzdist.runtime.experiment import prepare
 from byzdist.runtime.identity import claim, identity
 from byzdist.storage import folder as folders
 from byzdist.storage.checkpoint import Checkpoint, name
 from tests.support.cases import BASE, case
+from tests.support.standins import failing
 
 
 def experiment(tree=BASE, **changes):
     return prepare(parse(tree | changes), torch.device("cpu"))
 
 
-def leave_run(folder, of=None, round_=10, run="r1"):
+def leave_run(folder, of=None, round_=10, run="r1", **changed):
     """Write what a run leaves that was killed some time after a round."""
     of = of or experiment()
     folder.mkdir(exist_ok=True)
     (folder / "run.json").write_text(json.dumps({"run": run, "resumed_after": [4]}))
     (folder / "config.yaml").write_text(dump(of.config))
     if round_ is not None:
-        facts = identity(of) | {"workers": 3, "life": 1}
+        facts = identity(of) | {"workers": 3, "life": 1} | changed
         Checkpoint(run, round_, facts, {"x": torch.zeros(2)}).write(folder / "checkpoint")
 
 
@@ -172,18 +174,16 @@ def test_a_trace_may_move_but_not_change(tmp_path):
         resume(tmp_path / "run", trace(tmp_path / "third", "0 1 2 3 4 5\n6 7 8\n"))
 
 
-def test_another_kind_of_device_is_refused(tmp_path, monkeypatch):
-    leave_run(tmp_path)
-    monkeypatch.setattr(identities, "choose_device", lambda config, local_rank: torch.device("cuda"))
-    with pytest.raises(ConfigError, match="device: .*cpu.*cuda"):
+def test_another_kind_of_device_is_refused(tmp_path):
+    leave_run(tmp_path, device="cuda")
+    with pytest.raises(ConfigError, match="device: .*cuda.*cpu"):
         resume(tmp_path)
 
 
-def test_another_version_is_warned_about(tmp_path, monkeypatch, caplog):
-    leave_run(tmp_path)
-    monkeypatch.setattr(identities, "__version__", "99.0")
+def test_another_version_is_warned_about(tmp_path, caplog):
+    leave_run(tmp_path, versions=identity(experiment())["versions"] | {"byzdist": "99.0"})
     assert resume(tmp_path).checkpoint.round == 10
-    assert "byzdist 0.1.0, and this is 99.0" in caplog.text
+    assert f"byzdist 99.0, and this is {__version__}" in caplog.text
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, caplog):
@@ -227,16 +227,17 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
 def test_a_disk_without_room_is_named_before_anything_starts(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     vector = 8 * 12
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, (2 * 3 + 2) * vector - 1))
+    free = (2 * 3 + 2) * vector - 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, free))
     with pytest.raises(ConfigError, match="--out: .*0 MB left.*checkpoint.keep"):
         claim(tmp_path / "a", experiment(), resume=False)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, (2 * 3 + 2) * vector))
+    free += 1
     claim(tmp_path / "b", experiment(), resume=False)
     with pytest.raises(ConfigError, match="--out: "):  # where clients remember something, that needs room as well
         claim(tmp_path / "c", experiment(case(name="momentum_sgd")), resume=False)
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="--out: cannot write to .*Not a directory"):
         claim(tmp_path / "file" / "run", experiment(), resume=False)
@@ -247,10 +248,6 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
         with pytest.raises(ConfigError, match="--out: cannot write to .*Permission denied"):
             claim(tmp_path / "closed" / "run", experiment(), resume=False)
     leave_run(tmp_path / "run")
-
-    def read_only(*_, **__):
-        raise OSError(30, "Read-only file system")
-
-    monkeypatch.setattr(folders.Lock, "acquire", read_only)
-    with pytest.raises(ConfigError, match="--out: cannot write to .*Read-only"):
+    complaint = pytest.raises(ConfigError, match="--out: cannot write to .*Read-only")
+    with failing(Lock, "acquire", errno.EROFS), complaint:
         resume(tmp_path / "run")

@@ -191,7 +191,8 @@ HOSTILE_MODELS = {
 
 @pytest.mark.parametrize("shapes", HOSTILE_MODELS.values(), ids=HOSTILE_MODELS)
 def test_a_model_of_absurd_size_is_refused_before_it_is_read(run, shapes):
-    header, offset = {"__metadata__": {"round": "1"}}, 0
+    header: dict[str, dict[str, object]] = {"__metadata__": {"round": "1"}}
+    offset = 0
     for key, shape in shapes.items():
         size = 8 * int(np.prod(shape))
         header[key] = {"dtype": "F64", "shape": list(shape), "data_offsets": [offset, offset + size]}

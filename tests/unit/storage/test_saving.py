@@ -1,21 +1,24 @@
+import errno
 import threading
 import time
 
 import pytest
+import safetensors.torch
 import torch
 
 from byzdist.config.schema import Checkpoints
 from byzdist.errors import ConfigError, RunError
-from byzdist.storage import checkpoint, saving
+from byzdist.storage import checkpoint
 from byzdist.storage.checkpoint import name, read, rounds
 from byzdist.storage.saving import ServerSaver, WorkerSaver, snapshot
 from byzdist.transport.base import Save
 from byzdist.transport.wire import Stage
+from tests.support.standins import failing
 
 
-def saver(folder, every="none", minutes="none", keep=2, transport=None, sync=lambda: None, resumed=-1):
+def saver(folder, every="none", minutes="none", keep=2, transport=None, sync=lambda: None, resumed=-1, **more):
     settings = Checkpoints(every=every, minutes=minutes, keep=keep)
-    return ServerSaver(folder, "r", settings, {"fixed": 1}, transport, sync, resumed)
+    return ServerSaver(folder, "r", settings, {"fixed": 1}, transport, sync, resumed, **more)
 
 
 def state(value):
@@ -29,11 +32,16 @@ def wait_for(condition, patience=10.0):
         time.sleep(0.001)
 
 
+def settle(mine):
+    """Wait until no file of the server's is being written."""
+    wait_for(lambda: mine._job is None or mine._job.writing.done())
+
+
 @pytest.fixture
 def gate(monkeypatch):
     """Hold back every write until the gate is opened."""
     opened = threading.Event()
-    save_file = checkpoint.save_file
+    save_file = safetensors.torch.save_file
 
     def held(*arguments):
         assert opened.wait(10)
@@ -47,7 +55,7 @@ def test_checkpoints_are_taken_every_so_many_rounds(tmp_path):
     mine = saver(tmp_path, every=3, keep=100)
     for round_ in range(1, 11):
         mine.after(round_, state(round_))
-        wait_for(lambda: mine._job is None or mine._job.writing.done())  # so that none is put off
+        settle(mine)  # so that none is put off
     assert list(rounds(tmp_path)) == [9, 6, 3]
     mine.finish(10, state(10))
     assert max(rounds(tmp_path)) == 10
@@ -57,16 +65,14 @@ def test_checkpoints_are_taken_every_so_many_rounds(tmp_path):
         assert found.tensors["x"].tolist() == [round_] * 3
 
 
-def test_checkpoints_are_taken_every_so_many_minutes(tmp_path, monkeypatch):
+def test_checkpoints_are_taken_every_so_many_minutes(tmp_path):
     now = 1000.0
-    monkeypatch.setattr(saving.time, "monotonic", lambda: now)
-    mine = saver(tmp_path, minutes=0.5)
+    mine = saver(tmp_path, minutes=0.5, clock=lambda: now)
     taken = []
     for round_ in range(1, 8):
         now += 10.0
         mine.after(round_, lambda round_=round_: taken.append(round_) or state(round_)())
-        if mine._job is not None:
-            mine._job.writing.exception()
+        settle(mine)
     assert taken == [3, 6]
 
 
@@ -99,18 +105,13 @@ def test_metrics_are_on_the_disk_before_the_checkpoint_counts(tmp_path):
     assert seen == [[]]
 
 
-def test_a_failure_is_told_once_and_the_next_one_is_tried(tmp_path, monkeypatch):
+def test_a_failure_is_told_once_and_the_next_one_is_tried(tmp_path):
     mine = saver(tmp_path, every=1)
     told = []
-    with monkeypatch.context() as patch:
-
-        def full(*_):
-            raise OSError(28, "No space left on device")
-
-        patch.setattr(checkpoint, "save_file", full)
+    with failing(checkpoint, "save_file", errno.ENOSPC):
         told.append(mine.after(1, state(1)))
-        wait_for(lambda: mine._job is None or mine._job.writing.done())
-        told.append(mine.after(2, state(2)) if mine._job else None)
+        settle(mine)
+        told.append(mine.after(2, state(2)) if told == [None] else None)
     assert mine.finish(2, state(2)) in ([], ["the checkpoint of round 2 could not be written: No space left on device"])
     assert [text for text in told if text] == [
         "the checkpoint of round 1 could not be written: No space left on device"
@@ -148,24 +149,22 @@ def test_a_checkpoint_counts_only_when_the_workers_have_saved_their_part(tmp_pat
     assert read(tmp_path / name(5)).facts["value"] == 5
     for round_ in (9, 10, 11):
         mine.after(round_, state(round_))
-        wait_for(lambda: mine._job is None or mine._job.writing.done())
+        settle(mine)
     assert workers.orders[-1].oldest == 5, "what workers saved for an earlier round is not needed any more"
 
 
-def test_workers_are_asked_again_but_not_all_the_time(tmp_path, monkeypatch):
+def test_workers_are_asked_again_but_not_all_the_time(tmp_path):
     workers = Workers()
     now = 0.0
-    monkeypatch.setattr(saving.time, "monotonic", lambda: now)
-    mine = saver(tmp_path, every=1, transport=workers)
+    mine = saver(tmp_path, every=1, transport=workers, clock=lambda: now)
     for round_ in range(1, 101):
         mine.after(round_, state(round_))
         now += 0.01
     assert set(workers.orders) == {Save(1, 0)} and 4 <= len(workers.orders) <= 6
 
 
-def test_a_worker_that_never_answers_does_not_keep_a_run_from_its_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(saving, "_PATIENCE", 0.05)
-    mine = saver(tmp_path, transport=Workers())
+def test_a_worker_that_never_answers_does_not_keep_a_run_from_its_end(tmp_path):
+    mine = saver(tmp_path, transport=Workers(), patience=0.05)
     assert mine.finish(3, state(3)) == []
     assert list(rounds(tmp_path)) == [3]
 
@@ -176,7 +175,7 @@ def test_a_part_that_does_not_come_is_named_in_the_checkpoint_and_told_once(tmp_
     mine = saver(tmp_path, every=5, transport=workers, keep=9)
     for round_, workers.missing in ((5, [2]), (10, [2]), (15, [1, 2]), (20, [])):
         assert mine.after(round_, state(round_)) is None
-        wait_for(lambda: mine._job.writing.done())
+        settle(mine)
         mine.after(round_, state(round_))
     assert [read(tmp_path / name(round_)).facts["missing"] for round_ in (5, 10, 15, 20)] == [[2], [2], [1, 2], []]
     assert workers.events == [
@@ -214,12 +213,9 @@ def test_a_worker_saves_the_state_of_the_first_order(tmp_path, gate):
     assert worker_saver(tmp_path).load(4)["method.momentum.0"].tolist() == [1.0, 1.0]
 
 
-def test_a_worker_tells_that_it_failed(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    assert save_all(worker_saver(tmp_path), 4, {}) is Stage.FAILED
+def test_a_worker_tells_that_it_failed(tmp_path):
+    with failing(checkpoint, "save_file", errno.ENOSPC):
+        assert save_all(worker_saver(tmp_path), 4, {}) is Stage.FAILED
 
 
 def test_a_worker_leaves_the_files_of_other_runs_alone(tmp_path, caplog):

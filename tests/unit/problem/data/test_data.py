@@ -8,12 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import sklearn.datasets
 
 from byzdist.errors import ConfigError
 from byzdist.problem import data
 from byzdist.problem.data import DATASETS, RawData
 from byzdist.registry import Spec
 from tests.support.paths import data_file
+from tests.support.standins import failing, registered
 
 
 def write_idx(path, array, magic=None):
@@ -224,10 +226,10 @@ def test_a_changed_file_is_prepared_anew(tmp_path):
     assert len(first.labels) == 2 and len(second.labels) == 3 and first.key != second.key
 
 
-def test_the_second_to_come_prepares_nothing(tmp_path, monkeypatch):
+def test_the_second_to_come_prepares_nothing(tmp_path):
     first = data.load({"name": "digits"}, tmp_path)
-    monkeypatch.setattr("sklearn.datasets.load_digits", None)
-    second = data.load({"name": "digits"}, tmp_path)
+    with failing(sklearn.datasets, "load_digits", AssertionError("prepared again")):
+        second = data.load({"name": "digits"}, tmp_path)
     assert second.key == first.key and np.array_equal(second.features, first.features)
     assert isinstance(second.features, np.memmap)
 
@@ -239,15 +241,14 @@ def test_a_process_does_not_import_a_parser_when_the_cache_is_warm(tmp_path):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
-def test_many_come_at_once_and_one_prepares(tmp_path, monkeypatch):
+def test_many_come_at_once_and_one_prepares(tmp_path):
     calls = []
 
     def counted() -> RawData:
         calls.append(1)
         return RawData(np.arange(20.0).reshape(10, 2), np.arange(10) % 2)
 
-    monkeypatch.setitem(DATASETS._entries, "counted", counted)
-    with ThreadPoolExecutor(8) as pool:
+    with registered(DATASETS, counted=counted), ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: data.load({"name": "counted"}, tmp_path), range(8)))
     assert len(calls) == 1
     assert all(np.array_equal(dataset.features, np.arange(20.0).reshape(10, 2)) for dataset in found)
@@ -278,7 +279,6 @@ GOOD = np.zeros((4, 2))
         (RawData(GOOD, np.array([0, 1, 0, 1]), np.zeros((1, 2))), "without labels"),
     ],
 )
-def test_what_a_users_function_returns_is_checked(tmp_path, monkeypatch, raw, word):
-    monkeypatch.setitem(DATASETS._entries, "mine", lambda: raw)
-    with pytest.raises(ConfigError, match=rf"data\.name: 'mine' .*{word}"):
+def test_what_a_users_function_returns_is_checked(tmp_path, raw, word):
+    with registered(DATASETS, mine=lambda: raw), pytest.raises(ConfigError, match=rf"data\.name: 'mine' .*{word}"):
         data.load({"name": "mine"}, tmp_path)

@@ -14,6 +14,7 @@ from byzdist.errors import ConfigError
 from byzdist.problem import data
 from byzdist.problem.data import DATASETS, RawData
 from byzdist.problem.data.arrays import as_arrays
+from tests.support.standins import registered
 
 X = np.array([[0.5, 1.0, 2.0], [0.0, -1.0, 3.0], [4.0, 0.0, 0.25], [1.0, 1.0, 1.0]])
 Y = np.array([0, 1, 1, 0])
@@ -179,19 +180,18 @@ def test_what_becomes_infinite_in_the_last_cast_is_refused(largest):
         ([0, 1, 0, 1], None),
     ],
 )
-def test_classes_that_nobody_holds_are_said_each_time(tmp_path, monkeypatch, caplog, labels, words):
-    monkeypatch.setitem(DATASETS._entries, "mine", lambda: (X, labels))
+def test_classes_that_nobody_holds_are_said_each_time(tmp_path, caplog, labels, words):
     for _ in range(2):  # from the function, and from the cache
         caplog.clear()
-        with caplog.at_level(logging.WARNING, logger="byzdist"):
+        with registered(DATASETS, mine=lambda: (X, labels)), caplog.at_level(logging.WARNING, logger="byzdist"):
             data.load({"name": "mine"}, tmp_path)
         assert len(caplog.messages) == (words is not None)
         assert words is None or re.search(words, caplog.text)
 
 
-def test_as_many_classes_as_samples_are_doubted(tmp_path, monkeypatch, caplog):
-    monkeypatch.setitem(DATASETS._entries, "mine", lambda: (TALL, np.arange(200) // 1.5 // 1))
-    data.load({"name": "mine"}, tmp_path)
+def test_as_many_classes_as_samples_are_doubted(tmp_path, caplog):
+    with registered(DATASETS, mine=lambda: (TALL, np.arange(200) // 1.5 // 1)):
+        data.load({"name": "mine"}, tmp_path)
     assert "numbers to predict" in caplog.text
 
 
@@ -236,12 +236,11 @@ def test_what_a_users_module_raises_is_shown_with_its_place(tmp_path, monkeypatc
         DATASETS.check({"name": "own_broken_module:f"}, "data")
 
 
-def test_memory_that_does_not_suffice_is_not_taken_for_a_mistake_of_the_function(tmp_path, monkeypatch):
+def test_memory_that_does_not_suffice_is_not_taken_for_a_mistake_of_the_function(tmp_path):
     def greedy():
         raise MemoryError("too much")
 
-    monkeypatch.setitem(DATASETS._entries, "mine", greedy)
-    with pytest.raises(MemoryError):
+    with registered(DATASETS, mine=greedy), pytest.raises(MemoryError):
         data.load({"name": "mine"}, tmp_path)
 
 

@@ -8,6 +8,7 @@ import lzma
 import os
 import time
 import zipfile
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -19,7 +20,12 @@ from byzdist.problem import data
 from byzdist.problem.data import libsvm as module
 from tests.unit.problem.data.test_data import DENSE, LINES, write_idx
 
-PACKED = {"plain": bytes, "gzip": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "plain": bytes,
+    "gzip": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+}
 HEADER = "samples features\n"
 
 
@@ -325,9 +331,10 @@ def test_two_sets_in_one_folder_are_not_mixed_up(tmp_path):
 
 @pytest.mark.parametrize("missing", list(itertools.product(("train", "t10k"), ("images", "labels"))))
 def test_the_file_that_is_missing_is_named(tmp_path, missing):
+    part, kind = missing
     write_set(tmp_path / "root" / "MNIST" / "raw", usual)
-    (tmp_path / "root" / "MNIST" / "raw" / usual(*missing, 3 if missing[1] == "images" else 1)).unlink()
-    with pytest.raises(ConfigError, match=rf"no {missing[0]}-{missing[1]}-idx"):
+    (tmp_path / "root" / "MNIST" / "raw" / usual(part, kind, 3 if kind == "images" else 1)).unlink()
+    with pytest.raises(ConfigError, match=rf"no {part}-{kind}-idx"):
         load_mnist(tmp_path / "root", tmp_path)
 
 

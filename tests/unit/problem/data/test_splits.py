@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from byzdist.errors import ConfigError
 from byzdist.problem import data
 from byzdist.problem.data import SPLITS
+from tests.support.standins import registered
 
 PARTITIONS = [
     {"name": "iid"},
@@ -158,7 +159,7 @@ def test_wrong_splits_name_the_key(spec, message):
 
 
 @pytest.mark.parametrize("owners", [np.zeros(1000, int), np.arange(1000) % 4, np.arange(1000) % 6, np.arange(900) % 5])
-def test_what_a_users_split_gives_is_checked(monkeypatch, owners):
-    monkeypatch.setitem(SPLITS._entries, "mine", lambda labels, count, generator: owners)
-    with pytest.raises(ConfigError, match="must give each sample"):
+def test_what_a_users_split_gives_is_checked(owners):
+    split = registered(SPLITS, mine=lambda labels, count, generator: owners)
+    with split, pytest.raises(ConfigError, match="must give each sample"):
         data.split({"name": "mine"}, LABELS, 5, seed=0)
