@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -16,9 +16,11 @@ from byzdist.errors import ConfigError
 from byzdist.methods import METHODS
 from byzdist.participation import AVAILABILITY
 from byzdist.problem.data import DATASETS, SPLITS, check_split
+from byzdist.problem.loss import Buffers
 from byzdist.problem.models import MODELS
 from byzdist.problem.tasks import TASKS
 from byzdist.registry import Registry, RunFacts, Spec
+from byzdist.words import shown
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ def check(config: Config) -> Config:
     rule = _complete(RULES, chosen.rule, "aggregation.rule")
     config = config.model_copy(
         update={
-            "model": _complete(MODELS, config.model, "model"),
+            "model": _model(config),
             "method": _complete(METHODS, config.method, "method"),
             "compression": _complete(COMPRESSORS, config.compression, "compression"),
             "clients": clients.model_copy(update={"availability": availability}),
@@ -74,7 +76,7 @@ def _pieces(config: Config) -> Iterator[tuple[Registry[Any], Spec, str]]:
     yield COMPRESSORS, config.compression, "compression"
     for key, spec in _attack_entries(config):
         yield ATTACKS, spec.without(*ASSIGNED), key
-    yield MODELS, config.model, "model"
+    yield MODELS, config.model.without("buffers"), "model"
     assert config.task is not None
     yield TASKS, config.task, "task"
     yield DATASETS, config.data.without("split"), "data"
@@ -119,6 +121,19 @@ def _data(config: Config) -> Spec:
         raise ConfigError(f"data.split: a split is a name or a mapping with a name (it is {given!r}).")
     SPLITS.canonical(split.name, "data.split")  # says so of another word for it
     return data.plus(split=check_split(split))
+
+
+def _model(config: Config) -> Spec:
+    """Return the model section complete, with what becomes of buffers where it says so."""
+    model = _complete(MODELS, config.model.without("buffers"), "model")
+    if "buffers" not in config.model.parameters:
+        return model
+    buffers, policies = config.model.parameters["buffers"], get_args(Buffers)
+    if buffers not in policies:
+        raise ConfigError(
+            f"model.buffers: should be {', '.join(policies[:-1])} or {policies[-1]} (it is {shown(buffers)})."
+        )
+    return model.plus(buffers=buffers)
 
 
 def _task(config: Config) -> Spec:

@@ -133,6 +133,12 @@ class Config(Section):
     checkpoint: Checkpoints = Checkpoints()
     device: str = "auto"
     dtype: Literal["float32", "float64"] = "float32"
+    precision: Annotated[
+        Literal["full", "bf16"],
+        Field(
+            description="bf16: the model computes in bfloat16 where torch's autocast does; x and gradients keep their dtype"
+        ),
+    ] = "full"
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     on_divergence: Annotated[
         Literal["stop", "continue"],

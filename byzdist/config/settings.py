@@ -20,6 +20,7 @@ from byzdist.methods import METHODS
 from byzdist.participation import AVAILABILITY
 from byzdist.problem.data import DATASETS, SPLITS
 from byzdist.problem.models import MODELS
+from byzdist.problem.tasks import TASKS
 from byzdist.registry import Registry, Spec
 from byzdist.words import closest, did_you_mean, shown, squeeze
 
@@ -44,6 +45,7 @@ KINDS = {
     "data": Kind("data sets", "data", DATASETS),
     "split": Kind("splits", "data.split", SPLITS),
     "model": Kind("models", "model", MODELS),
+    "task": Kind("tasks", "task", TASKS),
     "availability": Kind("availability models", "clients.availability", AVAILABILITY),
 }
 

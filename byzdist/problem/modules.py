@@ -7,7 +7,7 @@ A module declares what it wants used by attributes whose names begin with ``byzd
 * ``byzdist_convex``: true where the loss is convex in the parameters, so that its optimum can be found;
 * ``byzdist_add_gradient(x, features, labels, scale, out)``, ``byzdist_add_difference(x_new, x_old, features, labels,
   scale, out)``, ``byzdist_hessian(x, features)``: closed forms in place of automatic differentiation, with the arguments
-  of :class:`byzdist.problem.models.LogisticRegression`; they count where the task is classification.
+  of :class:`byzdist.problem.models.logistic_regression.LogisticRegression`; they count where the task is classification.
 
 The names without ``byzdist_`` count as well where nothing else can be meant: ``l2`` that is a number, ``convex`` that is
 a bool, and methods with exactly these arguments. A layer called ``l2`` or ``loss`` is a layer.
@@ -123,8 +123,8 @@ def fixed(model: nn.Module) -> dict[str, Tensor]:
     return frozen | dict(model.named_buffers())
 
 
-def materialized(model: nn.Module, feature_shape: Sequence[int], name: str) -> nn.Module:
-    """Give lazy layers their shapes, by two samples of zeros.
+def materialized(model: nn.Module, feature_shape: Sequence[int], name: str, *, tokens: bool = False) -> nn.Module:
+    """Give lazy layers their shapes, by two samples of zeros; ``tokens``: of integers.
 
     Raises:
         ConfigError: where the module cannot take them, or they do not come by some layer.
@@ -133,7 +133,7 @@ def materialized(model: nn.Module, feature_shape: Sequence[int], name: str) -> n
         return model
     dtype = next((p.dtype for p in model.parameters() if not is_lazy(p) and p.is_floating_point()), None)
     with torch.no_grad(), describing_errors(name, f"two samples of zeros, [2, {', '.join(map(str, feature_shape))}]"):
-        model.eval()(torch.zeros(2, *feature_shape, dtype=dtype))
+        model.eval()(torch.zeros(2, *feature_shape, dtype=torch.int64 if tokens else dtype))
     for layer, module in model.named_modules():
         own = chain(module.parameters(recurse=False), module.buffers(recurse=False))
         if any(map(is_lazy, own)):

@@ -132,9 +132,12 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     dataset = data.load(config.data.without("split"), dtype=config.dtype, task=task)
     clients = config.clients
     split = data.split(config.data.parameters["split"], dataset.labels, clients.count, config.seed, clients.byzantine)
-    model = models.build(config.model, dataset.feature_shape, dataset.classes, config.seed)
+    tokens = task.inputs == "tokens"
+    own = config.model.without("buffers")
+    model = models.build(own, dataset.feature_shape, dataset.classes, config.seed, tokens=tokens)
     name = config.model.name
-    loss = Loss(model, task, device=device, dtype=dtype, name=name)
+    buffers = config.model.parameters.get("buffers", "refuse")
+    loss = Loss(model, task, device=device, dtype=dtype, name=name, buffers=buffers, precision=config.precision)
     held = ArrayData(
         dataset,
         split,

@@ -109,7 +109,7 @@ def _optimum(experiment: Experiment) -> float | None:
     config, dataset = experiment.config, experiment.dataset
     if config.dtype != "float64":
         dataset = load_data(config.data.without("split"), dtype="float64", task=experiment.task)
-    return find(config.model, experiment.task, dataset, experiment.split, config.clients.good)
+    return find(config.model.without("buffers"), experiment.task, dataset, experiment.split, config.clients.good)
 
 
 def _saver(experiment: Experiment, workers: int, run: RunFolder, transport: ServerEnd, metrics: Metrics) -> ServerSaver:

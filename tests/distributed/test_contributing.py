@@ -23,6 +23,7 @@ RUN: dict[str, Any] = {
     "clients": {"count": 8, "byzantine": 2, "availability": "alternating"},
     "data": {"name": "wine", "split": "in_turn"},
     "model": {"name": "tanh_network", "width": 5},
+    "task": "brier_score",
     "method": {"name": "gd", "step_size": 0.1, "cohort": 3},
     "compression": {"name": "rand_block", "count": 40},
     "aggregation": {"rule": "medoid", "pre": "median_clip", "allow_breakdown": True},

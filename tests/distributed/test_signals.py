@@ -148,7 +148,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_round(tmp_path):
 
 STALLED = """
 import os, time
-from byzdist.problem.models import LogisticRegression
+from byzdist.problem.models.logistic_regression import LogisticRegression
 
 def net(feature_shape, classes):
     if os.environ.get("RANK") == "1":

@@ -57,7 +57,7 @@ def outputs(arrays: Mapping[str, NDArray[Any]], task: Task) -> int:
     if task.target == "classes":
         return int(targets.max()) + 1
     if task.target == "tokens":
-        return int(max(arrays["features"].max(), targets.max())) + 1
+        return max(int(array.max()) for array in arrays.values()) + 1
     return 0 if task.target == "own" else prod(targets.shape[1:])
 
 

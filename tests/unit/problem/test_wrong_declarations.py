@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from byzdist.problem import models
+from byzdist.problem.models.logistic_regression import LogisticRegression
 from tests.unit.problem.nets import Net, assert_refused
 
 HERE = "tests.unit.problem.test_wrong_declarations"
@@ -48,7 +48,7 @@ class WrongLoss(Net):
     byzdist_loss = "cross_entropy"
 
 
-class WrongClosedForm(models.LogisticRegression):
+class WrongClosedForm(LogisticRegression):
     """Somebody builds on our class and changes the forward alone."""
 
     def __init__(self, feature_shape, classes):

@@ -1,0 +1,15 @@
+"""The models: what turns features into outputs. One a file; a new file is found here without being listed.
+
+A model is a torch module made by ``name(feature_shape, classes, **parameters)``, ``classes`` being the number of outputs that the task
+wants. Its forward maps features [b, *feature_shape] to logits [b, classes], or [b] or [b, 1] where one number is enough; what it returns
+beside them, in a tuple or as something with ``logits``, is for a loss of one's own. Of one's own (``module.path:Name``) nothing more is
+asked; what it may declare, a regularizer or a loss, say, is in :mod:`byzdist.problem.modules`. Frozen parameters stay as they are, and
+tied ones count once.
+"""
+
+from byzdist.problem.models.base import MODELS, build
+from byzdist.registry import import_all
+
+import_all(__name__, __path__)
+
+__all__ = ["MODELS", "build"]
