@@ -3,7 +3,6 @@
 import math
 from typing import Literal
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from byzdist.problem.task import TASKS, Batch, Metric, Model, Task, flat_logits, output_of
@@ -17,7 +16,10 @@ def _predicted(model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def _loss(model: Model, batch: Batch) -> Tensor:
-    return F.mse_loss(*_predicted(model, batch))
+    predicted, targets = _predicted(model, batch)
+    return (
+        (predicted - targets).square().mean()
+    )  # torch's mse_loss has no forward-mode derivative, which the optimum needs
 
 
 def _absolute(model: Model, batch: Batch) -> tuple[float, float]:

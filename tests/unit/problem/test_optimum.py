@@ -13,6 +13,7 @@ from byzdist.problem.data import Dataset
 from byzdist.problem.evaluation import Evaluator
 from byzdist.problem.loss import Loss
 from byzdist.problem.objective import Objective, sample_groups
+from byzdist.problem.tasks import TASKS
 from byzdist.randomness import stream
 from tests.support.paths import data_file
 from tests.support.problem import CLASSIFICATION, oracle_of
@@ -166,3 +167,23 @@ def test_a_cache_that_cannot_be_written_costs_no_result(tmp_path, caplog):
         is not None
     )
     assert "cannot be kept" in caplog.text
+
+
+@pytest.mark.parametrize("task", ["regression", "multi_label"])
+def test_a_linear_map_has_a_minimum_in_other_tasks_as_well(tmp_path, task):
+    generator = stream(2, "optimum test")
+    features = generator.standard_normal((80, 4))
+    targets = generator.standard_normal((80, 2)) if task == "regression" else generator.integers(2, size=(80, 2)) * 1.0
+    dataset = Dataset("t", features, targets, None, None, 2)
+    parts = data.split({"name": "iid"}, targets, 4, 0)
+    learnt = TASKS.get(task)()
+    found = optimum.find({"name": "linear", "l2": 0.05}, learnt, dataset, parts, GOOD, tmp_path)
+    oracle = oracle_of(models.build({"name": "linear", "l2": 0.05}, (4,), 2, 0), dataset, parts, task=learnt)
+    objective, gradient = Objective(oracle.loss, oracle.data, sample_groups(parts, GOOD)), oracle.initial()
+
+    def value(x):
+        loss, _ = objective(torch.from_numpy(x), gradient)
+        return loss, gradient.numpy().copy()
+
+    other = scipy_minimize(value, oracle.initial().numpy(), jac=True, method="BFGS", options={"gtol": 1e-9})
+    assert found == pytest.approx(other.fun, rel=1e-12)
