@@ -14,6 +14,7 @@ from byzdist.config.reading import parse
 from byzdist.runtime.experiment import prepare
 from byzdist.storage.export import load_model
 from tests.support.harness import Job, byzdist, train, write_config
+from tests.support.inprocess import train as in_process
 from tests.support.inprocess import train_in
 from tests.support.jobs import JOBS, alone
 
@@ -51,6 +52,24 @@ def test_a_killed_job_is_resumed_to_the_same_bits(job, tmp_path):
         assert second.wait(120) == 0, second.output
         second.assert_clean()
     assert torch.equal(flat(tmp_path / "run", tree), expected)
+
+
+def test_adapters_of_a_frozen_transformer_are_small_messages(tmp_path):
+    """Of more than 10 million parameters about one in a hundred is trained; messages are so much smaller, both ways."""
+    tree = {**JOBS["language model"](tmp_path), "rounds": 1, "dtype": "float32", "transport": {"name": "local"}}
+    tree |= {"clients": {"count": 2}, "attack": {"name": "none"}, "aggregation": {"rule": "mean"}}
+    tree["method"] = {"name": "sgd", "step_size": 0.1, "cohort": 2, "full_cohort": 2, "batch_size": 1}
+    tree["evaluate"] = {"every": 10, "samples": 1}
+    runs = {}
+    for adapters in (True, False):
+        model = {"name": "tests.support.jobs:adapted", "adapters": adapters}
+        (tmp_path / str(adapters)).mkdir()
+        runs[adapters] = in_process({**tree, "model": model}, tmp_path / str(adapters), workers=1)
+    few, all_ = (runs[adapters].experiment.oracle.dimension for adapters in (True, False))
+    assert all_ > 10**7 and 0.008 < few / all_ < 0.012
+    for way in ("bytes_up", "bytes_down"):
+        small, large = (runs[adapters].metrics[1][way] for adapters in (True, False))
+        assert small / large == pytest.approx(few / all_, rel=0.01)
 
 
 def flat(folder: Path, tree: dict[str, Any]) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Jobs of other kinds than classifying arrays, each with a Byzantine minority, and the same jobs on one's own."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from torch import nn
 
 from byzdist.config.reading import parse
 from byzdist.problem import data, models
+from byzdist.problem.models.transformer import Transformer
 from byzdist.problem.task import Task
 from byzdist.problem.tasks import TASKS
 from byzdist.randomness import stream
@@ -39,6 +40,31 @@ class Head(nn.Module):
         """Return logits."""
         logits: torch.Tensor = self.head(self.dropout(torch.tanh(self.body(features))))
         return logits
+
+
+class Adapted(nn.Module):
+    """A frozen linear layer and a trained product of two thin matrices beside it (LoRA, Hu et al. 2022)."""
+
+    def __init__(self, layer: nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.down = nn.Parameter(torch.randn(rank, layer.in_features) / layer.in_features**0.5)
+        self.up = nn.Parameter(torch.zeros(layer.out_features, rank))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what both give together."""
+        out: torch.Tensor = self.layer(x) + x @ self.down.T @ self.up.T
+        return out
+
+
+def adapted(feature_shape: tuple[int, ...], classes: int, *, adapters: bool = True) -> nn.Module:
+    """Return a transformer of more than 10 million parameters; with adapters, those alone are trained."""
+    model = Transformer(feature_shape, classes, width=384, layers=6, heads=6)
+    if adapters:
+        model.requires_grad_(False)
+        for block in cast(Any, model.blocks):
+            block.queries_keys_values = Adapted(block.queries_keys_values, rank=12)
+    return model
 
 
 def text(folder: Path) -> Path:
