@@ -1,3 +1,23 @@
 """Byzantine-robust distributed training over real processes."""
 
+import importlib
+
 __version__ = "0.1.0"
+
+_OFFERED = {  # imported when asked for: what needs torch takes seconds
+    "Aggregator": "byzdist.aggregation",
+    "Metric": "byzdist.problem.task",
+    "Task": "byzdist.problem.task",
+    "aggregate": "byzdist.aggregation",
+    "swap_norms": "byzdist.problem.modules",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _OFFERED:
+        return getattr(importlib.import_module(_OFFERED[name]), name)
+    raise AttributeError(f"module 'byzdist' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_OFFERED])

@@ -1,0 +1,20 @@
+"""What `import byzdist` offers, and that it costs nothing before it is asked for."""
+
+import subprocess
+import sys
+
+import byzdist
+from byzdist.aggregation import aggregate
+from byzdist.problem.modules import swap_norms
+from byzdist.problem.task import Task
+
+
+def test_what_is_offered_is_what_is_meant():
+    assert (byzdist.aggregate, byzdist.swap_norms, byzdist.Task) == (aggregate, swap_norms, Task)
+    assert {"aggregate", "Aggregator", "Metric", "Task", "swap_norms"} <= set(dir(byzdist))
+    assert not hasattr(byzdist, "nothing")
+
+
+def test_the_import_alone_does_not_import_torch():
+    code = "import byzdist, sys; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
