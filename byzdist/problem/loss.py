@@ -183,7 +183,9 @@ class Loss:
             found = self.backward(x, batch, samples, scale, gradient, model)
         total, count = found if isinstance(found, tuple) else (found, 1.0)
         with torch.no_grad(), self._autocast():
-            loss = float(torch.as_tensor(total).detach()) / float(count)
+            loss = float(torch.as_tensor(total).detach()) / (
+                float(count) or 1.0
+            )  # nothing may count, padding alone say
             metrics = {name: metric.measure(model, batch) for name, metric in self.task.metrics.items()}
         if self.buffers == "local":  # which the statistics of this batch have changed
             self.load_buffers({})
@@ -197,6 +199,7 @@ class Loss:
 
     def outputs(self, x: Tensor, inputs: Any) -> Tensor:
         """Return the module's outputs at x."""
+        self.train(False)
         self.flat.bind(x)
         with torch.no_grad(), self._autocast():
             return flat_logits(output_of(self._forward, inputs))

@@ -66,7 +66,7 @@ class CountedObjective(Objective):
             for batch, samples in self.data.blocks(positions):
                 found.append((weight, samples, self.loss.measure(x, batch, samples, 1.0, of_group)))
             share = weight * sum(samples for _, samples, _ in found)
-            count = fsum(measured.count for _, _, measured in found)
+            count = fsum(measured.count for _, _, measured in found) or 1.0
             losses.append(share * fsum(measured.count * measured.loss for _, _, measured in found) / count)
             gradient.add_(of_group, alpha=share / count)
             seen += found

@@ -95,7 +95,7 @@ class Oracle:
         if own is not None:
             own.update(self.loss.copy_buffers())
         if regularizer is not None:
-            out.div_(counted).add_(regularizer)
+            out.div_(counted or 1.0).add_(regularizer)  # nothing may count, padding alone say
 
     def _key(self, x: Tensor, client: int) -> tuple[int, Hashable] | None:
         """Return what a full gradient depends on, if it is one that several clients have in common."""

@@ -157,6 +157,17 @@ def test_a_difference_of_sums_and_counts_is_that_of_its_two_gradients():
     torch.testing.assert_close(out, parts[0] - parts[1], rtol=1e-10, atol=1e-13)
 
 
+def test_a_batch_of_which_nothing_counts_has_the_gradient_of_the_regularizer_alone():
+    task, (tokens, targets) = task_of("next_token"), padded()
+    targets[:5] = -100
+    oracle, x, _ = evaluated(Words(11), dataset_of(tokens, targets, task), task, split="shared")
+    out = torch.full_like(x, torch.nan)
+    oracle.gradient(x, 0, np.arange(5), out)
+    assert torch.equal(out, torch.zeros_like(x))
+    batch = oracle.data.features[:5], oracle.data.targets[:5]
+    assert oracle.loss.measure(x, batch, 5).loss == 0.0
+
+
 def test_ones_own_loss_may_call_the_model_as_it_likes_and_costs_one_forward_where_it_is_measured():
     calls = []
 
