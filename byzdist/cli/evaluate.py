@@ -11,7 +11,7 @@ import torch
 from byzdist.config.reading import override, parse, read_tree, resolve_paths
 from byzdist.errors import ConfigError
 from byzdist.host.files import read_json
-from byzdist.problem.evaluation import Evaluator
+from byzdist.problem.evaluation import NOTES, Evaluator
 from byzdist.registry import importing_only
 from byzdist.runtime.experiment import Experiment, choose_device, prepare
 from byzdist.storage.checkpoint import Damaged, read, rounds
@@ -71,11 +71,13 @@ def _evaluate(folder: Path, tree: dict[str, Any]) -> str:
     seen = (
         f"{len(data.labels)} training samples" if data.test_labels is None else f"{len(data.test_labels)} test samples"
     )
-    return (
-        f"{config.name}, model after round {round_}, data {config.data.name}\n"
-        f"  loss {measured['loss']:.6g} (good clients' training samples)\n"
-        f"  accuracy {measured['accuracy']:.6g} ({seen})"
-    )
+    lines = [
+        f"{config.name}, model after round {round_}, data {config.data.name}",
+        f"  loss {measured['loss']:.6g} (good clients' training samples)",
+    ]
+    for name, metric in experiment.task.metrics.items():
+        lines.append(f"  {name} {measured[name]:.6g} ({seen}){NOTES[metric.better]}")
+    return "\n".join(lines)
 
 
 def _last_model(folder: Path, experiment: Experiment) -> tuple[int, torch.Tensor]:

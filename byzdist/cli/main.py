@@ -61,7 +61,7 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     keys.add_argument("--out", type=Path, metavar="DIR", default=Path("keys"), help="where to (default: keys)")
     keys.set_defaults(action=_keys)
 
-    evaluate = commands.add_parser("evaluate", help="print loss and accuracy of a run's last model")
+    evaluate = commands.add_parser("evaluate", help="print loss and metrics of a run's last model")
     evaluate.add_argument("run", metavar="DIR", type=Path, help="the run's folder")
     evaluate.add_argument(
         "overrides", metavar="key=value", nargs="*", default=[], help="other data, for example data.path=FILE"

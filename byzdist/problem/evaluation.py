@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 from torch import Tensor
@@ -11,10 +12,21 @@ from byzdist.problem.client_data import ArrayData, Positions
 from byzdist.problem.data import Dataset, Split
 from byzdist.problem.loss import Loss
 from byzdist.problem.objective import CountedObjective, Groups, Objective, is_counted, metrics, sample_groups
+from byzdist.problem.task import Better, Task
 from byzdist.randomness import stream
 
-EVALUATED = ("loss", "gap", "grad_norm", "accuracy")
-"""What can be measured of a model: the keys of metrics, summary and scraped files, in their order there."""
+OF_ANY_TASK: Final[dict[str, Better]] = {"loss": "lower", "gap": "lower", "grad_norm": "lower"}
+"""What can be measured of a model whatever is learnt, and in which direction it is better."""
+NOTES: Final[dict[Better, str]] = {"higher": "", "lower": " (lower is better)"}
+"""What stands beside a task's metric where people read it: nothing for one that rises, as most do."""
+
+
+def measured_of(task: Task) -> dict[str, Better]:
+    """Return what can be measured of a model, and in which direction it is better.
+
+    These are the keys of metrics, summary and scraped files, in their order there; the task's own metrics come last.
+    """
+    return OF_ANY_TASK | {name: metric.better for name, metric in task.metrics.items()}
 
 
 class Evaluator:

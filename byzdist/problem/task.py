@@ -16,6 +16,8 @@ Batch = Any
 """What a data set gives: (features, targets) of tensors, or whatever one's own ``collate`` makes."""
 Total = Tensor | float
 Measure = Callable[[Model, Batch], tuple[Total, Total]]
+Better = Literal["higher", "lower"]
+"""In which direction a model is better."""
 
 TASKS: Registry[Callable[..., "Task"]] = Registry("task")
 
@@ -31,7 +33,7 @@ class Metric:
     """
 
     measure: Measure
-    better: Literal["higher", "lower"] = "higher"
+    better: Better = "higher"
     finish: Callable[[float], float] = float
 
     def value(self, total: float, count: float) -> float:

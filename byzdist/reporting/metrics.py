@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -14,7 +15,9 @@ import orjson
 from byzdist.errors import RunError
 from byzdist.host.descriptors import spare_descriptors
 from byzdist.host.files import open_plain, write_text
-from byzdist.problem.evaluation import EVALUATED
+from byzdist.problem.evaluation import measured_of
+from byzdist.problem.task import Better
+from byzdist.problem.tasks.classification import CLASSIFICATION
 from byzdist.reporting.record import RoundRecord
 
 log = logging.getLogger(__name__)
@@ -30,9 +33,19 @@ class Metrics:
     Args:
         folder: where the files go.
         state: as `state` returned it, to go on from there: lines of later rounds are removed.
+        better: what can be measured of the run's models, and in which direction it is better.
+
+    Attributes:
+        last: what was measured last, by name.
     """
 
-    def __init__(self, folder: Path, state: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        state: Mapping[str, Any] | None = None,
+        better: Mapping[str, Better] = MappingProxyType(measured_of(CLASSIFICATION)),
+    ) -> None:
+        self.better = better
         self._folder = folder
         self._file = _open(folder)
         self._size = 0
@@ -87,7 +100,7 @@ class Metrics:
         totals["byzantine_majorities"] += record.has_majority
         totals["untrusted"] += record.is_untrusted
         totals["called"] += record.called is not None
-        self.last |= {key: record.evaluation[key] for key in EVALUATED if key in record.evaluation}
+        self.last |= {key: record.evaluation[key] for key in self.better if key in record.evaluation}
         if self.first_loss is None:
             self.first_loss = record.evaluation.get("loss")
 

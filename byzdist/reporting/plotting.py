@@ -1,7 +1,7 @@
-"""Runs in one picture: gap or loss, and accuracy, against rounds and against uplink bytes."""
+"""Runs in one picture: gap or loss, and the task's first metric, against rounds and against uplink bytes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 
 from byzdist.config.reading import read_tree
 from byzdist.errors import ConfigError
-from byzdist.host.files import parse_json, read_text
+from byzdist.host.files import parse_json, read_json, read_text
+from byzdist.problem.evaluation import NOTES, OF_ANY_TASK
+from byzdist.problem.task import Better
+from byzdist.reporting.names import is_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +21,6 @@ if TYPE_CHECKING:
 _LABELS = {
     "gap": "gap f(x) − f(x*)",
     "loss": "loss f(x)",
-    "accuracy": "accuracy",
     "round": "round",
     "bytes": "uplink",
 }
@@ -33,6 +35,7 @@ _SMALLEST_GAP = 1e-17  # what rounding leaves of a gap can be zero or below, and
 @dataclass(frozen=True)
 class _Run:
     label: str
+    metric: dict[str, Better]  # the task's first one, and in which direction it is better; empty where there is none
     evaluations: dict[str, NDArray[np.float64]]  # of the evaluation rounds: round, bytes, and what was measured
     majority: dict[str, NDArray[np.float64]]  # of the rounds with a Byzantine majority: round, bytes
 
@@ -40,7 +43,7 @@ class _Run:
 def plot(folders: Sequence[str | Path], out: str | Path) -> None:
     """Draw the runs in these folders into one picture; the suffix of ``out`` gives its format (png, pdf, svg, ...).
 
-    The gap is drawn where every run has one, else the loss; the accuracy where some run has one. A strip below marks
+    The gap is drawn where every run has one, else the loss; each task's first metric where some run has it. A strip below marks
     the rounds in which the Byzantine clients were a strict majority of the cohort.
 
     Raises:
@@ -53,14 +56,16 @@ def plot(folders: Sequence[str | Path], out: str | Path) -> None:
 
     runs = _distinct([_read(Path(folder)) for folder in folders])
     rows = ["gap" if all("gap" in run.evaluations for run in runs) else "loss"]
-    rows += ["accuracy"] if any("accuracy" in run.evaluations for run in runs) else []
+    own = {name: better for run in runs for name, better in run.metric.items() if name in run.evaluations}
+    labels = _LABELS | {name: name + NOTES[better] for name, better in own.items()}
+    rows += own
     heights = [3.4] * len(rows) + [0.24 * len(runs)]
     figure = Figure(figsize=(11, sum(heights) + 0.6), layout="constrained")
     grid = figure.subplots(len(heights), 2, sharex="col", gridspec_kw={"height_ratios": heights})
     for column, x in enumerate(("round", "bytes")):
         for row, y in enumerate(rows):
             _curves(grid[row, column], runs, x, y)
-            grid[row, 0].set_ylabel(_LABELS[y])
+            grid[row, 0].set_ylabel(labels[y])
         _strip(grid[-1, column], runs, x)
     grid[0, 0].legend(fontsize="small")
     try:
@@ -113,7 +118,7 @@ def _strip(axes: "Axes", runs: Sequence[_Run], x: str) -> None:
 def _distinct(runs: list[tuple[str, _Run]]) -> list[_Run]:
     """Label runs by their names, or by their folders where two runs have the same name."""
     names = [run.label for _, run in runs]
-    return [run if names.count(run.label) == 1 else _Run(folder, run.evaluations, run.majority) for folder, run in runs]
+    return [run if names.count(run.label) == 1 else replace(run, label=folder) for folder, run in runs]
 
 
 def _read(folder: Path) -> tuple[str, _Run]:
@@ -122,8 +127,12 @@ def _read(folder: Path) -> tuple[str, _Run]:
         lines = read_text(folder / "metrics.jsonl", _LARGEST).splitlines()
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder}: this folder holds no run (config.yaml and metrics.jsonl): {error}") from error
+    metric = _first_metric(folder)
+    keys = ("gap", "loss", *metric)
     rounds = [
-        _parse(folder, number, line) for number, line in enumerate(lines, 1) if number < len(lines) or _whole(line)
+        _parse(folder, number, line, keys)
+        for number, line in enumerate(lines, 1)
+        if number < len(lines) or _whole(line)
     ]
     if not any("loss" in line for line in rounds):
         raise ConfigError(f"{folder}: this run has no evaluation yet; there is nothing to draw.")
@@ -132,12 +141,28 @@ def _read(folder: Path) -> tuple[str, _Run]:
     majority = [number for number, line in enumerate(rounds) if 2 * line["byzantine"] > len(line["cohort"])]
     at = np.array([line["round"] for line in rounds], dtype=np.float64)
     evaluations = {"round": at[evaluated], "bytes": sent[evaluated]}
-    for key in ("gap", "loss", "accuracy"):
+    for key in keys:
         values = [rounds[number].get(key) for number in evaluated]
         if any(value is not None for value in values):
             evaluations[key] = np.array(values, dtype=np.float64)  # None, of a run that diverged, becomes NaN
     name = str(config.get("name") or folder.name)[:_LONGEST_NAME]
-    return str(folder), _Run(name, evaluations, {"round": at[majority], "bytes": sent[majority]})
+    return str(folder), _Run(name, metric, evaluations, {"round": at[majority], "bytes": sent[majority]})
+
+
+def _first_metric(folder: Path) -> dict[str, Better]:
+    """Return the first metric of the run's task and its direction, as run.json has it; accuracy for runs that do not say."""
+    try:
+        described = read_json(folder / "run.json")
+        metrics = described.get("metrics", {"accuracy": "higher"})  # earlier versions do not say
+        own = {name: better for name, better in metrics.items() if name not in OF_ANY_TASK}
+    except FileNotFoundError:
+        return {"accuracy": "higher"}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{folder}/run.json: this is not what a run writes: {error}") from error
+    for name, better in own.items():
+        if not is_name(name) or better not in ("higher", "lower"):
+            raise ConfigError(f"{folder}/run.json: 'metrics' is not what a run writes.")
+    return dict(list(own.items())[:1])
 
 
 def _whole(line: str) -> bool:
@@ -149,7 +174,7 @@ def _whole(line: str) -> bool:
     return True
 
 
-def _parse(folder: Path, number: int, text: str) -> dict[str, Any]:
+def _parse(folder: Path, number: int, text: str, keys: Sequence[str]) -> dict[str, Any]:
     try:
         line: dict[str, Any] = parse_json(text)
         missing = {"round", "cohort", "byzantine", "bytes_up"} - line.keys()
@@ -158,7 +183,7 @@ def _parse(folder: Path, number: int, text: str) -> dict[str, Any]:
     if missing:
         raise ConfigError(f"{folder}/metrics.jsonl: line {number} lacks {', '.join(sorted(missing))}.")
     wrong = [key for key in ("round", "byzantine", "bytes_up") if not _is_number(line[key])]
-    wrong += [key for key in ("gap", "loss", "accuracy") if line.get(key) is not None and not _is_number(line[key])]
+    wrong += [key for key in keys if line.get(key) is not None and not _is_number(line[key])]
     if wrong or not isinstance(line["cohort"], list):
         raise ConfigError(
             f"{folder}/metrics.jsonl: line {number}: {', '.join(wrong) or 'cohort'} is not what a run writes."

@@ -13,6 +13,8 @@ from rich.progress import Progress as Bar
 
 from byzdist.config.schema import Config
 from byzdist.host import speech
+from byzdist.problem.evaluation import NOTES, OF_ANY_TASK
+from byzdist.problem.task import Better
 from byzdist.reporting.metrics import Metrics
 from byzdist.reporting.record import RoundRecord
 
@@ -27,9 +29,15 @@ def _bytes(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def _quality(last: Mapping[str, float]) -> str:
-    names = ("gap", "accuracy") if "gap" in last else ("loss", "accuracy")
+def _quality(metrics: Metrics) -> str:
+    last = metrics.last
+    names = ["gap" if "gap" in last else "loss", *_own(metrics.better)]
     return "  ".join(f"{name} {last[name]:.4g}" for name in names if last.get(name) is not None)
+
+
+def _own(better: Mapping[str, Better]) -> list[str]:
+    """Return the names of the task's own metrics."""
+    return [name for name in better if name not in OF_ANY_TASK]
 
 
 def _out_of_turn(summary: dict[str, Any]) -> str:
@@ -77,7 +85,7 @@ class Progress:
         self._next = now + (_REFRESH if self._live else _PLAIN_EVERY)
         self._first = self._first or (record.round, now)
         totals = metrics.totals
-        state = f"{_quality(metrics.last)}  up {_bytes(totals['bytes_up'])}  down {_bytes(totals['bytes_down'])}"
+        state = f"{_quality(metrics)}  up {_bytes(totals['bytes_up'])}  down {_bytes(totals['bytes_down'])}"
         if totals["missing"]:
             state += f"  missing {totals['missing']}"
         if totals["untrusted"]:
@@ -90,11 +98,12 @@ class Progress:
             state += f"  left {(now - self._first[1]) / rounds * (self._rounds - record.round):.0f} s"
         print(f"round {record.round}/{self._rounds}  {state}", flush=True)
 
-    def finish(self, summary: dict[str, Any]) -> None:
-        """Say how the run ended and where it lies."""
+    def finish(self, summary: dict[str, Any], better: Mapping[str, Better]) -> None:
+        """Say how the run ended, how good its model is, in which direction (``better``), and where it lies."""
         self._bar.update(self._task, completed=self._rounds if summary["status"] == "finished" else None)
         self._bar.stop()
-        quality = "  ".join(f"{k} {summary[k]:.4g}" for k in ("loss", "gap", "accuracy") if summary.get(k) is not None)
+        notes = {"loss": "", "gap": ""} | {name: NOTES[better[name]] for name in _own(better)}
+        quality = "  ".join(f"{k} {summary[k]:.4g}{note}" for k, note in notes.items() if summary.get(k) is not None)
         print(
             f"{summary['status']} after {summary['rounds']} rounds in {summary['seconds']:.1f} s "
             f"({summary['rounds_per_second']:.0f} rounds/s)\n"

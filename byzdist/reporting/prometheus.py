@@ -10,7 +10,6 @@ from pathlib import Path
 
 from byzdist.errors import ConfigError
 from byzdist.host.files import write_text
-from byzdist.problem.evaluation import EVALUATED
 from byzdist.reporting.metrics import Metrics
 from byzdist.reporting.record import RoundRecord
 
@@ -25,7 +24,6 @@ _HELP = {
     "byzdist_bytes_total": ("counter", "Training bytes from (up) and to (down) the workers."),
     "byzdist_missing_replies_total": ("counter", "Replies that were asked for and did not come, or were none."),
     "byzdist_byzantine_majorities_total": ("counter", "Rounds whose cohort had more Byzantine than good clients."),
-    **{f"byzdist_{key}": ("gauge", f"The last evaluation's {key}.") for key in EVALUATED},
 }
 
 
@@ -67,6 +65,7 @@ def render(record: RoundRecord, metrics: Metrics, run: str, now: float) -> str:
     ``run`` is the run's name, which has no character that a label would have to escape.
     """
     totals, last = metrics.totals, metrics.last
+    measured = {key: last[key] for key in metrics.better if last.get(key) is not None}
     samples: dict[str, list[tuple[str, float]]] = {
         "byzdist_round": [("", record.round)],
         "byzdist_last_round_timestamp_seconds": [("", now)],
@@ -75,11 +74,15 @@ def render(record: RoundRecord, metrics: Metrics, run: str, now: float) -> str:
         "byzdist_bytes_total": [(f',direction="{way}"', totals[f"bytes_{way}"]) for way in ("up", "down")],
         "byzdist_missing_replies_total": [("", totals["missing"])],
         "byzdist_byzantine_majorities_total": [("", totals["byzantine_majorities"])],
-        **{f"byzdist_{key}": [("", last[key])] for key in EVALUATED if last.get(key) is not None},
+        **{f"byzdist_{key}": [("", value)] for key, value in measured.items()},
+    }
+    meanings = _HELP | {
+        f"byzdist_{key}": ("gauge", f"The last evaluation's {key}; {metrics.better[key]} is better.")
+        for key in measured
     }
     text = []
     for name, entries in samples.items():
-        kind, meaning = _HELP[name]
+        kind, meaning = meanings[name]
         text += [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
         text += [f'{name}{{run="{run}"{labels}}} {_number(value)}' for labels, value in entries]
     return "\n".join(text) + "\n"

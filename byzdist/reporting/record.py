@@ -19,7 +19,7 @@ class RoundRecord:
         bytes_up, bytes_down: what the round has sent and received.
         events: what happened to clients and workers since the round before.
         seconds: how long each stage took.
-        evaluation: what was measured of the model, by the names in `byzdist.problem.evaluation.EVALUATED`.
+        evaluation: what was measured of the model, by the names of `byzdist.problem.evaluation.measured_of`.
     """
 
     round: int

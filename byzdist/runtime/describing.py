@@ -10,6 +10,7 @@ from byzdist import __version__
 from byzdist.config.reading import dump
 from byzdist.host.files import write_text
 from byzdist.problem.data import write_table
+from byzdist.problem.evaluation import measured_of
 from byzdist.runtime.experiment import Experiment
 from byzdist.storage.folder import CONFIG, RUN, RunFolder
 
@@ -31,6 +32,7 @@ def describe(experiment: Experiment, workers: int, run: RunFolder) -> None:
         "workers": workers,
         "parameters": experiment.oracle.dimension,
         "method": {key: value for key, value in vars(experiment.method).items() if key != "state"},
+        "metrics": measured_of(experiment.task),
         "device": str(experiment.device),
         "threads": config.threads,
         "host": {

@@ -25,6 +25,7 @@ from byzdist.problem.task import Task
 from byzdist.problem.tasks import TASKS
 from byzdist.problem.trial import try_out
 from byzdist.registry import Registry, Spec
+from byzdist.reporting.names import check_metrics
 from byzdist.transport.base import Shape
 
 P = TypeVar("P")
@@ -129,6 +130,7 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     dtype: torch.dtype = getattr(torch, config.dtype)
     assert config.task is not None
     task = make(TASKS, config.task, "task", Task)
+    check_metrics(task)
     dataset = data.load(config.data.without("split"), dtype=config.dtype, task=task)
     clients = config.clients
     split = data.split(config.data.parameters["split"], dataset.labels, clients.count, config.seed, clients.byzantine)

@@ -39,7 +39,7 @@ class Recorder:
     """Completes the record of each round and passes it on.
 
     Args:
-        evaluate: maps x to loss, gap, grad_norm and accuracy, as far as they are defined.
+        evaluate: maps x to loss, gap, grad_norm and the task's metrics, as far as they are defined.
         watchers: are told of each record.
         judge: is then told of each record and its model, and may end the run by an exception.
     """

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from byzdist.errors import RunError
 from byzdist.problem.data import load as load_data
-from byzdist.problem.evaluation import Evaluator
+from byzdist.problem.evaluation import Evaluator, measured_of
 from byzdist.problem.optimum import can_be_found, find
 from byzdist.reporting import logs
 from byzdist.reporting.metrics import Metrics
@@ -75,7 +75,7 @@ def serve(experiment: Experiment, workers: int, run: RunFolder, transport: Serve
         finally:
             summary = metrics.close(end.status, end.reason)
         watch.finish(server.round)
-        progress.finish(summary)
+        progress.finish(summary, metrics.better)
         if end.error is not None:
             raise end.error
 
@@ -84,7 +84,9 @@ def _begin(experiment: Experiment, workers: int, run: RunFolder) -> Metrics:
     """Describe the run in its folder; return its metrics, which go on from the checkpoint if there is one."""
     try:
         describe(experiment, workers, run)
-        return Metrics(run.path, run.checkpoint.facts["metrics"] if run.checkpoint else None)
+        return Metrics(
+            run.path, run.checkpoint.facts["metrics"] if run.checkpoint else None, measured_of(experiment.task)
+        )
     except OSError as error:
         raise RunError(f"{str(error.filename or run.path)!r} cannot be written: {error.strerror or error}.") from None
 

@@ -33,6 +33,25 @@ def test_a_run_is_judged_as_its_metrics_say(run, capsys):
     assert "(90 training samples)" in report
 
 
+def test_a_regression_is_judged_by_its_own_metrics(tmp_path):
+    tree = {
+        **BASE,
+        "rounds": 2,
+        "data": {"name": "diabetes"},
+        "model": {"name": "mlp", "hidden": [4]},
+        "evaluate": {"every": 1},
+    }
+    train_in(tree, tmp_path / "run")
+    line, report = last_line(tmp_path / "run"), evaluate(tmp_path / "run")
+    for name in ("mae", "rmse"):
+        assert f"  {name} {line[name]:.6g} (" in report and "accuracy" not in report
+    assert report.count("(lower is better)") == 2
+    described = json.loads((tmp_path / "run" / "run.json").read_text())["metrics"]
+    assert described == dict.fromkeys(["loss", "gap", "grad_norm", "mae", "rmse"], "lower")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["mae"], summary["rmse"]) == (line["mae"], line["rmse"])
+
+
 def test_the_last_checkpoint_counts_where_there_is_no_model(run, tmp_path):
     shutil.copytree(run, tmp_path / "copy")
     (tmp_path / "copy" / "model.safetensors").unlink()

@@ -51,6 +51,28 @@ def test_curves_and_marks_are_the_runs(tmp_path, figures):
     assert len(styles) == 2  # to be told apart without colour
 
 
+def test_the_rows_are_gap_or_loss_and_each_tasks_first_metric(tmp_path, figures):
+    runs = [write_run(tmp_path / name, gap=False, accuracy=name == "a") for name in ("a", "b")]
+    (runs[1] / "run.json").write_text(json.dumps({"metrics": {"loss": "lower", "mae": "lower", "rmse": "lower"}}))
+    text = (runs[1] / "metrics.jsonl").read_text().replace('"grad_norm": 1.0', '"mae": 0.25, "rmse": 9.0')
+    (runs[1] / "metrics.jsonl").write_text(text)
+    plot(runs, tmp_path / "runs.png")
+    axes = figures[0][0].axes
+    assert [axis.get_ylabel() for axis in axes[::2]] == ["loss f(x)", "accuracy", "mae (lower is better)", ""]
+    np.testing.assert_allclose(axes[4].lines[0].get_ydata(), 0.25)
+    assert [len(axis.lines) for axis in axes[:6:2]] == [2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "text", ["[", "[]", '{"metrics": 3}', '{"metrics": {"$x$": "lower"}}', '{"metrics": {"mae": []}}']
+)
+def test_a_description_that_no_run_writes_is_refused(tmp_path, text):
+    run = write_run(tmp_path / "a")
+    (run / "run.json").write_text(text)
+    with pytest.raises(ConfigError, match="run.json"):
+        plot([run], tmp_path / "runs.png")
+
+
 def test_loss_stands_in_where_a_run_has_no_gap(tmp_path, figures):
     runs = [write_run(tmp_path / "a"), write_run(tmp_path / "b", gap=False, accuracy=False)]
     plot(runs, tmp_path / "runs.svg")

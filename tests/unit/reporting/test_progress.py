@@ -3,6 +3,8 @@ import re
 import pytest
 
 from byzdist.config.reading import parse
+from byzdist.problem.evaluation import measured_of
+from byzdist.problem.tasks import TASKS
 from byzdist.reporting import progress
 from byzdist.reporting.metrics import Metrics
 from byzdist.reporting.progress import Progress
@@ -59,7 +61,7 @@ def test_the_end_says_how_and_where(tmp_path, capsys):
     metrics = Metrics(tmp_path)
     metrics.add(record(0, loss=0.25, gap=1e-9, accuracy=0.9, missing={1: "late"}, byzantine=3))
     with Progress(parse(BASE), tmp_path) as shown:
-        shown.finish(metrics.close("finished"))
+        shown.finish(metrics.close("finished"), metrics.better)
     out = capsys.readouterr().out
     assert re.match(r"finished after 1 rounds in \d+\.\d s \(\d+ rounds/s\)\n", out)
     assert "loss 0.25  gap 1e-09  accuracy 0.9" in out
@@ -70,5 +72,17 @@ def test_the_end_says_how_and_where(tmp_path, capsys):
 def test_a_run_that_was_never_evaluated_has_an_end_as_well(tmp_path, capsys):
     metrics = Metrics(tmp_path)
     with Progress(parse(BASE), tmp_path) as shown:
-        shown.finish(metrics.close("stopped"))
+        shown.finish(metrics.close("stopped"), metrics.better)
     assert capsys.readouterr().out.startswith("stopped after 0 rounds")
+
+
+def test_a_tasks_own_metrics_are_shown_and_the_end_says_which_are_better_when_low(tmp_path, capsys):
+    metrics = Metrics(tmp_path, better=measured_of(TASKS.build("regression", key="task")))
+    entry = record(0, ("mae", "rmse"), loss=0.25, mae=0.4, rmse=0.5)
+    metrics.add(entry)
+    with Progress(parse(BASE), tmp_path) as shown:
+        shown.show(entry, metrics)
+        shown.finish(metrics.close("finished"), metrics.better)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "round 0/30  loss 0.25  mae 0.4  rmse 0.5  up 10 B  down 30 B"
+    assert lines[2] == "  loss 0.25  mae 0.4 (lower is better)  rmse 0.5 (lower is better)"

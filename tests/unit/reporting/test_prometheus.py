@@ -60,6 +60,17 @@ def test_the_totals_are_those_of_the_run(tmp_path: Path) -> None:
     metrics.close("finished")
 
 
+def test_a_tasks_own_metrics_come_with_their_direction(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path, better={"loss": "lower", "mae": "lower", "f1": "higher"})
+    entry = record(1, ("mae", "f1"), mae=0.5, f1=0.75)
+    metrics.add(entry)
+    text = render(entry, metrics, "toy", 0.0)
+    assert samples(text)["byzdist_mae"] == 0.5 and samples(text)["byzdist_f1"] == 0.75
+    assert "# HELP byzdist_mae The last evaluation's mae; lower is better.\n" in text
+    assert "# HELP byzdist_f1 The last evaluation's f1; higher is better.\n" in text
+    assert metrics.close("finished")["mae"] == 0.5
+
+
 def test_writes_are_seconds_apart_but_for_the_last_round(tmp_path: Path) -> None:
     path = tmp_path / "byzdist.prom"
     exporter, metrics = Prometheus(path, "toy", rounds=3), Metrics(tmp_path)
