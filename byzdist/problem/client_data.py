@@ -39,7 +39,46 @@ class ClientData(ABC):
         """
 
 
-class ArrayData(ClientData):
+class PooledData(ClientData):
+    """Samples of one data set, which every process can read, and of which a split says whose they are."""
+
+    def __init__(
+        self,
+        split: Split,
+        classes: int,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        chunk: int,
+        flipped: Collection[int],
+    ) -> None:
+        self.split, self.chunk, self.classes, self.flipped = split, chunk, classes, frozenset(flipped)
+        self.device, self.dtype = torch.device(device), dtype
+
+    def samples(self, client: int) -> int:
+        """Return how many samples a client holds."""
+        return self.split.size(client)
+
+    def shared(self, client: int) -> Hashable | None:
+        """Return whether a client's labels are flipped, where all hold the whole data set."""
+        return client in self.flipped if self.split.shared else None
+
+    def indices(self, client: int, positions: Positions | None) -> Positions | None:
+        """Return where in the data set a client's samples are, or those at some positions among them; None: all of it."""
+        indices = self.split.indices(client)
+        if positions is not None:
+            indices = positions if indices is None else indices[positions]
+        return indices
+
+    def first(self, count: int) -> tuple[Batch, int]:
+        """Return a batch of the first ``count`` samples, or of all where there are fewer, and how many are in it."""
+        return next(iter(self.blocks(np.arange(min(count, self.split.samples)))))
+
+    @abstractmethod
+    def blocks(self, indices: Positions | None) -> Iterable[tuple[Batch, int]]:
+        """Return the samples at these places of the data set (None: all) in batches of at most ``chunk``, and how many are in each."""
+
+
+class ArrayData(PooledData):
     """Samples in two arrays that all clients share.
 
     Args:
@@ -60,33 +99,26 @@ class ArrayData(ClientData):
         chunk: int = 256,
         flipped: Collection[int] = (),
     ) -> None:
+        super().__init__(split, dataset.classes, device, dtype, chunk, flipped)
         features = torch.from_numpy(np.asarray(dataset.features))
         self.features = features.to(device=device, dtype=dtype if features.is_floating_point() else None)
         self.targets = torch.from_numpy(np.asarray(dataset.labels)).to(device)
-        self.split, self.chunk = split, chunk
-        self._classes, self.flipped = dataset.classes, frozenset(flipped)
         self._small = 0
         if self.features.device.type == "cpu":
             self._small = min(chunk, _SMALL // prod(dataset.feature_shape))
             self._arrays = self.features.numpy(), self.targets.numpy()
 
-    def samples(self, client: int) -> int:
-        """Return how many samples a client holds."""
-        return self.split.size(client)
-
-    def shared(self, client: int) -> Hashable | None:
-        """Return whether a client's labels are flipped, where all hold the whole data set."""
-        return client in self.flipped if self.split.shared else None
+    def first(self, count: int) -> tuple[Batch, int]:
+        """Return copies of the first samples, as many as there are up to ``count``, whatever ``chunk`` is; and their number."""
+        features, targets = self.features[:count].clone(), self.targets[:count].clone()
+        return (features, targets), len(targets)
 
     def batches(self, client: int, positions: Positions | None, round_: Round) -> Iterable[tuple[Batch, int]]:
         """Return a client's samples in batches of at most ``chunk``."""
-        indices = self.split.indices(client)
-        if positions is not None:
-            indices = positions if indices is None else indices[positions]
-        blocks = self.blocks(indices)
+        blocks = self.blocks(self.indices(client, positions))
         if client not in self.flipped:
             return blocks
-        return [((features, self._classes - 1 - targets), samples) for (features, targets), samples in blocks]
+        return [((features, self.classes - 1 - targets), samples) for (features, targets), samples in blocks]
 
     def blocks(self, indices: Positions | None) -> Iterable[tuple[tuple[Tensor, Tensor], int]]:
         """Return the samples at these places of the arrays (None: all) in batches of at most ``chunk``."""

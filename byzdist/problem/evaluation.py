@@ -1,15 +1,15 @@
 """How good a model is: the loss f of the honest clients, its gradient, the gap to its minimum, the task's metrics."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
 import numpy as np
 from torch import Tensor
 
 from byzdist.norms import norm
-from byzdist.problem.client_data import ArrayData, Positions
-from byzdist.problem.data import Dataset, Split
+from byzdist.problem.client_data import PooledData, Positions
+from byzdist.problem.data import Prepared, Split
+from byzdist.problem.dataset_data import hold
 from byzdist.problem.loss import Loss
 from byzdist.problem.objective import CountedObjective, Groups, Objective, is_counted, metrics, sample_groups
 from byzdist.problem.task import Better, Task
@@ -46,8 +46,8 @@ class Evaluator:
     def __init__(
         self,
         loss: Loss,
-        data: ArrayData,
-        dataset: Dataset,
+        data: PooledData,
+        dataset: Prepared,
         honest: Sequence[int],
         *,
         optimum: float | None = None,
@@ -58,10 +58,12 @@ class Evaluator:
         counted = is_counted(loss, data)
         groups = sample_groups(data.split, honest, pooled=not counted)
         if samples is not None:
-            groups = [(1 / samples, _draw(groups, len(data.targets), samples, seed))]
+            groups = [(1 / samples, _draw(groups, data.split.samples, samples, seed))]
         self._objective = (CountedObjective if counted else Objective)(loss, data, groups)
         self._gradient = loss.flat.initial()
-        self._test = _test_data(dataset, data, samples, seed)
+        self._test, self._tested = _test_data(dataset, data), None
+        if self._test is not None and samples is not None and samples < self._test.split.samples:
+            self._tested = stream(seed, "test samples").permutation(self._test.split.samples)[:samples]
 
     def evaluate(self, x: Tensor) -> dict[str, float]:
         """Return loss f(x), grad_norm, the task's metrics (on the test set, else on the honest clients' samples), and the gap."""
@@ -70,22 +72,21 @@ class Evaluator:
         if self._optimum is not None:
             found["gap"] = loss - self._optimum
         if self._test is not None:
-            seen = [(1.0, samples, self._loss.measure(x, batch, samples)) for batch, samples in self._test.blocks(None)]
+            seen = [
+                (1.0, samples, self._loss.measure(x, batch, samples))
+                for batch, samples in self._test.blocks(self._tested)
+            ]
             found |= metrics(self._loss.task, seen)
         return found
 
 
-def _test_data(dataset: Dataset, like: ArrayData, samples: int | None, seed: int) -> ArrayData | None:
-    """Return the test set, or ``samples`` of it drawn once; None where there is none."""
-    if dataset.test_features is None or dataset.test_labels is None:
+def _test_data(dataset: Prepared, like: PooledData) -> PooledData | None:
+    """Return the test set; None where there is none."""
+    test = dataset.tested()
+    if test is None:
         return None
-    features, targets = np.asarray(dataset.test_features), np.asarray(dataset.test_labels)
-    if samples is not None and samples < len(targets):
-        chosen = stream(seed, "test samples").permutation(len(targets))[:samples]
-        features, targets = features[chosen], targets[chosen]
-    test = replace(dataset, features=features, labels=targets)
-    device, dtype = like.features.device, like.features.dtype
-    return ArrayData(test, Split(len(targets), 1, None), device=device, dtype=dtype, chunk=like.chunk)
+    alone = Split(len(test.labels), 1, None)
+    return hold(test, alone, device=like.device, dtype=like.dtype, chunk=like.chunk)
 
 
 def _draw(groups: Groups, total: int, samples: int, seed: int) -> Positions:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from byzdist.problem.client_data import ArrayData, Positions
+from byzdist.problem.client_data import PooledData, Positions
 from byzdist.problem.data import Split
 from byzdist.problem.loss import Loss, Measured
 from byzdist.problem.task import Task
@@ -35,7 +35,7 @@ def sample_groups(split: Split, honest: Sequence[int], *, pooled: bool = True) -
 class Objective:
     """A weighted sum of sample losses plus the regularizer, evaluated in one pass over the samples."""
 
-    def __init__(self, loss: Loss, data: ArrayData, groups: Groups) -> None:
+    def __init__(self, loss: Loss, data: PooledData, groups: Groups) -> None:
         self.loss, self.data, self.groups = loss, data, groups
 
     def __call__(self, x: Tensor, gradient: Tensor) -> tuple[float, dict[str, float]]:
@@ -73,7 +73,7 @@ class CountedObjective(Objective):
         return fsum(losses), metrics(self.loss.task, seen, weights_sum_to_one=True)
 
 
-def is_counted(loss: Loss, data: ArrayData) -> bool:
+def is_counted(loss: Loss, data: PooledData) -> bool:
     """Return whether the loss is a quotient of sums and counts, and not a mean over samples."""
     batch, _ = next(iter(data.blocks(np.zeros(1, np.int64))))
     return loss.is_counted(batch)

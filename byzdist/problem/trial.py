@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from byzdist.errors import ConfigError
-from byzdist.problem.client_data import ArrayData
+from byzdist.problem.client_data import PooledData
 from byzdist.problem.loss import Loss
 from byzdist.problem.modules import advice, describing_errors, label, trained
 from byzdist.problem.oracle import Oracle
-from byzdist.problem.task import flat_logits, output_of
+from byzdist.problem.task import Batch, flat_logits, output_of
 from byzdist.randomness import stream
 from byzdist.rounds import Round
 
@@ -24,7 +24,7 @@ class Refused(ConfigError):
     """Why a module cannot be trained."""
 
 
-def try_out(loss: Loss, data: ArrayData, classes: int, name: str) -> None:
+def try_out(loss: Loss, data: PooledData, classes: int, name: str) -> None:
     """Check that the gradient of the loss is what the methods take it for: finite, and a function of x and the samples.
 
     Args:
@@ -38,17 +38,29 @@ def try_out(loss: Loss, data: ArrayData, classes: int, name: str) -> None:
     """
     with torch.random.fork_rng(devices=[]):
         try:
-            _Trial(loss, data, classes, name).run()
+            batch, samples = data.first(_FEW)
+            if isinstance(batch, tuple) and all(isinstance(part, Tensor) for part in batch):
+                _Trial(loss, data, batch, classes, name).run()
+            else:  # the user's own form, of which nothing is known
+                _take_one_step(loss, batch, samples, name)
         except Refused as problem:
             raise ConfigError(f"model: {name!r} {problem}") from None
         finally:
             loss.flat.unbind()
 
 
+def _take_one_step(loss: Loss, batch: Batch, samples: int, name: str) -> None:
+    gradient = loss.flat.initial().zero_()
+    with describing_errors(name, "the loss of a batch", lambda: ""):
+        loss.add_gradients((loss.flat.initial(),), batch, samples, 1.0, gradient, seed=0)
+    if not bool(gradient.isfinite().all()):
+        raise Refused("has a gradient that is not finite at its start.")
+
+
 class _Trial:
-    def __init__(self, loss: Loss, data: ArrayData, classes: int, name: str) -> None:
+    def __init__(self, loss: Loss, data: PooledData, batch: Batch, classes: int, name: str) -> None:
         self._loss, self._data, self._classes, self._name, self._model = loss, data, classes, name, loss.model
-        self._features, self._labels = data.features[:_FEW].clone(), data.targets[:_FEW].clone()
+        self._features, self._labels = batch
         # A GPU rounds convolutions to ten bits, and differently for batches of other sizes.
         self._tolerance = 1e-2 if loss.device.type == "cuda" else torch.finfo(loss.dtype).eps ** 0.5
         self._start = loss.flat.initial()

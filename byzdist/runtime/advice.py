@@ -4,6 +4,7 @@ import logging
 
 from byzdist.config.schema import Config
 from byzdist.methods import Method
+from byzdist.problem.client_data import ArrayData
 from byzdist.problem.data import warn_of_rare_classes
 from byzdist.runtime.experiment import Experiment
 
@@ -56,8 +57,9 @@ def _step_size(experiment: Experiment) -> None:
 
 def lipschitz(experiment: Experiment) -> float | None:
     """Return the Lipschitz constant L of the gradient of the mean loss, over at most 8192 samples; None where it is not known."""
-    loss, features = experiment.oracle.loss, experiment.data.features
+    loss, data = experiment.oracle.loss, experiment.data
     smoothness = getattr(loss.model, "smoothness", None)
-    if smoothness is None:
+    if smoothness is None or not isinstance(data, ArrayData):
         return None
+    features = data.features
     return float(smoothness(features[:: max(1, len(features) // _ROWS)])) + 2 * loss.l2

@@ -28,14 +28,15 @@ def facts(experiment: Experiment) -> Facts:
     """Return what there is to compare, as JSON: shapes, a digest of all targets, probes of some features and of the model."""
     data, oracle = experiment.dataset, experiment.oracle
     rows = max(1, min(_ROWS, _MOST // max(1, prod(data.feature_shape))))
+    some = np.asarray(data.some(-(-len(data.labels) // rows)))
     left_alone = [_some(tensor) for tensor in fixed(oracle.loss.model).values()]
     return {
         "features": list(data.feature_shape),
         "classes": data.classes,
-        "dtype": str(data.features.dtype),
+        "dtype": str(some.dtype),
         "samples": len(data.labels),
         "targets": hashlib.blake2b(np.ascontiguousarray(data.labels).data, digest_size=8).hexdigest(),
-        "sample": _probes(np.asarray(data.features[:: -(-len(data.features) // rows)])),
+        "sample": _probes(some),
         "parameters": oracle.dimension,
         "start": _probes(_some(oracle.initial())),
         "fixed": _probes(np.concatenate(left_alone) if left_alone else np.zeros(0)),

@@ -17,8 +17,9 @@ from byzdist.config.schema import Config
 from byzdist.errors import ConfigError
 from byzdist.methods import METHODS, Method, Sizes
 from byzdist.problem import data, models
-from byzdist.problem.client_data import ArrayData
-from byzdist.problem.data import Dataset, Split
+from byzdist.problem.client_data import PooledData
+from byzdist.problem.data import Dataset, Prepared, Split
+from byzdist.problem.dataset_data import hold
 from byzdist.problem.loss import Loss
 from byzdist.problem.oracle import Oracle
 from byzdist.problem.task import Task
@@ -41,9 +42,9 @@ class Experiment:
     """
 
     config: Config
-    dataset: Dataset
+    dataset: Prepared
     split: Split
-    data: ArrayData
+    data: PooledData
     task: Task
     oracle: Oracle
     method: Method
@@ -78,8 +79,8 @@ class Experiment:
 
     @property
     def label_table(self) -> np.ndarray | None:
-        """How many samples of each class each client holds, [clients, classes]; None where targets are not classes."""
-        if self.task.target != "classes":
+        """How many samples of each class each client holds, [clients, classes]; None where targets are not classes, or not known."""
+        if self.task.target != "classes" or self.dataset.labels.dtype.kind != "i":
             return None
         return self.split.table(self.dataset.labels, self.dataset.classes)
 
@@ -140,7 +141,7 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     name = config.model.name
     buffers = config.model.parameters.get("buffers", "refuse")
     loss = Loss(model, task, device=device, dtype=dtype, name=name, buffers=buffers, precision=config.precision)
-    held = ArrayData(
+    held = hold(
         dataset,
         split,
         device=device,
@@ -154,7 +155,7 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     compressor = make(COMPRESSORS, config.compression, "compression", Compressor)  # type: ignore[type-abstract]
     method = make(METHODS, config.method, "method", Method)  # type: ignore[type-abstract]
     samples = [split.size(client) for client in range(clients.count)]
-    _advise_on_batches(method, min(samples))
+    _advise_on_batches(method, min(samples), None if isinstance(dataset, Dataset) else dataset.batch_size)
     d = oracle.dimension
     method = method.resolved(Sizes(clients.count, sum(samples) / clients.count, d, compressor.nonzeros(d)))
     return Experiment(
@@ -171,7 +172,12 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     )
 
 
-def _advise_on_batches(method: Method, fewest: int) -> None:
+def _advise_on_batches(method: Method, fewest: int, loaders: int | None) -> None:
+    ours = getattr(method, "batch_size", None)
+    if isinstance(ours, int) and loaders not in (None, ours):
+        _advice.warning(
+            "method.batch_size: %d, and the DataLoader of the data has batches of %d; ours counts.", ours, loaders
+        )
     for key in ("batch_size", "full_batch"):
         size = getattr(method, key, None)
         if isinstance(size, int) and size > fewest:

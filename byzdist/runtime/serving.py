@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from byzdist.errors import RunError
+from byzdist.problem.data import Dataset
 from byzdist.problem.data import load as load_data
 from byzdist.problem.evaluation import Evaluator, measured_of
 from byzdist.problem.optimum import can_be_found, find
@@ -106,11 +107,13 @@ def _evaluator(experiment: Experiment) -> Evaluator:
 
 def _optimum(experiment: Experiment) -> float | None:
     """Return f(x*), found in float64 whatever the dtype of the run; None where it is not looked for."""
-    if not can_be_found(experiment.oracle.loss, len(experiment.dataset.labels)):
-        return None
     config, dataset = experiment.config, experiment.dataset
+    # What is read lazily may be other samples each time.
+    if not isinstance(dataset, Dataset) or not can_be_found(experiment.oracle.loss, len(dataset.labels)):
+        return None
     if config.dtype != "float64":
         dataset = load_data(config.data.without("split"), dtype="float64", task=experiment.task)
+        assert isinstance(dataset, Dataset)
     return find(config.model.without("buffers"), experiment.task, dataset, experiment.split, config.clients.good)
 
 

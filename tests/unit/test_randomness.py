@@ -80,4 +80,5 @@ def test_nothing_in_the_package_draws_from_a_global_generator():
         r"np\.random\.(?!Generator|Philox|default_rng)\w+|torch\.(rand|randn|randint|bernoulli)\(|import random\b"
     )
     for path in (ROOT / "byzdist").rglob("*.py"):
-        assert not forbidden.search(path.read_text()), path
+        if path.name != "generators.py":  # which seeds them for a user's code, and gives them back
+            assert not forbidden.search(path.read_text()), path

@@ -6,7 +6,7 @@ import lzma
 import os
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -51,6 +51,16 @@ class Dataset:
     def feature_shape(self) -> tuple[int, ...]:
         """The shape of one sample's features."""
         return tuple(self.features.shape[1:])
+
+    def some(self, step: int) -> NDArray[Any]:
+        """Return the features of every ``step``-th sample."""
+        return self.features[::step]
+
+    def tested(self) -> "Dataset | None":
+        """Return the test set as a data set of its own."""
+        if self.test_features is None or self.test_labels is None:
+            return None
+        return replace(self, features=self.test_features, labels=self.test_labels, test_features=None, test_labels=None)
 
 
 READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError)

@@ -28,8 +28,11 @@ from byzdist.host.files import check_plain, share
 from byzdist.host.locks import Lock
 from byzdist.problem.data.arrays import advice, as_arrays, outputs
 from byzdist.problem.data.base import DATASETS, Dataset
+from byzdist.problem.data.generators import global_generators
+from byzdist.problem.data.lazy import Prepared, is_lazy, prepare_lazy
 from byzdist.problem.task import Task
 from byzdist.problem.tasks.classification import CLASSIFICATION
+from byzdist.randomness import stream
 from byzdist.registry import Named, Spec
 
 _FORMAT = 3
@@ -38,8 +41,10 @@ _log = logging.getLogger(__name__)
 _advice = logging.getLogger("byzdist.config.checks.data")  # what the server alone says, see logs
 
 
-def load(named: Named, cache: Path | None = None, dtype: str = "float64", task: Task = CLASSIFICATION) -> Dataset:
+def load(named: Named, cache: Path | None = None, dtype: str = "float64", task: Task = CLASSIFICATION) -> Prepared:
     """Return the data set of a data section as a task wants it, with numbers of the given dtype, from the cache or prepared just now.
+
+    What is read lazily is not kept in the cache: each process calls its function.
 
     Raises:
         ConfigError: an unknown name, a wrong parameter, a missing or damaged file, or a function of the user's own that fails.
@@ -50,7 +55,7 @@ def load(named: Named, cache: Path | None = None, dtype: str = "float64", task: 
     wanted = np.dtype(dtype)
     folders = [folder / "data" / name for folder in ([cache] if cache is not None else cache_folders())]
     found = next(filter(None, (_open(folder, key, wanted, task) for folder in folders)), None)
-    arrays: dict[str, NDArray[Any]] | None = None
+    prepared: Prepared | dict[str, NDArray[Any]] | None = None
     for folder in [] if found else folders:
         try:
             make_cache(folder.parent.parent)
@@ -58,16 +63,20 @@ def load(named: Named, cache: Path | None = None, dtype: str = "float64", task: 
             with Lock(folder.with_name(f"{name}.lock")):
                 found = _open(folder, key, wanted, task)  # another process may have been faster
                 if found is None:
-                    arrays = arrays or _prepare(spec, wanted, task)
-                    _keep(arrays, folder)
+                    prepared = prepared or _prepare(spec, key, wanted, task)
+                    if not isinstance(prepared, dict):
+                        break
+                    _keep(prepared, folder)
                     found = _open(folder, key, wanted, task)
         except OSError as error:
             say_that_it_cannot_be_used(folder.parent.parent, error)
         if found is not None:
             break
     if found is None:
-        arrays = arrays or _prepare(spec, wanted, task)
-        found = _dataset(key, arrays, task)
+        prepared = prepared or _prepare(spec, key, wanted, task)
+        if not isinstance(prepared, dict):
+            return prepared
+        found = _dataset(key, prepared, task)
     if task.target == "classes" and (said := advice(found.labels, found.classes)):
         _advice.warning("data: %s", said)
     return found
@@ -137,14 +146,17 @@ def _dataset(key: str, arrays: Mapping[str, NDArray[Any]], task: Task) -> Datase
     )
 
 
-def _prepare(spec: Spec, dtype: np.dtype[Any], task: Task) -> dict[str, NDArray[Any]]:
+def _prepare(spec: Spec, key: str, dtype: np.dtype[Any], task: Task) -> Prepared | dict[str, NDArray[Any]]:
     _log.info("preparing data set %s", spec.name)
     try:
-        returned = DATASETS.build(spec, key="data")
+        with global_generators(stream(0, "data")):  # random_split, say, is the same in every process
+            returned = DATASETS.build(spec, key="data")
     except (ConfigError, MemoryError):
         raise
     except (Exception, SystemExit) as error:  # whatever a user's own function raises
         raise ConfigError(f"data: {spec.name!r} ended with {told(error)}.") from error
+    if is_lazy(returned):
+        return prepare_lazy(returned, spec.name, key, dtype.name, task)
     return as_arrays(returned, spec.name, dtype, task)
 
 

@@ -172,7 +172,8 @@ def split(named: Named, labels: NDArray[np.int64], count: int, seed: int, byzant
     entry = SPLITS.get(spec.name, "data.split")
     if entry in (by_label, dirichlet) and (labels.ndim != 1 or labels.dtype.kind != "i"):
         raise ConfigError(
-            f"data.split: {spec.name!r} goes by classes, and the task's targets are not classes. Use 'iid', or a split of your own."
+            f"data.split: {spec.name!r} goes by classes, and the targets are not classes, or not known before they are read (a "
+            "Dataset tells them as its `targets`). Use 'iid', or a split of your own."
         )
     holders = count - byzantine if spec.parameters.get("holders") == "honest" else count
     if entry is not shared and holders > len(labels):
