@@ -9,5 +9,12 @@ from byzdist.reporting.record import RoundRecord
 def record(round_: int, **more: Any) -> RoundRecord:
     """Return the record of a round of three clients; ``more`` are other fields, or measured numbers by their names."""
     evaluation = {key: more.pop(key) for key in EVALUATED if key in more}
-    fields = {"full": False, "cohort": [1, 4, 7], "missing": {}, "byzantine": 0, "bytes_up": 10, "bytes_down": 30}
+    fields: dict[str, Any] = {
+        "full": False,
+        "cohort": [1, 4, 7],
+        "missing": {},
+        "byzantine": 0,
+        "bytes_up": 10,
+        "bytes_down": 30,
+    }
     return RoundRecord(round_, **fields | more, evaluation=evaluation)
