@@ -1,11 +1,10 @@
 """Which clients reply: who stopped or began again to, whose memory was lost, and who is known to be Byzantine."""
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from byzdist.rounds import Replies, Round
 from byzdist.runtime.decoding import NOT_FINITE
-from byzdist.transport.base import ServerEnd
 
 log = logging.getLogger(__name__)
 _NAMED = 20  # clients in a line of the log
@@ -15,12 +14,12 @@ class Attendance:
     """Keeps account of the clients from round to round.
 
     Args:
-        transport: knows who is in quarantine.
+        quarantined: returns the clients in quarantine.
         remember: whether honest clients remember something, which they can lose.
     """
 
-    def __init__(self, transport: ServerEnd, remember: bool) -> None:
-        self._transport, self._remember = transport, remember
+    def __init__(self, quarantined: Callable[[], set[int]], remember: bool) -> None:
+        self._quarantined, self._remember = quarantined, remember
         self._away: set[int] = set()  # clients that owed their last reply
         self._known: set[int] = set()  # clients that have something to remember
 
@@ -55,7 +54,7 @@ class Attendance:
 
     def exposed(self, replying: Collection[int], missing: Mapping[int, str]) -> int:
         """Return how many clients are known to be Byzantine and are not among the replying ones."""
-        known = self._transport.quarantined()
+        known = self._quarantined()
         known |= {client for client, reason in missing.items() if reason == NOT_FINITE}
         return len(known.difference(replying))
 

@@ -50,7 +50,7 @@ class Server:
         chosen = experiment.config.aggregation
         aggregator = Aggregator(chosen.rule, chosen.pre, compile=chosen.compile)
         self.full_rounds = FullRounds.of(experiment, aggregator)
-        self._attendance = Attendance(transport, experiment.honest_remember)
+        self._attendance = Attendance(transport.quarantined, experiment.honest_remember)
         self._planner = Planner(experiment, transport, self.full_rounds, self._attendance)
         self._decoder = Decoder(experiment, transport)
         self.estimate = Estimate(experiment, self.full_rounds, aggregator)

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from byzdist.aggregation import Aggregator, aggregate
-from byzdist.aggregation.engine import Named
+from byzdist.registry import Named, Spec
 
 CHAIN: list[Named] = [{"name": "clip", "threshold": 1e3}, "arc", "nnm", {"name": "bucketing", "size": 2}]
 CTMA: Named = {"name": "ctma", "rule": "geometric_median"}
@@ -59,9 +59,8 @@ def alternate(calls: dict[str, Callable[[], object]], repeat: int) -> dict[str, 
 
 
 def label(rule: Named) -> str:
-    if isinstance(rule, str):
-        return rule
-    return f"{rule['name']}({rule['rule']})" if "rule" in rule else rule["name"]
+    spec = Spec.of(rule)
+    return f"{spec.name}({spec.parameters['rule']})" if "rule" in spec.parameters else spec.name
 
 
 def matrices(n: int, d: int, common: float = 0.0) -> Callable[[], torch.Tensor]:

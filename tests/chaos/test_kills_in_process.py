@@ -14,9 +14,10 @@ import torch
 
 from byzdist.reporting.metrics import Metrics
 from byzdist.storage import checkpoint, saving
+from byzdist.transport.local import LocalServer
 from tests.support.cases import RAND_K, case
 from tests.support.harness import comparable
-from tests.support.inprocess import LocalServer, train_in
+from tests.support.inprocess import train_in
 
 MARINA = case("shift_back", RAND_K) | {"rounds": 7, "evaluate": {"every": 3}, "checkpoint": {"every": 2, "keep": 2}}
 MOMENTUM = {**MARINA, "method": case(name="momentum_sgd")["method"]}

@@ -18,7 +18,7 @@ import torch
 from torch.distributed import DistStoreError
 
 from byzdist.errors import ConfigError, RunError
-from byzdist.torch_private import TCPStore
+from byzdist.torch_private import Store, TCPStore
 from byzdist.transport.keys import worker_key
 from byzdist.transport.star import keeper, link
 from byzdist.transport.star import server as ends
@@ -427,12 +427,12 @@ def test_what_gateways_tell_in_an_unlucky_order() -> None:
 
 
 def test_a_system_without_room_for_a_process_is_asked_again() -> None:
-    answers = iter([BlockingIOError(), OSError(12, "no memory"), 42])
+    errors = [OSError(12, "no memory"), BlockingIOError()]
 
     def fork() -> int:
-        if isinstance(answer := next(answers), OSError):
-            raise answer
-        return answer
+        if errors:
+            raise errors.pop()
+        return 42
 
     began = time.monotonic()
     assert keeper._fork(fork) == 42 and time.monotonic() - began > keeper._PAUSE
@@ -445,14 +445,14 @@ def test_a_limit_of_files_that_is_too_low_is_named(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_key_that_vanishes_between_two_looks_is_not_there() -> None:
-    class Store:
+    class Vanishing(Store):
         def check(self, keys: list[str]) -> bool:
             return True
 
         def get(self, key: str) -> bytes:
             raise DistStoreError("wait timeout after 5000ms")
 
-    assert link.read_note(Store(), 1, worker_key(SECRET, 1), "an attempt") is None
+    assert link.read_note(Vanishing(), 1, worker_key(SECRET, 1), "an attempt") is None
 
 
 def test_a_worker_that_hangs_ends_with_the_run_but_no_note_ends_one_that_has_a_link() -> None:

@@ -49,7 +49,7 @@ def train(
     tree: dict[str, Any],
     folder: Path,
     workers: int = 2,
-    tamper: Callable[[Server, int], None] | None = None,
+    tamper: Callable[[Server, int], object] | None = None,
     end: type[LocalServer] = LocalServer,
 ) -> Trained:
     """Run a configuration to its end, and leave its metrics alone in the folder.

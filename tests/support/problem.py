@@ -14,6 +14,12 @@ from byzdist.problem.task import Task
 from byzdist.problem.tasks.classification import CLASSIFICATION
 
 
+class ArrayOracle(Oracle):
+    """An oracle whose samples are in arrays, where a test can look at them."""
+
+    data: ArrayData
+
+
 def oracle_of(
     model: nn.Module,
     dataset: Dataset,
@@ -24,8 +30,8 @@ def oracle_of(
     flipped: Collection[int] = (),
     buffers: Buffers = "refuse",
     precision: Precision = "full",
-) -> Oracle:
+) -> ArrayOracle:
     """Return the oracle of a module on the CPU."""
     loss = Loss(model, task, dtype=dtype, buffers=buffers, precision=precision)
     chunk = loss.chunk(prod(dataset.feature_shape))
-    return Oracle(loss, ArrayData(dataset, split, dtype=dtype, chunk=chunk, flipped=flipped))
+    return ArrayOracle(loss, ArrayData(dataset, split, dtype=dtype, chunk=chunk, flipped=flipped))

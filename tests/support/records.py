@@ -14,5 +14,12 @@ def record(round_: int, metrics: Collection[str] = ("accuracy",), **more: Any) -
         metrics: the names of the task's own among them.
     """
     evaluation = {key: more.pop(key) for key in (*OF_ANY_TASK, *metrics) if key in more}
-    fields = {"full": False, "cohort": [1, 4, 7], "missing": {}, "byzantine": 0, "bytes_up": 10, "bytes_down": 30}
+    fields: dict[str, Any] = {
+        "full": False,
+        "cohort": [1, 4, 7],
+        "missing": {},
+        "byzantine": 0,
+        "bytes_up": 10,
+        "bytes_down": 30,
+    }
     return RoundRecord(round_, **fields | more, evaluation=evaluation)

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from byzdist.aggregation import RULES, Aggregator, Facts, aggregate, max_byzantine
-from byzdist.aggregation.engine import Named
 from byzdist.aggregation.rules import Rule
 from byzdist.errors import ConfigError
+from byzdist.registry import Named
 
 BUCKETS = {"name": "bucketing", "size": 2}
 ROBUST = [

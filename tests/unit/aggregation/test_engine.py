@@ -8,10 +8,10 @@ from byzdist.aggregation import PRE, RULES, Aggregator, aggregate, gram
 from byzdist.aggregation import engine as engine_module
 from byzdist.aggregation import vectors as vectors_module
 from byzdist.aggregation.coordinate import coordinate_median, meamed, trimmed_mean
-from byzdist.aggregation.engine import Named
 from byzdist.aggregation.kernels import native, native_products, traced
 from byzdist.aggregation.rules import minority
 from byzdist.errors import ConfigError
+from byzdist.registry import Named
 from tests.support.standins import failing, watched
 
 NAMED = [{"name": "ctma", "rule": "trimmed_mean"} if r == "ctma" else {"name": r} for r in RULES]

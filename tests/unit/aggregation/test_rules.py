@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from byzdist.aggregation import PRE, RULES, Aggregator, aggregate
-from byzdist.aggregation.engine import Named
 from byzdist.errors import ConfigError
+from byzdist.registry import Named, Spec
 
 
 def krum_order(X, f, margin=2):
@@ -122,7 +122,7 @@ TEXTBOOK: dict[str, tuple[Named, Any]] = {
 
 
 def test_every_rule_has_a_textbook():
-    assert {named if isinstance(named, str) else named["name"] for named, _ in TEXTBOOK.values()} == set(RULES)
+    assert {Spec.of(named).name for named, _ in TEXTBOOK.values()} == set(RULES)
 
 
 @pytest.mark.parametrize("case", TEXTBOOK)

@@ -48,7 +48,7 @@ def test_a_wrong_configuration_is_refused_by_its_key_before_anything_starts(here
     assert names(here) == before
 
 
-TEXTS = {
+TEXTS: dict[str, tuple[str | bytes, str]] = {
     "an empty file": ("", "config.yaml: a configuration is a mapping of keys"),
     "no mapping": ("- a\n- b\n", "config.yaml: a configuration is a mapping of keys"),
     "a tab": ("name: x\n\trounds: 5\n", "config.yaml: not valid YAML: .*line 2"),
@@ -118,7 +118,7 @@ def test_overrides_may_come_before_and_after_options(here, monkeypatch):
 def test_list_shows_every_name_with_a_description(capsys):
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    described = dict(found.groups() for line in lines if (found := re.match(r"  (\S+)\s+(\S.*)", line)))
+    described = {found[1]: found[2] for line in lines if (found := re.match(r"  (\S+)\s+(\S.*)", line))}
     for registry in SECTIONS.values():
         for name in registry:
             assert len(described[name]) >= 10, name

@@ -9,6 +9,7 @@ from byzdist.aggregation import Aggregator
 from byzdist.attacks.effect import Effect
 from byzdist.cli.main import main
 from byzdist.config.reading import load, parse
+from byzdist.problem.models.logistic_regression import LogisticRegression
 from byzdist.runtime import advice
 from byzdist.runtime.experiment import prepare
 from tests.support.cases import BASE
@@ -132,6 +133,7 @@ def test_the_lipschitz_constant_bounds_the_hessian_and_is_met_at_zero(classes, b
     tree = {**GOOD, "data": {**BASE["data"], "classes": classes}, "model": {**BASE["model"], "bias": bias}}
     experiment = prepare(parse(tree), torch.device("cpu"))
     model, features = experiment.oracle.loss.model, experiment.data.features
+    assert isinstance(model, LogisticRegression)
     found, largest = advice.lipschitz(experiment), 0.0
     for seed in range(5):
         x = torch.from_numpy(np.random.default_rng(seed).standard_normal(experiment.oracle.dimension)) * seed

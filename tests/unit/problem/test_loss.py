@@ -12,9 +12,10 @@ from byzdist.problem.data import Dataset, Split
 from byzdist.problem.loss import Loss
 from byzdist.problem.modules import swap_norms
 from byzdist.problem.oracle import BUFFERS
+from byzdist.problem.tasks.classification import CLASSIFICATION
 from byzdist.randomness import stream
 from byzdist.rounds import ClientMemories, Round
-from tests.support.problem import CLASSIFICATION, oracle_of
+from tests.support.problem import oracle_of
 
 SAMPLES = 40
 
@@ -133,8 +134,8 @@ def test_local_buffers_are_each_clients_own_and_survive_a_restart():
     assert whole.tensors().keys() == resumed.tensors().keys()
     for key, tensor in whole.tensors().items():
         assert torch.equal(tensor, resumed.tensors()[key]), key
-    means = [whole.of(BUFFERS, client)["1.running_mean"] for client in (0, 1)]
-    assert not torch.allclose(*means)
+    first, second = [whole.of(BUFFERS, client)["1.running_mean"] for client in (0, 1)]
+    assert not torch.allclose(first, second)
     assert [int(whole.of(BUFFERS, client)["1.num_batches_tracked"]) for client in (0, 1)] == [3, 6]
 
 
@@ -152,6 +153,7 @@ def test_swap_norms_keeps_weights_and_makes_samples_independent():
     )
     weight = module[1].weight
     swapped = swap_norms(module, groups=4)
+    assert isinstance(swapped, nn.Sequential) and isinstance(swapped[2], nn.Sequential)
     assert [type(swapped[1]), type(swapped[2][1])] == [nn.GroupNorm, nn.GroupNorm]
     assert swapped[1].weight is weight and swapped[1].num_groups == 3  # the largest up to 4 that divides 6
     images = torch.randn(4, 3, 8, 8)

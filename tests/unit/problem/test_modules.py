@@ -15,11 +15,12 @@ from byzdist.config.reading import parse
 from byzdist.problem import models, trial
 from byzdist.problem.data import Dataset, Split
 from byzdist.problem.task import output_of
+from byzdist.problem.tasks.classification import CLASSIFICATION
 from byzdist.runtime.experiment import prepare
 from byzdist.storage.export import load_model, save_model
 from tests.support.cases import case
 from tests.support.inprocess import train
-from tests.support.problem import CLASSIFICATION, oracle_of
+from tests.support.problem import oracle_of
 from tests.unit.problem.nets import Net, config
 from tests.unit.problem.test_models import CASES
 

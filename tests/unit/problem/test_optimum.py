@@ -12,11 +12,13 @@ from byzdist.problem import data, models, optimum
 from byzdist.problem.data import Dataset
 from byzdist.problem.evaluation import Evaluator
 from byzdist.problem.loss import Loss
+from byzdist.problem.models.logistic_regression import LogisticRegression
 from byzdist.problem.objective import Objective, sample_groups
 from byzdist.problem.tasks import TASKS
+from byzdist.problem.tasks.classification import CLASSIFICATION
 from byzdist.randomness import stream
 from tests.support.paths import data_file
-from tests.support.problem import CLASSIFICATION, oracle_of
+from tests.support.problem import oracle_of
 from tests.support.standins import watched
 
 GOOD = range(3)
@@ -75,6 +77,7 @@ def test_a_difficult_start_needs_shorter_steps(tmp_path):
     spec = {"name": "logistic_regression", "l2": 1e-9}
     parts = data.split({"name": "shared"}, dataset.labels, 4, 0)
     model = models.build(spec, (4,), 2, 0)
+    assert isinstance(model, LogisticRegression)
     model.weight.data.fill_(1.0)
     oracle = oracle_of(model, dataset, parts)
     objective = Objective(oracle.loss, oracle.data, sample_groups(parts, GOOD))

@@ -9,10 +9,11 @@ from byzdist.errors import ConfigError
 from byzdist.problem import data, models
 from byzdist.problem.data import Dataset, Split
 from byzdist.problem.loss import Loss
-from byzdist.problem.oracle import Oracle
+from byzdist.problem.tasks.classification import CLASSIFICATION
 from byzdist.randomness import stream
 from byzdist.rounds import Round
-from tests.support.problem import CLASSIFICATION, oracle_of
+from tests.support.problem import ArrayOracle, oracle_of
+from tests.support.standins import watched
 
 
 def make_dataset(samples: int, shape: tuple[int, ...], classes: int) -> Dataset:
@@ -21,18 +22,18 @@ def make_dataset(samples: int, shape: tuple[int, ...], classes: int) -> Dataset:
     return Dataset("test", features, generator.integers(classes, size=samples), None, None, classes)
 
 
-def make_oracle(spec, shape=(7,), classes=3, samples=50, split="shared", clients=4, **options) -> Oracle:
+def make_oracle(spec, shape=(7,), classes=3, samples=50, split="shared", clients=4, **options) -> ArrayOracle:
     dataset = make_dataset(samples, shape, classes)
     model = models.build(spec, shape, classes, seed=3)
     return oracle_of(model, dataset, data.split({"name": split}, dataset.labels, clients, 0), **options)
 
 
-def point(oracle: Oracle, number: int) -> torch.Tensor:
+def point(oracle: ArrayOracle, number: int) -> torch.Tensor:
     vector = stream(5, "point", number).standard_normal(oracle.dimension)
     return torch.from_numpy(vector).to(oracle.loss.dtype) * 0.3
 
 
-def reference(oracle: Oracle, x: torch.Tensor, positions, flip=False) -> torch.Tensor:
+def reference(oracle: ArrayOracle, x: torch.Tensor, positions, flip=False) -> torch.Tensor:
     """The gradient by torch.func, from the module's definition alone."""
     model, data, l2 = oracle.loss.model, oracle.data, oracle.loss.l2
     names, parameters = zip(*model.named_parameters(), strict=True)
@@ -148,36 +149,22 @@ def test_a_message_may_be_reused_for_another_point(name):
         torch.testing.assert_close(out, reference(oracle, x, np.arange(50)), rtol=1e-11, atol=1e-13)
 
 
-class CountingData:
-    """Data that count how often they are read."""
-
-    def __init__(self, data):
-        self.data, self.read = data, 0
-
-    def __getattr__(self, name):
-        return getattr(self.data, name)
-
-    def batches(self, *arguments):
-        self.read += 1
-        return self.data.batches(*arguments)
-
-
 @pytest.mark.parametrize("name", ["binary", "multinomial", "mlp"])
 def test_clients_with_the_same_samples_share_a_full_gradient_at_the_points_of_a_round(name):
     spec, shape, classes = SPECS[name]
     oracle = make_oracle(spec, shape, classes, flipped=[3])
-    oracle.data = counting = CountingData(oracle.data)
     x, y, elsewhere = point(oracle, 0), point(oracle, 1), point(oracle, 2)
     out = torch.empty_like(x)
-    for number in (2, 3):
-        x.copy_(point(oracle, number))
-        oracle.begin(Round(number, 0), x, y)
-        for client in range(4):
-            for where in (x, y):
-                oracle.gradient(where, client, None, out)
-                expected = reference(oracle, where, np.arange(50), flip=client == 3)
-                torch.testing.assert_close(out, expected, rtol=1e-11, atol=1e-13)
-    assert counting.read == 2 * 2 * 2  # rounds, points, honest and flipped labels
+    with watched(oracle.data, "batches") as reads:
+        for number in (2, 3):
+            x.copy_(point(oracle, number))
+            oracle.begin(Round(number, 0), x, y)
+            for client in range(4):
+                for where in (x, y):
+                    oracle.gradient(where, client, None, out)
+                    expected = reference(oracle, where, np.arange(50), flip=client == 3)
+                    torch.testing.assert_close(out, expected, rtol=1e-11, atol=1e-13)
+    assert len(reads) == 2 * 2 * 2  # rounds, points, honest and flipped labels
     for _ in range(2):  # a point of a client's own may move within a round
         elsewhere.mul_(0.5)
         oracle.gradient(elsewhere, 0, None, out)

@@ -32,8 +32,8 @@ def task_of(name):
     return TASKS.get(name)()
 
 
-def dataset_of(features, targets, task):
-    arrays = as_arrays((features, targets), "mine", F64, task)
+def dataset_of(samples, task):
+    arrays = as_arrays(samples, "mine", F64, task)
     return Dataset("t", arrays["features"], arrays["labels"], None, None, outputs(arrays, task))
 
 
@@ -64,7 +64,7 @@ def held(oracle, client):
 def test_regression_is_mean_squared_error(targets):
     task = task_of("regression")
     y = numbers((SAMPLES, targets), 1)
-    dataset = dataset_of(numbers((SAMPLES, 4)), y[:, 0] if targets == 1 else y, task)
+    dataset = dataset_of((numbers((SAMPLES, 4)), y[:, 0] if targets == 1 else y), task)
     assert dataset.classes == targets
     model = nn.Linear(4, targets).double()
     oracle, _, measured = evaluated(model, dataset, task, split="shared")
@@ -77,7 +77,7 @@ def test_regression_is_mean_squared_error(targets):
 def test_multi_label_is_binary_cross_entropy_and_micro_f1():
     task = task_of("multi_label")
     y = (numbers((SAMPLES, 3), 1) > 0.3).astype(int)
-    dataset = dataset_of(numbers((SAMPLES, 4)), y, task)
+    dataset = dataset_of((numbers((SAMPLES, 4)), y), task)
     assert dataset.classes == 3
     model = nn.Linear(4, 3).double()
     _, _, measured = evaluated(model, dataset, task, split="shared")
@@ -119,7 +119,7 @@ def definition_of_next_token(oracle, x):
 def test_a_loss_of_sums_and_counts_is_a_quotient_of_all_of_them(chunk):
     """Batches of other sizes, with other numbers of tokens that count, give the same loss, gradient and perplexity."""
     task = task_of("next_token")
-    dataset = dataset_of(*padded(), task)
+    dataset = dataset_of(padded(), task)
     assert dataset.classes == 11 and dataset.features.dtype == dataset.labels.dtype == np.int64
     oracle, x, measured = evaluated(Words(11), dataset, task, chunk=chunk)
     loss, gradient = definition_of_next_token(oracle, x)
@@ -135,7 +135,7 @@ def test_a_loss_of_sums_and_counts_is_a_quotient_of_all_of_them(chunk):
 
 def test_perplexity_is_of_all_tokens_of_one_client():
     task = task_of("next_token")
-    dataset = dataset_of(*padded(), task)
+    dataset = dataset_of(padded(), task)
     oracle, _, measured = evaluated(Words(11), dataset, task, split="shared")
     assert measured["perplexity"] == pytest.approx(math.exp(measured["loss"]), rel=1e-12)
     logits = oracle.loss.outputs(oracle.initial(), oracle.data.features)
@@ -147,7 +147,7 @@ def test_perplexity_is_of_all_tokens_of_one_client():
 
 def test_a_difference_of_sums_and_counts_is_that_of_its_two_gradients():
     task = task_of("next_token")
-    oracle, x, _ = evaluated(Words(11), dataset_of(*padded(), task), task, chunk=3)
+    oracle, x, _ = evaluated(Words(11), dataset_of(padded(), task), task, chunk=3)
     new, old, out = x + 0.1, x - 0.2, torch.empty_like(x)
     batch = np.array([0, 3, 5, 6, 1])
     oracle.difference(new, old, 1, batch, out)

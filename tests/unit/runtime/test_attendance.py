@@ -3,29 +3,21 @@
 import logging
 
 import numpy as np
+import torch
 
-from byzdist.rounds import Replies, Round
+from byzdist.rounds import Payloads, Replies, Round
 from byzdist.runtime.attendance import Attendance
 from byzdist.runtime.decoding import NOT_FINITE
 
 
-class Quarantine:
-    """All that `Attendance` asks of a transport."""
-
-    def __init__(self, *clients):
-        self.clients = set(clients)
-
-    def quarantined(self):
-        return self.clients.copy()
-
-
 def note(attendance, cohort, missing, afresh=()):
-    replying = {client: None for client in cohort if client not in missing}
-    return attendance.note(Round(3, 1, cohort=np.array(cohort)), Replies(replying, missing, set(afresh), 0, 0), missing)
+    replying = [client for client in cohort if client not in missing]
+    payloads = Payloads(replying, torch.zeros(len(replying), 1, dtype=torch.uint8))
+    return attendance.note(Round(3, 1, cohort=np.array(cohort)), Replies(payloads, missing, set(afresh), 0, 0), missing)
 
 
 def test_a_client_is_named_when_it_stops_and_when_it_begins_again_and_in_no_round_between(caplog):
-    attendance, said = Attendance(Quarantine(), remember=False), []
+    attendance, said = Attendance(set, remember=False), []
     with caplog.at_level(logging.INFO, logger="byzdist"):
         for cohort, missing in (
             ([1, 2, 4], {1: "late", 4: "late", 2: "gone"}),
@@ -45,28 +37,28 @@ def test_a_client_is_named_when_it_stops_and_when_it_begins_again_and_in_no_roun
 
 
 def test_a_line_of_the_log_names_some_clients_and_counts_the_others(caplog):
-    note(Attendance(Quarantine(), remember=False), list(range(23)), dict.fromkeys(range(23), "late"))
+    note(Attendance(set, remember=False), list(range(23)), dict.fromkeys(range(23), "late"))
     (message,) = caplog.messages
     assert message == f"no reply from client {', '.join(map(str, range(20)))} and 3 more: late"
 
 
 def test_a_memory_is_lost_only_where_there_was_one():
-    attendance = Attendance(Quarantine(), remember=True)
+    attendance = Attendance(set, remember=True)
     assert note(attendance, [1, 2], {2: "late"}, afresh=[1]) == []
     assert note(attendance, [1, 2], {}, afresh=[1, 2]) == ["client 1 lost what it remembered and starts afresh"]
     assert attendance.state() == [1, 2]
-    again = Attendance(Quarantine(), remember=True)
+    again = Attendance(set, remember=True)
     again.resume(attendance.state())
     assert note(again, [2, 3], {}, afresh=[2, 3]) == ["client 2 lost what it remembered and starts afresh"]
 
 
 def test_where_nobody_remembers_anything_nobody_loses_it():
-    attendance = Attendance(Quarantine(), remember=False)
+    attendance = Attendance(set, remember=False)
     assert note(attendance, [1], {}, afresh=[1]) == note(attendance, [1], {}, afresh=[1]) == []
 
 
 def test_exposed_are_those_in_quarantine_or_not_finite_that_do_not_reply():
-    attendance = Attendance(Quarantine(3, 5), remember=False)
+    attendance = Attendance(lambda: {3, 5}, remember=False)
     assert attendance.exposed([1, 2], {}) == 2
     assert attendance.exposed([1, 3], {4: NOT_FINITE, 6: "late"}) == 2
     assert attendance.exposed([], {5: NOT_FINITE}) == 2

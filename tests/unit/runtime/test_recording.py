@@ -40,7 +40,7 @@ def test_each_stage_is_counted_from_the_end_of_the_one_before_and_the_total_from
 
 
 def test_what_is_due_is_evaluated_then_written_then_told(tmp_path, clock):
-    order = []
+    order: list[object] = []
 
     def evaluate(x):
         order.append("evaluate")

@@ -17,10 +17,11 @@ from byzdist.runtime.server import Server
 from byzdist.storage import checkpoint, saving
 from byzdist.storage.checkpoint import name, read, rounds
 from byzdist.storage.saving import WorkerSaver
+from byzdist.transport.local import LocalServer
 from byzdist.transport.wire import Stage
 from tests.support.cases import BASE, CASES, RAND_K, case
 from tests.support.harness import comparable
-from tests.support.inprocess import LocalServer, train_in
+from tests.support.inprocess import train_in
 
 RESUMED = [
     "attack alie, rand_k",

@@ -9,8 +9,9 @@ import torch
 from byzdist.config.reading import parse
 from byzdist.errors import RunError
 from byzdist.problem.data import load
+from byzdist.transport.local import LocalServer
 from tests.support.cases import BASE, CASES, RAND_K, SHARED, case
-from tests.support.inprocess import LocalServer, train, without
+from tests.support.inprocess import train, without
 from tests.support.reference import Reference
 
 CLOSE = 1e-12  # relative: the sums of byzdist and of the reference run in another order, in float64

@@ -10,9 +10,10 @@ import torch
 
 from byzdist.runtime import full_rounds
 from byzdist.storage.checkpoint import rounds as saved_rounds
+from byzdist.transport.local import LocalServer
 from tests.support.cases import BASE
 from tests.support.harness import comparable
-from tests.support.inprocess import LocalServer, train, train_in, without
+from tests.support.inprocess import train, train_in, without
 
 MEDIAN = {"rule": "coordinate_median"}
 

@@ -13,9 +13,9 @@ from byzdist.runtime.stopping import Stop, on_signals, signals_given_back
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("is_over", [False, True])
 def test_the_first_signal_tells_and_a_later_one_is_the_systems_while_the_run_goes_on(monkeypatch, number, is_over):
+    left_to_the_system, told = [], []
     monkeypatch.setattr(stopping, "_SAME_SIGNAL", 0.1)
     monkeypatch.setattr(stopping, "_SYSTEM_SIGNAL", lambda fatal, handler: left_to_the_system.append(fatal))
-    left_to_the_system, told = [], []
     before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     with signals_given_back():
         on_signals(lambda: told.append(True))

@@ -13,8 +13,9 @@ from byzdist.cli.evaluate import evaluate
 from byzdist.errors import RunError
 from byzdist.host.locks import Held, Lock
 from byzdist.runtime import vanishing
+from byzdist.transport.local import LocalServer
 from tests.support.cases import BASE, case
-from tests.support.inprocess import LocalServer, train_in
+from tests.support.inprocess import train_in
 
 TREE = BASE | {"rounds": 30}
 FILES = {"run.json", "config.yaml", "clients.csv", "metrics.jsonl", "summary.json", "model.safetensors", "model.pt"}

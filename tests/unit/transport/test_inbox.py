@@ -78,7 +78,7 @@ def test_orders_and_the_end():
     sender.send(5, HAS_MODEL)
     order = bare_message(Kind.SAVE, 5, length=3)
     sender.inbox.buffer[: len(order)] = order
-    assert sender.inbox.take(pytest.fail) == Save(5, 3)
+    assert sender.inbox.take(lambda room: pytest.fail()) == Save(5, 3)
     assert found(sender.send(6, HAS_MODEL))[3] == [5.0] * 4, "an order to save costs no model"
     assert sender.send(9, HAS_MODEL, kind=Kind.RESUME) == Resume(9)
     assert found(sender.send(10, HAS_MODEL))[3] == [9.0] * 4
