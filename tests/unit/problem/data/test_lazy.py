@@ -160,13 +160,14 @@ class Noted(Augmented):
 
 def test_both_points_of_a_difference_see_one_batch_read_once():
     with registered(DATASETS, mine=lambda: Noted()):
-        oracle = prepare(parse({**BASE, "data": {"name": "mine", "split": "iid"}}), torch.device("cpu")).oracle
+        experiment = prepare(parse({**BASE, "data": {"name": "mine", "split": "iid"}}), torch.device("cpu"))
+    oracle = experiment.oracle
     few, out = np.array([3, 0, 5]), torch.empty(oracle.dimension, dtype=torch.float64)
     new, old = torch.ones_like(out), torch.zeros_like(out)
     oracle.begin(Round(4, 5), new, old)
     Noted.given.clear()
     oracle.difference(new, old, 1, few, out)
-    indices = oracle.data.indices(1, few).tolist()
+    indices = experiment.data.indices(1, few).tolist()
     assert [index for index, _ in Noted.given] == indices
     seen = [noise for _, noise in Noted.given]
     gradients = []
@@ -211,7 +212,7 @@ class Stream(IterableDataset):
 
 class Breaking(Wrapped):
     def __getitem__(self, index):
-        return self.x[index], {}["target"] if index == 40 else self.y[index]
+        return self.x[index], dict[str, int]()["target"] if index == 40 else self.y[index]
 
 
 class Ragged(Wrapped):
