@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from byzdist.config.reading import parse
-from byzdist.problem.data import load
 from tests.support.cases import ATTACKS, CASES, THREE_CLASSES
 from tests.support.harness import Job, Run, comparable, train, write_config
+from tests.support.problem import load_arrays
 from tests.support.reference import Reference
 
 CLOSE = 1e-12  # relative: the sums of byzdist and of the reference run in another order, in float64
@@ -61,7 +61,7 @@ def runs(tmp_path_factory):
 @pytest.mark.parametrize("name", RUNS)
 def test_a_distributed_run_equals_the_reference(name, runs):
     two, five = (runs[name, workers] for workers in WORKERS)
-    dataset = load(parse(RUNS[name]).data.without("split"))
+    dataset = load_arrays(parse(RUNS[name]).data.without("split"))
     expected = Reference(RUNS[name], np.asarray(dataset.features), np.asarray(dataset.labels)).run()
     assert np.linalg.norm(two.model.numpy() - expected) < CLOSE * np.linalg.norm(expected)
     assert torch.equal(two.model, five.model)

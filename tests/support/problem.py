@@ -2,12 +2,13 @@
 
 from collections.abc import Collection
 from math import prod
+from typing import Any
 
 import torch
 from torch import nn
 
 from byzdist.problem.client_data import ArrayData
-from byzdist.problem.data import Dataset, Split
+from byzdist.problem.data import Dataset, Split, load
 from byzdist.problem.loss import Buffers, Loss, Precision
 from byzdist.problem.oracle import Oracle
 from byzdist.problem.task import Task
@@ -35,3 +36,10 @@ def oracle_of(
     loss = Loss(model, task, dtype=dtype, buffers=buffers, precision=precision)
     chunk = loss.chunk(prod(dataset.feature_shape))
     return ArrayOracle(loss, ArrayData(dataset, split, dtype=dtype, chunk=chunk, flipped=flipped))
+
+
+def load_arrays(*arguments: Any, **keywords: Any) -> Dataset:
+    """Return what `byzdist.problem.data.load` does, of a data set that is arrays."""
+    found = load(*arguments, **keywords)
+    assert isinstance(found, Dataset)
+    return found

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from byzdist.host.caching import cache_folder, cache_folders, make_cache, own_file
-from byzdist.problem import data
 from byzdist.problem.data import DATASETS, prepare
 from byzdist.runtime.identity import claim
 from byzdist.storage.folder import new_folder
+from tests.support.problem import load_arrays
 from tests.support.standins import failing, registered
 from tests.unit.storage.test_folder import experiment
 
@@ -42,7 +42,7 @@ def calls():
 
 
 def load():
-    found = data.load({"name": "counted"})
+    found = load_arrays({"name": "counted"})
     assert np.array_equal(found.features, np.arange(20.0).reshape(10, 2))
     assert np.array_equal(found.labels, np.arange(10) % 2) and found.classes == 2 and found.test_labels is None
     return found
@@ -216,7 +216,7 @@ def test_names_that_differ_in_case_alone_share_nothing_on_a_file_system_that_see
 
     with registered(DATASETS, Mine=mine(1.0), mine=mine(2.0)):
         for _ in range(2):  # from the function, and from the cache
-            assert [data.load({"name": name}).features[0, 0] for name in ("Mine", "mine")] == [1.0, 2.0]
+            assert [load_arrays({"name": name}).features[0, 0] for name in ("Mine", "mine")] == [1.0, 2.0]
     names = {path.name.lower() for path in (tmp_path / "cache" / "data").iterdir() if path.is_dir()}
     assert len(names) == 2
 

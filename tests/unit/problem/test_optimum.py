@@ -18,7 +18,7 @@ from byzdist.problem.tasks import TASKS
 from byzdist.problem.tasks.classification import CLASSIFICATION
 from byzdist.randomness import stream
 from tests.support.paths import data_file
-from tests.support.problem import oracle_of
+from tests.support.problem import load_arrays, oracle_of
 from tests.support.standins import watched
 
 GOOD = range(3)
@@ -57,7 +57,7 @@ def test_a9a_against_scikit_learn(tmp_path):
     """Newton's method of another library, on the data and the regularizer of the paper's figure 1."""
     from sklearn.linear_model import LogisticRegression
 
-    dataset = data.load({"name": "libsvm", "path": data_file("a9a.gz")}, tmp_path)
+    dataset = load_arrays({"name": "libsvm", "path": data_file("a9a.gz")}, tmp_path)
     parts = data.split({"name": "shared"}, dataset.labels, 20, 0)
     found = optimum.find(
         {"name": "logistic_regression", "l2": 0.01}, CLASSIFICATION, dataset, parts, range(15), tmp_path

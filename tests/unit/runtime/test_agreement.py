@@ -12,11 +12,14 @@ from torch import nn
 from byzdist.config.reading import parse
 from byzdist.errors import ConfigError
 from byzdist.problem import data
+from byzdist.problem.data import DATASETS
 from byzdist.runtime.agreement import compare, facts
 from byzdist.runtime.experiment import prepare
+from byzdist.runtime.identity import identity
 from tests.support.cases import BASE, case
 from tests.support.inprocess import train
 from tests.support.problem import oracle_of
+from tests.support.standins import registered
 
 CPU = torch.device("cpu")
 
@@ -151,3 +154,32 @@ def test_models_of_a_kind_have_the_same_facts_in_every_process():
     spec = {"name": "mlp", "hidden": [3]}
     one, two = (prepare(parse({**BASE, "model": spec}), CPU) for _ in range(2))
     assert facts(one) == facts(two)
+
+
+class Samples(torch.utils.data.Dataset):
+    """Samples that are read lazily, with noise of torch's global generator, or of one of their own."""
+
+    def __init__(self, shift=0.0, length=90, own=None):
+        self.shift, self.length, self.own, self.targets = shift, length, own, [i % 2 for i in range(length)]
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        noise = torch.rand((), generator=self.own)
+        return torch.full((12,), index + self.shift) + noise, index % 2
+
+
+def test_data_that_are_read_lazily_are_compared_by_some_samples():
+    def experiment(**options):
+        with registered(DATASETS, mine=lambda: Samples(**options)):
+            return prepare(parse({**BASE, "data": "mine"}), CPU)
+
+    server = told(experiment())
+    compare(facts(experiment()), server, 1, shared=True)
+    for options, complaint in (({"shift": 0.1}, "other features"), ({"length": 80}, "80 samples, the server's 90")):
+        with pytest.raises(ConfigError, match=f"^worker 1: its data has {complaint}"):
+            compare(facts(experiment(**options)), server, 1, shared=True)
+    one, other = (experiment(own=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    compare(facts(one), told(other), 1, shared=True)  # what cannot be repeated cannot be compared, either
+    assert identity(experiment())["data"] == identity(experiment())["data"] != identity(experiment(shift=0.1))["data"]

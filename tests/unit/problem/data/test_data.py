@@ -11,10 +11,10 @@ import pytest
 import sklearn.datasets
 
 from byzdist.errors import ConfigError
-from byzdist.problem import data
 from byzdist.problem.data import DATASETS, RawData
 from byzdist.registry import Spec
 from tests.support.paths import data_file
+from tests.support.problem import load_arrays
 from tests.support.standins import failing, registered
 
 
@@ -43,7 +43,7 @@ def write_mnist(folder, suffix="", train=7, test=3):
 )
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_embedded_data_sets(tmp_path, spec, shape, classes, dtype):
-    dataset = data.load(spec, tmp_path, dtype)
+    dataset = load_arrays(spec, tmp_path, dtype)
     assert dataset.features.shape == shape and dataset.features.dtype == dtype
     assert dataset.feature_shape == shape[1:] and dataset.classes == classes
     assert dataset.labels.dtype == np.int64 and set(dataset.labels) == set(range(classes))
@@ -57,22 +57,22 @@ def test_embedded_data_sets(tmp_path, spec, shape, classes, dtype):
 
 def test_synthetic_blobs_are_as_far_apart_as_asked(tmp_path):
     spec = {"name": "synthetic", "samples": 30000, "features": 50, "classes": 30, "separation": 8.0, "test_samples": 9}
-    dataset = data.load(spec, tmp_path)
+    dataset = load_arrays(spec, tmp_path)
     assert dataset.features.shape == (30000, 50) and dataset.test_features.shape == (9, 50)
     centres = np.stack([dataset.features[dataset.labels == label].mean(0) for label in range(30)])
     spread = np.concatenate([dataset.features[dataset.labels == label] - centres[label] for label in range(30)])
     assert spread.std() == pytest.approx(1, rel=0.01)
     squares = np.square(centres[:, None] - centres[None]).sum(2)[np.triu_indices(30, 1)]
     assert np.sqrt(squares.mean()) == pytest.approx(8, rel=0.1)
-    again = data.load(spec, tmp_path / "other")
+    again = load_arrays(spec, tmp_path / "other")
     assert np.array_equal(again.features, dataset.features)
-    assert not np.array_equal(data.load({**spec, "seed": 1}, tmp_path).features, dataset.features)
+    assert not np.array_equal(load_arrays({**spec, "seed": 1}, tmp_path).features, dataset.features)
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_mnist_files_plain_or_gzipped(tmp_path, suffix):
     spec, parts = write_mnist(tmp_path / "mnist", suffix)
-    dataset = data.load(spec, tmp_path / "cache", "float32")
+    dataset = load_arrays(spec, tmp_path / "cache", "float32")
     expected = (parts["train-images-idx3"] / 255 - 0.1307) / 0.3081
     np.testing.assert_allclose(dataset.features, expected, atol=1e-6)
     np.testing.assert_array_equal(dataset.test_labels, parts["t10k-labels-idx1"])
@@ -102,7 +102,7 @@ def test_a_truncated_mnist_file_is_refused_when_read(tmp_path):
     file = tmp_path / "mnist" / "train-images-idx3-ubyte"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(ConfigError, match=r"data\.path: .*header says"):
-        data.load(spec, tmp_path / "cache")
+        load_arrays(spec, tmp_path / "cache")
     assert not list((tmp_path / "cache" / "data").glob("mnist-*/*.npy"))
 
 
@@ -116,12 +116,12 @@ def test_libsvm_files_plain_or_gzipped(tmp_path, compressed):
     path.write_bytes(gzip.compress(LINES.encode()) if compressed else LINES.encode())
     test.write_text("-1 1:7\n")  # fewer features than the training file
     spec = {"name": "libsvm", "path": str(path), "test_path": str(test)}
-    dataset = data.load(spec, tmp_path / "cache")
+    dataset = load_arrays(spec, tmp_path / "cache")
     np.testing.assert_array_equal(dataset.features, np.array(DENSE)[:, :3])
     np.testing.assert_array_equal(dataset.labels, [1, 0, 1, 0])
     np.testing.assert_array_equal(dataset.test_features, [[7, 0, 0]])
     np.testing.assert_array_equal(dataset.test_labels, [0])
-    wider = data.load({**spec, "features": 4}, tmp_path / "cache")
+    wider = load_arrays({**spec, "features": 4}, tmp_path / "cache")
     np.testing.assert_array_equal(wider.features, DENSE)
 
 
@@ -138,7 +138,7 @@ def test_both_libsvm_files_count_from_the_same_index(tmp_path, train, test, feat
     (tmp_path / "train").write_text(train)
     (tmp_path / "test").write_text(test)
     spec = {"name": "libsvm", "path": str(tmp_path / "train"), "test_path": str(tmp_path / "test")}
-    dataset = data.load(spec, tmp_path / "cache")
+    dataset = load_arrays(spec, tmp_path / "cache")
     np.testing.assert_array_equal(dataset.features, features)
     np.testing.assert_array_equal(dataset.test_features, test_features)
 
@@ -147,7 +147,7 @@ def test_samples_of_libsvm_files_are_scaled_to_length_1_where_asked(tmp_path):
     (tmp_path / "train").write_text(LINES)
     (tmp_path / "test").write_text("-1 1:3 2:4\n")
     spec = {"name": "libsvm", "path": str(tmp_path / "train"), "test_path": str(tmp_path / "test"), "normalize": True}
-    dataset = data.load(spec, tmp_path / "cache")
+    dataset = load_arrays(spec, tmp_path / "cache")
     lengths = np.linalg.norm(np.array(DENSE)[:, :3], axis=1, keepdims=True)
     np.testing.assert_allclose(dataset.features, np.array(DENSE)[:, :3] / np.where(lengths > 0, lengths, 1), rtol=1e-15)
     np.testing.assert_allclose(dataset.test_features, [[0.6, 0.8, 0]], rtol=1e-15)
@@ -155,7 +155,7 @@ def test_samples_of_libsvm_files_are_scaled_to_length_1_where_asked(tmp_path):
 
 def test_labels_of_libsvm_files_become_0_1_2_in_sorted_order(tmp_path):
     (tmp_path / "a").write_text("7 1:1\n-3 1:1\n2.5 1:1\n7 1:1\n")
-    dataset = data.load({"name": "libsvm", "path": str(tmp_path / "a")}, tmp_path)
+    dataset = load_arrays({"name": "libsvm", "path": str(tmp_path / "a")}, tmp_path)
     np.testing.assert_array_equal(dataset.labels, [2, 0, 1, 2])
 
 
@@ -175,7 +175,7 @@ def test_wrong_libsvm_files_are_refused_before_anything_is_loaded(tmp_path, cont
 def test_damage_further_on_in_a_libsvm_file_is_refused_when_read(tmp_path, content):
     (tmp_path / "a").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ConfigError, match=r"data\.path: .*cannot be read"):
-        data.load({"name": "libsvm", "path": str(tmp_path / "a")}, tmp_path)
+        load_arrays({"name": "libsvm", "path": str(tmp_path / "a")}, tmp_path)
 
 
 def test_test_files_that_do_not_fit_are_refused(tmp_path):
@@ -185,7 +185,7 @@ def test_test_files_that_do_not_fit_are_refused(tmp_path):
     for name in ("labels", "wider"):
         spec = {"name": "libsvm", "path": str(tmp_path / "a"), "test_path": str(tmp_path / name)}
         with pytest.raises(ConfigError, match=r"data\.test_path"):
-            data.load(spec, tmp_path)
+            load_arrays(spec, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_wrong_data_sections_name_the_key(spec, message):
 
 def test_the_real_files(tmp_path):
     spec = {"name": "libsvm", "path": data_file("a9a.gz"), "test_path": data_file("a9a.t.gz")}
-    a9a = data.load(spec, tmp_path)
+    a9a = load_arrays(spec, tmp_path)
     assert a9a.features.shape == (32561, 123) and a9a.test_features.shape == (16281, 123) and a9a.classes == 2
     assert a9a.labels.sum() == 7841  # the positive ones
     assert set(np.unique(a9a.features)) == {0.0, 1.0}
@@ -220,22 +220,22 @@ def test_a_changed_file_is_prepared_anew(tmp_path):
     file = tmp_path / "a"
     file.write_text("1 1:1\n-1 1:2\n")
     spec = {"name": "libsvm", "path": str(file)}
-    first = data.load(spec, tmp_path)
+    first = load_arrays(spec, tmp_path)
     file.write_text("1 1:1\n-1 1:2\n-1 1:3\n")
-    second = data.load(spec, tmp_path)
+    second = load_arrays(spec, tmp_path)
     assert len(first.labels) == 2 and len(second.labels) == 3 and first.key != second.key
 
 
 def test_the_second_to_come_prepares_nothing(tmp_path):
-    first = data.load({"name": "digits"}, tmp_path)
+    first = load_arrays({"name": "digits"}, tmp_path)
     with failing(sklearn.datasets, "load_digits", AssertionError("prepared again")):
-        second = data.load({"name": "digits"}, tmp_path)
+        second = load_arrays({"name": "digits"}, tmp_path)
     assert second.key == first.key and np.array_equal(second.features, first.features)
     assert isinstance(second.features, np.memmap)
 
 
 def test_a_process_does_not_import_a_parser_when_the_cache_is_warm(tmp_path):
-    data.load({"name": "digits"}, tmp_path)
+    load_arrays({"name": "digits"}, tmp_path)
     code = "import sys; from pathlib import Path; from byzdist.problem import data;"
     code += f"data.load({{'name': 'digits'}}, Path({str(tmp_path)!r})); print('sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
@@ -249,17 +249,17 @@ def test_many_come_at_once_and_one_prepares(tmp_path):
         return RawData(np.arange(20.0).reshape(10, 2), np.arange(10) % 2)
 
     with registered(DATASETS, counted=counted), ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: data.load({"name": "counted"}, tmp_path), range(8)))
+        found = list(pool.map(lambda _: load_arrays({"name": "counted"}, tmp_path), range(8)))
     assert len(calls) == 1
     assert all(np.array_equal(dataset.features, np.arange(20.0).reshape(10, 2)) for dataset in found)
 
 
 def test_a_torn_cache_is_made_anew(tmp_path):
-    first = data.load({"name": "digits"}, tmp_path)
+    first = load_arrays({"name": "digits"}, tmp_path)
     expected = np.array(first.features)
     file = next(tmp_path.glob("data/digits-*/features.npy"))
     file.write_bytes(file.read_bytes()[:1000])
-    assert np.array_equal(data.load({"name": "digits"}, tmp_path).features, expected)
+    assert np.array_equal(load_arrays({"name": "digits"}, tmp_path).features, expected)
 
 
 GOOD = np.zeros((4, 2))
@@ -281,4 +281,4 @@ GOOD = np.zeros((4, 2))
 )
 def test_what_a_users_function_returns_is_checked(tmp_path, raw, word):
     with registered(DATASETS, mine=lambda: raw), pytest.raises(ConfigError, match=rf"data\.name: 'mine' .*{word}"):
-        data.load({"name": "mine"}, tmp_path)
+        load_arrays({"name": "mine"}, tmp_path)

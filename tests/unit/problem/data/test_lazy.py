@@ -16,6 +16,7 @@ from byzdist.problem import data
 from byzdist.problem.data import DATASETS, Lazy, Split
 from byzdist.problem.data.generators import global_generators
 from byzdist.problem.dataset_data import DatasetData, hold
+from byzdist.problem.task import Task
 from byzdist.problem.tasks.regression import regression
 from byzdist.randomness import stream
 from byzdist.rounds import Round
@@ -160,13 +161,14 @@ class Noted(Augmented):
 
 def test_both_points_of_a_difference_see_one_batch_read_once():
     with registered(DATASETS, mine=lambda: Noted()):
-        oracle = prepare(parse({**BASE, "data": {"name": "mine", "split": "iid"}}), torch.device("cpu")).oracle
+        experiment = prepare(parse({**BASE, "data": {"name": "mine", "split": "iid"}}), torch.device("cpu"))
+    oracle = experiment.oracle
     few, out = np.array([3, 0, 5]), torch.empty(oracle.dimension, dtype=torch.float64)
     new, old = torch.ones_like(out), torch.zeros_like(out)
     oracle.begin(Round(4, 5), new, old)
     Noted.given.clear()
     oracle.difference(new, old, 1, few, out)
-    indices = oracle.data.indices(1, few).tolist()
+    indices = experiment.data.indices(1, few).tolist()
     assert [index for index, _ in Noted.given] == indices
     seen = [noise for _, noise in Noted.given]
     gradients = []
@@ -211,7 +213,7 @@ class Stream(IterableDataset):
 
 class Breaking(Wrapped):
     def __getitem__(self, index):
-        return self.x[index], {}["target"] if index == 40 else self.y[index]
+        return self.x[index], dict[str, int]()["target"] if index == 40 else self.y[index]
 
 
 class Ragged(Wrapped):
@@ -306,3 +308,46 @@ def test_numbers_to_predict_and_integers_come_in_the_dtype_of_the_run():
     (inputs, targets), _ = next(iter(hold(dataset, Split(N, 1, None)).blocks(np.arange(5))))
     assert inputs.dtype == targets.dtype == torch.float32 and dataset.classes == 2
     assert np.array_equal(inputs, images[:5]) and np.array_equal(targets, X[:5, :2].astype(np.float32))
+
+
+class Parts(Wrapped):
+    """Features in two parts, as inputs that are no tensor."""
+
+    def __getitem__(self, index):
+        return {"first": self.x[index][:5], "rest": (self.x[index][5:], index)}, self.y[index]
+
+
+def joined(feature_shape, classes):
+    class Joined(torch.nn.Linear):
+        def forward(self, inputs):
+            if isinstance(inputs, dict):
+                assert inputs["rest"][1].dtype == torch.int64
+                inputs = torch.cat([inputs["first"], inputs["rest"][0]], 1)
+            return super().forward(inputs)
+
+    return Joined(FEATURES, classes)
+
+
+def test_inputs_may_have_any_form_that_the_model_takes(tmp_path):
+    model = {"model": f"{__name__}:joined", "dtype": "float32"}
+    parts, arrays = run(Parts(), tmp_path / "parts", **model), run((X, Y), tmp_path / "arrays", **model)
+    assert parts.experiment.dataset.feature_shape == () and torch.equal(parts.x, arrays.x)
+    assert losses(parts) == losses(arrays)
+
+
+class Summed(Wrapped):
+    """A batch of a form of its own, for a task of its own."""
+
+    def __getitem__(self, index):
+        return {"x": self.x[index], "y": self.y[index]}
+
+
+def own_task():
+    return Task(lambda model, batch: torch.nn.functional.cross_entropy(model(batch["x"]), batch["y"]))
+
+
+def test_a_task_of_ones_own_gets_what_the_collate_makes(tmp_path):
+    changes = {"model": f"{__name__}:joined", "dtype": "float32", "attack": "none"}
+    own = run(Lazy(Summed(), outputs=2), tmp_path / "own", task=f"{__name__}:own_task", **changes)
+    arrays = run((X, Y), tmp_path / "arrays", **changes)
+    assert torch.equal(own.x, arrays.x)
