@@ -25,6 +25,7 @@ import torch
 from byzdist.errors import RunError
 from byzdist.host.processes import call_process, die_with_parent
 from byzdist.transport.base import Shape
+from byzdist.transport.star import small_forks
 from byzdist.transport.star.gateway import Gateway, GatewaySetup
 from byzdist.transport.star.link import where_to_listen
 from byzdist.transport.star.records import Command, Report, ReportKind
@@ -132,6 +133,7 @@ def _fork_keeper(setup: GatewaySetup) -> tuple[int, int]:
         os.close(start)
         os.read(ready, 1)  # ends when the server closes its side
         gc.freeze()  # the collector would copy the pages that are shared with the server
+        small_forks.fill_heap()
         _limit_memory(setup.shape)
         _keep(setup)
     finally:
@@ -192,7 +194,7 @@ def _keep(setup: GatewaySetup) -> NoReturn:
     os._exit(0)
 
 
-def _fork(fork: Callable[[], int] = os.fork) -> int:
+def _fork(fork: Callable[[], int] = small_forks.fork) -> int:
     while True:
         try:
             return fork()
