@@ -64,7 +64,7 @@ class ArrayData(ClientData):
         self.features = features.to(device=device, dtype=dtype if features.is_floating_point() else None)
         self.targets = torch.from_numpy(np.asarray(dataset.labels)).to(device)
         self.split, self.chunk = split, chunk
-        self._classes, self.flipped = dataset.classes, frozenset(flipped)
+        self.classes, self.flipped = dataset.classes, frozenset(flipped)
         self._small = 0
         if self.features.device.type == "cpu":
             self._small = min(chunk, _SMALL // prod(dataset.feature_shape))
@@ -86,7 +86,7 @@ class ArrayData(ClientData):
         blocks = self.blocks(indices)
         if client not in self.flipped:
             return blocks
-        return [((features, self._classes - 1 - targets), samples) for (features, targets), samples in blocks]
+        return [((features, self.classes - 1 - targets), samples) for (features, targets), samples in blocks]
 
     def blocks(self, indices: Positions | None) -> Iterable[tuple[tuple[Tensor, Tensor], int]]:
         """Return the samples at these places of the arrays (None: all) in batches of at most ``chunk``."""

@@ -56,8 +56,9 @@ def _step_size(experiment: Experiment) -> None:
 
 def lipschitz(experiment: Experiment) -> float | None:
     """Return the Lipschitz constant L of the gradient of the mean loss, over at most 8192 samples; None where it is not known."""
-    loss, features = experiment.oracle.loss, experiment.data.features
+    loss = experiment.oracle.loss
     smoothness = getattr(loss.model, "smoothness", None)
-    if smoothness is None:
+    if smoothness is None or experiment.is_private:
         return None
+    features = experiment.shared_data.features
     return float(smoothness(features[:: max(1, len(features) // _ROWS)])) + 2 * loss.l2

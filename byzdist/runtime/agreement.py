@@ -28,6 +28,7 @@ def facts(experiment: Experiment) -> Facts:
     """Return what there is to compare, as JSON: shapes, a digest of all targets, probes of some features and of the model."""
     data, oracle = experiment.dataset, experiment.oracle
     rows = max(1, min(_ROWS, _MOST // max(1, prod(data.feature_shape))))
+    step = -(-len(data.features) // rows) or 1  # where the data are the workers' own there are none here
     left_alone = [_some(tensor) for tensor in fixed(oracle.loss.model).values()]
     return {
         "features": list(data.feature_shape),
@@ -35,7 +36,7 @@ def facts(experiment: Experiment) -> Facts:
         "dtype": str(data.features.dtype),
         "samples": len(data.labels),
         "targets": hashlib.blake2b(np.ascontiguousarray(data.labels).data, digest_size=8).hexdigest(),
-        "sample": _probes(np.asarray(data.features[:: -(-len(data.features) // rows)])),
+        "sample": _probes(np.asarray(data.features[::step])),
         "parameters": oracle.dimension,
         "start": _probes(_some(oracle.initial())),
         "fixed": _probes(np.concatenate(left_alone) if left_alone else np.zeros(0)),
@@ -57,14 +58,13 @@ def _probes(values: NDArray[Any]) -> list[float]:
     return [norm, *(product / (norm or 1.0) for product in products)]
 
 
-def compare(mine: Facts, servers: Facts, rank: int, *, shared: bool) -> None:
+def compare(mine: Facts, servers: Facts, rank: int) -> None:
     """Compare a worker's facts with the server's.
 
     Args:
         mine: the worker's facts.
         servers: the server's.
         rank: the worker's.
-        shared: whether all clients hold the same samples. Where each has its own, a host may hold its own clients' alone.
 
     Raises:
         ConfigError: naming the rank and the first difference with which the two cannot work together.
@@ -82,11 +82,10 @@ def compare(mine: Facts, servers: Facts, rank: int, *, shared: bool) -> None:
             "torch's global generator, which byzdist seeds.",
             rank,
         )
-    difference = _other_samples(mine, servers)
-    if difference and shared:
-        raise ConfigError(f"worker {rank}: {difference}; give every rank the same data.")
-    if difference:
-        log.warning("worker %d: %s; its clients learn from what is here.", rank, difference)
+    if difference := _other_samples(mine, servers):
+        raise ConfigError(
+            f"worker {rank}: {difference}; give every rank the same data, or clients data of their own (data.where=worker)."
+        )
 
 
 def _misfit(mine: Facts, servers: Facts) -> str:
