@@ -57,11 +57,15 @@ def _evaluate(folder: Path, tree: dict[str, Any]) -> str:
     config = parse(resolve_paths(tree, folder))
     device = choose_device(config, 0)
     experiment = prepare(config, device)
+    if experiment.is_private:
+        raise ConfigError(
+            "data.where: the data of this run lie with its workers. Name data that are here: data.where=shared data.name=..."
+        )
     round_, x = _last_model(folder, experiment)
     data = experiment.dataset
     evaluator = Evaluator(
         experiment.oracle.loss,
-        experiment.data,
+        experiment.shared_data,
         data,
         config.clients.good,
         samples=config.evaluate.samples,

@@ -48,6 +48,12 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     run.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/NAME-DATE-TIME)")
     run.add_argument("--resume", action="store_true", help="go on with the run in DIR from its last checkpoint")
     run.add_argument(
+        "--local",
+        type=Path,
+        metavar="FILE",
+        help="a YAML file with keys of the data section for this rank alone, such as the path of its clients' private data",
+    )
+    run.add_argument(
         "--max-restarts",
         type=_count,
         default=0,
@@ -125,7 +131,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _command(arguments: argparse.Namespace) -> "RunCommand":
     from byzdist.runtime.command import RunCommand
 
-    return RunCommand(arguments.config, arguments.overrides, arguments.out, arguments.resume)
+    return RunCommand(arguments.config, arguments.overrides, arguments.out, arguments.resume, arguments.local)
 
 
 def _can_fork() -> bool:

@@ -29,8 +29,15 @@ def rehearse(path: str, overrides: Sequence[str] = ()) -> str:
 
 
 def _summary(experiment: Experiment) -> list[str]:
-    config, data, split, method = experiment.config, experiment.dataset, experiment.split, experiment.method
+    config, data, split = experiment.config, experiment.dataset, experiment.split
     clients = range(config.clients.count)
+    if experiment.is_private:
+        return [
+            f"{config.name}: a run can start with this.",
+            f"clients: {len(clients)}, {config.clients.byzantine} of them Byzantine",
+            f"data: each client's own, by {config.data.name} in its worker, which this does not call",
+            *_rest(experiment),
+        ]
     held = [split.size(client) for client in clients]
     shape = " x ".join(map(str, data.feature_shape))
     tested = "" if data.test_labels is None else f", {len(data.test_labels)} test samples"
@@ -39,6 +46,13 @@ def _summary(experiment: Experiment) -> list[str]:
         f"{config.name}: a run can start with this.",
         f"clients: {len(clients)}, {config.clients.byzantine} of them Byzantine; each holds {share}",
         f"data: {len(data.labels)} samples of {shape} features, {data.classes} classes{tested}",
+        *_rest(experiment),
+    ]
+
+
+def _rest(experiment: Experiment) -> list[str]:
+    config, method = experiment.config, experiment.method
+    return [
         f"model: {experiment.oracle.dimension} parameters in {config.dtype}",
         f"rounds: {config.rounds}; a sampled round asks {method.cohort} clients, a full one {method.full_cohort}",
     ]

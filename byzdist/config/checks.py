@@ -18,6 +18,7 @@ from byzdist.participation import AVAILABILITY
 from byzdist.problem.data import DATASETS, SPLITS, check_split
 from byzdist.problem.loss import Buffers
 from byzdist.problem.models import MODELS
+from byzdist.problem.private_data import COMMON, is_private
 from byzdist.problem.tasks import TASKS
 from byzdist.registry import Registry, RunFacts, Spec
 from byzdist.words import shown
@@ -36,14 +37,15 @@ def check(config: Config) -> Config:
     availability = _complete(AVAILABILITY, clients.availability, "clients.availability")
     pre = [_complete(PRE, step, f"aggregation.pre.{i}") for i, step in enumerate(chosen.pre)]
     rule = _complete(RULES, chosen.rule, "aggregation.rule")
+    method = _complete(METHODS, config.method, "method")
     config = config.model_copy(
         update={
             "model": _model(config),
-            "method": _complete(METHODS, config.method, "method"),
+            "method": method,
             "compression": _complete(COMPRESSORS, config.compression, "compression"),
             "clients": clients.model_copy(update={"availability": availability}),
             "aggregation": chosen.model_copy(update={"rule": rule, "pre": pre}),
-            "data": _data(config),
+            "data": _data(config, method),
             "task": _task(config),
             "attack": _attack(config),
         }
@@ -79,8 +81,9 @@ def _pieces(config: Config) -> Iterator[tuple[Registry[Any], Spec, str]]:
     yield MODELS, config.model.without("buffers"), "model"
     assert config.task is not None
     yield TASKS, config.task, "task"
-    yield DATASETS, config.data.without("split"), "data"
-    yield SPLITS, config.data.parameters["split"].without("holders"), "data.split"
+    if not is_private(config.data):
+        yield DATASETS, config.data.without("split"), "data"
+        yield SPLITS, config.data.parameters["split"].without("holders"), "data.split"
     yield AVAILABILITY, config.clients.availability, "clients.availability"
 
 
@@ -112,9 +115,16 @@ def _clients(config: Config) -> None:
         )
 
 
-def _data(config: Config) -> Spec:
+def _data(config: Config, method: Spec) -> Spec:
     """Return the data section complete, its split with it."""
-    data = _complete(DATASETS, config.data.without("split"), "data")
+    where = config.data.parameters.get("where", "shared")
+    if where == "worker":
+        return _private(config, method)
+    if where != "shared":
+        raise ConfigError(
+            f"data.where: data lie with every rank ('shared') or with the clients' workers ('worker'), not {where!r}."
+        )
+    data = _complete(DATASETS, config.data.without("split", "where"), "data")
     given = config.data.parameters.get("split", "shared")
     split = Spec.of(given) if isinstance(given, str | dict) else Spec("")
     if not split.name:
@@ -136,8 +146,47 @@ def _model(config: Config) -> Spec:
     return model.plus(buffers=buffers)
 
 
+def _private(config: Config, method: Spec) -> Spec:
+    """Return the data section of private data, of which the function's own parameters are checked where it is called: in workers."""
+    data, own_model = config.data, ":" in config.model.name
+    given = data.parameters
+    if ":" not in data.name:
+        raise ConfigError(
+            f"data.name: {data.name!r} with data.where=worker; private data come from a function of your own, 'module:name'."
+        )
+    if "split" in given:
+        raise ConfigError(
+            "data.split: with data.where=worker each client has data of its own, and nothing is dealt out."
+        )
+    for key in ("features", "outputs"):
+        if key not in given and not own_model:
+            raise ConfigError(
+                f"data.{key}: the server knows the model, never the data: give "
+                + ("the shape of a sample's features, such as [12]." if key == "features" else "the number of outputs.")
+            )
+    sizes = given.get("features", [1])
+    sizes = sizes if isinstance(sizes, list) and sizes else [sizes]
+    for key, size in [*(("features", size) for size in sizes), *((k, given[k]) for k in COMMON[2:] if k in given)]:
+        if type(size) is not int or size < 1:
+            raise ConfigError(f"data.{key}: {size!r} is no whole number of at least 1.")
+    if "samples" not in given and method.parameters.get("p", 0) is None:
+        raise ConfigError(
+            "method.p: its default depends on how many samples a client has, which with data.where=worker nobody but the client "
+            "knows. Set it, or data.samples."
+        )
+    if config.evaluate.samples is not None:
+        raise ConfigError("evaluate.samples: with data.where=worker clients evaluate, each on all its samples.")
+    if flipped(config.attacks, config.clients.bad) and "outputs" not in given:
+        raise ConfigError(
+            "data.outputs: label_flip takes class y for class L-1-y, and L, the number of outputs, is not given."
+        )
+    return data
+
+
 def _task(config: Config) -> Spec:
     """Return what is learnt: what the configuration says, else what the data set is for."""
+    if is_private(config.data):
+        return _complete(TASKS, config.task or Spec("classification"), "task")
     own = getattr(DATASETS.get(config.data.name, "data"), "task", "classification")
     return _complete(TASKS, config.task or Spec(own), "task")
 

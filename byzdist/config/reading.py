@@ -17,6 +17,8 @@ from byzdist.errors import ConfigError, UnknownKey
 from byzdist.host.files import read_text
 from byzdist.words import explain
 
+_COMMON = ("name", "where", "split", "features", "outputs", "samples")  # of the data section, the same on every rank
+
 
 def override(tree: Mapping[str, Any], assignment: str) -> dict[str, Any]:
     """Return the tree after a command-line override such as ``method.clip=none``."""
@@ -41,11 +43,16 @@ def _put(node: Mapping[str, Any], keys: Sequence[str], value: object, path: str)
     return {**node, first: _put(below or {}, others, value, path)}
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load(path: str | Path, overrides: Sequence[str] = (), local: Path | None = None) -> Config:
     """Read a configuration file, apply the overrides, and check everything that can be checked without data.
 
     Files and folders that it names are absolute afterwards, see `resolve_paths`. Modules beside the file and in the
     working folder can be imported from then on, for names such as ``mine:net``; what is installed comes before them.
+
+    Args:
+        path: "-" is standard input.
+        overrides: as ``key=value``.
+        local: a file with keys of the data section that are this rank's own, see `read_local`.
 
     Raises:
         ConfigError: for a missing file, a wrong key or value, or a combination that cannot work.
@@ -54,6 +61,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     for assignment in overrides:
         tree = override(tree, assignment)
     tree = resolve_paths(tree, Path(path).parent)
+    if local is not None:
+        for key, value in read_local(local).items():
+            tree = _put(tree, ["data", key], value, f"data.{key}")
     for folder in (os.path.dirname(os.path.abspath(path)), os.getcwd()):
         if str(path) != "-" and folder not in sys.path:
             sys.path.append(folder)
@@ -75,6 +85,28 @@ def read_tree(path: str | Path, *, follow: bool = True) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: a configuration is a mapping of keys such as name, rounds, clients.")
     return tree
+
+
+def read_local(path: Path) -> dict[str, Any]:
+    """Return the keys of the data section that a rank has for itself, with its paths absolute.
+
+    The file has them under ``data``, or dotted: ``data.path: FILE``.
+
+    Raises:
+        ConfigError: for anything else in it, such as a key that all ranks must agree on.
+    """
+    tree: dict[str, Any] = {}
+    for key, value in read_tree(path).items():
+        tree = _put(tree, str(key).split("."), value, str(key))
+    others = [key for key in tree if key != "data"]
+    if others or not isinstance(tree.get("data"), dict):
+        what = f"{others[0]}: it is not" if others else "there are none"
+        raise ConfigError(f"--local: {path}: a rank has keys of the data section for itself alone; {what} such a key.")
+    common = next((key for key in tree["data"] if key in _COMMON), None)
+    if common is not None:
+        raise ConfigError(f"--local: {path}: data.{common} is the same on every rank; it belongs in the configuration.")
+    data: dict[str, Any] = resolve_paths(tree, path.parent)["data"]
+    return data
 
 
 def resolve_paths(tree: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -170,8 +202,10 @@ def _keys_at(location: Sequence[int | str]) -> list[str]:
 
 
 def dump(config: Config, *, paths: bool = True) -> str:
-    """Return the configuration as YAML that `load` reads back to the same run; without paths, those may differ from host to host."""
+    """Return the configuration as YAML that `load` reads back to the same run; ``paths``: with what may differ from host to host."""
     tree = config.model_dump(exclude_none=True)
     if not paths:
+        if tree["data"].get("where") == "worker":
+            tree["data"] = {key: value for key, value in tree["data"].items() if key in _COMMON}
         tree = _changed_where_paths_are(tree, lambda section: {k: v for k, v in section.items() if not is_path(k)})
     return yaml.safe_dump(tree, sort_keys=False)

@@ -156,7 +156,7 @@ def all_keys() -> dict[str, list[str]]:
         for name in kind.registry:
             for word in kind.registry.parameters(name, kind.key):
                 keys.setdefault(f"{kind.key}.{word}", []).append(name)
-    keys["data.split"] = []
+    keys |= {key: [] for key in ("data.split", "data.where", "data.outputs")}
     return keys
 
 

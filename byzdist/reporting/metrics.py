@@ -52,6 +52,7 @@ class Metrics:
         self._unwritten = b""
         self._complained = False
         self.last: dict[str, float] = {}
+        self.claimed: dict[str, dict[str, float]] = {}  # last
         self.first_loss: float | None = None
         self.totals = dict.fromkeys(
             ("rounds", "bytes_up", "bytes_down", "missing", "byzantine_majorities", "untrusted", "called"), 0
@@ -60,6 +61,7 @@ class Metrics:
         if state is not None:
             self._size, self.last, self.totals = state["size"], state["last"], self.totals | state["totals"]
             self._started -= state["seconds"]
+            self.claimed = state.get("claimed", {})  # which earlier versions did not keep
             self.first_loss = state.get("first_loss")  # which earlier versions did not keep
         there = self._file.seek(0, os.SEEK_END)
         if there < self._size:
@@ -72,6 +74,7 @@ class Metrics:
         return {
             "size": self._size,
             "last": self.last.copy(),
+            "claimed": self.claimed,
             "first_loss": self.first_loss,
             "totals": self.totals.copy(),
             "seconds": time.monotonic() - self._started,
@@ -101,6 +104,7 @@ class Metrics:
         totals["untrusted"] += record.is_untrusted
         totals["called"] += record.called is not None
         self.last |= {key: record.evaluation[key] for key in self.better if key in record.evaluation}
+        self.claimed = record.claimed or self.claimed
         if self.first_loss is None:
             self.first_loss = record.evaluation.get("loss")
 
@@ -149,6 +153,7 @@ class Metrics:
             "status": status,
             **({"reason": reason} if reason else {}),
             **self.last,
+            **({"claimed": self.claimed} if self.claimed else {}),
             **self.totals,
             "seconds": seconds,
             "rounds_per_second": self.totals["rounds"] / seconds,

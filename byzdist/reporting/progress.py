@@ -40,6 +40,10 @@ def _own(better: Mapping[str, Better]) -> list[str]:
     return [name for name in better if name not in OF_ANY_TASK]
 
 
+def _claims(claimed: Mapping[str, Mapping[str, float]]) -> str:
+    return "  ".join(f"{name} {found['median']:.4g} (claimed)" for name, found in claimed.items())
+
+
 def _out_of_turn(summary: dict[str, Any]) -> str:
     """Say how many full rounds were not trusted, and how many were called out of turn; "" where there were none."""
     untrusted, called = summary.get("untrusted", 0), summary.get("called", 0)
@@ -85,7 +89,8 @@ class Progress:
         self._next = now + (_REFRESH if self._live else _PLAIN_EVERY)
         self._first = self._first or (record.round, now)
         totals = metrics.totals
-        state = f"{_quality(metrics)}  up {_bytes(totals['bytes_up'])}  down {_bytes(totals['bytes_down'])}"
+        quality = _quality(metrics) or _claims(metrics.claimed)
+        state = f"{quality}  up {_bytes(totals['bytes_up'])}  down {_bytes(totals['bytes_down'])}"
         if totals["missing"]:
             state += f"  missing {totals['missing']}"
         if totals["untrusted"]:
@@ -107,7 +112,7 @@ class Progress:
         print(
             f"{summary['status']} after {summary['rounds']} rounds in {summary['seconds']:.1f} s "
             f"({summary['rounds_per_second']:.0f} rounds/s)\n"
-            f"  {quality}\n"
+            f"  {quality or _claims(summary.get('claimed', {}))}\n"
             f"  up {_bytes(summary['bytes_up'])}, down {_bytes(summary['bytes_down'])}, "
             f"{summary['missing']} replies missing, {summary['byzantine_majorities']} rounds with a Byzantine majority\n"
             f"{_out_of_turn(summary)}"

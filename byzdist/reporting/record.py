@@ -20,6 +20,7 @@ class RoundRecord:
         events: what happened to clients and workers since the round before.
         seconds: how long each stage took.
         evaluation: what was measured of the model, by the names of `byzdist.problem.evaluation.measured_of`.
+        claimed: what clients with private data say of the model, by the same names: median and spread over them, and how many say so.
     """
 
     round: int
@@ -38,6 +39,7 @@ class RoundRecord:
     events: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     evaluation: dict[str, float] = field(default_factory=dict)
+    claimed: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def replies(self) -> int:
@@ -76,4 +78,7 @@ class RoundRecord:
         line |= {"bytes_up": self.bytes_up, "bytes_down": self.bytes_down}
         if self.events:
             line["news"] = self.events
-        return line | {"seconds": self.seconds} | self.evaluation
+        line |= {"seconds": self.seconds} | self.evaluation
+        if self.claimed:
+            line["claimed"] = self.claimed
+        return line

@@ -28,7 +28,8 @@ def facts(experiment: Experiment) -> Facts:
     """Return what there is to compare, as JSON: shapes, a digest of all targets, probes of some features and of the model."""
     data, oracle = experiment.dataset, experiment.oracle
     rows = max(1, min(_ROWS, _MOST // max(1, prod(data.feature_shape))))
-    some = np.asarray(data.some(-(-len(data.labels) // rows)))
+    # Where the data are the workers' own there are none here.
+    some = np.asarray(data.some(-(-len(data.labels) // rows) or 1))
     left_alone = [_some(tensor) for tensor in fixed(oracle.loss.model).values()]
     return {
         "features": list(data.feature_shape),
@@ -58,14 +59,13 @@ def _probes(values: NDArray[Any]) -> list[float]:
     return [norm, *(product / (norm or 1.0) for product in products)]
 
 
-def compare(mine: Facts, servers: Facts, rank: int, *, shared: bool) -> None:
+def compare(mine: Facts, servers: Facts, rank: int) -> None:
     """Compare a worker's facts with the server's.
 
     Args:
         mine: the worker's facts.
         servers: the server's.
         rank: the worker's.
-        shared: whether all clients hold the same samples. Where each has its own, a host may hold its own clients' alone.
 
     Raises:
         ConfigError: naming the rank and the first difference with which the two cannot work together.
@@ -83,11 +83,10 @@ def compare(mine: Facts, servers: Facts, rank: int, *, shared: bool) -> None:
             "torch's global generator, which byzdist seeds.",
             rank,
         )
-    difference = _other_samples(mine, servers)
-    if difference and shared:
-        raise ConfigError(f"worker {rank}: {difference}; give every rank the same data.")
-    if difference:
-        log.warning("worker %d: %s; its clients learn from what is here.", rank, difference)
+    if difference := _other_samples(mine, servers):
+        raise ConfigError(
+            f"worker {rank}: {difference}; give every rank the same data, or clients data of their own (data.where=worker)."
+        )
 
 
 def _misfit(mine: Facts, servers: Facts) -> str:

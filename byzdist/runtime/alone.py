@@ -6,7 +6,7 @@ from byzdist.attacks.collusion import Collusion
 from byzdist.config.schema import Config
 from byzdist.reporting import logs
 from byzdist.runtime.command import RunCommand
-from byzdist.runtime.experiment import choose_device, prepare
+from byzdist.runtime.experiment import choose_device, load_private, prepare
 from byzdist.runtime.identity import claim
 from byzdist.runtime.serving import serve
 from byzdist.runtime.stopping import signals_given_back
@@ -48,6 +48,7 @@ def connect_workers(
     made = []
     for rank in range(1, workers + 1):
         experiment = prepare(config, device)
+        load_private(experiment, rank, workers)
         shape = experiment.shape(workers)
         collusion = None
         if experiment.attackers_collude:

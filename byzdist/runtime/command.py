@@ -16,6 +16,7 @@ class RunCommand:
         path: of the configuration; "-" is standard input.
         overrides: of its keys, as ``key=value``.
         out: the run's folder; None for one of its name and the time.
+        local: a file with keys of the data section for this rank alone.
         resume: whether to go on from the last checkpoint there.
     """
 
@@ -23,6 +24,7 @@ class RunCommand:
     overrides: Sequence[str] = ()
     out: Path | None = None
     resume: bool = False
+    local: Path | None = None
 
     def load(self) -> Config:
         """Return the configuration with its overrides.
@@ -30,4 +32,4 @@ class RunCommand:
         Raises:
             ConfigError: if it cannot be read, or is none.
         """
-        return load(self.path, self.overrides)
+        return load(self.path, self.overrides, self.local)

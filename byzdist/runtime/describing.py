@@ -45,4 +45,5 @@ def describe(experiment: Experiment, workers: int, run: RunFolder) -> None:
     write_text(folder / RUN, json.dumps(described, indent=2) + "\n")
     write_text(folder / CONFIG, dump(config))
     (folder / "summary.json").unlink(missing_ok=True)  # it is there when the run has ended
-    write_table(experiment.split, experiment.label_table, folder / "clients.csv")
+    if not experiment.is_private:  # else nobody here knows who holds what
+        write_table(experiment.split, experiment.label_table, folder / "clients.csv")

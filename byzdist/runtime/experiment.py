@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 from typing import TypeVar
 
 import numpy as np
@@ -17,11 +17,12 @@ from byzdist.config.schema import Config
 from byzdist.errors import ConfigError
 from byzdist.methods import METHODS, Method, Sizes
 from byzdist.problem import data, models
-from byzdist.problem.client_data import PooledData
+from byzdist.problem.client_data import ClientData, PooledData
 from byzdist.problem.data import Dataset, Prepared, Split
 from byzdist.problem.dataset_data import hold
 from byzdist.problem.loss import Loss
 from byzdist.problem.oracle import Oracle
+from byzdist.problem.private_data import PrivateData, is_private, known
 from byzdist.problem.task import Task
 from byzdist.problem.tasks import TASKS
 from byzdist.problem.trial import try_out
@@ -38,13 +39,15 @@ class Experiment:
     """The pieces of a run.
 
     Attributes:
+        dataset, split: of data that all ranks have; of private data the shape alone, and no samples.
+        data: what clients learn from.
         compressors: what a reply goes through in full rounds (True: nothing) and in sampled rounds (False).
     """
 
     config: Config
     dataset: Prepared
     split: Split
-    data: PooledData
+    data: ClientData
     task: Task
     oracle: Oracle
     method: Method
@@ -80,9 +83,25 @@ class Experiment:
     @property
     def label_table(self) -> np.ndarray | None:
         """How many samples of each class each client holds, [clients, classes]; None where targets are not classes, or not known."""
-        if self.task.target != "classes" or self.dataset.labels.dtype.kind != "i":
+        if self.task.target != "classes" or self.is_private or self.dataset.labels.dtype.kind != "i":
             return None
         return self.split.table(self.dataset.labels, self.dataset.classes)
+
+    @property
+    def is_private(self) -> bool:
+        """Whether the data lie with the workers."""
+        return isinstance(self.data, PrivateData)
+
+    @property
+    def shared_data(self) -> PooledData:
+        """The data that every rank has."""
+        assert isinstance(self.data, PooledData), "private data are their clients' alone"
+        return self.data
+
+    @property
+    def claimed(self) -> tuple[str, ...]:
+        """What clients measure of the model because the server has no data to do so."""
+        return ("loss", *self.task.metrics) if self.is_private else ()
 
     @property
     def attackers_collude(self) -> bool:
@@ -98,6 +117,7 @@ class Experiment:
         """Return the sizes of the messages for a number of worker ranks."""
         method, clients, d = self.method, self.config.clients.count, self.oracle.dimension
         assert method.full_cohort is not None
+        trailer = 8 * len(self.claimed)
         cohorts = (method.cohort, method.full_cohort)
         return Shape(
             seed=self.config.seed,
@@ -107,7 +127,8 @@ class Experiment:
             sampled=method.cohort,
             max_cohort=max(cohorts),
             max_ids=clients if self._can_shrink else max((cohort for cohort in cohorts if cohort < clients), default=0),
-            max_payload=max(compressor.length(d, self.dtype) for compressor in self.compressors.values()),
+            max_payload=max(compressor.length(d, self.dtype) for compressor in self.compressors.values()) + trailer,
+            trailer=trailer,
             dtype=self.dtype,
             device=self.links,
             pinned=self.device != self.links,
@@ -132,32 +153,44 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     assert config.task is not None
     task = make(TASKS, config.task, "task", Task)
     check_metrics(task)
-    dataset = data.load(config.data.without("split"), dtype=config.dtype, task=task)
-    clients = config.clients
-    split = data.split(config.data.parameters["split"], dataset.labels, clients.count, config.seed, clients.byzantine)
+    private, clients, name = is_private(config.data), config.clients, config.model.name
+    dataset: Prepared
+    if private:
+        dataset, split = known(config.data, config.dtype), Split(0, clients.count, None)
+    else:
+        dataset = data.load(config.data.without("split"), dtype=config.dtype, task=task)
+        named = config.data.parameters["split"]
+        split = data.split(named, dataset.labels, clients.count, config.seed, clients.byzantine)
     tokens = task.inputs == "tokens"
     own = config.model.without("buffers")
     model = models.build(own, dataset.feature_shape, dataset.classes, config.seed, tokens=tokens)
-    name = config.model.name
     buffers = config.model.parameters.get("buffers", "refuse")
     loss = Loss(model, task, device=device, dtype=dtype, name=name, buffers=buffers, precision=config.precision)
-    held = hold(
-        dataset,
-        split,
-        device=device,
-        dtype=dtype,
-        chunk=loss.chunk(prod(dataset.feature_shape)),
-        flipped=flipped(config.attacks, config.clients.bad),
-    )
-    if ":" in name:  # a user's own
-        try_out(loss, held, dataset.classes, name)
+    held: ClientData
+    if isinstance(dataset, Dataset) and private:
+        held = PrivateData(config.data, dataset, loss, flipped(config.attacks, clients.bad))
+    else:
+        held = hold(
+            dataset,
+            split,
+            device=device,
+            dtype=dtype,
+            chunk=loss.chunk(prod(dataset.feature_shape)),
+            flipped=flipped(config.attacks, clients.bad),
+        )
+        if ":" in name:  # a user's own
+            try_out(loss, held, dataset.classes, name)
     oracle = Oracle(loss, held)
     compressor = make(COMPRESSORS, config.compression, "compression", Compressor)  # type: ignore[type-abstract]
     method = make(METHODS, config.method, "method", Method)  # type: ignore[type-abstract]
-    samples = [split.size(client) for client in range(clients.count)]
-    _advise_on_batches(method, min(samples), None if isinstance(dataset, Dataset) else dataset.batch_size)
+    if private:
+        mean = config.data.parameters.get("samples", inf)  # checked: where it is not given, nothing depends on it
+    else:
+        samples = [split.size(client) for client in range(clients.count)]
+        _advise_on_batches(method, min(samples), None if isinstance(dataset, Dataset) else dataset.batch_size)
+        mean = sum(samples) / clients.count
     d = oracle.dimension
-    method = method.resolved(Sizes(clients.count, sum(samples) / clients.count, d, compressor.nonzeros(d)))
+    method = method.resolved(Sizes(clients.count, mean, d, compressor.nonzeros(d)))
     return Experiment(
         config,
         dataset,
@@ -170,6 +203,22 @@ def prepare(config: Config, device: torch.device) -> Experiment:
         dtype,
         torch.device(device),
     )
+
+
+def load_private(experiment: Experiment, rank: int, workers: int) -> None:
+    """Load the private data of the clients that live on a worker's rank, if there are any, and try a user's own model on them.
+
+    Raises:
+        ConfigError: naming the client, or the model.
+    """
+    held, config = experiment.data, experiment.config
+    if not isinstance(held, PrivateData):
+        return
+    hosted = range(rank - 1, config.clients.count, workers)
+    held.load(hosted)
+    if ":" in config.model.name:
+        first = held.of(hosted[0])
+        try_out(experiment.oracle.loss, first, experiment.dataset.classes or first.classes, config.model.name)
 
 
 def _advise_on_batches(method: Method, fewest: int, loaders: int | None) -> None:

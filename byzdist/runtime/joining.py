@@ -79,4 +79,4 @@ class Joining:
                 f"device: messages of rank {rank} lie in {links} memory, and the server's in {facts['links']} memory; give every rank "
                 "a GPU of its own or none (device=cpu), or use transport.name=star."
             )
-        agreement.compare(agreement.facts(experiment), facts["data"], rank, shared=experiment.split.shared)
+        agreement.compare(agreement.facts(experiment), facts["data"], rank)

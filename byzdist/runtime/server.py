@@ -12,6 +12,7 @@ from byzdist.reporting.logs import at_round
 from byzdist.reporting.record import RoundRecord
 from byzdist.rounds import Replies
 from byzdist.runtime.attendance import Attendance
+from byzdist.runtime.claims import Claimed, Claims
 from byzdist.runtime.decoding import Decoder
 from byzdist.runtime.divergence import Diverged
 from byzdist.runtime.estimate import Estimate, Outcome, below
@@ -53,6 +54,7 @@ class Server:
         self._attendance = Attendance(transport.quarantined, experiment.honest_remember)
         self._planner = Planner(experiment, transport, self.full_rounds, self._attendance)
         self._decoder = Decoder(experiment, transport)
+        self._claims = Claims.of(experiment) if experiment.is_private else None
         self.estimate = Estimate(experiment, self.full_rounds, aggregator)
         current = transport.frame.current
         self.x = current if current.device == experiment.device else current.to(experiment.device)
@@ -130,19 +132,27 @@ class Server:
         prepared = self.estimate.prepare(round_)
         replies = self._transport.collect(self._experiment.config.transport.deadline)
         clock.end("wait")
+        claimed: Claimed = {}
+        if self._claims is not None:
+            replies, rows = self._claims.cut(replies)
+            if self._claims.are_due(round_):
+                claimed = self._claims.summary(rows)
         received, missing = self._decoder.decode(replies, round_, self.x)
         events = self._attendance.note(round_, replies, missing)
         exposed = self._attendance.exposed(received.clients, missing)
         outcome = self.estimate.update(received, prepared, exposed)
         clock.end("aggregate")
         self._transport.events += events
-        self._recorder.add(self._record(plan, replies, missing, outcome), self.x, clock)
+        record = self._record(plan, replies, missing, outcome)
+        record.claimed = claimed
+        self._recorder.add(record, self.x, clock)
 
     def _request(self, plan: Plan) -> Request:
         round_ = plan.round
         differences = self._experiment.method.sends_differences and not round_.full
         needs_previous = differences or (self._always_previous and round_.number > 0)
-        return Request(round_, self._decoder.length(round_.full), needs_previous)
+        trailer = 0 if self._claims is None else self._claims.nbytes
+        return Request(round_, self._decoder.length(round_.full) + trailer, needs_previous)
 
     def _record(self, plan: Plan, replies: Replies, missing: dict[int, str], outcome: Outcome) -> RoundRecord:
         round_, transport, bad = plan.round, self._transport, self._experiment.config.clients.bad

@@ -2,10 +2,12 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+
+from torch import Tensor
 
 from byzdist.errors import RunError
 from byzdist.problem.data import Dataset
@@ -52,12 +54,12 @@ def serve(experiment: Experiment, workers: int, run: RunFolder, transport: Serve
     """
     config, metrics = experiment.config, _begin(experiment, workers, run)
     advice.of_run(experiment)
-    evaluator, saver = _evaluator(experiment), _saver(experiment, workers, run, transport, metrics)
+    evaluate, saver = _evaluation(experiment), _saver(experiment, workers, run, transport, metrics)
     guard, stop = Guard(config, metrics), Stop(transport.stop_waiting)
     with logs.kept_in(run.path), Progress(config, run.path) as progress:
         watch = FolderWatch(run, partial(describe, experiment, workers, run), stop, saver, config.rounds)
         watchers = [progress.show, *_scraped(config.name, config.rounds), watch.look]
-        recorder = Recorder(config, metrics, evaluator.evaluate, watchers, guard.watch)
+        recorder = Recorder(config, metrics, evaluate, watchers, guard.watch)
         server = Server(experiment, transport, recorder, stop, saver)
         on_signals(stop.tell)
         end = _End()
@@ -92,17 +94,20 @@ def _begin(experiment: Experiment, workers: int, run: RunFolder) -> Metrics:
         raise RunError(f"{str(error.filename or run.path)!r} cannot be written: {error.strerror or error}.") from None
 
 
-def _evaluator(experiment: Experiment) -> Evaluator:
+def _evaluation(experiment: Experiment) -> Callable[[Tensor], dict[str, float]]:
+    """Return what evaluates the model here: nothing where the data lie with the workers."""
     config = experiment.config
+    if experiment.is_private:
+        return lambda x: {}
     return Evaluator(
         experiment.oracle.loss,
-        experiment.data,
+        experiment.shared_data,
         experiment.dataset,
         config.clients.good,
         optimum=None if config.evaluate.samples else _optimum(experiment),  # an estimate of f has no gap to speak of
         samples=config.evaluate.samples,
         seed=config.seed,
-    )
+    ).evaluate
 
 
 def _optimum(experiment: Experiment) -> float | None:

@@ -16,6 +16,7 @@ from byzdist.norms import norm
 from byzdist.problem.oracle import BUFFERS
 from byzdist.reporting.logs import at_round
 from byzdist.rounds import ClientMemories, Round
+from byzdist.runtime.claims import Claims
 from byzdist.runtime.experiment import Experiment
 from byzdist.storage.saving import WorkerSaver
 from byzdist.transport.base import Received, Reply, Resume, Save, WorkerEnd
@@ -41,6 +42,7 @@ class Worker:
         self._bad = frozenset(config.clients.bad)
         self._assignments = assignments(config.attacks, config.clients.bad)
         self._effect = Effect()
+        self._claims = Claims.of(experiment) if experiment.is_private else None
         remember = {METHOD: self._method.clients_remember, COMPRESSOR: self._compressors[False].remembers}
         remember[BUFFERS] = oracle.loss.buffers == "local"
         self._honest = [piece for piece, does in remember.items() if does]
@@ -78,14 +80,20 @@ class Worker:
         points = [point for point in (received.x, received.previous) if point is not None]
         self._oracle.begin(received.round, *points)
         compressor = self._compressors[received.round.full]
-        length = compressor.length(self._oracle.dimension, received.x.dtype)
+        length = end = compressor.length(self._oracle.dimension, received.x.dtype)
+        if self._claims is not None:
+            length += self._claims.nbytes
         for client in received.mine:
             forge, assigned = None, self._assignment(received.round, client)
             if assigned is not None and assigned.has("on_wire"):
                 forge = partial(self._forge, received.round, client, assigned)
             afresh = bool(self._honest) and not self._memories.knows(client, self._honest)
             payload = transport.room(length)
-            self._encode(received, client, payload)
+            if self._claims is None:
+                self._encode(received, client, payload)
+            else:
+                self._encode(received, client, payload[:end])
+                self._claims.write(payload[end:], self._oracle, received.x, client, received.round)
             transport.reply(Reply(received.round, client, payload, afresh, forge))
 
     def _assignment(self, round_: Round, client: int) -> Assignment | None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from byzdist.attacks.collusion import Collusion
 from byzdist.errors import RunError
-from byzdist.runtime.experiment import Experiment
+from byzdist.runtime.experiment import Experiment, load_private
 from byzdist.runtime.joining import Joining
 from byzdist.runtime.stopping import Stop, on_signals
 from byzdist.runtime.worker import Worker
@@ -17,6 +17,7 @@ from byzdist.transport.store import STORE_PATIENCE, connect
 
 def work(experiment: Experiment, rank: int, workers: int, out: Path | None) -> int:
     """Be a worker until the server ends the run; return the exit code."""
+    load_private(experiment, rank, workers)
     joining = Joining(experiment, rank)
     transport = open_worker(experiment.config.transport, experiment.shape(workers), rank, joining.hear)
     stop = Stop(transport.stop_waiting)  # the server is the one to end the run

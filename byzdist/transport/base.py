@@ -26,6 +26,7 @@ class Shape:
         max_cohort: the largest cohort of any round.
         max_ids: the largest cohort that is not simply everyone.
         max_payload: bytes of the longest payload of a reply.
+        trailer: how many of them follow the client's message.
         device: where messages lie.
         pinned: whether a GPU copies messages from and to the CPU's memory, which is then locked, so that it does so directly.
     """
@@ -41,6 +42,7 @@ class Shape:
     dtype: torch.dtype
     device: torch.device
     pinned: bool = False
+    trailer: int = 0
 
     def frame(self) -> RequestFrame:
         """Return a fresh request frame of this shape."""

@@ -25,7 +25,7 @@ class CollectiveWorker(WorkerEnd):
         self._is_full = False
         self._turns = 0  # replies, or gathers of a full round, that this rank still has to take part in
         self._next: dist.Work | None = None
-        self._full_length = shape.dimension * shape.dtype.itemsize
+        self._full_length = shape.dimension * shape.dtype.itemsize + shape.trailer
 
     @run_ends_if(_GONE)
     def receive(self) -> Received | Save | Resume | None:

@@ -42,7 +42,7 @@ WRONG = {
     "run config.yaml --rounds=30": "rounds is a key of the configuration: write rounds=30.",
     "run config.yaml --lr 0.1": "method.step_size is a key of the configuration: write method.step_size=VALUE.",
     "run config.yaml --method.clip=none": "method.clip is a key of the configuration: write method.clip=none.",
-    "run config.yaml --qqqqqq": "--qqqqqq: there is no such option. Options: --help, --workers, --out, --resume, --max-restarts.",
+    "run config.yaml --qqqqqq": "--qqqqqq: there is no such option. Options: --help, --workers, --out, --resume, --local, --max-restarts.",
     "run config.yaml -w 3": "-w: there is no such option.",
     "run rounds=3": "CONFIG, a YAML file, comes first, before 'rounds=3'",
     "run rounds=3 config.yaml": "CONFIG, a YAML file, comes first, before 'rounds=3'",

@@ -160,7 +160,7 @@ def test_a_difference_of_sums_and_counts_is_that_of_its_two_gradients():
 def test_a_batch_of_which_nothing_counts_has_the_gradient_of_the_regularizer_alone():
     task, (tokens, targets) = task_of("next_token"), padded()
     targets[:5] = -100
-    oracle, x, _ = evaluated(Words(11), dataset_of(tokens, targets, task), task, split="shared")
+    oracle, x, _ = evaluated(Words(11), dataset_of((tokens, targets), task), task, split="shared")
     out = torch.full_like(x, torch.nan)
     oracle.gradient(x, 0, np.arange(5), out)
     assert torch.equal(out, torch.zeros_like(x))

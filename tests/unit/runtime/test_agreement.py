@@ -79,26 +79,25 @@ def test_what_differs_is_named_with_the_rank(name):
     server = experiment_of()
     change, complaint = DIFFERENT[name]
     with pytest.raises(ConfigError, match=f"^worker 3: {complaint}"):
-        compare(facts(change(server)), told(server), 3, shared=True)
+        compare(facts(change(server)), told(server), 3)
 
 
 def test_the_same_data_agree_and_so_do_those_of_another_processor(caplog):
     server = experiment_of()
-    compare(facts(experiment_of()), told(server), 1, shared=True)
+    compare(facts(experiment_of()), told(server), 1)
     generator = np.random.default_rng(0)
     noise = 1 + np.finfo(np.float64).eps * generator.integers(-3, 4, server.dataset.features.shape)
-    compare(facts(changed(server, features=server.dataset.features * noise)), told(server), 1, shared=True)
+    compare(facts(changed(server, features=server.dataset.features * noise)), told(server), 1)
     assert "worker" not in caplog.text
 
 
-def test_where_each_client_has_its_own_samples_others_are_said_and_no_more(caplog):
-    server = experiment_of(split="iid")
-    compare(facts(experiment_of(split="iid", samples=180)), told(server), 2, shared=False)
-    assert [message for message in caplog.messages if "worker" in message] == [
-        "worker 2: its data has 180 samples, the server's 90; its clients learn from what is here."
-    ]
-    with pytest.raises(ConfigError, match="worker 2: its data has 11 features"):
-        compare(facts(experiment_of(split="iid", features=11)), told(server), 2, shared=False)
+@pytest.mark.parametrize("split", ["shared", "iid", {"name": "iid", "holders": "all"}])
+def test_other_samples_are_refused_however_they_are_dealt_out(split):
+    server = experiment_of(split=split)
+    with pytest.raises(
+        ConfigError, match=r"^worker 2: its data has 180 samples, the server's 90; .*data\.where=worker"
+    ):
+        compare(facts(experiment_of(split=split, samples=180)), told(server), 2)
 
 
 class HalfFrozen(nn.Module):
@@ -120,11 +119,11 @@ def with_model(experiment, start, frozen):
 def test_what_a_model_does_not_train_must_be_the_servers_and_its_start_had_better_be(caplog):
     base = experiment_of()
     server = told(with_model(base, 0.5, 0.1))
-    compare(facts(with_model(base, 0.5, 0.1)), server, 2, shared=True)
+    compare(facts(with_model(base, 0.5, 0.1)), server, 2)
     with pytest.raises(ConfigError, match="^worker 2: the frozen parameters or the buffers of its model are not"):
-        compare(facts(with_model(base, 0.5, 0.2)), server, 2, shared=True)
+        compare(facts(with_model(base, 0.5, 0.2)), server, 2)
     assert "worker" not in caplog.text
-    compare(facts(with_model(base, 0.6, 0.1)), server, 2, shared=True)
+    compare(facts(with_model(base, 0.6, 0.1)), server, 2)
     assert "the model of worker 2 starts elsewhere than the server's" in caplog.text
 
 
@@ -176,10 +175,10 @@ def test_data_that_are_read_lazily_are_compared_by_some_samples():
             return prepare(parse({**BASE, "data": "mine"}), CPU)
 
     server = told(experiment())
-    compare(facts(experiment()), server, 1, shared=True)
+    compare(facts(experiment()), server, 1)
     for options, complaint in (({"shift": 0.1}, "other features"), ({"length": 80}, "80 samples, the server's 90")):
         with pytest.raises(ConfigError, match=f"^worker 1: its data has {complaint}"):
-            compare(facts(experiment(**options)), server, 1, shared=True)
+            compare(facts(experiment(**options)), server, 1)
     one, other = (experiment(own=torch.Generator().manual_seed(seed)) for seed in (1, 2))
-    compare(facts(one), told(other), 1, shared=True)  # what cannot be repeated cannot be compared, either
+    compare(facts(one), told(other), 1)  # what cannot be repeated cannot be compared, either
     assert identity(experiment())["data"] == identity(experiment())["data"] != identity(experiment(shift=0.1))["data"]
