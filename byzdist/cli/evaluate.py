@@ -59,7 +59,7 @@ def _evaluate(folder: Path, tree: dict[str, Any]) -> str:
     experiment = prepare(config, device)
     if experiment.is_private:
         raise ConfigError(
-            "data.where: the data of this run lie with its workers. Name data that are here: data.where=shared data.name=..."
+            "data.where: the data of this run lie with its workers. Name data that are here, as in 'data={name: csv, path: FILE}'."
         )
     round_, x = _last_model(folder, experiment)
     data = experiment.dataset

@@ -17,8 +17,6 @@ from byzdist.errors import ConfigError, UnknownKey
 from byzdist.host.files import read_text
 from byzdist.words import explain
 
-_COMMON = ("name", "where", "split", "features", "outputs", "samples")  # of the data section, the same on every rank
-
 
 def override(tree: Mapping[str, Any], assignment: str) -> dict[str, Any]:
     """Return the tree after a command-line override such as ``method.clip=none``."""
@@ -95,6 +93,8 @@ def read_local(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: for anything else in it, such as a key that all ranks must agree on.
     """
+    from byzdist.problem.private_data import COMMON  # takes seconds to import, before which much can be said already
+
     tree: dict[str, Any] = {}
     for key, value in read_tree(path).items():
         tree = _put(tree, str(key).split("."), value, str(key))
@@ -102,7 +102,7 @@ def read_local(path: Path) -> dict[str, Any]:
     if others or not isinstance(tree.get("data"), dict):
         what = f"{others[0]}: it is not" if others else "there are none"
         raise ConfigError(f"--local: {path}: a rank has keys of the data section for itself alone; {what} such a key.")
-    common = next((key for key in tree["data"] if key in _COMMON), None)
+    common = next((key for key in tree["data"] if key in ("name", "split", *COMMON)), None)
     if common is not None:
         raise ConfigError(f"--local: {path}: data.{common} is the same on every rank; it belongs in the configuration.")
     data: dict[str, Any] = resolve_paths(tree, path.parent)["data"]
@@ -205,7 +205,9 @@ def dump(config: Config, *, paths: bool = True) -> str:
     """Return the configuration as YAML that `load` reads back to the same run; ``paths``: with what may differ from host to host."""
     tree = config.model_dump(exclude_none=True)
     if not paths:
-        if tree["data"].get("where") == "worker":
-            tree["data"] = {key: value for key, value in tree["data"].items() if key in _COMMON}
+        from byzdist.problem.private_data import COMMON, is_private
+
+        if is_private(config.data):
+            tree["data"] = {key: value for key, value in tree["data"].items() if key in ("name", *COMMON)}
         tree = _changed_where_paths_are(tree, lambda section: {k: v for k, v in section.items() if not is_path(k)})
     return yaml.safe_dump(tree, sort_keys=False)

@@ -77,7 +77,7 @@ class PrivateData(ClientData):
 
     def _taken(self, returned: Any, name: str, client: int) -> ArrayData:
         loss, known = self._loss, self._known
-        arrays = as_arrays(returned, name, np.dtype(str(loss.dtype).removeprefix("torch.")), loss.task)
+        arrays = as_arrays(returned, name, np.dtype(str(loss.dtype).removeprefix("torch.")), loss.task, whole=False)
         features, targets = arrays["features"], arrays["labels"]
         shape, wanted = features.shape[1:], known.feature_shape
         if wanted and shape != wanted:

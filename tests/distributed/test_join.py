@@ -5,6 +5,8 @@ import sys
 import time
 from contextlib import ExitStack
 
+import pytest
+
 from tests.support.cases import BASE
 from tests.support.harness import Job, free_port, write_config
 
@@ -16,14 +18,21 @@ from byzdist.problem.data import RawData
 
 
 def make():
-    features = 9 if os.environ["RANK"] == "2" else 10
-    return RawData(np.random.default_rng(0).standard_normal((90, features)), np.arange(90) % 2)
+    samples, features = {SHAPE} if os.environ["RANK"] == "2" else (90, 10)
+    return RawData(np.random.default_rng(0).standard_normal((samples, features)), np.arange(samples) % 2)
 """
 
 
-def test_a_worker_with_other_data_is_named_with_the_difference(tmp_path):
-    (tmp_path / "other_data.py").write_text(OTHER_DATA)
-    path = write_config(tmp_path, {**BASE, "data": {"name": "other_data:make"}})
+@pytest.mark.parametrize(
+    ("split", "shape", "difference"),
+    [
+        ("shared", (90, 9), "its data has 9 features, the server's 10; give every rank"),
+        ("iid", (300, 10), r"its data has 300 samples, the server's 90; give every rank .*data\.where=worker"),
+    ],
+)
+def test_a_worker_with_other_data_is_named_with_the_difference(tmp_path, split, shape, difference):
+    (tmp_path / "other_data.py").write_text(OTHER_DATA.replace("{SHAPE}", str(shape)))
+    path = write_config(tmp_path, {**BASE, "data": {"name": "other_data:make", "split": split}})
     job = {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "BYZDIST_SECRET": "s" * 32}
     words = [sys.executable, "-m", "byzdist", "run", str(path), "--out", str(tmp_path / "run")]
     with ExitStack() as stack:
@@ -35,7 +44,7 @@ def test_a_worker_with_other_data_is_named_with_the_difference(tmp_path):
         ]
         assert jobs[2].wait(120) == 2, [started.output for started in jobs]
         last = jobs[2].output.strip().splitlines()[-1]
-        assert re.search(r"worker 2: its data has 9 features, the server's 10; give every rank", last), last
+        assert re.search(f"worker 2: {difference}", last), last
         assert "Traceback" not in jobs[2].output
         for started in jobs:
             started.kill_all()

@@ -15,7 +15,9 @@ from byzdist.problem.tasks.classification import CLASSIFICATION
 _MANY = 20  # labels of a kind that rather are numbers to predict than names of classes
 
 
-def as_arrays(returned: Any, name: str, dtype: np.dtype[Any], task: Task = CLASSIFICATION) -> dict[str, NDArray[Any]]:
+def as_arrays(
+    returned: Any, name: str, dtype: np.dtype[Any], task: Task = CLASSIFICATION, *, whole: bool = True
+) -> dict[str, NDArray[Any]]:
     """Return the parts of a data set by their names in `RawData`: numbers in ``dtype``, classes and tokens as int64.
 
     Args:
@@ -23,6 +25,7 @@ def as_arrays(returned: Any, name: str, dtype: np.dtype[Any], task: Task = CLASS
         name: what returned it, for the error.
         dtype: of the features, and of targets that are numbers.
         task: says what features and targets are.
+        whole: whether this is all the data, in which each class has samples; else it is one client's part.
 
     Raises:
         ConfigError: for what no model can learn from; the check comes after the last cast.
@@ -47,7 +50,7 @@ def as_arrays(returned: Any, name: str, dtype: np.dtype[Any], task: Task = CLASS
         arrays[f"{key}features"] = _cast(found, dtype, what) if task.inputs == "numbers" else _tokens(found, what)
     _check_test(arrays, name, task)
     if task.target == "classes":
-        _check_classes(arrays["labels"], name)
+        _check_classes(arrays["labels"], name, whole)
     return arrays
 
 
@@ -205,10 +208,12 @@ def _check_test(arrays: dict[str, NDArray[Any]], name: str, task: Task) -> None:
         )
 
 
-def _check_classes(labels: NDArray[np.int64], name: str) -> None:
+def _check_classes(labels: NDArray[np.int64], name: str, whole: bool) -> None:
     held = np.unique(labels)
     lowest, highest = int(held[0]), int(held[-1])
-    if len(held) == 1:
+    if lowest >= 0 and not whole:
+        return
+    if len(held) == 1 and whole:
         raise ConfigError(f"data.name: {name!r} has one class only, label {lowest}; there is nothing to learn.")
     if lowest < 0 or highest + 1 > 2 * len(held):
         pair = f"labels {lowest} and {highest}" if len(held) == 2 else f"{len(held)} labels from {lowest} to {highest}"

@@ -144,7 +144,22 @@ def test_p_has_its_default_where_the_mean_number_of_samples_is_given():
     assert prepare(parse(tree({"samples": 40}, method=method)), CPU).method.p == 0.25
 
 
+def one_class(client):
+    return np.zeros((4, 5)), np.full(4, 1)
+
+
+def test_a_client_need_not_hold_every_class():
+    experiment = prepare(parse(tree({"name": f"{__name__}:one_class"})), CPU)
+    load_private(experiment, rank=1, workers=4)
+    assert experiment.oracle.samples(0) == 4
+
+
+def below_zero(client):
+    return np.zeros((4, 5)), np.full(4, -1)
+
+
 WRONG = {
+    "below_zero": r"^data\.name: .*below_zero of client 0' has .*not the integers 0, 1",
     "wide": r"^data\.features: .*wide of client 0 has features of shape \[6\], and \[5\] is configured",
     "many_classes": r"^data\.outputs: .*many_classes of client 0 needs 4 outputs, and 2 are configured",
     "broken": r"^data: .*broken' ended for client 0 with .*no such disk",
@@ -227,7 +242,7 @@ def test_impossible_claims_are_left_out_and_a_minority_does_not_move_the_rest():
         "loss": {"median": 2.0, "spread": 1.0, "clients": 3}
     }
     assert claims.summary(rows(1.0, 2.0, 3.0, 1e29, -1e29))["loss"] == {"median": 2.0, "spread": 1.0, "clients": 5}
-    assert claims.summary(rows(math.nan)) == {}
+    assert claims.summary(rows(math.nan)) == claims.summary(rows()) == {}
 
 
 class Liars(LocalServer):
