@@ -43,6 +43,7 @@ def check(config: Config) -> Config:
             "aggregation": chosen.model_copy(update={"rule": rule, "pre": pre}),
             "data": _data(config),
             "task": _task(config),
+            "validation": config.validation and _complete(DATASETS, config.validation, "validation"),
             "attack": _attack(config),
         }
     )
@@ -78,6 +79,8 @@ def _pieces(config: Config) -> Iterator[tuple[Registry[Any], Spec, str]]:
     assert config.task is not None
     yield TASKS, config.task, "task"
     yield DATASETS, config.data.without("split"), "data"
+    if config.validation is not None:
+        yield DATASETS, config.validation, "validation"
     yield SPLITS, config.data.parameters["split"].without("holders"), "data.split"
     yield AVAILABILITY, config.clients.availability, "clients.availability"
 

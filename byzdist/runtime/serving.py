@@ -97,6 +97,7 @@ def _evaluator(experiment: Experiment) -> Evaluator:
         experiment.data,
         experiment.dataset,
         config.clients.good,
+        validation=experiment.validation,
         optimum=None if config.evaluate.samples else _optimum(experiment),  # an estimate of f has no gap to speak of
         samples=config.evaluate.samples,
         seed=config.seed,
