@@ -68,13 +68,16 @@ def _evaluate(folder: Path, tree: dict[str, Any]) -> str:
         experiment.shared_data,
         data,
         config.clients.good,
+        validation=experiment.validation,
         samples=config.evaluate.samples,
         seed=config.seed,
     )
     measured = evaluator.evaluate(x.to(device, experiment.dtype))
-    seen = (
-        f"{len(data.labels)} training samples" if data.test_labels is None else f"{len(data.test_labels)} test samples"
-    )
+    if experiment.validation is not None:
+        seen = f"{len(experiment.validation.labels)} samples for validation"
+    else:
+        seen = f"{len(data.labels)} training" if data.test_labels is None else f"{len(data.test_labels)} test"
+        seen = f"{seen} samples"
     lines = [
         f"{config.name}, model after round {round_}, data {config.data.name}",
         f"  loss {measured['loss']:.6g} (good clients' training samples)",

@@ -41,6 +41,8 @@ def _summary(experiment: Experiment) -> list[str]:
     held = [split.size(client) for client in clients]
     shape = " x ".join(map(str, data.feature_shape))
     tested = "" if data.test_labels is None else f", {len(data.test_labels)} test samples"
+    if experiment.validation is not None:
+        tested = f", {len(experiment.validation.labels)} samples for validation"
     share = f"{held[0]} samples" if min(held) == max(held) else f"{min(held)} to {max(held)} samples"
     return [
         f"{config.name}: a run can start with this.",

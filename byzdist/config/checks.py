@@ -47,6 +47,7 @@ def check(config: Config) -> Config:
             "aggregation": chosen.model_copy(update={"rule": rule, "pre": pre}),
             "data": _data(config, method),
             "task": _task(config),
+            "validation": config.validation and _complete(DATASETS, config.validation, "validation"),
             "attack": _attack(config),
         }
     )
@@ -84,6 +85,8 @@ def _pieces(config: Config) -> Iterator[tuple[Registry[Any], Spec, str]]:
     if not is_private(config.data):
         yield DATASETS, config.data.without("split"), "data"
         yield SPLITS, config.data.parameters["split"].without("holders"), "data.split"
+    if config.validation is not None:
+        yield DATASETS, config.validation, "validation"
     yield AVAILABILITY, config.clients.availability, "clients.availability"
 
 

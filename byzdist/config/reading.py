@@ -110,7 +110,7 @@ def read_local(path: Path) -> dict[str, Any]:
 
 
 def resolve_paths(tree: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the tree in which the data and availability sections name files and folders (``path``, ``..._path``) absolutely.
+    """Return the tree in which the data, validation and availability sections name files and folders (``path``, ``..._path``) absolutely.
 
     A leading ``~`` and ``$VARIABLES`` are expanded. A relative path counts from where the user stands, else from ``folder``, the
     configuration's; one that is nowhere stays as it is, for the complaint.
@@ -136,8 +136,8 @@ def _absolute(path: str, folder: Path) -> str:
 def _changed_where_paths_are(tree: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
     """Return the tree with ``change`` applied to the sections that can name files."""
     changed = dict(tree)
-    if "data" in changed:
-        changed["data"] = change(changed["data"])
+    for section in changed.keys() & {"data", "validation"}:
+        changed[section] = change(changed[section])
     clients = changed.get("clients")
     if isinstance(clients, dict) and "availability" in clients:
         changed["clients"] = {**clients, "availability": change(clients["availability"])}
@@ -145,7 +145,7 @@ def _changed_where_paths_are(tree: Mapping[str, Any], change: Callable[[Any], An
 
 
 def is_path(key: object) -> bool:
-    """Return whether a key of the data or availability section names a file or folder."""
+    """Return whether a key of the data, validation or availability section names a file or folder."""
     return isinstance(key, str) and (key == "path" or key.endswith("_path"))
 
 

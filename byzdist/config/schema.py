@@ -124,6 +124,12 @@ class Config(Section):
         Spec | None,
         Field(description="what is learnt: a loss and metrics; by default the data set's own, classification for most"),
     ] = None
+    validation: Annotated[
+        Spec | None,
+        Field(
+            description="data of the server's own, on which it measures the task's metrics in place of the data set's test set"
+        ),
+    ] = None
     method: Spec
     compression: Spec = Spec("identity")
     aggregation: Aggregation

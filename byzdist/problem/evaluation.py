@@ -35,8 +35,9 @@ class Evaluator:
     Args:
         loss: what is minimized.
         data: the clients' samples.
-        dataset: whose test set to use.
+        dataset: whose test set to use, unless there is a set for validation.
         honest: the clients whose mean loss is f.
+        validation: the set on which the task's metrics are measured in its place.
         optimum: min f, where it is known.
         samples: estimate f from that many samples drawn by their weight in f, and use at most that many test samples;
             None: use all.
@@ -50,6 +51,7 @@ class Evaluator:
         dataset: Prepared,
         honest: Sequence[int],
         *,
+        validation: Prepared | None = None,
         optimum: float | None = None,
         samples: int | None = None,
         seed: int = 0,
@@ -61,7 +63,7 @@ class Evaluator:
             groups = [(1 / samples, _draw(groups, data.split.samples, samples, seed))]
         self._objective = (CountedObjective if counted else Objective)(loss, data, groups)
         self._gradient = loss.flat.initial()
-        self._test, self._tested = _test_data(dataset, data), None
+        self._test, self._tested = _test_data(validation or dataset.tested(), data), None
         if self._test is not None and samples is not None and samples < self._test.split.samples:
             self._tested = stream(seed, "test samples").permutation(self._test.split.samples)[:samples]
 
@@ -80,9 +82,8 @@ class Evaluator:
         return found
 
 
-def _test_data(dataset: Prepared, like: PooledData) -> PooledData | None:
-    """Return the test set; None where there is none."""
-    test = dataset.tested()
+def _test_data(test: Prepared | None, like: PooledData) -> PooledData | None:
+    """Return a test set beside the clients' samples; None where there is none."""
     if test is None:
         return None
     alone = Split(len(test.labels), 1, None)

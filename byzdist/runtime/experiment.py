@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from math import inf, prod
 from typing import TypeVar
 
@@ -86,6 +87,23 @@ class Experiment:
         if self.task.target != "classes" or self.is_private or self.dataset.labels.dtype.kind != "i":
             return None
         return self.split.table(self.dataset.labels, self.dataset.classes)
+
+    @cached_property
+    def validation(self) -> Prepared | None:
+        """The server's own set, if it has one: it is loaded when the server asks, and workers need not have it."""
+        if self.config.validation is None:
+            return None
+        try:
+            found = data.load(self.config.validation, dtype=self.config.dtype, task=self.task)
+        except ConfigError as error:
+            raise ConfigError(f"validation: {error}") from error
+        ours, clients = found.feature_shape, self.dataset.feature_shape
+        if ours != clients or found.classes > self.dataset.classes:
+            raise ConfigError(
+                f"validation: {self.config.validation.name!r} has features of shape {list(ours)} and {found.classes} classes, the "
+                f"clients' data {list(clients)} and {self.dataset.classes}. Give data of one kind."
+            )
+        return found
 
     @property
     def is_private(self) -> bool:

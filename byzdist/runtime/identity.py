@@ -37,12 +37,14 @@ def identity(experiment: Experiment) -> dict[str, Any]:
 
 
 def _digest(experiment: Experiment, rows: int = 256) -> str:
-    """Return a checksum of the labels, of some of the features, and of an availability trace."""
+    """Return a checksum of labels, of some of the features, and of an availability trace."""
     data, availability = experiment.dataset, experiment.config.clients.availability
     step = max(1, len(data.labels) // rows)
     parts = [data.labels, data.some(step)]
     if data.test_labels is not None:
         parts.append(data.test_labels)
+    if experiment.validation is not None:
+        parts += [experiment.validation.labels, experiment.validation.some(step)]
     if availability.name == "trace":
         parts += read_trace(availability.parameters["path"], experiment.config.clients.count)
     total = 0

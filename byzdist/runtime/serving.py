@@ -104,6 +104,7 @@ def _evaluation(experiment: Experiment) -> Callable[[Tensor], dict[str, float]]:
         experiment.shared_data,
         experiment.dataset,
         config.clients.good,
+        validation=experiment.validation,
         optimum=None if config.evaluate.samples else _optimum(experiment),  # an estimate of f has no gap to speak of
         samples=config.evaluate.samples,
         seed=config.seed,
