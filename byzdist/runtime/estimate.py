@@ -70,7 +70,8 @@ class Estimate:
         if round_.full or self._method.clip == "none":
             return Prepared(None, None, generator)
         size = norm(self.g)
-        return Prepared(size, self._method.clip_level(size, self._full_rounds.reference), generator)
+        level = self._method.clip_level(size, self._full_rounds.reference, round_=round_.number)
+        return Prepared(size, level, generator)
 
     def update(self, received: Messages, prepared: Prepared, exposed: int) -> Outcome:
         """Turn g^{k-1} into g^k, or keep it where the replies are too few or cannot be trusted.

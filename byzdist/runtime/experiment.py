@@ -19,6 +19,7 @@ from byzdist.methods import METHODS, Method, Sizes
 from byzdist.problem import data, models
 from byzdist.problem.client_data import ArrayData
 from byzdist.problem.data import Dataset, Split
+from byzdist.problem.evaluation import measured_of
 from byzdist.problem.loss import Loss
 from byzdist.problem.oracle import Oracle
 from byzdist.problem.task import Task
@@ -131,6 +132,10 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     assert config.task is not None
     task = make(TASKS, config.task, "task", Task)
     check_metrics(task)
+    if config.stop is not None and config.stop.metric not in (known := measured_of(task)):
+        raise ConfigError(
+            f"stop.metric: {config.stop.metric!r} is not measured in this run. Known: {', '.join(known)}."
+        )
     dataset = data.load(config.data.without("split"), dtype=config.dtype, task=task)
     clients = config.clients
     split = data.split(config.data.parameters["split"], dataset.labels, clients.count, config.seed, clients.byzantine)

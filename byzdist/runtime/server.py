@@ -12,6 +12,7 @@ from byzdist.reporting.logs import at_round
 from byzdist.reporting.record import RoundRecord
 from byzdist.rounds import Replies
 from byzdist.runtime.attendance import Attendance
+from byzdist.runtime.best import Best
 from byzdist.runtime.decoding import Decoder
 from byzdist.runtime.divergence import Diverged
 from byzdist.runtime.estimate import Estimate, Outcome, below
@@ -35,6 +36,7 @@ class Server:
     Args:
         stop: ends the run after the round in progress.
         saver: takes the checkpoints.
+        best: ends the run where it does not get better any more.
     """
 
     def __init__(
@@ -44,9 +46,10 @@ class Server:
         recorder: Recorder,
         stop: Stop,
         saver: ServerSaver | None = None,
+        best: Best | None = None,
     ) -> None:
         self._experiment, self._transport, self._recorder = experiment, transport, recorder
-        self.stop, self._saver = stop, saver
+        self.stop, self._saver, self._best = stop, saver, best
         chosen = experiment.config.aggregation
         aggregator = Aggregator(chosen.rule, chosen.pre, compile=chosen.compile)
         self.full_rounds = FullRounds.of(experiment, aggregator)
@@ -90,12 +93,14 @@ class Server:
                 self._round(self._planner.start())
             self.round = 0
         for number in range(self.round + 1, self._experiment.config.rounds + 1):
+            if self._best is not None and self._best.reason:
+                break
             plan = self._planner.plan(number, self.estimate.exists)  # may wait for clients
             if self.stop.is_told:  # meanwhile, say
                 return "stopped"
             if plan.postponed:
                 self.full_rounds.postpone(number)
-            self._step()
+            self._step(number)
             try:
                 self._round(plan)
             except RunError:
@@ -106,11 +111,11 @@ class Server:
                 self._transport.events.append(failure)
         return "finished"
 
-    def _step(self) -> None:
-        """Set x^k = x^{k-1} - γ g^{k-1}."""
+    def _step(self, number: int) -> None:
+        """Set x^k = x^{k-1} - γ_{k-1} g^{k-1}, k being ``number``."""
         frame = self._transport.frame
         frame.previous.copy_(frame.current)
-        self.x.add_(self.estimate.g, alpha=-self._experiment.method.step_size)
+        self.x.add_(self.estimate.g, alpha=-self._experiment.method.step(number - 1))
         self._publish()
 
     def _publish(self) -> None:
@@ -176,6 +181,9 @@ class Server:
             "begun": self.estimate.exists,
             "full_rounds": self.full_rounds.state(),
         }
+        if self._best is not None:
+            best, found = self._best.state()
+            tensors, facts = tensors | best, facts | found
         return tensors, facts
 
     def resume(self, checkpoint: Checkpoint, same_workers: bool) -> None:
@@ -188,6 +196,8 @@ class Server:
         self._decoder.resume(below("decoder.", tensors))
         self._attendance.resume(facts["known"])
         self.full_rounds.resume(facts.get("full_rounds", {}))
+        if self._best is not None:
+            self._best.resume(tensors, facts, self.x)
         position = facts["position"]
         if not same_workers:  # what it says of ranks is not of these clients
             position = {key: value for key, value in position.items() if key == "clients"}

@@ -123,9 +123,9 @@ class Worker:
         self._effect.after(honest, sent, assigned.name)
         return sent
 
-    def _level(self, g: Tensor) -> float | None:
+    def _level(self, round_: int, g: Tensor) -> float | None:
         """Return the clipping level of a sampled round as an attacker computes it, who does not know what the last full round gave."""
-        return self._method.clip_level(norm(g))
+        return self._method.clip_level(norm(g), round_=round_)
 
     def _context(self, received: Received, client: int, honest: Tensor, assigned: Assignment) -> Context:
         config, round_, colluders = self._config, received.round, None
@@ -141,14 +141,15 @@ class Worker:
             x=received.x,
             start=self._start,
             previous=received.previous if difference or assigned.has("knows_estimate") else None,
-            step_size=self._method.step_size,
+            step_size=self._method.step(round_.number),
+            last_step=self._method.step(max(round_.number - 1, 0)),
             clients=config.clients.count,
             byzantine=self._bad,
             f=config.declared_byzantine * len(round_.cohort) // config.clients.count,
             colluders=colluders,
             rule=config.aggregation.rule if assigned.has("knows_rule") else None,
             pre=config.aggregation.pre if assigned.has("knows_rule") else None,
-            clip=self._level,
+            clip=partial(self._level, round_.number),
             compressor=self._compressors[round_.full],
             compressed=self._memories.of(COMPRESSOR, client),
             memory=self._memories.of(ATTACK, client),
