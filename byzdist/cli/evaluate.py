@@ -88,12 +88,12 @@ def _evaluate(folder: Path, tree: dict[str, Any]) -> str:
 
 
 def _last_model(folder: Path, experiment: Experiment) -> tuple[int, torch.Tensor]:
-    """Return the newest intact model and its round; of a run that has diverged, the last good one."""
+    """Return the newest intact model and its round; of a run that has diverged the last good one, with `stop` the best one."""
     found = []
     if os.path.lexists(folder / "model.safetensors"):
         found.append(load_model(experiment.oracle.loss.model, folder))
-        if _has_diverged(folder):
-            return found[0]  # the last good one
+        if _has_diverged(folder) or experiment.config.stop is not None:
+            return found[0]  # the last good one, or the best one
     most = _FACTS + _VECTORS * experiment.oracle.dimension * torch.float64.itemsize
     for path in rounds(checkpoints(folder)).values():
         try:

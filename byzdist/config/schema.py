@@ -111,6 +111,20 @@ class Checkpoints(Section):
     keep: Annotated[int, Field(ge=1)] = 2
 
 
+class Stopping(Section):
+    """When a run ends before its last round, with its best model: its checkpoint has the last one.
+
+    Attributes:
+        metric: loss, gap, grad_norm, or a metric of the task; what is better is known.
+        patience: after so many evaluations without a better one the run ends.
+        min_delta: a model is better if the metric is better by more than this.
+    """
+
+    metric: str = "loss"
+    patience: Annotated[int, Field(ge=1)] = 10
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+
+
 class Config(Section):
     """An experiment; the sections that name a registered piece are checked against that piece's own parameters."""
 
@@ -137,6 +151,7 @@ class Config(Section):
     transport: Transport = Transport()
     evaluate: Evaluate = Evaluate()
     checkpoint: Checkpoints = Checkpoints()
+    stop: Stopping | None = None
     device: str = "auto"
     dtype: Literal["float32", "float64"] = "float32"
     precision: Annotated[

@@ -17,6 +17,7 @@ from byzdist.compression import COMPRESSORS
 from byzdist.config.schema import Config
 from byzdist.config.synonyms import KEYS
 from byzdist.methods import METHODS
+from byzdist.methods.schedules import SCHEDULES
 from byzdist.participation import AVAILABILITY
 from byzdist.problem.data import DATASETS, SPLITS
 from byzdist.problem.models import MODELS
@@ -46,6 +47,7 @@ KINDS = {
     "split": Kind("splits", "data.split", SPLITS),
     "model": Kind("models", "model", MODELS),
     "task": Kind("tasks", "task", TASKS),
+    "schedule": Kind("schedules of the step size", "method.step_size", SCHEDULES),
     "availability": Kind("availability models", "clients.availability", AVAILABILITY),
 }
 
@@ -67,9 +69,15 @@ class Setting:
 
 def sections() -> dict[str, type[BaseModel]]:
     """Return the sections of a configuration that have keys of their own; "run" stands for the keys outside sections."""
-    found = {name: field.annotation for name, field in Config.model_fields.items()}
+    found = {name: _present(field.annotation) for name, field in Config.model_fields.items()}
     inner = {name: kind for name, kind in found.items() if isinstance(kind, type) and issubclass(kind, BaseModel)}
     return {"run": Config, **inner}
+
+
+def _present(annotation: Any) -> Any:
+    """Return what an annotation allows besides None, where that is one thing."""
+    there = [branch for branch in get_args(annotation) if branch is not type(None)]
+    return there[0] if get_origin(annotation) in (Union, types.UnionType) and len(there) == 1 else annotation
 
 
 def section_settings(section: str) -> list[Setting]:

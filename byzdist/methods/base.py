@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
@@ -10,7 +10,8 @@ import numpy as np
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from byzdist.errors import ConfigError
+from byzdist.errors import ConfigError, RunError
+from byzdist.methods.schedules import SCHEDULES
 from byzdist.problem.oracle import Oracle
 from byzdist.registry import Registry, RunFacts
 from byzdist.rounds import Memory, Messages, Round
@@ -61,6 +62,8 @@ class Method(ABC):
     What the client half remembers of a client is in the task's ``memory``, what the server half remembers in ``state``.
 
     Attributes:
+        step_size: γ, or a schedule of γ_k, see `byzdist.methods.schedules`.
+        weight_decay: w in x^{k+1} = (1 - γ_k w) x^k - γ_k g^k; the gradients that clients send have no part of it.
         clip: α in the level λ = α‖x^k - x^{k-1}‖ to which the server clips the vectors of sampled rounds.
         clip_max: λ is at most this.
         clip_growth: λ is at most this multiple of the level that the last full round's estimate gave, and a full round is called
@@ -69,10 +72,11 @@ class Method(ABC):
         state: what the server half remembers from round to round besides g.
     """
 
-    step_size: Annotated[float, Gt(0)]
+    step_size: Annotated[float, Gt(0)] | dict[str, Any]
     cohort: Annotated[int, Ge(1)]
     full_cohort: Annotated[int, Ge(1)] | None = None
     batch_size: Annotated[int, Ge(1)] = 32
+    weight_decay: Annotated[float, Ge(0)] | None = None
     clip: ClipFactor = 1.0
     clip_max: ClipFactor = "none"
     clip_growth: Growth = 2.0
@@ -89,13 +93,16 @@ class Method(ABC):
         run: RunFacts,
         key: str,
         *,
+        step_size: float | Mapping[str, Any] = 1.0,
         cohort: int | None = None,
         full_cohort: int | None = None,
         clip: ClipFactor = "none",
         clip_max: ClipFactor = "none",
         **_: Any,
     ) -> None:
-        """Refuse cohorts that n clients cannot give, and a cap on a level that there is not; see `byzdist.registry.checks_run`."""
+        """Refuse wrong schedules, cohorts that n clients cannot give, and caps on no level; see `byzdist.registry.checks_run`."""
+        if isinstance(step_size, Mapping):
+            SCHEDULES.check(step_size, f"{key}.step_size")
         for word, size in (("cohort", cohort), ("full_cohort", full_cohort)):
             if size is not None and size > run.clients:
                 raise ConfigError(
@@ -119,32 +126,52 @@ class Method(ABC):
         """Whether round 0 asks for g^0; otherwise g^0 = 0."""
         return True
 
-    @property
-    def clip_factor(self) -> float:
-        """λ as a multiple of ‖g^{k-1}‖, before its caps: αγ, or α as in the authors' code; infinite without clipping."""
+    def step(self, round_: int) -> float:
+        """Return γ_k, the step from x^k to x^{k+1}, of round k = ``round_``.
+
+        Raises:
+            RunError: if a schedule of the user's own gives no positive number.
+        """
+        if not isinstance(self.step_size, Mapping):
+            return self.step_size
+        value = SCHEDULES.build(self.step_size, round_, key="method.step_size")
+        if not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise RunError(f"method.step_size: the schedule gives {value!r} for round {round_}, which is no step.")
+        return float(value)
+
+    def clip_factor(self, step: float) -> float:
+        """Return λ as a multiple of ‖g^{k-1}‖, before its caps: α·step, or α as in the authors' code; infinite without clipping."""
         if self.clip == "none":
             return math.inf
-        return self.clip * (self.step_size if self.clip_reference == "step" else 1.0)
+        return self.clip * (step if self.clip_reference == "step" else 1.0)
 
     @property
     def growth(self) -> float | None:
         """Up to which multiple of what the last full round gave ‖g‖ counts in λ; None: without a bound."""
         return None if self.clip == "none" or self.clip_growth == "none" else self.clip_growth
 
-    def clip_level(self, size: float, reference: float | None = None) -> float | None:
-        """Return λ = α‖x^k - x^{k-1}‖ = αγ‖g^{k-1}‖ [BRPP Alg. 1], within its caps; None: no clipping.
+    def clip_level(
+        self, size: float, reference: float | None = None, *, round_: int = 1, moved: float | None = None
+    ) -> float | None:
+        """Return λ = α‖x^k - x^{k-1}‖ = αγ_{k-1}‖g^{k-1}‖ [BRPP Alg. 1], within its caps; None: no clipping.
 
         The caps are not the paper's. λ follows ‖g‖, so without them a minority that repeats g's own direction makes both grow.
 
         Args:
             size: ‖g^{k-1}‖.
             reference: ‖g‖ as the last full round gave it, None where there was none.
+            round_: k, at least 1.
+            moved: ‖x^k - x^{k-1}‖ where it is not γ_{k-1}‖g^{k-1}‖, because weights decay. The caps shrink it as they shrink ‖g^{k-1}‖.
         """
         if self.clip == "none":
             return None
+        counted = size
         if reference is not None and self.growth is not None:
-            size = min(size, self.growth * reference)
-        level = self.clip_factor * size
+            counted = min(size, self.growth * reference)
+        if moved is None or self.clip_reference == "gradient":
+            level = self.clip_factor(self.step(round_ - 1)) * counted
+        else:
+            level = self.clip * moved * (counted / size if size else 1.0)
         return level if self.clip_max == "none" else min(level, self.clip_max)
 
     @abstractmethod

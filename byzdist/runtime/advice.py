@@ -9,6 +9,7 @@ from byzdist.problem.data import warn_of_rare_classes
 from byzdist.runtime.experiment import Experiment
 
 log = logging.getLogger(__name__)
+_STEPS = 256  # rounds whose steps stand for all
 _ROWS = 8192  # samples that stand for all where the Lipschitz constant is computed
 
 
@@ -23,7 +24,11 @@ def of_run(experiment: Experiment) -> None:
 
 def _feedback(config: Config, method: Method) -> None:
     """Of a clipping level with which a minority can make the estimate, and with it the level, grow."""
-    p, factor, declared = getattr(method, "p", None), method.clip_factor, config.declared_byzantine
+    p, factor, declared = (
+        getattr(method, "p", None),
+        method.clip_factor(_largest_step(config, method)),
+        config.declared_byzantine,
+    )
     if p is None or method.clip == "none" or not declared:
         return
     bound = p * config.clients.count / (2 * declared)
@@ -43,16 +48,21 @@ def _feedback(config: Config, method: Method) -> None:
 
 def _step_size(experiment: Experiment) -> None:
     """Of a step that no theory allows: γ <= 1/(L(1+√A)) <= 1/L [BRPP, Theorems 4.1 and 4.2]."""
-    smoothness = lipschitz(experiment)
-    if smoothness is not None and experiment.method.step_size * smoothness > 1:
+    smoothness, step = lipschitz(experiment), _largest_step(experiment.config, experiment.method)
+    if smoothness is not None and step * smoothness > 1:
         log.warning(
             "method.step_size: %g is %.3g times 1/L = %.3g, L being the Lipschitz constant of the gradient; the theory's steps are below "
             "1/L, and above 2/L even plain gradient descent diverges. Set at most %.2g.",
-            experiment.method.step_size,
-            experiment.method.step_size * smoothness,
+            step,
+            step * smoothness,
             1 / smoothness,
             1 / smoothness,
         )
+
+
+def _largest_step(config: Config, method: Method) -> float:
+    """Return the largest γ_k of the run, or of some hundred of its rounds."""
+    return max(method.step(k) for k in range(0, config.rounds, max(1, config.rounds // _STEPS)))
 
 
 def lipschitz(experiment: Experiment) -> float | None:

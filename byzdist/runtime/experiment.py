@@ -21,6 +21,7 @@ from byzdist.problem import data, models
 from byzdist.problem.client_data import ClientData, PooledData
 from byzdist.problem.data import Dataset, Prepared, Split
 from byzdist.problem.dataset_data import hold
+from byzdist.problem.evaluation import measured_of
 from byzdist.problem.loss import Loss
 from byzdist.problem.oracle import Oracle
 from byzdist.problem.private_data import PrivateData, is_private, known
@@ -171,6 +172,10 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     assert config.task is not None
     task = make(TASKS, config.task, "task", Task)
     check_metrics(task)
+    if config.stop is not None and config.stop.metric not in (measured := measured_of(task)):
+        raise ConfigError(
+            f"stop.metric: {config.stop.metric!r} is not measured in this run. Known: {', '.join(measured)}."
+        )
     private, clients, name = is_private(config.data), config.clients, config.model.name
     dataset: Prepared
     if private:

@@ -41,7 +41,7 @@ class Recorder:
     Args:
         evaluate: maps x to loss, gap, grad_norm and the task's metrics, as far as they are defined.
         watchers: are told of each record.
-        judge: is then told of each record and its model, and may end the run by an exception.
+        judges: are then told of each record and its model, and may end the run by an exception.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class Recorder:
         metrics: Metrics,
         evaluate: Callable[[Tensor], dict[str, float]],
         watchers: Sequence[Watching],
-        judge: Callable[[RoundRecord, Tensor], None] | None = None,
+        judges: Sequence[Callable[[RoundRecord, Tensor], None]] = (),
     ) -> None:
         self._every, self._last = config.evaluate.every, config.rounds
-        self.metrics, self._evaluate, self._watchers, self._judge = metrics, evaluate, watchers, judge
+        self.metrics, self._evaluate, self._watchers, self._judges = metrics, evaluate, watchers, judges
 
     def add(self, record: RoundRecord, x: Tensor, clock: Stopwatch) -> None:
         """Record a round whose model is x."""
@@ -64,5 +64,5 @@ class Recorder:
         self.metrics.add(record)
         for watcher in self._watchers:
             watcher(record, self.metrics)
-        if self._judge is not None:
-            self._judge(record, x)
+        for judge in self._judges:
+            judge(record, x)

@@ -8,10 +8,12 @@ from torch import Tensor
 
 from byzdist.aggregation import Aggregator
 from byzdist.errors import RunError
+from byzdist.norms import norm
 from byzdist.reporting.logs import at_round
 from byzdist.reporting.record import RoundRecord
 from byzdist.rounds import Replies
 from byzdist.runtime.attendance import Attendance
+from byzdist.runtime.best import Best
 from byzdist.runtime.claims import Claimed, Claims
 from byzdist.runtime.decoding import Decoder
 from byzdist.runtime.divergence import Diverged
@@ -36,6 +38,7 @@ class Server:
     Args:
         stop: ends the run after the round in progress.
         saver: takes the checkpoints.
+        best: ends the run where it does not get better any more.
     """
 
     def __init__(
@@ -45,9 +48,10 @@ class Server:
         recorder: Recorder,
         stop: Stop,
         saver: ServerSaver | None = None,
+        best: Best | None = None,
     ) -> None:
         self._experiment, self._transport, self._recorder = experiment, transport, recorder
-        self.stop, self._saver = stop, saver
+        self.stop, self._saver, self._best = stop, saver, best
         chosen = experiment.config.aggregation
         aggregator = Aggregator(chosen.rule, chosen.pre, compile=chosen.compile)
         self.full_rounds = FullRounds.of(experiment, aggregator)
@@ -92,12 +96,14 @@ class Server:
                 self._round(self._planner.start())
             self.round = 0
         for number in range(self.round + 1, self._experiment.config.rounds + 1):
+            if self._best is not None and self._best.reason:
+                break
             plan = self._planner.plan(number, self.estimate.exists)  # may wait for clients
             if self.stop.is_told:  # meanwhile, say
                 return "stopped"
             if plan.postponed:
                 self.full_rounds.postpone(number)
-            self._step()
+            self._step(number)
             try:
                 self._round(plan)
             except RunError:
@@ -108,12 +114,23 @@ class Server:
                 self._transport.events.append(failure)
         return "finished"
 
-    def _step(self) -> None:
-        """Set x^k = x^{k-1} - γ g^{k-1}."""
+    def _step(self, number: int) -> None:
+        """Set x^k = (1 - γ_{k-1} w) x^{k-1} - γ_{k-1} g^{k-1}, k being ``number`` and w the weight decay."""
         frame = self._transport.frame
         frame.previous.copy_(frame.current)
-        self.x.add_(self.estimate.g, alpha=-self._experiment.method.step_size)
+        method = self._experiment.method
+        step = method.step(number - 1)
+        if method.weight_decay:
+            self.x.mul_(1 - step * method.weight_decay)
+        self.x.add_(self.estimate.g, alpha=-step)
         self._publish()
+
+    def _moved(self, number: int) -> float | None:
+        """Return ‖x^k - x^{k-1}‖ where it does not follow from the estimate."""
+        if number == 0 or not self._experiment.method.weight_decay:
+            return None
+        frame = self._transport.frame
+        return norm(frame.current - frame.previous)
 
     def _publish(self) -> None:
         """Bring x^k to where the transport sends it from."""
@@ -129,7 +146,7 @@ class Server:
         clock.end("request")
         # What needs no reply is done while the server waits for them.
         self._planner.ahead(round_.number + 1)
-        prepared = self.estimate.prepare(round_)
+        prepared = self.estimate.prepare(round_, self._moved(round_.number))
         replies = self._transport.collect(self._experiment.config.transport.deadline)
         clock.end("wait")
         claimed: Claimed = {}
@@ -186,6 +203,9 @@ class Server:
             "begun": self.estimate.exists,
             "full_rounds": self.full_rounds.state(),
         }
+        if self._best is not None:
+            best, found = self._best.state()
+            tensors, facts = tensors | best, facts | found
         return tensors, facts
 
     def resume(self, checkpoint: Checkpoint, same_workers: bool) -> None:
@@ -198,6 +218,8 @@ class Server:
         self._decoder.resume(below("decoder.", tensors))
         self._attendance.resume(facts["known"])
         self.full_rounds.resume(facts.get("full_rounds", {}))
+        if self._best is not None:
+            self._best.resume(tensors, facts, self.x)
         position = facts["position"]
         if not same_workers:  # what it says of ranks is not of these clients
             position = {key: value for key, value in position.items() if key == "clients"}

@@ -20,6 +20,7 @@ from byzdist.reporting.progress import Progress
 from byzdist.reporting.prometheus import VARIABLE as SCRAPED
 from byzdist.reporting.prometheus import Prometheus
 from byzdist.runtime import advice
+from byzdist.runtime.best import Best
 from byzdist.runtime.describing import describe
 from byzdist.runtime.divergence import Diverged, Guard
 from byzdist.runtime.experiment import Experiment
@@ -28,6 +29,7 @@ from byzdist.runtime.recording import Recorder, Watching
 from byzdist.runtime.server import Server
 from byzdist.runtime.stopping import Stop, on_signals
 from byzdist.runtime.vanishing import FolderWatch
+from byzdist.storage.export import save_model
 from byzdist.storage.folder import RunFolder
 from byzdist.storage.saving import ServerSaver
 from byzdist.transport.base import ServerEnd
@@ -56,20 +58,20 @@ def serve(experiment: Experiment, workers: int, run: RunFolder, transport: Serve
     advice.of_run(experiment)
     evaluate, saver = _evaluation(experiment), _saver(experiment, workers, run, transport, metrics)
     guard, stop = Guard(config, metrics), Stop(transport.stop_waiting)
+    best = Best(config.stop, metrics.better[config.stop.metric]) if config.stop else None
+    judges = [guard.watch] if best is None else [guard.watch, best.watch]
     with logs.kept_in(run.path), Progress(config, run.path) as progress:
         watch = FolderWatch(run, partial(describe, experiment, workers, run), stop, saver, config.rounds)
         watchers = [progress.show, *_scraped(config.name, config.rounds), watch.look]
-        recorder = Recorder(config, metrics, evaluate, watchers, guard.watch)
-        server = Server(experiment, transport, recorder, stop, saver)
+        recorder = Recorder(config, metrics, evaluate, watchers, judges)
+        server = Server(experiment, transport, recorder, stop, saver, best)
         on_signals(stop.tell)
         end = _End()
         try:
             _meet(transport, config.transport.join_timeout)
             _go_on(server, guard, run, workers)
-            ended = _train(server, guard)
-            guard.save(
-                experiment.oracle.loss.model, server.x, run.path, server.round
-            )  # before a link can break at the end
+            ended = _train(server, guard, best)
+            _save_model(experiment, server, guard, best, run)  # before a link can break at the end
             transport.stop()
             end = ended
         except RunError as error:
@@ -163,9 +165,21 @@ def _go_on(server: Server, guard: Guard, run: RunFolder, workers: int) -> None:
         run.checkpoint = None
 
 
-def _train(server: Server, guard: Guard) -> _End:
+def _save_model(experiment: Experiment, server: Server, guard: Guard, best: Best | None, run: RunFolder) -> None:
+    """Write the model of the run: the best one where `stop` asks for it, else the last one or the last good one."""
+    model = experiment.oracle.loss.model
+    if best is not None and best.x is not None:
+        save_model(model, best.x, run.path, best.round)
+    else:
+        guard.save(model, server.x, run.path, server.round)
+
+
+def _train(server: Server, guard: Guard, best: Best | None) -> _End:
     try:
-        return _End(*guard.verdict(server.run(), server.round))
+        status, reason = guard.verdict(server.run(), server.round)
+        if status == "finished" and best is not None:
+            reason = best.reason
+        return _End(status, reason)
     except Diverged as error:
         guard.is_good = False
         return _End("diverged", str(error), error)

@@ -68,7 +68,7 @@ def serve(experiment: Experiment, workers: int) -> list[float]:
         collective = full and len(cohort) == n and n % workers == 0
         if method.sends_differences:
             request.old.copy_(request.x)
-        request.x.add_(g, alpha=-method.step_size)
+        request.x.add_(g, alpha=-method.step(0))
         request.head[:3] = torch.tensor([k, COLLECTIVE if collective else FULL if full else SAMPLED, len(cohort)])
         works = []
         if collective:

@@ -53,7 +53,7 @@ def test_what_is_due_is_evaluated_then_written_then_told(tmp_path, clock):
 
     config, metrics = parse({**BASE, "rounds": 5, "evaluate": {"every": 2}}), Metrics(tmp_path)
     recorder = Recorder(
-        config, metrics, evaluate, [watcher], lambda round_record, x: order.append(("judged", float(x.sum())))
+        config, metrics, evaluate, [watcher], [lambda round_record, x: order.append(("judged", float(x.sum())))]
     )
     watch = Stopwatch()
     for round_ in range(2, 6):

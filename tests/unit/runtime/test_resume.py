@@ -22,6 +22,7 @@ from byzdist.transport.wire import Stage
 from tests.support.cases import BASE, CASES, RAND_K, case
 from tests.support.harness import comparable
 from tests.support.inprocess import train_in
+from tests.support.runs import drop_after
 
 RESUMED = [
     "attack alie, rand_k",
@@ -43,15 +44,6 @@ def no_waiting_for_the_disk(monkeypatch):
 
 def saved(config, rounds_=20, **settings):
     return {**config, "rounds": rounds_, "checkpoint": {"every": 1, "keep": 100, **settings}}
-
-
-def drop_after(folder, round_):
-    """Take back what was saved after a round, as if the run had been killed a little later; return the last one left."""
-    saved_rounds = rounds(folder / "checkpoint")
-    for later, path in saved_rounds.items():
-        if later > round_:
-            path.unlink()
-    return next(left for left in saved_rounds if left <= round_)
 
 
 @pytest.mark.parametrize("name_", RESUMED)

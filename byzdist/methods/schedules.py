@@ -1,0 +1,49 @@
+"""Step sizes that change from round to round: each schedule gives γ_k > 0, the step from x^k to x^{k+1}, for k = 0, 1, ...
+
+A schedule has lengths of its own and does not know how many rounds the run has: a run that is resumed for more rounds goes on
+along the same steps.
+"""
+
+import math
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Le
+
+from byzdist.registry import Registry
+
+SCHEDULES: Registry[Callable[..., float]] = Registry("schedule", "round")
+
+Step = Annotated[float, Gt(0)]
+Rounds = Annotated[int, Ge(1)]
+
+
+@SCHEDULES.register("constant")
+def constant(round_: int, *, value: Step) -> float:
+    """The same step in every round: γ_k = value."""
+    return value
+
+
+@SCHEDULES.register("warmup")
+def warmup(round_: int, *, value: Step, rounds: Rounds) -> float:
+    """Rises to ``value`` in so many rounds: γ_k = value · min(1, (k+1)/rounds)."""
+    return value * min(1.0, (round_ + 1) / rounds)
+
+
+@SCHEDULES.register("cosine")
+def cosine(round_: int, *, value: Step, last: Step, rounds: Rounds) -> float:
+    """Half a cosine from ``value`` to ``last``: γ_k = last + (value - last)(1 + cos(π min(1, k/rounds)))/2."""
+    return last + (value - last) * (1 + math.cos(math.pi * min(1.0, round_ / rounds))) / 2
+
+
+@SCHEDULES.register("linear")
+def linear(round_: int, *, value: Step, last: Step, rounds: Rounds) -> float:
+    """A straight line from ``value`` to ``last``: γ_k = value + (last - value) min(1, k/rounds)."""
+    return value + (last - value) * min(1.0, round_ / rounds)
+
+
+@SCHEDULES.register("step")
+def step(round_: int, *, value: Step, factor: Annotated[float, Gt(0), Le(1)], every: Rounds) -> float:
+    """Shrinks by ``factor`` after each ``every`` rounds: γ_k = value · factor^⌊k/every⌋."""
+    return max(value * factor ** (round_ // every), sys.float_info.min)  # a step of 0 would be none
