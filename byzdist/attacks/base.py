@@ -26,6 +26,7 @@ class Context:
         difference: whether the message is a gradient difference (else a gradient estimate).
         x, previous, start: x^k, x^{k-1} (None where no difference is asked for, unless the attack is `knows_estimate`) and x^0.
         step_size, last_step: γ_k, which is to come, and γ_{k-1}, which led to x^k (None: the same).
+        weight_decay: w, by which x^k is (1 - γ_{k-1} w) x^{k-1} - γ_{k-1} g^{k-1}.
         clients, byzantine: n, and the ids of all attackers.
         f: how many of the cohort the operator takes for Byzantine.
         colluders: for `omniscient` attacks, the messages of the cohort's honest clients by id, to be read only; None for the others.
@@ -53,6 +54,7 @@ class Context:
     clip: Callable[[Tensor], float | None]
     compressor: Compressor
     last_step: float | None = None
+    weight_decay: float = 0.0
     compressed: Memory = field(default_factory=dict)
     memory: Memory = field(default_factory=dict)
 
@@ -76,7 +78,8 @@ class Context:
         if self.round.number == 0:
             return torch.zeros_like(self.x)
         assert self.previous is not None, "outside of difference rounds g is known to attacks that are knows_estimate"
-        return (self.previous - self.x).div_(self.last_step or self.step_size)
+        g = (self.previous - self.x).div_(self.last_step or self.step_size)
+        return g.sub_(self.previous, alpha=self.weight_decay) if self.weight_decay else g
 
     @property
     def level(self) -> float | None:

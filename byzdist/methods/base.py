@@ -63,6 +63,7 @@ class Method(ABC):
 
     Attributes:
         step_size: γ, or a schedule of γ_k, see `byzdist.methods.schedules`.
+        weight_decay: w in x^{k+1} = (1 - γ_k w) x^k - γ_k g^k; the gradients that clients send have no part of it.
         clip: α in the level λ = α‖x^k - x^{k-1}‖ to which the server clips the vectors of sampled rounds.
         clip_max: λ is at most this.
         clip_growth: λ is at most this multiple of the level that the last full round's estimate gave, and a full round is called
@@ -75,6 +76,7 @@ class Method(ABC):
     cohort: Annotated[int, Ge(1)]
     full_cohort: Annotated[int, Ge(1)] | None = None
     batch_size: Annotated[int, Ge(1)] = 32
+    weight_decay: Annotated[float, Ge(0)] | None = None
     clip: ClipFactor = 1.0
     clip_max: ClipFactor = "none"
     clip_growth: Growth = 2.0
@@ -148,7 +150,9 @@ class Method(ABC):
         """Up to which multiple of what the last full round gave ‖g‖ counts in λ; None: without a bound."""
         return None if self.clip == "none" or self.clip_growth == "none" else self.clip_growth
 
-    def clip_level(self, size: float, reference: float | None = None, *, round_: int = 1) -> float | None:
+    def clip_level(
+        self, size: float, reference: float | None = None, *, round_: int = 1, moved: float | None = None
+    ) -> float | None:
         """Return λ = α‖x^k - x^{k-1}‖ = αγ_{k-1}‖g^{k-1}‖ [BRPP Alg. 1], within its caps; None: no clipping.
 
         The caps are not the paper's. λ follows ‖g‖, so without them a minority that repeats g's own direction makes both grow.
@@ -157,12 +161,17 @@ class Method(ABC):
             size: ‖g^{k-1}‖.
             reference: ‖g‖ as the last full round gave it, None where there was none.
             round_: k, at least 1.
+            moved: ‖x^k - x^{k-1}‖ where it is not γ_{k-1}‖g^{k-1}‖, because weights decay. The caps shrink it as they shrink ‖g^{k-1}‖.
         """
         if self.clip == "none":
             return None
+        counted = size
         if reference is not None and self.growth is not None:
-            size = min(size, self.growth * reference)
-        level = self.clip_factor(self.step(round_ - 1)) * size
+            counted = min(size, self.growth * reference)
+        if moved is None or self.clip_reference == "gradient":
+            level = self.clip_factor(self.step(round_ - 1)) * counted
+        else:
+            level = self.clip * moved * (counted / size if size else 1.0)
         return level if self.clip_max == "none" else min(level, self.clip_max)
 
     @abstractmethod

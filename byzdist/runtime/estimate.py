@@ -64,13 +64,13 @@ class Estimate:
         self.exists = not self._method.starts_full
         self._watcher = Watcher(self._method)
 
-    def prepare(self, round_: Round) -> Prepared:
-        """Return what can be known of a round's aggregation before its replies; this changes nothing."""
+    def prepare(self, round_: Round, moved: float | None = None) -> Prepared:
+        """Return what can be known of a round before its replies; ``moved``: see `Method.clip_level`. This changes nothing."""
         generator = round_.rng("aggregation")
         if round_.full or self._method.clip == "none":
             return Prepared(None, None, generator)
         size = norm(self.g)
-        level = self._method.clip_level(size, self._full_rounds.reference, round_=round_.number)
+        level = self._method.clip_level(size, self._full_rounds.reference, round_=round_.number, moved=moved)
         return Prepared(size, level, generator)
 
     def update(self, received: Messages, prepared: Prepared, exposed: int) -> Outcome:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from byzdist.aggregation import Aggregator
 from byzdist.errors import RunError
+from byzdist.norms import norm
 from byzdist.reporting.logs import at_round
 from byzdist.reporting.record import RoundRecord
 from byzdist.rounds import Replies
@@ -112,11 +113,22 @@ class Server:
         return "finished"
 
     def _step(self, number: int) -> None:
-        """Set x^k = x^{k-1} - γ_{k-1} g^{k-1}, k being ``number``."""
+        """Set x^k = (1 - γ_{k-1} w) x^{k-1} - γ_{k-1} g^{k-1}, k being ``number`` and w the weight decay."""
         frame = self._transport.frame
         frame.previous.copy_(frame.current)
-        self.x.add_(self.estimate.g, alpha=-self._experiment.method.step(number - 1))
+        method = self._experiment.method
+        step = method.step(number - 1)
+        if method.weight_decay:
+            self.x.mul_(1 - step * method.weight_decay)
+        self.x.add_(self.estimate.g, alpha=-step)
         self._publish()
+
+    def _moved(self, number: int) -> float | None:
+        """Return ‖x^k - x^{k-1}‖ where it does not follow from the estimate."""
+        if number == 0 or not self._experiment.method.weight_decay:
+            return None
+        frame = self._transport.frame
+        return norm(frame.current - frame.previous)
 
     def _publish(self) -> None:
         """Bring x^k to where the transport sends it from."""
@@ -132,7 +144,7 @@ class Server:
         clock.end("request")
         # What needs no reply is done while the server waits for them.
         self._planner.ahead(round_.number + 1)
-        prepared = self.estimate.prepare(round_)
+        prepared = self.estimate.prepare(round_, self._moved(round_.number))
         replies = self._transport.collect(self._experiment.config.transport.deadline)
         clock.end("wait")
         received, missing = self._decoder.decode(replies, round_, self.x)

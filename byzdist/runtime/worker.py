@@ -123,13 +123,17 @@ class Worker:
         self._effect.after(honest, sent, assigned.name)
         return sent
 
-    def _level(self, round_: int, g: Tensor) -> float | None:
+    def _level(self, round_: int, moved: float | None, g: Tensor) -> float | None:
         """Return the clipping level of a sampled round as an attacker computes it, who does not know what the last full round gave."""
-        return self._method.clip_level(norm(g), round_=round_)
+        return self._method.clip_level(norm(g), round_=round_, moved=moved)
 
     def _context(self, received: Received, client: int, honest: Tensor, assigned: Assignment) -> Context:
         config, round_, colluders = self._config, received.round, None
         difference = self._method.sends_differences and not round_.full
+        previous = received.previous if difference or assigned.has("knows_estimate") else None
+        decay, moved = self._method.weight_decay or 0.0, None
+        if decay and previous is not None and round_.number > 0:
+            moved = norm(received.x - previous)
         if self._collusion and assigned.has("omniscient"):
             good = [c for c in round_.cohort.tolist() if c not in self._bad]
             colluders = self._collusion.gather(round_.number, good, honest.device)
@@ -140,7 +144,7 @@ class Worker:
             difference=difference,
             x=received.x,
             start=self._start,
-            previous=received.previous if difference or assigned.has("knows_estimate") else None,
+            previous=previous,
             step_size=self._method.step(round_.number),
             last_step=self._method.step(max(round_.number - 1, 0)),
             clients=config.clients.count,
@@ -149,7 +153,8 @@ class Worker:
             colluders=colluders,
             rule=config.aggregation.rule if assigned.has("knows_rule") else None,
             pre=config.aggregation.pre if assigned.has("knows_rule") else None,
-            clip=partial(self._level, round_.number),
+            weight_decay=decay,
+            clip=partial(self._level, round_.number, moved),
             compressor=self._compressors[round_.full],
             compressed=self._memories.of(COMPRESSOR, client),
             memory=self._memories.of(ATTACK, client),

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -56,9 +57,12 @@ def test_a_schedule_of_ones_own_is_used_and_its_steps_checked():
 
 @pytest.mark.parametrize("name", ["byz_vr_marina_pp", "sgd"])
 @pytest.mark.parametrize("schedule", SHORT)
-def test_the_clipping_level_follows_the_step_taken(name, schedule, tmp_path):
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_the_clipping_level_follows_the_step_taken(name, schedule, decay, tmp_path):
     """λ_k = α‖x^k - x^{k-1}‖, of the models themselves."""
-    tree = case("none", name=name, clip=0.7, clip_growth="none", step_size=SHORT[schedule]) | {"rounds": 12}
+    tree = case("none", name=name, clip=0.7, clip_growth="none", step_size=SHORT[schedule], weight_decay=decay) | {
+        "rounds": 12
+    }
     models = []
     lines = train(tree, tmp_path, tamper=lambda server, round_: models.append(server.x.clone())).metrics
     sampled = [line["round"] for line in lines if line["kind"] == "sampled"]
@@ -75,7 +79,10 @@ def test_a_constant_schedule_is_the_number(tmp_path):
 
 
 def test_a_run_with_a_schedule_is_resumed_to_the_same_bits(tmp_path):
-    tree = case("shift_back", step_size=SHORT["cosine"]) | {"rounds": 12, "checkpoint": {"every": 1, "keep": 100}}
+    tree = case("ipm", step_size=SHORT["cosine"], weight_decay=0.05) | {
+        "rounds": 12,
+        "checkpoint": {"every": 1, "keep": 100},
+    }
     whole = train_in(tree, tmp_path)
     assert 1 <= drop_after(tmp_path, 7) <= 7
     assert torch.equal(train_in(tree, tmp_path, resume=True), whole)
@@ -89,3 +96,34 @@ def test_attackers_read_the_estimate_from_the_step_that_was_taken():
     about |= {"round": Round(4, 0), "client": 0, "clients": 1, "byzantine": (), "f": 0, "difference": True}
     context = Context(x=x - step * g, previous=x, step_size=9.0, last_step=step, **about)
     torch.testing.assert_close(context.g, g)
+    decayed = replace(context, x=(1 - step * 0.1) * x - step * g, weight_decay=0.1)
+    torch.testing.assert_close(decayed.g, g)
+
+
+@pytest.mark.parametrize("name", ["byz_vr_marina_pp", "momentum_sgd"])
+def test_weights_decay_as_with_torchs_optimizer(name, tmp_path):
+    """One client, full batches, no clipping: torch's SGD adds w·x to the gradient, which is the same step."""
+    alone = {"clients": {"count": 1}, "aggregation": {"rule": "mean"}, "rounds": 25}
+    method = {"name": name, "cohort": 1, "batch_size": 1000, "clip": "none", "weight_decay": 0.2}
+    tree = {
+        **case("none", **method, momentum=0.0 if name == "momentum_sgd" else None, step_size=SHORT["cosine"]),
+        **alone,
+    }
+    trained = train(tree, tmp_path)
+    oracle, schedule = trained.experiment.oracle, SHORT["cosine"]
+    x = torch.nn.Parameter(oracle.initial())
+    optimizer = torch.optim.SGD([x], lr=1.0, weight_decay=0.2)
+    for k in range(25):
+        part = min(1.0, k / schedule["rounds"])
+        optimizer.param_groups[0]["lr"] = 0.05 + 0.35 * (1 + math.cos(math.pi * part)) / 2
+        x.grad = torch.empty_like(x)
+        oracle.gradient(x.detach(), 0, None, x.grad)
+        optimizer.step()
+    torch.testing.assert_close(trained.x, x.detach(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("size", "level"), [(2.0, 3.0), (4.0, 3.0), (8.0, 1.5), (0.0, 3.0)])
+def test_the_caps_shrink_the_level_of_decaying_weights_as_that_of_others(size, level):
+    method = SGD(step_size=0.5, cohort=2, clip=2.0, weight_decay=0.1)
+    assert method.clip_level(size, 2.0, moved=1.5) == level
+    assert SGD(step_size=0.5, cohort=2, clip=2.0, clip_reference="gradient").clip_level(3.0, moved=1.5) == 6.0
