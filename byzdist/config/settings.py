@@ -18,6 +18,7 @@ from byzdist.config.schema import Config
 from byzdist.config.synonyms import KEYS
 from byzdist.methods import METHODS
 from byzdist.methods.schedules import SCHEDULES
+from byzdist.methods.server_optimizers import OPTIMIZERS
 from byzdist.participation import AVAILABILITY
 from byzdist.problem.data import DATASETS, SPLITS
 from byzdist.problem.models import MODELS
@@ -46,6 +47,7 @@ KINDS = {
     "split": Kind("splits", "data.split", SPLITS),
     "model": Kind("models", "model", MODELS),
     "schedule": Kind("schedules of the step size", "method.step_size", SCHEDULES),
+    "optimizer": Kind("server optimizers", "method.server_optimizer", OPTIMIZERS),
     "availability": Kind("availability models", "clients.availability", AVAILABILITY),
 }
 
