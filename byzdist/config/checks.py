@@ -52,6 +52,7 @@ def check(config: Config) -> Config:
         }
     )
     _check_flips(config)
+    _check_optimizer(config)
     together = Aggregator(rule, pre)  # a rule may name another one
     facts = _facts(config, together)
     for registry, spec, key in _pieces(config):
@@ -198,6 +199,17 @@ def _check_flips(config: Config) -> None:
     assert config.task is not None
     if flipped(config.attacks, config.clients.bad) and config.task.name != "classification":
         raise ConfigError("attack: label_flip takes class y for class L-1-y, and the task's targets are not classes.")
+
+
+def _check_optimizer(config: Config) -> None:
+    """Refuse attacks that read g off x^k - x^{k-1}, which a server optimizer hides."""
+    if config.method.parameters.get("server_optimizer") is None:
+        return
+    for spec in config.attacks:
+        if hasattr(ATTACKS.get(spec.name), "knows_estimate"):
+            raise ConfigError(
+                f"attack: {spec.name!r} reads the server's estimate off its steps, which it cannot with method.server_optimizer."
+            )
 
 
 def _aggregation(config: Config, together: Aggregator, facts: RunFacts) -> None:

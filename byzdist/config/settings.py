@@ -18,6 +18,7 @@ from byzdist.config.schema import Config
 from byzdist.config.synonyms import KEYS
 from byzdist.methods import METHODS
 from byzdist.methods.schedules import SCHEDULES
+from byzdist.methods.server_optimizers import OPTIMIZERS
 from byzdist.participation import AVAILABILITY
 from byzdist.problem.data import DATASETS, SPLITS
 from byzdist.problem.models import MODELS
@@ -48,6 +49,7 @@ KINDS = {
     "model": Kind("models", "model", MODELS),
     "task": Kind("tasks", "task", TASKS),
     "schedule": Kind("schedules of the step size", "method.step_size", SCHEDULES),
+    "optimizer": Kind("server optimizers", "method.server_optimizer", OPTIMIZERS),
     "availability": Kind("availability models", "clients.availability", AVAILABILITY),
 }
 

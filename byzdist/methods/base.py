@@ -146,6 +146,18 @@ class Method(ABC):
         return self.clip * (step if self.clip_reference == "step" else 1.0)
 
     @property
+    def moves_by_estimate(self) -> bool:
+        """Whether x^{k+1} - x^k follows from the step and g^k alone."""
+        return not self.weight_decay
+
+    def direction(self, g: Tensor) -> Tensor:
+        """Return d^k in x^{k+1} = (1 - γ_k w) x^k - γ_k d^k: by default g^k."""
+        return g
+
+    def end_round(self, g: Tensor) -> None:  # noqa: B027 - most methods have nothing to do here
+        """Take note of g^k at the end of round k, to which `direction` belongs from then on."""
+
+    @property
     def growth(self) -> float | None:
         """Up to which multiple of what the last full round gave ‖g‖ counts in λ; None: without a bound."""
         return None if self.clip == "none" or self.clip_growth == "none" else self.clip_growth
@@ -161,7 +173,7 @@ class Method(ABC):
             size: ‖g^{k-1}‖.
             reference: ‖g‖ as the last full round gave it, None where there was none.
             round_: k, at least 1.
-            moved: ‖x^k - x^{k-1}‖ where it is not γ_{k-1}‖g^{k-1}‖, because weights decay. The caps shrink it as they shrink ‖g^{k-1}‖.
+            moved: ‖x^k - x^{k-1}‖ where it is not γ_{k-1}‖g^{k-1}‖, see `moves_by_estimate`. The caps shrink it as they shrink ‖g^{k-1}‖.
         """
         if self.clip == "none":
             return None

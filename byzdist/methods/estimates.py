@@ -1,13 +1,15 @@
 """Methods in which clients send full gradient estimates, under the clipping heuristic [BRPP eq. 10]."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import Ge, Lt
 from torch import Tensor
 
 from byzdist.methods.base import METHODS, ClientTask, Method
+from byzdist.methods.server_optimizers import OPTIMIZERS
 from byzdist.problem.oracle import Oracle
+from byzdist.registry import RunFacts
 from byzdist.rounds import Messages, Round
 
 
@@ -33,7 +35,34 @@ class ClippedEstimates(Method):
 @METHODS.register("sgd")
 @dataclass(kw_only=True)
 class SGD(ClippedEstimates):
-    """SGD with partial participation under the clipping heuristic [BRPP eq. 10]: clients send mini-batch gradients."""
+    """SGD with partial participation under the clipping heuristic [BRPP eq. 10]: clients send mini-batch gradients.
+
+    ``server_optimizer: {name: sgd | nesterov | adam}`` moves the model by what that makes of g^k.
+    """
+
+    server_optimizer: dict[str, Any] | None = None
+
+    @classmethod
+    def check_run(cls, run: RunFacts, key: str, **parameters: Any) -> None:
+        """Refuse a wrong server optimizer, besides what every method refuses."""
+        super().check_run(run, key, **parameters)
+        if (optimizer := parameters.get("server_optimizer")) is not None:
+            OPTIMIZERS.check(optimizer, f"{key}.server_optimizer")
+
+    @property
+    def moves_by_estimate(self) -> bool:
+        """Whether x^{k+1} - x^k follows from the step and g^k alone: there is no server optimizer."""
+        return self.server_optimizer is None and super().moves_by_estimate
+
+    def direction(self, g: Tensor) -> Tensor:
+        """Return what the server optimizer made of g^k, or g^k itself."""
+        return self.state.get("direction", g)
+
+    def end_round(self, g: Tensor) -> None:
+        """Let the server optimizer, if there is one, take g^k."""
+        if self.server_optimizer is not None:
+            out = self.state.setdefault("direction", g.clone())
+            OPTIMIZERS.build(self.server_optimizer, g, self.state, out, key="method.server_optimizer")
 
     def message(self, oracle: Oracle, task: ClientTask, out: Tensor) -> None:
         """Client: the gradient at x^k on a mini-batch."""

@@ -115,19 +115,19 @@ class Server:
         return "finished"
 
     def _step(self, number: int) -> None:
-        """Set x^k = (1 - γ_{k-1} w) x^{k-1} - γ_{k-1} g^{k-1}, k being ``number`` and w the weight decay."""
+        """Set x^k = (1 - γ_{k-1} w) x^{k-1} - γ_{k-1} d^{k-1}, k being ``number``, d the direction and w the weight decay."""
         frame = self._transport.frame
         frame.previous.copy_(frame.current)
         method = self._experiment.method
         step = method.step(number - 1)
         if method.weight_decay:
             self.x.mul_(1 - step * method.weight_decay)
-        self.x.add_(self.estimate.g, alpha=-step)
+        self.x.add_(method.direction(self.estimate.g), alpha=-step)
         self._publish()
 
     def _moved(self, number: int) -> float | None:
         """Return ‖x^k - x^{k-1}‖ where it does not follow from the estimate."""
-        if number == 0 or not self._experiment.method.weight_decay:
+        if number == 0 or self._experiment.method.moves_by_estimate:
             return None
         frame = self._transport.frame
         return norm(frame.current - frame.previous)
@@ -158,6 +158,7 @@ class Server:
         events = self._attendance.note(round_, replies, missing)
         exposed = self._attendance.exposed(received.clients, missing)
         outcome = self.estimate.update(received, prepared, exposed)
+        self._experiment.method.end_round(self.estimate.g)
         clock.end("aggregate")
         self._transport.events += events
         record = self._record(plan, replies, missing, outcome)

@@ -1,0 +1,67 @@
+"""Server optimizers against torch's own, and what clipping, a kill and attackers make of them."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from byzdist.config.reading import parse
+from byzdist.errors import ConfigError
+from tests.support.cases import case
+from tests.support.inprocess import train, train_in
+from tests.support.runs import drop_after
+
+TORCH: dict[str, tuple[dict[str, Any], type[torch.optim.Optimizer], dict[str, Any]]] = {
+    "plain": ({"name": "sgd"}, torch.optim.SGD, {}),
+    "heavy ball": ({"name": "sgd", "momentum": 0.8}, torch.optim.SGD, {"momentum": 0.8}),
+    "nesterov": ({"name": "nesterov", "momentum": 0.7}, torch.optim.SGD, {"momentum": 0.7, "nesterov": True}),
+    "adam": ({"name": "adam", "beta1": 0.8, "beta2": 0.95}, torch.optim.Adam, {"betas": (0.8, 0.95)}),
+}
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_a_run_is_torchs_optimizer(name, tmp_path):
+    """One client, full batches, no clipping."""
+    settings, kind, options = TORCH[name]
+    alone = {"clients": {"count": 1}, "aggregation": {"rule": "mean"}, "rounds": 30}
+    method = {"name": "sgd", "cohort": 1, "batch_size": 1000, "clip": "none", "step_size": 0.1}
+    trained = train(case("none", **method, server_optimizer=settings) | alone, tmp_path)
+    oracle = trained.experiment.oracle
+    x = torch.nn.Parameter(oracle.initial().clone())
+    optimizer = kind([x], lr=0.1, **options)
+    for _ in range(30):
+        x.grad = torch.empty_like(x)
+        oracle.gradient(x.detach(), 0, None, x.grad)
+        optimizer.step()
+    torch.testing.assert_close(trained.x, x.detach(), rtol=1e-12, atol=1e-12)
+
+
+def test_the_clipping_level_is_that_of_the_model_s_own_step(tmp_path):
+    tree = case("none", name="sgd", clip=0.7, clip_growth="none", server_optimizer={"name": "adam"}) | {"rounds": 12}
+    models = []
+    lines = train(tree, tmp_path, tamper=lambda server, round_: models.append(server.x.clone())).metrics
+    for k in range(1, 13):
+        moved = float(torch.linalg.vector_norm(models[k] - models[k - 1]))
+        assert lines[k]["kind"] != "sampled" or lines[k]["clip_level"] == pytest.approx(0.7 * moved, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["nesterov", "adam"])
+def test_a_killed_run_goes_on_to_the_same_bits(name, tmp_path):
+    tree = case("none", name="momentum_sgd", server_optimizer={"name": name}, weight_decay=0.01)
+    tree |= {"rounds": 12, "checkpoint": {"every": 1, "keep": 100}}
+    whole = train_in(tree, tmp_path)
+    assert 1 <= drop_after(tmp_path, 7) <= 7
+    assert torch.equal(train_in(tree, tmp_path, resume=True), whole)
+
+
+@pytest.mark.parametrize(
+    ("attack", "method", "words"),
+    [
+        ("none", {"name": "byz_vr_marina_pp"}, "server_optimizer: .*parameter of .*sgd"),
+        ("none", {"name": "sgd", "server_optimizer": {"name": "adm"}}, "unknown server optimizer 'adm'.*'adam'"),
+        ("tests.support.attacks:along", {"name": "sgd"}, "reads the server's estimate off its steps"),
+    ],
+)
+def test_what_cannot_be_is_refused(attack, method, words):
+    with pytest.raises(ConfigError, match=words):
+        parse(case(attack, **{"server_optimizer": {"name": "adam"}, **method}))
