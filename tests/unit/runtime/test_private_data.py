@@ -77,6 +77,7 @@ def test_the_server_is_prepared_without_a_call_and_a_worker_calls_once_for_each_
     assert CALLS == [1]
     load_private(other := prepare(parse(tree()), CPU), rank=1, workers=3)
     assert CALLS == [1, 0, 3] and other.oracle.samples(3) == 41
+    load_private(prepare(parse(tree()), CPU), rank=5, workers=5)  # hosts nobody
     with pytest.raises(AssertionError, match="client 2 are not in this process"):
         other.oracle.samples(2)
 
@@ -196,12 +197,12 @@ def test_a_ranks_own_file_sets_keys_of_its_data_beside_itself(tmp_path, text):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("seed: 3", "seed: it is not such a key"),
-        ("{data: {path: x}, rounds: 3}", "rounds: it is not such a key"),
-        ("{}", "there are none such a key"),
+        ("seed: 3", "'seed' is not one of them"),
+        ("{data: {path: x}, rounds: 3}", "'rounds' is not one of them"),
+        ("{}", "it has none"),
         ("data: {name: 'other:rows'}", "data.name is the same on every rank"),
         ("data.outputs: 3", "data.outputs is the same on every rank"),
-        ("data: 3", "there are none"),
+        ("data: 3", "it has none"),
     ],
 )
 def test_a_ranks_own_file_sets_nothing_else(tmp_path, text, complaint):
