@@ -2,12 +2,16 @@
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from byzdist.cli.evaluate import evaluate
+from byzdist.cli.rehearsal import rehearse
 from byzdist.config.reading import dump, load, parse
+from byzdist.config.yaml_reading import read_yaml
 from byzdist.errors import ConfigError
 from byzdist.problem.data import RawData
 from byzdist.runtime.claims import Claims
@@ -86,7 +90,7 @@ def test_the_server_does_not_even_import_the_function():
     assert prepare(parse(tree({"name": "not_on_this_host:rows"})), CPU).is_private
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "a registered name": ({"name": "digits"}, {}, r"^data\.name: 'digits' with data\.where=worker"),
     "a split": ({"split": "iid"}, {}, r"^data\.split: with data\.where=worker"),
     "another place": ({"where": "cloud"}, {}, r"^data\.where: .*not 'cloud'"),
@@ -142,7 +146,7 @@ def test_label_flip_works_in_the_worker():
 
 def test_p_has_its_default_where_the_mean_number_of_samples_is_given():
     method = {key: value for key, value in BASE["method"].items() if key != "p"} | {"cohort": 4, "batch_size": 10}
-    assert prepare(parse(tree({"samples": 40}, method=method)), CPU).method.p == 0.25
+    assert vars(prepare(parse(tree({"samples": 40}, method=method)), CPU).method)["p"] == 0.25
 
 
 def one_class(client):
@@ -294,3 +298,18 @@ def test_a_run_goes_on_to_the_same_bits(tmp_path):
     whole = train_in(tree(), tmp_path / "whole")
     train_in(tree(rounds=3), tmp_path / "parts")
     assert torch.equal(train_in(tree(), tmp_path / "parts", resume=True), whole)
+
+
+def test_check_tells_of_the_run_and_calls_nothing(tmp_path):
+    said = rehearse(str(write_config(tmp_path, tree())))
+    assert "# data: each client's own, by " in said and "# model: 5 parameters in float64" in said
+    assert parse(read_yaml(said, "check")).data == parse(tree()).data
+    assert CALLS == []
+
+
+def test_a_model_is_evaluated_on_data_that_are_here(tmp_path):
+    train_in(tree(), tmp_path)
+    with pytest.raises(ConfigError, match="^data.where: the data of this run lie with its workers"):
+        evaluate(tmp_path, trust=True)
+    here = f"data={{name: '{__name__}:same_for_all'}}"
+    assert "20 training samples" in evaluate(tmp_path, [here], trust=True)
