@@ -93,15 +93,15 @@ def read_local(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: for anything else in it, such as a key that all ranks must agree on.
     """
-    from byzdist.problem.private_data import COMMON  # takes seconds to import, before which much can be said already
+    from byzdist.problem.private_data import COMMON  # torch comes with it: not for those who only read
 
     tree: dict[str, Any] = {}
     for key, value in read_tree(path).items():
         tree = _put(tree, str(key).split("."), value, str(key))
     others = [key for key in tree if key != "data"]
     if others or not isinstance(tree.get("data"), dict):
-        what = f"{others[0]}: it is not" if others else "there are none"
-        raise ConfigError(f"--local: {path}: a rank has keys of the data section for itself alone; {what} such a key.")
+        what = f"{others[0]!r} is not one of them" if others else "it has none"
+        raise ConfigError(f"--local: {path}: a file of a rank's own sets keys of the data section; {what}.")
     common = next((key for key in tree["data"] if key in ("name", "split", *COMMON)), None)
     if common is not None:
         raise ConfigError(f"--local: {path}: data.{common} is the same on every rank; it belongs in the configuration.")

@@ -24,7 +24,7 @@ class Claims:
     """The numbers at the end of each reply's payload: in rounds with an evaluation what the client measured at x^k, else zeros.
 
     Attributes:
-        names: of the numbers; none where the server evaluates.
+        names: of the numbers.
         every, last: in which rounds there is an evaluation.
     """
 
@@ -33,10 +33,10 @@ class Claims:
     last: int
 
     @classmethod
-    def of(cls, experiment: Experiment) -> "Claims":
-        """Return what the clients of a run claim."""
+    def of(cls, experiment: Experiment) -> "Claims | None":
+        """Return what the clients of a run claim; None where the server evaluates."""
         config = experiment.config
-        return cls(experiment.claimed, config.evaluate.every, config.rounds)
+        return cls(experiment.claimed, config.evaluate.every, config.rounds) if experiment.claimed else None
 
     @property
     def nbytes(self) -> int:
@@ -45,7 +45,7 @@ class Claims:
 
     def are_due(self, round_: Round) -> bool:
         """Return whether clients evaluate in a round."""
-        return bool(self.names) and (round_.number % self.every == 0 or round_.number == self.last)
+        return round_.number % self.every == 0 or round_.number == self.last
 
     def write(self, out: Tensor, oracle: Oracle, x: Tensor, client: int, round_: Round) -> None:
         """Write a client's claims into the last bytes of its payload (uint8)."""

@@ -239,7 +239,7 @@ def load_private(experiment: Experiment, rank: int, workers: int) -> None:
         return
     hosted = range(rank - 1, config.clients.count, workers)
     held.load(hosted)
-    if ":" in config.model.name:
+    if ":" in config.model.name and hosted:
         first = held.of(hosted[0])
         try_out(experiment.oracle.loss, first, experiment.dataset.classes or first.classes, config.model.name)
 

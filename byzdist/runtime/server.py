@@ -58,7 +58,7 @@ class Server:
         self._attendance = Attendance(transport.quarantined, experiment.honest_remember)
         self._planner = Planner(experiment, transport, self.full_rounds, self._attendance)
         self._decoder = Decoder(experiment, transport)
-        self._claims = Claims.of(experiment) if experiment.is_private else None
+        self._claims = Claims.of(experiment)
         self.estimate = Estimate(experiment, self.full_rounds, aggregator)
         current = transport.frame.current
         self.x = current if current.device == experiment.device else current.to(experiment.device)

@@ -42,7 +42,7 @@ class Worker:
         self._bad = frozenset(config.clients.bad)
         self._assignments = assignments(config.attacks, config.clients.bad)
         self._effect = Effect()
-        self._claims = Claims.of(experiment) if experiment.is_private else None
+        self._claims = Claims.of(experiment)
         remember = {METHOD: self._method.clients_remember, COMPRESSOR: self._compressors[False].remembers}
         remember[BUFFERS] = oracle.loss.buffers == "local"
         self._honest = [piece for piece, does in remember.items() if does]

@@ -2,12 +2,16 @@
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from byzdist.cli.evaluate import evaluate
+from byzdist.cli.rehearsal import rehearse
 from byzdist.config.reading import dump, load, parse
+from byzdist.config.yaml_reading import read_yaml
 from byzdist.errors import ConfigError
 from byzdist.problem.data import RawData
 from byzdist.runtime.claims import Claims
@@ -77,6 +81,7 @@ def test_the_server_is_prepared_without_a_call_and_a_worker_calls_once_for_each_
     assert CALLS == [1]
     load_private(other := prepare(parse(tree()), CPU), rank=1, workers=3)
     assert CALLS == [1, 0, 3] and other.oracle.samples(3) == 41
+    load_private(prepare(parse(tree()), CPU), rank=5, workers=5)  # hosts nobody
     with pytest.raises(AssertionError, match="client 2 are not in this process"):
         other.oracle.samples(2)
 
@@ -85,7 +90,7 @@ def test_the_server_does_not_even_import_the_function():
     assert prepare(parse(tree({"name": "not_on_this_host:rows"})), CPU).is_private
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "a registered name": ({"name": "digits"}, {}, r"^data\.name: 'digits' with data\.where=worker"),
     "a split": ({"split": "iid"}, {}, r"^data\.split: with data\.where=worker"),
     "another place": ({"where": "cloud"}, {}, r"^data\.where: .*not 'cloud'"),
@@ -141,7 +146,7 @@ def test_label_flip_works_in_the_worker():
 
 def test_p_has_its_default_where_the_mean_number_of_samples_is_given():
     method = {key: value for key, value in BASE["method"].items() if key != "p"} | {"cohort": 4, "batch_size": 10}
-    assert prepare(parse(tree({"samples": 40}, method=method)), CPU).method.p == 0.25
+    assert vars(prepare(parse(tree({"samples": 40}, method=method)), CPU).method)["p"] == 0.25
 
 
 def one_class(client):
@@ -196,12 +201,12 @@ def test_a_ranks_own_file_sets_keys_of_its_data_beside_itself(tmp_path, text):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("seed: 3", "seed: it is not such a key"),
-        ("{data: {path: x}, rounds: 3}", "rounds: it is not such a key"),
-        ("{}", "there are none such a key"),
+        ("seed: 3", "'seed' is not one of them"),
+        ("{data: {path: x}, rounds: 3}", "'rounds' is not one of them"),
+        ("{}", "it has none"),
         ("data: {name: 'other:rows'}", "data.name is the same on every rank"),
         ("data.outputs: 3", "data.outputs is the same on every rank"),
-        ("data: 3", "there are none"),
+        ("data: 3", "it has none"),
     ],
 )
 def test_a_ranks_own_file_sets_nothing_else(tmp_path, text, complaint):
@@ -293,3 +298,18 @@ def test_a_run_goes_on_to_the_same_bits(tmp_path):
     whole = train_in(tree(), tmp_path / "whole")
     train_in(tree(rounds=3), tmp_path / "parts")
     assert torch.equal(train_in(tree(), tmp_path / "parts", resume=True), whole)
+
+
+def test_check_tells_of_the_run_and_calls_nothing(tmp_path):
+    said = rehearse(str(write_config(tmp_path, tree())))
+    assert "# data: each client's own, by " in said and "# model: 5 parameters in float64" in said
+    assert parse(read_yaml(said, "check")).data == parse(tree()).data
+    assert CALLS == []
+
+
+def test_a_model_is_evaluated_on_data_that_are_here(tmp_path):
+    train_in(tree(), tmp_path)
+    with pytest.raises(ConfigError, match="^data.where: the data of this run lie with its workers"):
+        evaluate(tmp_path, trust=True)
+    here = f"data={{name: '{__name__}:same_for_all'}}"
+    assert "20 training samples" in evaluate(tmp_path, [here], trust=True)
