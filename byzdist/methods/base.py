@@ -95,7 +95,12 @@ class Method(ABC):
         clip_max: ClipFactor = "none",
         **_: Any,
     ) -> None:
-        """Refuse cohorts that n clients cannot give, and a cap on a level that there is not; see `byzdist.registry.checks_run`."""
+        """Refuse an old server half, cohorts that n clients cannot give, and a cap without a level; see `byzdist.registry.checks_run`."""
+        if hasattr(cls, "update"):
+            raise ConfigError(
+                f"{key}: {cls.__name__} defines `update`, which nothing calls any more; the server half is now `rows` and `apply` "
+                "(see byzdist.methods.Method). Give a function of your own another name."
+            )
         for word, size in (("cohort", cohort), ("full_cohort", full_cohort)):
             if size is not None and size > run.clients:
                 raise ConfigError(
