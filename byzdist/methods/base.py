@@ -100,7 +100,12 @@ class Method(ABC):
         clip_max: ClipFactor = "none",
         **_: Any,
     ) -> None:
-        """Refuse wrong schedules, cohorts that n clients cannot give, and caps on no level; see `byzdist.registry.checks_run`."""
+        """Refuse an old server half, wrong schedules, cohorts that n clients cannot give, and caps on no level."""
+        if hasattr(cls, "update"):
+            raise ConfigError(
+                f"{key}: {cls.__name__} defines `update`, which nothing calls any more; the server half is now `rows` and `apply` "
+                "(see byzdist.methods.Method). Give a function of your own another name."
+            )
         if isinstance(step_size, Mapping):
             SCHEDULES.check(step_size, f"{key}.step_size")
         for word, size in (("cohort", cohort), ("full_cohort", full_cohort)):

@@ -156,6 +156,12 @@ class Experiment:
 
 def make(registry: Registry[Callable[..., P]], spec: Spec, key: str, kind: type[P]) -> P:
     """Return what a complete spec describes; a piece of a user's own that is no ``kind`` is a ConfigError at ``key``."""
+    piece = registry.get(spec.name, key)
+    if missing := getattr(piece, "__abstractmethods__", None):
+        names = ", ".join(f"`{name}`" for name in sorted(missing))
+        raise ConfigError(
+            f"{key}: {spec.name!r} lacks {names}; define what {kind.__name__} describes under these names."
+        )
     made = registry.build(spec, key=key)
     if not isinstance(made, kind):
         raise ConfigError(f"{key}: {spec.name!r} makes a {type(made).__name__}, not a {kind.__name__}.")

@@ -43,17 +43,21 @@ def until(is_so: Callable[[], object], patience: float = 10.0) -> None:
 
 @pytest.fixture
 def hosted(monkeypatch: pytest.MonkeyPatch):
-    """Host a store at an address; return the addresses at which its processes listen."""
+    """Host a store at an address; return the addresses at which its processes listen.
+
+    Its processes also inherit sockets of pytest's own: with ``-n 0`` pytest-rerunfailures listens at another port of 127.0.0.1.
+    """
     ends = []
 
     def start(address: str) -> set[str]:
-        meet_at(free_port())
+        port = free_port()
+        meet_at(port)
         monkeypatch.setenv("MASTER_ADDR", address)
         ends.append(store.host(2))
         until(lambda: len(processes()) == 2)
         connect(10).set("a", "b")
         found = [it.net_connections("tcp") for it in processes()]
-        return {c.laddr.ip for them in found for c in them if c.status == psutil.CONN_LISTEN}
+        return {c.laddr.ip for them in found for c in them if c.status == psutil.CONN_LISTEN and c.laddr.port == port}
 
     yield start
     for end in ends:

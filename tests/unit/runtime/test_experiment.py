@@ -7,7 +7,8 @@ from byzdist.compression.identity import Identity
 from byzdist.compression.rand_k import RandK
 from byzdist.config.reading import parse
 from byzdist.errors import ConfigError
-from byzdist.methods.base import ClientTask
+from byzdist.methods.base import ClientTask, Method
+from byzdist.methods.estimates import SGD
 from byzdist.rounds import Round
 from byzdist.runtime.experiment import choose_device, prepare
 from tests.support.cases import BASE, RAND_K, case
@@ -140,3 +141,29 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     parse({**BASE, "device": "cuda:1"})
     with pytest.raises(ConfigError, match="device: 'cuda:2' is wanted, but torch sees 2 GPUs"):
         parse({**BASE, "device": "cuda:2"})
+
+
+class Half(Method):
+    """A method with a client half alone."""
+
+    def message(self, oracle, task, out):
+        oracle.gradient(task.x, task.client, None, out)
+
+
+class Old(SGD):
+    """A method whose server half has the name that it had before `rows` and `apply`."""
+
+    def update(self, g, received, round_):
+        g.zero_()
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("Half", r"^method: '.*:Half' lacks `apply`; define what Method describes"),
+        ("Old", r"^method: Old defines `update`, which nothing calls any more; .* `rows` and `apply`"),
+    ],
+)
+def test_a_method_without_a_server_half_is_refused_with_the_remedy(name, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        prepare(parse({**BASE, "method": {"name": f"{__name__}:{name}", "step_size": 0.1, "cohort": 3}}), CPU)
