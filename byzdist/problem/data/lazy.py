@@ -152,7 +152,11 @@ class LazyDataset:
         """Return the numbers in some samples, at most one in ``step``; nothing where reading them again would give others."""
         if not self.repeatable:
             return np.zeros(0)
-        return _numbers(_first(self.reader, range(0, len(self.reader), max(step, len(self.reader) // _FEW))[:_FEW]))
+        indices = range(0, len(self.reader), max(step, len(self.reader) // _FEW))[:_FEW]
+        try:
+            return _numbers(_first(self.reader, indices))
+        except RunError as error:  # before anything has started
+            raise ConfigError(str(error)) from error
 
     def tested(self) -> "LazyDataset | None":
         """Return the test set as a data set of its own."""
