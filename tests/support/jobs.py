@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from byzdist.config.reading import parse
-from byzdist.problem import data, models
+from byzdist.problem import models
 from byzdist.problem.models.transformer import Transformer
 from byzdist.problem.task import Task
 from byzdist.problem.tasks import TASKS
 from byzdist.randomness import stream
+from tests.support.problem import load_arrays
 
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]
 ROBUST = {"rule": "trimmed_mean", "pre": ["nnm"]}
@@ -126,7 +127,7 @@ def alone(tree: dict[str, Any], cache: Path) -> float:
     config = parse(tree)
     assert config.task is not None
     task = TASKS.build(config.task, key="task")
-    found = data.load(config.data.without("split"), cache, dtype=config.dtype, task=task)
+    found = load_arrays(config.data.without("split"), cache, dtype=config.dtype, task=task)
     tokens = task.inputs == "tokens"
     torch.set_num_threads(1)
     model = models.build(config.model, found.feature_shape, found.classes, config.seed, tokens=tokens).double()

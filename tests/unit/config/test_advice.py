@@ -132,7 +132,7 @@ def test_full_rounds_that_can_hardly_be_trusted_are_named(caplog):
 def test_the_lipschitz_constant_bounds_the_hessian_and_is_met_at_zero(classes, bias):
     tree = {**GOOD, "data": {**BASE["data"], "classes": classes}, "model": {**BASE["model"], "bias": bias}}
     experiment = prepare(parse(tree), torch.device("cpu"))
-    model, ((features, _), _) = experiment.oracle.loss.model, experiment.data.first(BASE["data"]["samples"])
+    model, ((features, _), _) = experiment.oracle.loss.model, experiment.shared_data.first(BASE["data"]["samples"])
     assert isinstance(model, LogisticRegression)
     found, largest = advice.lipschitz(experiment), 0.0
     for seed in range(5):

@@ -3,6 +3,7 @@
 import math
 import sys
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -110,11 +111,11 @@ def test_weights_decay_as_with_torchs_optimizer(name, tmp_path):
         **alone,
     }
     trained = train(tree, tmp_path)
-    oracle, schedule = trained.experiment.oracle, SHORT["cosine"]
+    oracle, rounds = trained.experiment.oracle, float(cast(Any, SHORT["cosine"]["rounds"]))
     x = torch.nn.Parameter(oracle.initial())
     optimizer = torch.optim.SGD([x], lr=1.0, weight_decay=0.2)
     for k in range(25):
-        part = min(1.0, k / schedule["rounds"])
+        part = min(1.0, k / rounds)
         optimizer.param_groups[0]["lr"] = 0.05 + 0.35 * (1 + math.cos(math.pi * part)) / 2
         x.grad = torch.empty_like(x)
         oracle.gradient(x.detach(), 0, None, x.grad)

@@ -11,7 +11,7 @@ from tests.support.cases import case
 from tests.support.inprocess import train, train_in
 from tests.support.runs import drop_after
 
-TORCH: dict[str, tuple[dict[str, Any], type[torch.optim.Optimizer], dict[str, Any]]] = {
+TORCH: dict[str, tuple[dict[str, Any], Any, dict[str, Any]]] = {
     "plain": ({"name": "sgd"}, torch.optim.SGD, {}),
     "heavy ball": ({"name": "sgd", "momentum": 0.8}, torch.optim.SGD, {"momentum": 0.8}),
     "nesterov": ({"name": "nesterov", "momentum": 0.7}, torch.optim.SGD, {"momentum": 0.7, "nesterov": True}),
@@ -24,7 +24,7 @@ def test_a_run_is_torchs_optimizer(name, tmp_path):
     """One client, full batches, no clipping."""
     settings, kind, options = TORCH[name]
     alone = {"clients": {"count": 1}, "aggregation": {"rule": "mean"}, "rounds": 30}
-    method = {"name": "sgd", "cohort": 1, "batch_size": 1000, "clip": "none", "step_size": 0.1}
+    method: dict[str, Any] = {"name": "sgd", "cohort": 1, "batch_size": 1000, "clip": "none", "step_size": 0.1}
     trained = train(case("none", **method, server_optimizer=settings) | alone, tmp_path)
     oracle = trained.experiment.oracle
     x = torch.nn.Parameter(oracle.initial().clone())

@@ -182,7 +182,7 @@ def test_what_works_trains_to_a_model_that_loads_strictly(name, tmp_path):
     fresh, again = make((12,), 2), make((12,), 2)
     fresh.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True), strict=True)
     again.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
-    (features, _), _ = run.experiment.data.first(90)
+    (features, _), _ = run.experiment.shared_data.first(90)
     expected = run.experiment.oracle.loss.outputs(run.x, features)
     for loaded in (fresh, again):
         output = output_of(loaded.double().eval(), features).detach()

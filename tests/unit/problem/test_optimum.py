@@ -1,6 +1,7 @@
 """The minimum of f against an independent solver and against what a minimum is."""
 
 import logging
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -177,8 +178,8 @@ def test_a_linear_map_has_a_minimum_in_other_tasks_as_well(tmp_path, task):
     generator = stream(2, "optimum test")
     features = generator.standard_normal((80, 4))
     targets = generator.standard_normal((80, 2)) if task == "regression" else generator.integers(2, size=(80, 2)) * 1.0
-    dataset = Dataset("t", features, targets, None, None, 2)
-    parts = data.split({"name": "iid"}, targets, 4, 0)
+    dataset = Dataset("t", features, cast(Any, targets), None, None, 2)
+    parts = data.split({"name": "iid"}, dataset.labels, 4, 0)
     learnt = TASKS.get(task)()
     found = optimum.find({"name": "linear", "l2": 0.05}, learnt, dataset, parts, GOOD, tmp_path)
     oracle = oracle_of(models.build({"name": "linear", "l2": 0.05}, (4,), 2, 0), dataset, parts, task=learnt)

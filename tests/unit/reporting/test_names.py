@@ -1,5 +1,7 @@
 """A task's metrics stand beside other keys in a run's files, and cannot take their place."""
 
+from typing import Any, cast
+
 import pytest
 
 from byzdist.errors import ConfigError
@@ -42,10 +44,10 @@ def test_what_is_no_identifier_is_refused(name):
         check_metrics(Task(one, {name: Metric(one)}))
 
 
-@pytest.mark.parametrize("metric", [one, Metric(one, "up")])
+@pytest.mark.parametrize("metric", [one, Metric(one, cast(Any, "up"))])
 def test_what_is_no_metric_with_a_direction_is_refused(metric):
     with pytest.raises(ConfigError, match="'mae' is no Metric whose `better` is 'higher' or 'lower'"):
         check_metrics(task(mae=metric))
     with pytest.raises(ConfigError, match="metrics are list"):
-        check_metrics(Task(one, ["mae"]))
+        check_metrics(Task(one, cast(Any, ["mae"])))
     check_metrics(task(mae=Metric(one), top_5=Metric(one, "lower")))

@@ -15,9 +15,17 @@ _SAMPLE = re.compile(r'^(\w+)\{run="toy"((?:,\w+="[^"\\\n]*")*)\} (\S+)$')
 
 
 def round_record(round_: int) -> RoundRecord:
-    measured = {"loss": 0.25, "accuracy": float("nan")}
     seconds = {"wait": 0.5, "total": 0.75}
-    return record(round_, missing={2: "late"}, byzantine=2, bytes_up=100, bytes_down=10, seconds=seconds, **measured)
+    return record(
+        round_,
+        missing={2: "late"},
+        byzantine=2,
+        bytes_up=100,
+        bytes_down=10,
+        seconds=seconds,
+        loss=0.25,
+        accuracy=float("nan"),
+    )
 
 
 def samples(text: str) -> dict[str, float]:

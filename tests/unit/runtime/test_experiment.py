@@ -19,9 +19,9 @@ CPU = torch.device("cpu")
 def test_the_pieces_of_a_run():
     experiment = prepare(parse(case("label_flip", RAND_K, full_cohort=7)), CPU)
     assert experiment.oracle.dimension == 12 and experiment.dtype == torch.float64
-    assert experiment.data.flipped == {5, 6, 7, 8}
+    assert experiment.shared_data.flipped == {5, 6, 7, 8}
     assert isinstance(experiment.compressors[True], Identity) and isinstance(experiment.compressors[False], RandK)
-    assert prepare(parse(case("bit_flip")), CPU).data.flipped == set()
+    assert prepare(parse(case("bit_flip")), CPU).shared_data.flipped == set()
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_the_pieces_of_a_run():
     ],
 )
 def test_labels_are_flipped_where_the_first_entry_of_a_client_says_so(attacks, flipped):
-    assert prepare(parse({**BASE, "attack": attacks}), CPU).data.flipped == flipped
+    assert prepare(parse({**BASE, "attack": attacks}), CPU).shared_data.flipped == flipped
 
 
 def test_the_default_of_p_comes_from_the_sizes_of_the_run():

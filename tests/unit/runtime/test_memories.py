@@ -8,7 +8,8 @@ from byzdist.storage.checkpoint import name, read
 from tests.support.cases import case
 from tests.support.harness import comparable
 from tests.support.inprocess import train_in
-from tests.unit.runtime.test_resume import drop_after, saved
+from tests.support.runs import drop_after
+from tests.unit.runtime.test_resume import saved
 
 CASES = {
     "compressor": case("none", {"name": "tests.support.pieces:ErrorFeedback", "count": 5}),

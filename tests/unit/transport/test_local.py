@@ -15,7 +15,7 @@ from byzdist.transport.wire import Stage
 from tests.support.cases import CASES, case
 from tests.support.harness import comparable
 from tests.support.inprocess import train_in
-from tests.unit.runtime.test_resume import drop_after
+from tests.support.runs import drop_after
 
 DROP = ("bytes_down", "news")  # what a worker holds already is not counted there
 

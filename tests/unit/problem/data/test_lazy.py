@@ -170,7 +170,7 @@ def test_both_points_of_a_difference_see_one_batch_read_once():
     oracle.begin(Round(4, 5), new, old)
     Noted.given.clear()
     oracle.difference(new, old, 1, few, out)
-    indices = experiment.data.indices(1, few).tolist()
+    indices = experiment.shared_data.indices(1, few).tolist()
     assert [index for index, _ in Noted.given] == indices
     seen = [noise for _, noise in Noted.given]
     gradients = []
