@@ -45,7 +45,7 @@ def adam(
     beta2: Decay = 0.999,
     epsilon: Annotated[float, Gt(0)] = 1e-8,
 ) -> None:
-    """Adam (Kingma and Ba, ICLR 2015): d^k = m̂ / (√v̂ + ε), with bias-corrected means m̂ of g and v̂ of g²."""
+    """Adam, as in torch: d^k = m̂ / (√v̂ + ε), with bias-corrected means m̂ of g and v̂ of g²."""
     mean = _zeros(state, "mean", g).mul_(beta1).add_(g, alpha=1 - beta1)
     square = _zeros(state, "square", g).mul_(beta2).addcmul_(g, g, value=1 - beta2)
     steps = state.setdefault("steps", torch.zeros(1, dtype=torch.float64)).add_(1).item()
