@@ -13,29 +13,12 @@ from byzdist.registry import RunFacts
 from byzdist.rounds import Messages, Round
 
 
+@dataclass(kw_only=True)
 class ClippedEstimates(Method):
     """The server half of eq. 10: g^k = g^{k-1} + Agg(clip_λ(g_i^k - g^{k-1})), for whatever estimate g_i^k clients send.
 
     With ``clip: none`` it is the method under plain partial participation, g^k = Agg(g_i^k). Round 0 takes ARAgg of Ĉ clients, and so
     does a round that the server calls, for one after an estimate of exactly zero: the level is then 0, and nothing passes.
-    """
-
-    def rows(self, g: Tensor, received: Messages, level: float | None) -> Tensor:
-        """Server: the estimates, or with a level their deviations from g^{k-1}, which are then clipped."""
-        return received.rows if level is None else received.rows.sub_(g)
-
-    def apply(self, g: Tensor, aggregated: Tensor, round_: Round, level: float | None) -> None:
-        """Server: take the aggregated estimates, or with a level move g^{k-1} by the aggregated deviations."""
-        if level is None:
-            g.copy_(aggregated)
-        else:
-            g.add_(aggregated)
-
-
-@METHODS.register("sgd")
-@dataclass(kw_only=True)
-class SGD(ClippedEstimates):
-    """SGD with partial participation under the clipping heuristic [BRPP eq. 10]: clients send mini-batch gradients.
 
     ``server_optimizer: {name: sgd | nesterov | adam}`` moves the model by what that makes of g^k.
     """
@@ -63,6 +46,23 @@ class SGD(ClippedEstimates):
         if self.server_optimizer is not None:
             out = self.state.setdefault("direction", g.clone())
             OPTIMIZERS.build(self.server_optimizer, g, self.state, out, key="method.server_optimizer")
+
+    def rows(self, g: Tensor, received: Messages, level: float | None) -> Tensor:
+        """Server: the estimates, or with a level their deviations from g^{k-1}, which are then clipped."""
+        return received.rows if level is None else received.rows.sub_(g)
+
+    def apply(self, g: Tensor, aggregated: Tensor, round_: Round, level: float | None) -> None:
+        """Server: take the aggregated estimates, or with a level move g^{k-1} by the aggregated deviations."""
+        if level is None:
+            g.copy_(aggregated)
+        else:
+            g.add_(aggregated)
+
+
+@METHODS.register("sgd")
+@dataclass(kw_only=True)
+class SGD(ClippedEstimates):
+    """SGD with partial participation under the clipping heuristic [BRPP eq. 10]: clients send mini-batch gradients."""
 
     def message(self, oracle: Oracle, task: ClientTask, out: Tensor) -> None:
         """Client: the gradient at x^k on a mini-batch."""

@@ -24,7 +24,12 @@ RUN: dict[str, Any] = {
     "data": {"name": "wine", "split": "in_turn"},
     "model": {"name": "tanh_network", "width": 5},
     "task": "brier_score",
-    "method": {"name": "gd", "step_size": 0.1, "cohort": 3},
+    "method": {
+        "name": "gd",
+        "cohort": 3,
+        "step_size": {"name": "inverse", "value": 0.1, "rounds": 20},
+        "server_optimizer": "averaged",
+    },
     "compression": {"name": "rand_block", "count": 40},
     "aggregation": {"rule": "medoid", "pre": "median_clip", "allow_breakdown": True},
     "attack": {"name": "constant", "value": 2.0},
@@ -52,6 +57,8 @@ def test_there_is_an_example_of_each_kind_and_none_of_them_is_shipped():
         "pre": RUN["aggregation"],
         "split": RUN["data"],
         "availability": RUN["clients"],
+        "schedule": RUN["method"],
+        "optimizer": RUN["method"],
     }
     chosen = {kind: section[kind][one.key.rpartition(".")[2]] for kind, one in KINDS.items()}
     names = {kind: piece if isinstance(piece, str) else piece["name"] for kind, piece in chosen.items()}
