@@ -118,7 +118,7 @@ class Context:
         return None if self.full or self.round.number == 0 else self.clip(self.g)
 
     def delivered(self, vector: Tensor) -> Tensor:
-        """Return what the server reads if ``vector`` [d] is the message: with rand_k, zeros but for the coordinates it assigned."""
+        """Return what the server reads if ``vector`` [d] is the message: with rand_k, zeros except at the coordinates it assigned."""
         payload = torch.zeros(
             self.compressor.length(len(vector), vector.dtype), dtype=torch.uint8, device=vector.device
         )
@@ -156,7 +156,7 @@ def omniscient(attack: F) -> F:
 
 
 def knows_estimate(attack: F) -> F:
-    """Mark an attack that needs g^{k-1} in every round: it is sent x^{k-1} with each request, as in difference rounds all are."""
+    """Mark an attack that needs g^{k-1} in every round: it is sent x^{k-1} with each request, as all clients are in difference rounds."""
     attack.knows_estimate = True  # type: ignore[attr-defined]
     return attack
 
