@@ -11,7 +11,7 @@ Returns:
     message, uint8 and of any size.
 
 Raises:
-    Exception: whatever it raises ends the worker's process, as a crash does.
+    Exception: whatever it raises ends the process that the client lives in.
 
 Example:
     >>> import torch

@@ -77,7 +77,7 @@ class Compressor(ABC):
             memory: what the compressor remembers of the client here, to be read and written; empty at first.
 
         Raises:
-            Exception: whatever it raises ends the worker's process, as a crash does.
+            Exception: whatever it raises ends the process that the client lives in.
         """
 
     @abstractmethod

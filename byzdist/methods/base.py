@@ -230,7 +230,7 @@ class Method(ABC):
             out: d values in the run's dtype, which hold anything before; every one is to be written.
 
         Raises:
-            Exception: whatever it raises ends the worker's process, as a crash does.
+            Exception: whatever it raises ends the process that the client lives in.
         """
 
     def rows(self, g: Tensor, received: Messages, level: float | None) -> Tensor:

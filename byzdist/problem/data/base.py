@@ -1,7 +1,7 @@
 """What a data set is, before and after it is prepared, and the registry of data sets.
 
-A data function gets the parameters of the data section as keyword arguments and nothing else. It must return the same each time: the
-first process of a host calls it, and what it returns is kept in the cache.
+A data function gets the parameters of the data section as keyword arguments and nothing else; one for private data (``where: worker``)
+gets a client's id before them. It must return the same each time: one process of a host calls it, and the cache keeps what it returns.
 
 Returns:
     A `RawData`, or (X, y), or (X, y, X_test, y_test): features [N, ...] of finite numbers and targets [N, ...], as the task wants

@@ -4,7 +4,8 @@ A model function (or class) makes a torch module for the data. Its parameters th
 
 Args:
     feature_shape: the shape of one sample's features, a tuple; () where private data do not say it.
-    classes: how many outputs there are for a sample, or for each token: classes, labels, numbers to predict, or the vocabulary.
+    classes: how many outputs there are for a sample, or for each token: classes, labels, numbers to predict, or the vocabulary;
+        0 where only the task knows.
 
 Returns:
     A module on the CPU. It maps features [b, ...] to outputs [b, classes] (for two classes or one number also [b, 1]) that depend on x
