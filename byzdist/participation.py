@@ -1,4 +1,26 @@
-"""Who takes part in a round."""
+"""Who takes part in a round.
+
+An availability model is a function that says which clients can be drawn in a round. The server alone calls it, more than once and
+perhaps ahead of time: it must depend on its arguments alone, and draw by ``round_.rng``.
+
+Args:
+    round_: the round; its cohort is not drawn yet.
+    clients: n.
+
+Returns:
+    Client ids out of 0..n-1, ascending and each once, an integer array [at most n] that may be empty; or None for all of them.
+
+Raises:
+    Exception: whatever it raises ends the run. What can be checked beforehand belongs in a check, see `byzdist.registry.checks_run`.
+
+Example:
+    >>> import numpy as np
+    >>> from byzdist.rounds import Round
+    >>> def in_shifts(round_: Round, clients: int, *, shifts: int = 2) -> np.ndarray:
+    ...     return np.arange(round_.number % shifts, clients, shifts)
+    >>> in_shifts(Round(number=3, seed=0), 6)
+    array([1, 3, 5])
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +38,6 @@ from byzdist.rounds import Round
 
 _LARGEST_TRACE = 1 << 30  # bytes
 AVAILABILITY: Registry[Callable[..., np.ndarray | None]] = Registry("availability model", "round_", "clients")
-"""Each returns the ids of the clients that can be drawn in a round, ascending, or None for all of them."""
 
 
 def draw_cohort(round_: Round, clients: int, size: int, among: np.ndarray | None = None) -> np.ndarray:

@@ -33,7 +33,7 @@ class _Plan(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _plan(labels: tuple[int, ...], writable: bool, spares: int) -> _Plan:
-    """Return which rows `selection_network` overwrites, and where it needs spare ones; made once, for tiles are many."""
+    """Return which rows `selection_network` overwrites, and where it needs spare ones; made once, because there are many tiles."""
     n = len(labels)
     rows, mine, spare, steps = list(range(n)), [writable] * n, list(range(n, n + spares)), []
     for low, high, keep_low, keep_high in selection_network(labels):
@@ -112,7 +112,7 @@ class Columns:
 
 
 def _choose(condition: Row, then: Row, otherwise: Row, scratch: Row) -> Row:
-    """Do what ``np.where`` does, by bits: with its branches, which nobody can foretell, meamed takes 4 to 20 % longer."""
+    """Do what ``np.where`` does, by bits: with its branches, which no processor can predict, meamed takes 4 to 20 % longer."""
     whole = f"i{then.itemsize}"
     then, otherwise, differing = then.view(whole), otherwise.view(whole), scratch.view(whole)
     np.bitwise_xor(then, otherwise, out=differing)

@@ -57,7 +57,7 @@ class Aggregator:
         pre: steps in the order in which they are applied, each given likewise.
         compile: what is done by loops in C. "sums": inner products, lengths and weighted sums, where there is a compiler (CC,
             else cc) and the matrix is large; those loops are made once in a process, in some tenths of a second. "auto": on
-            the CPU also column rules where that pays within some hundred calls, several times faster to the same bits, in as long
+            the CPU also column rules where that pays within some hundred calls: several times faster, to the same bits, and as long to make
             for each number of rows. True: both, whatever the size (on a GPU: torch.compile, ten seconds and more, for
             column rules alone). False: nothing. Inner products in C differ from others in the last digits; all else has the
             same bits with a compiler and without.
@@ -208,7 +208,7 @@ class Aggregator:
             if mixed:
                 tile = vectors.mixed(points.mix, tile)
             spare = vectors.buffer("spare", m + 4, stop - start)
-            with np.errstate(over="ignore"):  # an overflow is dealt with where it matters
+            with np.errstate(over="ignore"):  # overflows are handled where they matter
                 row = self.rule(Columns(tile, spare, writable=mixed, lib=vectors.lib), f, **self._parameters)
                 # adding zero turns -0 into 0: which of two zeros a comparison keeps depends on their places
                 if direct:
@@ -218,7 +218,7 @@ class Aggregator:
         return out
 
     def _compiler_for(self, numbers: int, device: torch.device) -> Compiler | None:
-        """Return what makes loops for so many numbers; unless told to: if some hundred calls make up for the time it takes."""
+        """Return what makes loops for this many numbers; unless told to, only if some hundred calls make up for the time it takes."""
         if self._compile is True or device.type == "cpu" and numbers >= _MANY:
             return self._compiler
         return None
@@ -249,7 +249,7 @@ def _weigh(points: Points, weights: Floats, out: Tensor) -> Tensor:
 def max_byzantine(rule: Named, pre: Sequence[Named], n: int) -> int:
     """Return the largest number of Byzantine rows among n that these steps and this rule tolerate in the worst case.
 
-    With so many, declared as f, the result stays within a constant times the spread of the other rows from their mean. With
+    With that many, declared as f, the result stays within a constant times the spread of the other rows from their mean. With
     bucketing each hostile row may fall into a group of its own, so the rule has to tolerate as many among the groups. The
     other steps change neither number. One row alone tolerates none.
 
@@ -296,7 +296,7 @@ def aggregate(
 
     Raises:
         ConfigError: an unknown name, a wrong parameter, an f larger than the rule's maximum, rows that are not finite, a V
-            that is no matrix of numbers.
+            that is not a matrix of numbers.
     """
     matrix = _as_matrix(V)
     aggregator = Aggregator(rule, pre, key="aggregate")

@@ -12,7 +12,7 @@ from byzdist.aggregation.vectors import Vectors
 LENGTHS = (
     1e-100,
     1e139,
-)  # of rows in float64: between these, squares of them and of what they differ by have their digits
+)  # norms of rows in float64: between these bounds, squares of rows and of their differences keep their digits
 
 
 class Geometry:

@@ -35,8 +35,8 @@ MISLED = {
     torch.float64: 1e4,
 }  # a reference whose typical squared distance is this many times that of the best row is given up for it
 FARTHEST = 1e281  # squared; what is farther away is first seen in another unit, see ``Vectors.tame``
-SMALL = 1 << 16  # numbers; so few are converted to float64 at no cost
-CACHED = 1 << 19  # numbers; so few are seen from the origin first, which costs little more than to find a better point
+SMALL = 1 << 16  # numbers; converting this few to float64 costs nothing
+CACHED = 1 << 19  # numbers; this few are first seen from the origin, at little more cost than finding a better point
 SAMPLE = 64  # rows that the reference is chosen by
 PIECES = 32  # of 16 columns, for the same
 
@@ -240,8 +240,8 @@ def _look_again(
 ) -> None:
     """Replace what cancellation spoiled, the products and distances of close pairs, group by group.
 
-    A difference of two close numbers is right in any precision, so each group is seen from one of its own, in the precision
-    ``again``; what still is too close there, in float64.
+    A difference of two close numbers is right in any precision, so each group is seen from one of its own points, in the
+    precision ``again``; what is still too close there, in float64.
     """
     diagonal = inner.diagonal().copy()
     close = squared < CANCELLED[precision] * (diagonal[:, None] + diagonal)
@@ -264,7 +264,7 @@ def _look_again(
 
 
 def _components(linked: NDArray[np.bool_]) -> Indices:
-    """Return for each point the first of those that it is linked with, directly or by way of others; each is with itself."""
+    """Return for each point the first of those that it is linked with, directly or through others; each is linked with itself."""
     first = np.arange(len(linked))
     while True:
         lower = np.where(linked, first, len(linked)).min(axis=1)

@@ -17,8 +17,8 @@ from byzdist.aggregation.vectors import Vectors
 
 SPARSE_FROM = 256  # rows
 MILD = 2.0**-7  # factors; where most are smaller, points are seen in another frame
-FAR = 1e6  # times the median square, from which on a point is no honest one's neighbour
-SMALLEST = 2.0**-100  # factors all of which are below it are given in another unit
+FAR = 1e6  # times the median square; a point that is farther away is not near any honest one
+SMALLEST = 2.0**-100  # where all factors are below it, they are given in another unit
 
 
 class Points:
@@ -127,7 +127,7 @@ class Points:
     def _doubted(self, matrix: Matrix, gram: Floats) -> Floats:
         """Return the inner products of matrix @ these, of which some may be sums of far points that cancel.
 
-        Of such sums rounding leaves anything. A point with such in it is taken to be as far away as that may be, in a
+        After rounding such a sum may be anything. A point that contains one is taken to be as far away as it can be, in a
         direction of its own, so that it never looks near.
         """
         squares = self.gram.diagonal()[:-1]
@@ -141,8 +141,8 @@ class Points:
     def _scaled(self, factors: Floats, gram: Floats) -> tuple[Floats, Floats]:
         """Return the inner products and squared distances of these times their factors, in a frame near the bulk of those.
 
-        ``gram`` holds the inner products in a frame that scaling may have left far away. What points that are close now
-        differ by is lost there, and the square root of a rounding error looks like a spread. So, of two that were close, the
+        ``gram`` holds the inner products in a frame that scaling may have left far away. The differences of points that
+        are close now are lost there, and the square root of a rounding error looks like a spread. So, of two that were close, the
         distance follows from the one they had, |c v - b w|^2 = b c |v - w|^2 + (c - b)(c |v|^2 - b |w|^2), where zero is what
         rounding alone can explain; and inner products follow from distances, unless those are the larger ones.
         """

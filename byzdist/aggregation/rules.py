@@ -49,14 +49,41 @@ def no_byzantine(n: int, **_: Any) -> int:
 
 
 class Rule:
-    """A registered aggregation rule: its function, the kind of its input, and the facts about it.
+    """An aggregation rule: its function, the kind of its input, and the facts about it.
 
-    Kinds: "span" functions take (points, f) and return one weight a point; "columns" functions take (columns, f) and
-    return one row, and may ``select`` points first, by a matrix that mixes them; "wrapper" functions take (each point's
-    distance to an inner rule's result, f) and return weights; "plain" ones, a user's own, take (matrix, f) and return a
-    vector, and must not write to the matrix: it may be the caller's own memory. ``products``: it asks for inner products
-    or distances, so lengths are best read off those. ``remembers``: "span" and "plain" functions get a third argument, a dict of
-    tensors that is theirs from call to call and part of a run's checkpoints.
+    The function is called for m >= 2 vectors of d finite values; f is at most what ``facts.max_f`` allows. Nothing catches what it
+    raises: in a run, that ends the run. A user's own function that is no Rule is taken for a "plain" one that tolerates any minority.
+
+    Args:
+        function: by its kind:
+            "span": (points, f) -> m weights, float64; their sum is at most 1, and the result is the weighted sum of the points.
+            "columns": (columns, f) -> one row, called for one tile of the columns after another.
+            "wrapper": (distances, f, *, rule) -> m weights, float64, given each point's distance to the result of an inner rule.
+            "plain": (matrix, f) -> a vector [d], given a tensor m x d, to which it must not write: that may be the caller's memory.
+        kind: see ``function``.
+        facts: what theory knows of it.
+        select: for "columns", (points, f) -> a matrix that mixes the points first.
+        products: whether it asks for inner products or distances, so that norms are best read off those.
+        remembers: whether a "span" or "plain" function gets a third argument, a dict of tensors that it keeps from call to call
+            and that is part of a run's checkpoints.
+
+    Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> from byzdist.aggregation.geometry import Geometry
+        >>> from byzdist.aggregation.points import Points
+        >>> from byzdist.aggregation.rules import Facts, Rule, minority, uniform
+        >>> from byzdist.aggregation.vectors import Vectors, Workspace
+        >>> rows = torch.tensor([[900.0, 0.0], [1.0, 0.0], [3.0, 0.0]])
+        >>> def shortest(points, f):
+        ...     "The mean of all but the f longest."
+        ...     return uniform(points.size, np.argsort(points.norms())[: points.size - f])
+        >>> Rule(shortest, "span", Facts(minority, "1/2", ""))(Points(Geometry(Vectors(rows, Workspace()))), 1)
+        array([0. , 0.5, 0.5])
+        >>> def middle(matrix, f):
+        ...     return matrix.median(0).values
+        >>> Rule(middle, "plain", Facts(minority, "1/2", ""))(rows, 1)
+        tensor([3., 0.])
     """
 
     def __init__(
@@ -82,9 +109,13 @@ class Rule:
 
 
 class PreStep:
-    """A registered pre-aggregation step: its function (points, f, generator) -> points, and how many it leaves of n.
+    """A pre-aggregation step: its function, and how many vectors it leaves of n.
 
-    ``products``: it asks for inner products or distances. ``mixes``: it does not, but lengths after it follow from them.
+    Args:
+        function: (points, f, generator) -> points; random draws come from the generator, torch's or numpy's (None: a fresh one).
+        size: (n, the step's parameters) -> how many vectors it leaves of n.
+        products: whether it asks for inner products or distances.
+        mixes: whether it does not, but the norms after it follow from inner products.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Products of small matrices, whose bits depend on no number of threads: an own order where few, else one thread."""
+"""Products of small matrices, whose bits do not depend on the number of threads: a fixed order for a few numbers, else one thread."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

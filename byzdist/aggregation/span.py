@@ -23,7 +23,7 @@ def nearest(distances: Floats, count: int) -> NDArray[np.intp]:
 
 
 def median(values: Floats) -> Floats:
-    """Return the median along the last axis, as numpy does, without what takes it ten times as long where values are few."""
+    """Return the median along the last axis, as numpy does, but ten times as fast for a few values."""
     ordered, n = np.sort(values, axis=-1), values.shape[-1]
     middle: Floats = (ordered[..., (n - 1) // 2] + ordered[..., n // 2]) / 2
     return middle
@@ -141,7 +141,7 @@ def geometric_median(
     n, gram = points.size, points.gram[:-1, :-1]
     distance = median(np.sqrt(points.squared_distances()))
     scale = float(distance.min())
-    if scale == 0.0:  # most vectors are one and the same
+    if scale == 0.0:  # most vectors are equal
         return uniform(n, np.flatnonzero(distance == 0.0))
     weights, begun = np.zeros(n), False
     for _ in range(iterations + 1):
@@ -186,7 +186,7 @@ def centered_clip(
 
     The start is the vector (or the mean of those) with the smallest median distance to the others, which a minority
     cannot move away from the majority, or zero, the natural one for differences clipped to lambda (tau about lambda/2); what
-    is left of the way from zero after the last step is an error that hostile vectors make larger. With a tau of one's own
+    is left of the way from zero after the last step is an error that hostile vectors make larger. With a given tau
     the result may be off by iterations * tau * f/n besides what the spread explains.
     tau: by default, in each step, the median distance to z. f does not enter.
     Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization", ICML 2021.
@@ -224,8 +224,8 @@ def _trusts_no_row(run: RunFacts, key: str, *, pivot: int | None) -> None:
 def monna(points: Points, f: int, *, pivot: Annotated[int, Ge(0)] | None = None) -> Floats:
     """Average the n - f vectors nearest to a pivot, which is one of them.
 
-    The pivot is the vector with the smallest median distance to all, which a minority cannot make one of its own far from
-    the others; no client becomes it by its number. ``pivot`` names a row instead, one that the caller trusts (in the paper
+    The pivot is the vector with the smallest median distance to all, and a minority cannot make that one of its own far from
+    the others; no client is chosen for its number. ``pivot`` names a row instead, one that the caller trusts (in the paper
     the row is the node's own).
     Farhadkhani et al., "Robust Collaborative Learning with Linear Gradient Overhead", ICML 2023.
     """

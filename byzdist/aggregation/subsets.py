@@ -19,9 +19,9 @@ MOST_SUBSETS = 200_000  # that smea looks at: a second or two
 
 
 def _cover(edges: NDArray[np.bool_], budget: int) -> list[int] | None:
-    """Return at most ``budget`` vertices that touch every edge of a graph, or None where there are none such.
+    """Return at most ``budget`` vertices that touch every edge of a graph; None where that takes more.
 
-    Vertices with more edges than the budget must be taken. Without such, branch on the vertex with the most edges: it, or all
+    Vertices with more edges than the budget must be taken. When there are none, branch on the vertex with the most edges: it, or all
     its neighbours. Exponential in the budget alone.
     """
     degree = edges.sum(axis=1)
@@ -59,7 +59,7 @@ def mda(points: Points, f: int) -> Floats:
 
     Found exactly: a diameter t is possible if some f vectors touch all pairs further apart than t (a vertex cover);
     the smallest such t by bisection. Each of the n - f has the others within t; and the n - f nearest to one vector
-    have some diameter: between those t lies. El Mhamdi, Guerraoui, Guirguis, Rouault, "SGD: Decentralized Byzantine
+    have some diameter: t lies between the two. El Mhamdi, Guerraoui, Guirguis, Rouault, "SGD: Decentralized Byzantine
     Resilience", 2019.
     """
     n, squared = points.size, points.squared_distances()

@@ -23,9 +23,9 @@ Array: TypeAlias = Any  # a numpy array in the CPU's memory (its calls cost half
 
 SHARE = 12  # a workspace takes at most one SHARE-th of the columns of the matrix
 NARROWEST = 4096  # columns; below it a call costs more than its arithmetic
-LITTLE = 1 << 17  # numbers; a workspace of so many is small whatever the matrix
+LITTLE = 1 << 17  # numbers; a workspace of this many is small whatever the matrix
 FEW = 1 << 16  # multiplications that one call of numpy does, though it takes room for all their results
-MANY = 3  # rows that one is mixed of on a GPU, from which a product of matrices takes less time
+MANY = 3  # rows in one mix on a GPU; from this many on, a product of matrices takes less time
 USUAL = 300  # binary exponents; sizes within 2^-300 and 2^300 are left as they are
 LIGHT, LIFT = 1e-30, 120  # weights below which float32 loses digits, and the binary exponent by which they are lifted
 FARTHEST = 400  # binary exponents; a row that is 2^400 times as large as the typical one is shortened to that
@@ -129,7 +129,7 @@ class Vectors:
         return row if self.rows is None else self.rows[row]
 
     def kept(self, number: int) -> int | None:
-        """Return which of the rows that take part is row ``number`` of V, or None where it takes no part."""
+        """Return which of the rows that take part is row ``number`` of V, or None where it does not take part."""
         rows = range(self.n) if self.rows is None else self.rows
         return rows.index(number) if number in rows else None
 
@@ -159,7 +159,7 @@ class Vectors:
         """See the rows in a unit in which squares keep their digits, if that is needed; return whether anything changed.
 
         The unit is such that the median of the rows' largest entries, which a minority does not choose, is near 1, where it is
-        not of a usual size as it is. A row that is 2^400 times as large is shortened to that: far away all the same. All
+        not of a usual size as it is. A row that is 2^400 times as large is shortened to that: it is still far away. All
         factors are powers of two, so nothing is rounded. Done once, with the first measurement, before any is handed out.
         """
         if self._tamed:
@@ -246,7 +246,7 @@ class Vectors:
         return weights if self.dtype == torch.float64 else weights.astype(np.float32)
 
     def _light(self, mix: Matrix) -> NDArray[np.bool_] | None:
-        """Return which rows count with weights too small for float32, as those that were clipped from 1e38 do; None: none does."""
+        """Return which rows count with weights too small for float32, as those that were clipped from 1e38 do; None: no row does."""
         if self.dtype == torch.float64:
             return None
         largest = abs(mix).max(axis=0)

@@ -10,7 +10,7 @@ from byzdist.registry import Spec
 from byzdist.rounds import Round
 
 ASSIGNED = ("clients", "rounds")
-"""The keys of an entry that are not the attack's own parameters."""
+"""The keys of an entry that are not parameters of the attack."""
 
 
 @dataclass(frozen=True)

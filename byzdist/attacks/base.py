@@ -1,4 +1,35 @@
-"""What an attack is given, and what it may know."""
+"""What an attack is given, what it may know, and what it returns.
+
+An attack is a function of a `Context`, called in the worker's process each time its client is asked for a message.
+
+Args:
+    now: the `Context`; for an attack that is `on_wire`, the `Envelope` of the finished reply.
+
+Returns:
+    The vector that is sent in place of the honest one, before compression: d values of the dtype and on the device of
+    ``now.honest``, which may be this very tensor, overwritten. Any values will do, NaN included. For an attack that is `on_wire`: the
+    message, uint8 and of any size.
+
+Raises:
+    Exception: whatever it raises ends the process that the client lives in.
+
+Example:
+    >>> import torch
+    >>> from byzdist.attacks import Context
+    >>> from byzdist.compression.identity import Identity
+    >>> from byzdist.rounds import Round
+    >>> def push(now: Context, *, strength: float = 1.0) -> torch.Tensor:
+    ...     "Send the server's last estimate, turned around."
+    ...     return now.g.mul_(-strength)
+    >>> x, honest = torch.tensor([1.0, 2.0]), torch.zeros(2)
+    >>> now = Context(
+    ...     round=Round(number=1, seed=0), client=4, honest=honest, difference=True,
+    ...     x=x, previous=torch.tensor([2.0, 2.0]), start=x, step_size=0.5, clients=5, byzantine=[4], f=1,
+    ...     colluders=None, rule=None, pre=None, clip=lambda g: None, compressor=Identity(),
+    ... )
+    >>> push(now, strength=3.0)
+    tensor([-6., -0.])
+"""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -87,7 +118,7 @@ class Context:
         return None if self.full or self.round.number == 0 else self.clip(self.g)
 
     def delivered(self, vector: Tensor) -> Tensor:
-        """Return what the server reads if ``vector`` [d] is the message: with rand_k, zeros but for the coordinates it assigned."""
+        """Return what the server reads if ``vector`` [d] is the message: with rand_k, zeros except at the coordinates it assigned."""
         payload = torch.zeros(
             self.compressor.length(len(vector), vector.dtype), dtype=torch.uint8, device=vector.device
         )
@@ -125,7 +156,7 @@ def omniscient(attack: F) -> F:
 
 
 def knows_estimate(attack: F) -> F:
-    """Mark an attack that needs g^{k-1} in every round: it is sent x^{k-1} with each request, as in difference rounds all are."""
+    """Mark an attack that needs g^{k-1} in every round: it is sent x^{k-1} with each request, as all clients are in difference rounds."""
     attack.knows_estimate = True  # type: ignore[attr-defined]
     return attack
 

@@ -59,7 +59,7 @@ def alie_z(clients: int, byzantine: int) -> float:
 def _copies_an_honest_client(run: RunFacts, key: str, *, target: int | str) -> None:
     if target != "worst" and target not in run.honest:
         raise ConfigError(
-            f"{key}.target: client {target} is not one of the good clients 0..{len(run.honest) - 1}; or take 'worst'."
+            f"{key}.target: client {target} is not one of the honest clients 0..{len(run.honest) - 1}; or take 'worst'."
         )
 
 
@@ -83,7 +83,7 @@ def mimic(now: Context, *, target: Annotated[int, Ge(0)] | Literal["worst"] = "w
 
 
 def _farthest(vectors: dict[int, Tensor]) -> int:
-    """Return whose vector lies farthest from their mean along their first principal direction; the lowest id of those level.
+    """Return whose vector lies farthest from their mean along their first principal direction; of equally far ones the lowest id.
 
     With the singular value decomposition UΣVᵀ of the centered vectors those distances are σ_1|U_i1|, and U are the eigenvectors of
     the Gram matrix.

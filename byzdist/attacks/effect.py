@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 log = logging.getLogger(__name__)
-_MESSAGES = 100  # after which an attack without effect is complained of
+_MESSAGES = 100  # after which a warning says that the attack has no effect
 
 
 class Effect:

@@ -27,7 +27,7 @@ def _strikes(now: Context | Envelope, probability: float) -> bool:
 @ATTACKS.register("crash")
 @on_process
 def crash(now: Context, *, probability: Probability = 1.0) -> Tensor:
-    """The worker process is gone at once (SIGKILL), with the given probability each time it is asked."""
+    """Kill the worker process at once (SIGKILL), with the given probability each time it is asked."""
     if _strikes(now, probability):
         os.kill(os.getpid(), signal.SIGKILL)
     return now.honest
@@ -36,7 +36,7 @@ def crash(now: Context, *, probability: Probability = 1.0) -> Tensor:
 @ATTACKS.register("hang")
 @on_process
 def hang(now: Context, *, probability: Probability = 1.0) -> Tensor:
-    """The worker process stops answering for good."""
+    """Make the worker process stop answering for good."""
     if _strikes(now, probability):
         time.sleep(_FOREVER)
     return now.honest
@@ -45,7 +45,7 @@ def hang(now: Context, *, probability: Probability = 1.0) -> Tensor:
 @ATTACKS.register("slow", "straggler")
 @on_process
 def slow(now: Context, *, seconds: Seconds = 1.0, probability: Probability = 1.0) -> Tensor:
-    """The worker answers so many seconds late, and holds up its other clients as well."""
+    """Answer ``seconds`` late, which holds up the worker's other clients as well."""
     if _strikes(now, probability):
         time.sleep(seconds)
     return now.honest
@@ -80,5 +80,5 @@ def garbage(now: Envelope, *, probability: Probability = 1.0) -> Tensor:
 @ATTACKS.register("replay")
 @on_wire
 def replay(now: Envelope, *, probability: Probability = 1.0) -> Tensor:
-    """Send this client's last reply once more, header and all; its first reply is an honest one."""
+    """Send this client's last reply once more, header and all; its first reply is honest."""
     return now.earlier if now.earlier is not None and _strikes(now, probability) else now.message

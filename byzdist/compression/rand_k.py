@@ -1,4 +1,4 @@
-"""Random sparsification: only values travel, for the server itself assigned the coordinates."""
+"""Random sparsification: only values travel, because the server draws the same coordinates itself."""
 
 from typing import Annotated, Literal
 

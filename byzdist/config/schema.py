@@ -24,7 +24,7 @@ class Clients(Section):
 
     @property
     def good(self) -> range:
-        """The ids of the good clients."""
+        """The ids of the honest clients."""
         return range(self.count - self.byzantine)
 
     @property

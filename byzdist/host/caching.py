@@ -33,7 +33,7 @@ def own_file(name: str, content: bytes) -> Path:
     """Return the path of a file that is this user's alone and stays from run to run; ``content`` is what it holds when it is new.
 
     Raises:
-        OSError: if it can be written nowhere.
+        OSError: if it cannot be written anywhere.
     """
     *others, last = cache_folders()
     for folder in others:
@@ -60,7 +60,7 @@ def _own_temporary_folder() -> Path:
 def _temporary_folder() -> str:
     try:
         return tempfile.gettempdir()
-    except FileNotFoundError:  # no folder can be written at all
+    except FileNotFoundError:  # no folder can be written to
         return "/tmp"
 
 
@@ -87,5 +87,5 @@ def _say(folder: Path, reason: str) -> None:
 
 
 def say_that_it_cannot_be_used(folder: Path, error: OSError) -> None:
-    """Warn, once a process, that a cache folder is of no use."""
-    _say(folder, error.strerror or f"{error}: is the disk full?")  # numpy's, of a write cut short
+    """Warn, once in each process, that a cache folder cannot be used."""
+    _say(folder, error.strerror or f"{error}: is the disk full?")  # numpy raises it for a write that was cut short

@@ -7,7 +7,7 @@ SPARE = 32  # that only saving may use, where the process's limit is lower than 
 
 
 class _Spare:
-    """A context in which this process may open some more files than else."""
+    """A context in which this process may open a few more files than usual."""
 
     def __init__(self) -> None:
         self._lock, self._users = threading.Lock(), 0

@@ -1,7 +1,7 @@
-"""The one door to files: whole or not at all, plain files only, and without whatever a file system does not have.
+"""The one door to files: whole or not at all, plain files only, and no need of what a file system may lack.
 
 A run's folder may have been filled by somebody else: a symbolic link or a second name would lead our writing to a file elsewhere, and
-a FIFO would never answer. Modes, waiting for the disk and hard links are niceties: where they are not to be had, we do without.
+a FIFO would never answer. Modes, waiting for the disk and hard links are niceties: where a file system lacks them, we do without.
 """
 
 import errno
@@ -88,7 +88,7 @@ def read_bytes(path: Path, most: int = _MODERATE, *, follow: bool = False) -> by
     """Return what a file holds.
 
     Raises:
-        OSError: if it cannot be read, is no plain file, or holds more than ``most`` bytes.
+        OSError: if it cannot be read, is not a plain file, or holds more than ``most`` bytes.
     """
     with os.fdopen(open_plain(path, follow=follow), "rb") as file:
         content = file.read(most + 1)
@@ -112,13 +112,13 @@ def read_json(path: Path, most: int = _MODERATE) -> Any:
 
     Raises:
         OSError: as `read_bytes`.
-        ValueError: if it is no JSON, or nested without end.
+        ValueError: if it is not JSON, or nested too deeply.
     """
     return parse_json(read_text(path, most))
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return the value that JSON text stands for; raise ValueError where it is none, or nested without end."""
+    """Return the value that JSON text stands for; raise ValueError where it is not JSON, or nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -129,7 +129,7 @@ def make_folder(path: Path, *, parents: bool = False) -> None:
     """Make a folder within a run's folder, unless it is there.
 
     Raises:
-        OSError: if that is not possible, or if what is there is a link that leads elsewhere.
+        OSError: if that is not possible, or if a link of this name leads elsewhere.
     """
     path.mkdir(parents=parents, exist_ok=True)
     if path.is_symlink():
@@ -183,7 +183,7 @@ def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk, where the file system can tell.
 
     Raises:
-        OSError: if they cannot get there.
+        OSError: if they cannot be written there.
     """
     with _nicety():
         handle = os.open(path, os.O_RDONLY)

@@ -40,7 +40,7 @@ class Lock:
 
         Raises:
             Held: if somebody else has it still.
-            OSError: else, if the file cannot be opened, or is no plain file.
+            OSError: if the file cannot be opened for another reason, or is not a plain file.
         """
         self.release()
         handle = self._open()

@@ -1,7 +1,7 @@
 """The thin parent of a worker process: it starts a killed worker again, and the agent that started the rank sees a clean end.
 
 Whoever else started the worker, such as systemd or Kubernetes, sees how it ended, and may start it once more. One agent ends
-all its ranks when one of them fails. On the star a lost worker is no failure of the run, so the agent gets to see this process
+all its ranks when one of them fails. On the star a lost worker is not a failure of the run, so the agent gets to see this process
 in its place. Under torchrun that costs a bare interpreter, so nothing heavy may be imported here; our own launcher forks it.
 """
 
@@ -22,7 +22,7 @@ _NEVER = 255  # what it says where the run cannot go on without it
 _UNTOLD = 3  # how often it is started again before it has said anything: it has not joined anybody yet
 _STOPPED = 120  # seconds
 MISTAKE = 2  # the exit code of a wrong configuration
-GONE = signal.SIGUSR2  # tells a rank that its agent is gone; a hang-up would not do, for it may be ignored
+GONE = signal.SIGUSR2  # tells a rank that its agent is gone; a hang-up would not do, because it may be ignored
 AGENT = "BYZDIST_AGENT"  # the process of the agent, where it is our own launcher
 ATTEMPT = "TORCHELASTIC_RESTART_COUNT"  # how often the agent, of whatever kind, has started the whole job again
 REPORT = "BYZDIST_REPORT"  # the descriptor of the file to which a rank appends why it failed, for our own launcher
@@ -54,7 +54,7 @@ def _has_agent() -> bool:
 def itself(words: Sequence[str]) -> list[str]:
     """Return the command that runs this very byzdist with these words, by this process's import path and no other.
 
-    With -m the interpreter would look for byzdist, and for all that it imports, where the user happens to stand; and on the
+    With -m the interpreter would look for byzdist, and for all that it imports, in the user's working directory; and on the
     import path there may be another folder of that name, such as a clone's.
     """
     program = (
@@ -118,7 +118,7 @@ def supervise(program: Program) -> int:
 
 
 def _end_of(child: Process) -> int:
-    """Wait for the child's end and return its exit code; a child that stays stopped (SIGSTOP) is killed, for it would never end."""
+    """Wait for the child's end and return its exit code; a child that stays stopped (SIGSTOP) is killed, because it would never end."""
     signal.signal(signal.SIGALRM, lambda number, frame: os.kill(child.pid, signal.SIGKILL))
     while True:
         _, status = os.waitpid(child.pid, os.WUNTRACED | os.WCONTINUED)

@@ -70,6 +70,35 @@ class Method(ABC):
             where ‖g‖ stays above that multiple.
         clip_reference: "gradient" for λ = α‖g^{k-1}‖, as in the authors' code.
         state: what the server half remembers from round to round besides g.
+
+    Example:
+        >>> import torch
+        >>> from byzdist.methods.base import ClientTask, Method
+        >>> from byzdist.rounds import Messages, Round
+        >>> class SignDescent(Method):
+        ...     "Move against the median of the gradients' signs."
+        ...
+        ...     def message(self, oracle, task, out):
+        ...         oracle.gradient(task.x, task.client, None, out)
+        ...
+        ...     def rows(self, g, received, level):
+        ...         return received.rows.sign_()
+        ...
+        ...     def apply(self, g, aggregated, round_, level):
+        ...         g.copy_(aggregated)
+        >>> class Squares:
+        ...     "Stands for the Oracle of f_i(x) = ½‖x - i‖²."
+        ...
+        ...     def gradient(self, x, client, batch, out):
+        ...         torch.sub(x, client, out=out)
+        >>> method, round_ = SignDescent(step_size=0.5, cohort=3), Round(number=0, seed=0)
+        >>> x, g, rows = torch.zeros(2), torch.zeros(2), torch.empty(3, 2)
+        >>> for client in range(3):
+        ...     method.message(Squares(), ClientTask(round_, client, x, None), rows[client])
+        >>> median = method.rows(g, Messages(round_, [0, 1, 2], rows), None).median(0).values
+        >>> method.apply(g, median, round_, None)
+        >>> x - method.step(0) * g
+        tensor([0.5000, 0.5000])
     """
 
     step_size: Annotated[float, Gt(0)] | dict[str, Any]
@@ -193,18 +222,31 @@ class Method(ABC):
 
     @abstractmethod
     def message(self, oracle: Oracle, task: ClientTask, out: Tensor) -> None:
-        """Write into ``out`` what an honest client sends, before compression. The client half."""
+        """Write into ``out`` what an honest client sends, before compression. The client half.
+
+        Args:
+            oracle: gives gradients of the client's loss, see `Oracle.gradient` and `Oracle.difference`, and counts its samples.
+            task: what is asked for: the client, the round, the model or models, and the client's memory.
+            out: d values in the run's dtype, which hold anything before; every one is to be written.
+
+        Raises:
+            Exception: whatever it raises ends the process that the client lives in.
+        """
 
     def rows(self, g: Tensor, received: Messages, level: float | None) -> Tensor:
         """Return what the server is to clip and aggregate: by default what it received. The first part of the server half.
 
         Args:
             g: g^{k-1}, d values, which are not to be changed here.
-            received: the vectors of a round, full or sampled, and whose they are; their memory may be used for the result.
-            level: what `clip_level` made of ‖g^{k-1}‖, to which each row is clipped; None: to nothing, as in full rounds.
+            received: the vectors of a round, full or sampled, and whose they are: R x d with R >= 1, all of them finite, some perhaps
+                from Byzantine clients. Their memory may be used for the result.
+            level: what `clip_level` made of ‖g^{k-1}‖, to which each row is clipped; None: rows are not clipped, as in full rounds.
 
         Returns:
-            A matrix of at least one row, d values each.
+            A matrix of at least one row, d values each, in the dtype and on the device of ``received.rows``.
+
+        Raises:
+            Exception: whatever it raises ends the run, and so it does in `apply`.
         """
         return received.rows
 
@@ -213,9 +255,9 @@ class Method(ABC):
         """Turn g^{k-1} into g^k in place. The second part of the server half.
 
         Args:
-            g: g^{k-1}, d values.
-            aggregated: what the rule made of `rows`, or the mean did in sampled rounds of a method with `plain_mean`: d values in
-                memory that the next round overwrites.
-            round_: the round.
+            g: g^{k-1}, d values, to be overwritten; zeros before the first estimate.
+            aggregated: the aggregate of `rows`, by the rule, or by the mean in sampled rounds of a method with `plain_mean`: d values
+                in memory that the next round overwrites.
+            round_: the round; its ``full`` says of which kind it is.
             level: as in `rows`.
         """

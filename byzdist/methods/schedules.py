@@ -1,7 +1,19 @@
 """Step sizes that change from round to round: each schedule gives γ_k > 0, the step from x^k to x^{k+1}, for k = 0, 1, ...
 
 A schedule has lengths of its own and does not know how many rounds the run has: a run that is resumed for more rounds goes on
-along the same steps.
+along the same steps. It is called with k alone, more than once and in any order, so it must not count its calls.
+
+Args:
+    round_: k, from 0 on.
+
+Returns:
+    γ_k, a finite number above 0; any other ends the run with a RunError (see `Method.step`).
+
+Example:
+    >>> def halving(round_: int, *, value: float, every: int) -> float:
+    ...     return value * 0.5 ** (round_ // every)
+    >>> [halving(k, value=0.8, every=2) for k in range(5)]
+    [0.8, 0.8, 0.4, 0.4, 0.2]
 """
 
 import math

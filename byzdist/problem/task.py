@@ -27,7 +27,7 @@ class Metric:
     """A quotient of two sums over samples, such as correct answers and answers.
 
     Attributes:
-        measure: (model, batch) -> (sum, count) over the batch.
+        measure: (model, batch) -> (sum, count) over the batch, numbers or tensors of one; arguments as for the loss of a `Task`.
         better: in which direction a model is better.
         finish: what is reported of the quotient.
     """
@@ -49,12 +49,29 @@ class Task:
     """A loss, and what else is measured of a model.
 
     Attributes:
-        loss: (model, batch) -> the mean over the batch's samples; or (sum, count), where the mean is over something else than
-            samples (tokens, say): gradients over several batches are then the quotient of all sums and all counts.
+        loss: (model, batch) -> the mean over the batch's samples, a tensor of one number that has a gradient; or (sum, count), where
+            the mean is over something else than samples (tokens, say): gradients over several batches are then the quotient of all
+            sums and all counts. A batch is (features [b, ...], targets [b, ...]) on the model's device.
         metrics: by name. The model that `loss` and `measure` get remembers its last output: to call it twice costs nothing.
         target: what arrays of targets must be: "classes" for integers 0, 1, ... [N], "numbers" [N] or [N, k], "tokens" for integers
             of any shape, "labels" for a 0 or 1 for each label [N, L], "own" for anything.
         inputs: "numbers": features are cast to the run's dtype; "tokens": integers stay integers.
+
+    Example:
+        >>> import torch
+        >>> from byzdist import Metric, Task
+        >>> def distance(model, batch):
+        ...     features, targets = batch
+        ...     return (model(features)[:, 0] - targets).abs()
+        >>> def close(model, batch):
+        ...     return (distance(model, batch) < 0.5).sum(), len(batch[1])
+        >>> task = Task(lambda model, batch: distance(model, batch).mean(), {"close": Metric(close)}, target="numbers")
+        >>> model, batch = torch.nn.Identity(), (torch.tensor([[1.0], [2.0]]), torch.tensor([1.0, 4.0]))
+        >>> task.loss(model, batch)
+        tensor(1.)
+        >>> total, count = task.metrics["close"].measure(model, batch)
+        >>> task.metrics["close"].value(float(total), count)
+        0.5
     """
 
     loss: Callable[[Model, Batch], Any]

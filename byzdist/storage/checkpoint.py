@@ -39,7 +39,7 @@ class Checkpoint:
     Attributes:
         run: the name, unique in the world, of the run that it belongs to.
         round: the round after which it was taken.
-        facts: everything that is no tensor, as JSON.
+        facts: everything that is not a tensor, as JSON.
     """
 
     run: str
@@ -51,7 +51,7 @@ class Checkpoint:
         """Write the file of the server, or of a worker, atomically.
 
         Raises:
-            OSError: where that is not possible; what was there is there still.
+            OSError: where that is not possible; the earlier file is then unchanged.
         """
         words = json.dumps({"format": FORMAT, "run": self.run, "round": self.round, **self.facts})
         metadata = {"format": str(FORMAT), _KEY: words, "checksum": _checksum(words, self.tensors)}
@@ -98,7 +98,7 @@ def read(path: Path, most: int | None = None) -> Checkpoint:
                     f"--resume: {str(path)!r} has format {version}, and this byzdist reads formats up to {FORMAT}; "
                     "go on with the version that wrote it, or a later one."
                 )
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is not a mapping
         if metadata.get("checksum") != _checksum(metadata[_KEY], tensors):
             raise Damaged("its checksum is wrong")
         run, round_ = words.pop("run"), words.pop("round")
@@ -139,8 +139,8 @@ def newest(folder: Path, run: str) -> Checkpoint | None:
     """Return the newest intact checkpoint of a run; later ones, which are damaged, are renamed and no longer count.
 
     Raises:
-        ConfigError: if all that there are are damaged, or if there is one that cannot be read, of another run or of a later
-            version, for they are not this run's to overwrite; nothing was changed then.
+        ConfigError: if all of them are damaged, or if one cannot be read or is of another run or a later version, because this
+            run must not overwrite it; nothing is changed then.
     """
     damaged: dict[Path, Damaged] = {}
     for path in rounds(folder).values():

@@ -39,7 +39,7 @@ def save_model(model: nn.Module, x: Tensor, folder: Path, round_: int) -> None:
         round_: the round that x is the model of; model.safetensors says so in its metadata.
 
     Raises:
-        RunError: if they cannot be written; files that were there are there still.
+        RunError: if they cannot be written; earlier files are then unchanged.
     """
     tensors = state_dict(model, x)
     try:
@@ -47,7 +47,7 @@ def save_model(model: nn.Module, x: Tensor, folder: Path, round_: int) -> None:
             save_file(tensors, part, {"round": str(round_)})
         with spare_descriptors, replacing(folder / "model.pt") as part:
             torch.save(tensors, part)
-    except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: torch's word for a full disk
+    except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: what torch raises for a full disk
         raise RunError(f"{str(folder)!r}: the model cannot be written: {error}.") from None
 
 
@@ -66,7 +66,7 @@ def load_model(model: nn.Module, folder: Path) -> tuple[int, Tensor]:
     try:
         check_plain(path)
         with safe_open(path, "pt") as file:
-            found = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118 - it is no mapping
+            found = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118 - it is not a mapping
             if found != wanted:  # before anything is read: there may be more of it than there is memory
                 sizes = [sum(math.prod(shape) for shape in shapes) for shapes in (found.values(), wanted.values())]
                 raise ConfigError(

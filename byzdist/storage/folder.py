@@ -20,9 +20,9 @@ from byzdist.host.locks import Held, Lock
 from byzdist.storage.checkpoint import MISSING, Checkpoint, newest, remove_parts
 
 log = logging.getLogger(__name__)
-RUN, CONFIG = "run.json", "config.yaml"  # a folder is a run's from the moment at which the first is there
+RUN, CONFIG = "run.json", "config.yaml"  # a folder is a run's as soon as the first of these exists
 _LOCK = ".lock"
-_OURS = frozenset({_LOCK, RUN + SUFFIX})  # what a process leaves that comes to its end before there is a run
+_OURS = frozenset({_LOCK, RUN + SUFFIX})  # what a process leaves that ends before there is a run
 # What systems leave in a folder that counts as empty: volumes have lost+found, network file systems .nfs..., Finder and Explorer theirs.
 _LITTER = frozenset({"lost+found", ".snapshot", ".DS_Store", ".localized", "desktop.ini", "Thumbs.db"})
 _FILES = frozenset(
@@ -38,7 +38,7 @@ _HARMLESS = (
     "checkpoint",
     "on_divergence",
     "aggregation.compile",  # to the same bits
-    "device",  # the kind of device that it comes down to is compared
+    "device",  # the kind of device that is chosen in the end is compared
     "transport.name",
     "transport.deadline",
     "transport.join_timeout",
@@ -90,7 +90,7 @@ class Wanted:
     """What a folder has to know of the run that is to go there.
 
     Attributes:
-        identity: as JSON, what must be the same, or had better be the same, when a run goes on from a checkpoint.
+        identity: as JSON, what must or should be the same when a run goes on from a checkpoint.
         vector: the bytes of the model.
         memories: how many vectors of that size the clients may remember in all.
     """

@@ -1,8 +1,8 @@
 """When checkpoints are taken, and how they are written while training goes on.
 
 The state is copied into buffers that are reused, and a thread writes the copy. Where clients remember something, the workers
-do the same at the server's word, and the server's file, which makes it a checkpoint, waits until theirs are on the disk. A part
-that does not come keeps nobody waiting for long: the server's file says whose part is missing, and those clients start afresh.
+do the same at the server's word, and the server's file, which makes it a checkpoint, waits until theirs are on the disk. Nobody
+waits for long for a part that does not come: the server's file says whose part is missing, and those clients start afresh.
 """
 
 import logging
@@ -176,11 +176,11 @@ class WorkerSaver:
     Args:
         folder: where the files go.
         run: the run's name; files of other runs are left alone.
-        lives: which of the run's lives this is, and the one whose checkpoint it goes on from. A life that came to an end between
+        lives: which of the run's lives this is, and the one whose checkpoint it goes on from. A life that ended between
             a worker's file and the server's leaves a file that belongs to no checkpoint.
         rank: this worker's.
         workers: how many there are.
-        missing: the ranks whose files are no part of the checkpoint that the run goes on from, though they may have come since.
+        missing: the ranks whose files do not belong to the checkpoint that the run goes on from, though they may have come since.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ NO_LOOPS = Loops()
 class Compiler:
     """Makes and keeps the loops of a column rule for each number of rows, f, dtype and device; those of sums are common.
 
-    Without a compiler there are none, which is said once.
+    Without a compiler there are none, and a warning says so once.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Compiler:
     def run(self, rule: Callable[..., Row], tile: Tensor, f: int, parameters: dict[str, Any], out: Tensor) -> bool:
         """Write the rule's result for the columns of ``tile`` to ``out``, both of unit stride.
 
-        False where nothing can be compiled, and where a sum left the range of the numbers: a loop that minded that would
+        False where nothing can be compiled, and where a sum left the range of the numbers: a loop that checked for that would
         cost twice as much.
         """
         if not self.works:

@@ -1,7 +1,7 @@
 """Column rules as one loop in C: each column is read once and all comparisons are in registers.
 
 The loop is written out from the rule itself, and gives the same bits as the calls of numpy that it stands for: a
-processor's minimum is one instruction, where a library's, with care for NaN, takes three.
+processor's minimum is one instruction, and a library's, which takes care of NaN, is three.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ _LOOP = """
 #include <stdint.h>
 typedef {type} real;
 
-/* Apart from the threads, for what is known of these pointers is lost in code that is shared out. */
+/* Apart from the threads, because what is known of these pointers is lost in code that threads share. */
 static __attribute__((noinline))
 void part(const real *restrict rows, int64_t stride, int64_t start, int64_t stop, real zero, real *restrict out) {{
     for (int64_t j = start; j < stop; j++) {{

@@ -2,7 +2,7 @@
 
 Each column is read from memory once for all pairs, where a library's product of matrices reads it twice and computes nearly
 twice as much. Sums are formed in the data's own precision over blocks of columns, and of those in float64, in an order that
-hangs on neither threads nor tiles. They are not the eager path's to the last digit: a library does not say how it adds.
+depends on neither threads nor tiles. They differ from the eager path's in the last digits: a library does not say how it adds.
 """
 
 import ctypes

@@ -17,7 +17,7 @@ from byzdist.aggregation.types import Floats
 from byzdist.norms import BLOCK
 
 _STRIP = 256  # columns that all rows are read of before the next, and again for each sum: they stay in the cache
-_LONG_STRIP, _GROUP = 4096, 6  # for a single sum: of more rows at once, a processor does not foresee what is read next
+_LONG_STRIP, _GROUP = 4096, 6  # for a single sum: with more rows at once, a processor does not prefetch the next one
 _NARROWEST = 1 << 14  # columns that are worth a thread
 _LOOP = """
 #include <stdint.h>

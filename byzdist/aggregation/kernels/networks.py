@@ -3,7 +3,7 @@
 from functools import lru_cache
 from typing import NamedTuple
 
-# Ten wires in 29 exchanges, the fewest that there can be, where Batcher's takes 31; twenty rows are twice ten.
+# Ten wires in 29 exchanges, the fewest possible; Batcher's takes 31. Twenty rows are twice ten.
 _TEN = "08 19 27 35 46 02 14 58 79 03 24 57 69 01 36 89 15 23 48 67 12 35 46 78 23 45 67 34 56".split()
 LOW, HIGH = -1, -2  # wires whose ranks nobody asked for: below, above what is wanted
 

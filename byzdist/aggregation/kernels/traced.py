@@ -50,7 +50,7 @@ def make_loop(
 ) -> Callable[[Tensor, Tensor], object]:
     """Return the loop (rows [n x d], out [d]) of a column rule; whatever the compiler chokes on is raised when it is called."""
 
-    def loop(rows: Tensor, out: Tensor) -> Tensor:  # writes where it is told to: fresh memory costs more than the loop
+    def loop(rows: Tensor, out: Tensor) -> Tensor:  # writes to the memory given: fresh memory costs more than the loop
         result: Tensor = rule(TracedColumns([rows[i] for i in range(n)]), f, **parameters)
         return out.copy_(result + 0.0)
 

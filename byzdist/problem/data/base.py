@@ -1,4 +1,27 @@
-"""What a data set is, before and after it is prepared, and the registry of data sets."""
+"""What a data set is, before and after it is prepared, and the registry of data sets.
+
+A data function gets the parameters of the data section as keyword arguments and nothing else; one for private data (``where: worker``)
+gets a client's id before them. It must return the same each time: one process of a host calls it, and the cache keeps what it returns.
+
+Returns:
+    A `RawData`, or (X, y), or (X, y, X_test, y_test): features [N, ...] of finite numbers and targets [N, ...], as the task wants
+    them; for classification the classes 0, 1, ... [N], each of which has samples. Or, for samples that are read lazily, a
+    map-style Dataset of torch's, (train, test) of them, a DataLoader, or a `Lazy`.
+
+Raises:
+    ConfigError: for a wrong parameter or file; the message names the key, the value and the remedy. Whatever else it raises ends the
+        run before it starts, in a ConfigError with the error and its place.
+
+Example:
+    >>> import numpy as np
+    >>> from byzdist.problem.data import RawData
+    >>> from byzdist.problem.data.arrays import as_arrays
+    >>> def halves(*, samples: int = 4) -> RawData:
+    ...     features = np.arange(samples)[:, None] / samples
+    ...     return RawData(features, (features[:, 0] >= 0.5).astype(int))
+    >>> as_arrays(halves(), "halves", np.dtype("float32"))["labels"]
+    array([0, 0, 1, 1])
+"""
 
 import bz2
 import gzip

@@ -1,4 +1,29 @@
-"""The registry of models, and how one is made."""
+"""The registry of models, and how one is made.
+
+A model function (or class) makes a torch module for the data. Its parameters that require a gradient are x.
+
+Args:
+    feature_shape: the shape of one sample's features, a tuple; () where private data do not say it.
+    classes: how many outputs there are for a sample, or for each token: classes, labels, numbers to predict, or the vocabulary;
+        0 where only the task knows.
+
+Returns:
+    A module on the CPU. It maps features [b, ...] to outputs [b, classes] (for two classes or one number also [b, 1]) that depend on x
+    and the samples alone; torch's global generator is seeded while it is made. What else it may declare is in
+    `byzdist.problem.modules`.
+
+Raises:
+    ConfigError: for data that it does not fit. Whatever else it raises becomes a ConfigError with the error and its place.
+
+Example:
+    >>> from math import prod
+    >>> import torch
+    >>> from torch import nn
+    >>> def net(feature_shape: tuple[int, ...], classes: int, *, width: int = 8) -> nn.Module:
+    ...     return nn.Sequential(nn.Flatten(), nn.Linear(prod(feature_shape), width), nn.ReLU(), nn.Linear(width, classes))
+    >>> net((2, 3), 4)(torch.zeros(5, 2, 3)).shape
+    torch.Size([5, 4])
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Annotated

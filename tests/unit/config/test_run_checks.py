@@ -49,7 +49,7 @@ def test_a_rule_is_told_of_how_many_vectors_it_will_see():
 
 def test_an_entry_of_several_attacks_is_named_by_its_place():
     attack = [{"name": "zero", "rounds": [0, 1]}, {"name": "mimic", "target": 7, "clients": [8]}]
-    with pytest.raises(ConfigError, match=r"^attack\.1\.target: client 7 is not one of the good clients 0\.\.4"):
+    with pytest.raises(ConfigError, match=r"^attack\.1\.target: client 7 is not one of the honest clients 0\.\.4"):
         parse({**BASE, "attack": attack})
 
 

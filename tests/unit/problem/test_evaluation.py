@@ -1,4 +1,4 @@
-"""The reported numbers against their definitions: f is the mean over the good clients of their mean losses."""
+"""The reported numbers against their definitions: f is the mean over the honest clients of their mean losses."""
 
 import numpy as np
 import pytest
