@@ -178,7 +178,7 @@ def _private(config: Config, method: Spec) -> Spec:
             "method.p: its default depends on how many samples a client has, which with data.where=worker nobody but the client "
             "knows. Set it, or data.samples."
         )
-    if config.evaluate.samples is not None:
+    if config.evaluate.samples is not None and config.validation is None:
         raise ConfigError("evaluate.samples: with data.where=worker clients evaluate, each on all its samples.")
     if flipped(config.attacks, config.clients.bad) and "outputs" not in given:
         raise ConfigError(

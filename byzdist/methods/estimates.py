@@ -23,7 +23,7 @@ class ClippedEstimates(Method):
     ``server_optimizer: {name: sgd | nesterov | adam}`` moves the model by what that makes of g^k.
     """
 
-    server_optimizer: dict[str, Any] | None = None
+    server_optimizer: str | dict[str, Any] | None = None
 
     @classmethod
     def check_run(cls, run: RunFacts, key: str, **parameters: Any) -> None:

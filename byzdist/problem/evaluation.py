@@ -1,6 +1,7 @@
 """How good a model is: the loss f of the honest clients, its gradient, the gap to its minimum, the task's metrics."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import Final
 
 import numpy as np
@@ -80,6 +81,33 @@ class Evaluator:
             ]
             found |= metrics(self._loss.task, seen)
         return found
+
+
+class ValidationOnly:
+    """Measures a model on a set of the server's own alone, where the clients' samples are not the server's to read.
+
+    Args:
+        loss: what is minimized.
+        validation: the set.
+        samples: use at most that many of it, drawn once; None: all.
+        seed: of that draw.
+    """
+
+    def __init__(self, loss: Loss, validation: Prepared, *, samples: int | None = None, seed: int = 0) -> None:
+        alone, size = Split(len(validation.labels), 1, None), prod(validation.feature_shape)
+        held = hold(validation, alone, device=loss.device, dtype=loss.dtype, chunk=loss.chunk(size))
+        chosen = None
+        if samples is not None and samples < held.split.samples:
+            chosen = np.sort(stream(seed, "test samples").permutation(held.split.samples)[:samples])
+        total = held.split.samples if chosen is None else len(chosen)
+        groups: Groups = [(1 / total, chosen)]
+        self._objective = (CountedObjective if is_counted(loss, held) else Objective)(loss, held, groups)
+        self._gradient = loss.flat.initial()
+
+    def evaluate(self, x: Tensor) -> dict[str, float]:
+        """Return the loss on the set, the norm of its gradient, and the task's metrics."""
+        loss, measured = self._objective(x, self._gradient)
+        return {"loss": loss, "grad_norm": norm(self._gradient), **measured}
 
 
 def _test_data(test: Prepared | None, like: PooledData) -> PooledData | None:

@@ -99,7 +99,8 @@ class Experiment:
         except ConfigError as error:
             raise ConfigError(f"validation: {error}") from error
         ours, clients = found.feature_shape, self.dataset.feature_shape
-        if ours != clients or found.classes > self.dataset.classes:
+        classes = self.dataset.classes or found.classes  # of private data nobody here may know either
+        if ours != (clients or ours) or found.classes > classes:
             raise ConfigError(
                 f"validation: {self.config.validation.name!r} has features of shape {list(ours)} and {found.classes} classes, the "
                 f"clients' data {list(clients)} and {self.dataset.classes}. Give data of one kind."
@@ -120,7 +121,7 @@ class Experiment:
     @property
     def claimed(self) -> tuple[str, ...]:
         """What clients measure of the model because the server has no data to do so."""
-        return ("loss", *self.task.metrics) if self.is_private else ()
+        return ("loss", *self.task.metrics) if self.is_private and self.config.validation is None else ()
 
     @property
     def attackers_collude(self) -> bool:

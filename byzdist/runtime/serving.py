@@ -12,7 +12,7 @@ from torch import Tensor
 from byzdist.errors import RunError
 from byzdist.problem.data import Dataset
 from byzdist.problem.data import load as load_data
-from byzdist.problem.evaluation import Evaluator, measured_of
+from byzdist.problem.evaluation import Evaluator, ValidationOnly, measured_of
 from byzdist.problem.optimum import can_be_found, find
 from byzdist.reporting import logs
 from byzdist.reporting.metrics import Metrics
@@ -97,12 +97,14 @@ def _begin(experiment: Experiment, workers: int, run: RunFolder) -> Metrics:
 
 
 def _evaluation(experiment: Experiment) -> Callable[[Tensor], dict[str, float]]:
-    """Return what evaluates the model here: nothing where the data lie with the workers."""
-    config = experiment.config
+    """Return what evaluates the model here: where the data lie with the workers, a set of the server's own if it has one."""
+    config, loss = experiment.config, experiment.oracle.loss
     if experiment.is_private:
-        return lambda x: {}
+        if experiment.validation is None:
+            return lambda x: {}
+        return ValidationOnly(loss, experiment.validation, samples=config.evaluate.samples, seed=config.seed).evaluate
     return Evaluator(
-        experiment.oracle.loss,
+        loss,
         experiment.shared_data,
         experiment.dataset,
         config.clients.good,

@@ -313,3 +313,19 @@ def test_a_model_is_evaluated_on_data_that_are_here(tmp_path):
         evaluate(tmp_path, trust=True)
     here = f"data={{name: '{__name__}:same_for_all'}}"
     assert "20 training samples" in evaluate(tmp_path, [here], trust=True)
+
+
+def held_out():
+    return samples_of(9)
+
+
+def test_a_validation_set_of_the_server_takes_the_place_of_claims(tmp_path):
+    x = train_in(tree(validation=f"{__name__}:held_out", dtype="float64"), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert not any("claimed" in line for line in lines)
+    features, labels = samples_of(9)
+    scores = features @ x.numpy()
+    loss = np.logaddexp(0, -(2 * labels - 1) * scores).mean() + 0.01 * x.numpy() @ x.numpy()
+    assert lines[-1]["loss"] == pytest.approx(loss, rel=1e-12)
+    assert lines[-1]["accuracy"] == pytest.approx(((scores > 0) == labels).mean(), rel=1e-12)
+    assert json.loads((tmp_path / "summary.json").read_text())["loss"] == lines[-1]["loss"]
