@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from byzdist.aggregation import RULES
-from byzdist.cli.catalogue import SECTIONS
+from byzdist.cli.list.catalogue import SECTIONS
 from byzdist.cli.main import main
 from byzdist.errors import RunError
 from byzdist.runtime import launcher

@@ -11,9 +11,10 @@ import pytest
 import torch
 import yaml
 
-from byzdist.cli.catalogue import catalogue
+from byzdist import cli
+from byzdist.cli.list.catalogue import catalogue
 from byzdist.cli.main import main
-from byzdist.cli.starter import FILES
+from byzdist.cli.new import FILES
 from byzdist.config.reading import load, parse
 from byzdist.config.settings import KINDS, sections
 from byzdist.config.yaml_reading import read_yaml
@@ -84,6 +85,23 @@ def test_three_thousand_rounds_can_be_written_as_a_power_of_ten(words, tmp_path)
     key, _, value = words[0].partition("=")
     (tmp_path / "file.yaml").write_text(yaml.safe_dump({**BASE, key: None}).replace("rounds: null", f"rounds: {value}"))
     assert load(tmp_path / "file.yaml").rounds == 3000
+
+
+def test_a_command_is_found_by_its_file_alone(tmp_path, monkeypatch, capsys):
+    (tmp_path / "greet.py").write_text(
+        "HELP = 'greet somebody'\n"
+        "def add_arguments(parser): parser.add_argument('--loud', action='store_true')\n"
+        "def run(arguments): print('HELLO' if arguments.loud else 'hello'); return 3\n"
+    )
+    monkeypatch.setattr(cli, "__path__", [*cli.__path__, str(tmp_path)])
+    assert main(["greet", "--loud"]) == 3 and capsys.readouterr().out == "HELLO\n"
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = re.findall(r"^    (\w+) ", capsys.readouterr().out, re.MULTILINE)
+    assert shown == ["new", "check", "run", "keys", "evaluate", "list", "doctor", "plot", "greet"]
+    with pytest.raises(SystemExit):
+        main(["gret"])
+    assert "Did you mean 'greet'?" in capsys.readouterr().err
 
 
 # byzdist list
@@ -237,9 +255,7 @@ def test_new_says_where_it_cannot_write(tmp_path, capsys):
 
 
 def test_the_quickstart_that_comes_along_is_the_one_of_the_readme():
-    assert (files("byzdist.cli.starter") / "quickstart.yaml").read_text() == (
-        ROOT / "configs/quickstart.yaml"
-    ).read_text()
+    assert (files("byzdist.cli.new") / "quickstart.yaml").read_text() == (ROOT / "configs/quickstart.yaml").read_text()
 
 
 def test_a_run_can_be_evaluated_from_the_folder_of_its_module(tmp_path, monkeypatch, kept_path):
