@@ -6,6 +6,7 @@ __version__ = "0.1.0"
 
 _OFFERED = {  # imported when asked for: what needs torch takes seconds
     "Aggregator": "byzdist.aggregation",
+    "Lazy": "byzdist.problem.data",
     "Metric": "byzdist.problem.task",
     "Task": "byzdist.problem.task",
     "aggregate": "byzdist.aggregation",

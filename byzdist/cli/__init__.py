@@ -1,1 +1,1 @@
-"""The command line: the parser, and what each command does."""
+"""The command line: the parser in `main`, and each command in the module of its name."""

@@ -70,9 +70,9 @@ def test_the_license_is_an_spdx_expression():
     assert metadata("byzdist")["License-Expression"] == "MIT" and metadata("byzdist")["License"] is None
 
 
-def test_the_starter_comes_along():
+def test_what_new_writes_comes_along():
     assert {"config.yaml", "mine.py", "quickstart.yaml"} <= {
-        path.name for path in (files("byzdist") / "cli" / "starter").iterdir()
+        path.name for path in (files("byzdist") / "cli" / "new").iterdir()
     }
 
 
@@ -115,6 +115,12 @@ def test_a_picture_without_matplotlib_is_refused_with_what_to_install(tmp_path, 
 
 def test_the_quick_commands_need_no_heavy_module():
     heavy = "{'torch', 'sklearn', 'matplotlib', 'scipy', 'numpy'}"
-    program = f"import sys, byzdist.cli.main, byzdist.config.schema; print(sorted({heavy} & set(sys.modules)))"
+    program = f"""
+import contextlib, io, sys, byzdist.cli.main, byzdist.config.schema
+with contextlib.redirect_stdout(io.StringIO()) as told, contextlib.suppress(SystemExit):
+    byzdist.cli.main.main(["list", "--help"])
+assert "--json" in told.getvalue()
+print(sorted({heavy} & set(sys.modules)))
+"""
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert answer.stdout.strip() == "[]"

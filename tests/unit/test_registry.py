@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 import pytest
 from annotated_types import Ge, Gt
 
-from byzdist.cli.catalogue import SECTIONS
+from byzdist.cli.list.catalogue import SECTIONS
 from byzdist.errors import ConfigError
 from byzdist.registry import Registry, Spec
 

@@ -1,4 +1,4 @@
-"""byzdist.cli.doctor: each check finds what is wrong when it is, and only then."""
+"""byzdist.cli.doctor.checks: each check finds what is wrong when it is, and only then."""
 
 import resource
 import socket
@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from byzdist.cli import doctor
 from byzdist.cli import main as cli
-from byzdist.cli.doctor import Finding
+from byzdist.cli.doctor import checks as doctor
+from byzdist.cli.doctor.checks import Finding
 from byzdist.transport.sockets import address_towards
 
 

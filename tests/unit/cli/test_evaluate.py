@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from byzdist.cli.evaluate import evaluate
+from byzdist.cli.evaluate.report import evaluate
 from byzdist.cli.main import main
 from byzdist.errors import ConfigError
 from byzdist.problem.models import build

@@ -6,7 +6,7 @@ import sys
 import pytest
 import yaml
 
-from byzdist.cli.evaluate import evaluate
+from byzdist.cli.evaluate.report import evaluate
 from byzdist.cli.main import main
 from byzdist.errors import ConfigError
 from byzdist.reporting.plotting import plot

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from byzdist.cli.evaluate import evaluate
+from byzdist.cli.evaluate.report import evaluate
 from byzdist.config.reading import parse
 from byzdist.config.schema import Stopping
 from byzdist.errors import RunError

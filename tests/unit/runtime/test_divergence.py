@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from byzdist.cli.evaluate import evaluate
+from byzdist.cli.evaluate.report import evaluate
 from byzdist.config.reading import parse
 from byzdist.reporting.metrics import Metrics
 from byzdist.runtime.divergence import LIMIT, Diverged, Guard

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from byzdist.cli.evaluate import evaluate
-from byzdist.cli.rehearsal import rehearse
+from byzdist.cli.check.rehearsal import rehearse
+from byzdist.cli.evaluate.report import evaluate
 from byzdist.config.reading import dump, load, parse
 from byzdist.config.yaml_reading import read_yaml
 from byzdist.errors import ConfigError

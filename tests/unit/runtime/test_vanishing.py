@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from byzdist.cli.evaluate import evaluate
+from byzdist.cli.evaluate.report import evaluate
 from byzdist.errors import RunError
 from byzdist.host.locks import Held, Lock
 from byzdist.runtime import vanishing

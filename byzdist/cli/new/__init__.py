@@ -1,19 +1,36 @@
 """`byzdist new`: a folder to begin with, a configuration and a module of one's own that run as they are."""
 
-from importlib.resources import files
+import argparse
+import shlex
 from pathlib import Path
 
 from byzdist.errors import ConfigError
 
+HELP = "write a configuration and a module of your own to begin with"
 FILES = ("config.yaml", "mine.py", "quickstart.yaml")
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the folder."""
+    parser.add_argument("folder", metavar="DIR", type=Path, help="a folder that does not hold them yet")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the files, and say what to do next."""
+    written = write(arguments.folder)
+    print(f"wrote {', '.join(map(str, written))}")
+    print(f"next: cd {shlex.quote(str(arguments.folder))} && byzdist run config.yaml")
+    return 0
+
+
 def write(folder: Path) -> list[Path]:
-    """Write the starter's files into a folder, which is made where it is not there; return their paths.
+    """Write the files to begin with into a folder, which is made where it is not there; return their paths.
 
     Raises:
         ConfigError: if one of them is there already, or the folder cannot be written.
     """
+    from importlib.resources import files
+
     paths = [folder / name for name in FILES]
     there = [str(path) for path in paths if path.exists() or path.is_symlink()]
     if there:

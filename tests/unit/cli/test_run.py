@@ -1,10 +1,10 @@
+"""`byzdist run`: a mistake is told before anything starts."""
+
 import re
 
 import pytest
 import yaml
 
-from byzdist.aggregation import RULES
-from byzdist.cli.catalogue import SECTIONS
 from byzdist.cli.main import main
 from byzdist.errors import RunError
 from byzdist.runtime import launcher
@@ -113,28 +113,3 @@ def test_overrides_may_come_before_and_after_options(here, monkeypatch):
     words = ["run", "config.yaml", "rounds=3", "--workers", "2", "method.clip=none", "--out", "new", "seed=4"]
     assert main(words) == 1
     assert (started[0]["rounds"], started[0]["method"]["clip"], started[0]["seed"]) == (3, "none", 4)
-
-
-def test_list_shows_every_name_with_a_description(capsys):
-    assert main(["list"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    described = {found[1]: found[2] for line in lines if (found := re.match(r"  (\S+)\s+(\S.*)", line))}
-    for registry in SECTIONS.values():
-        for name in registry:
-            assert len(described[name]) >= 10, name
-    some = ["byz_vr_marina_pp", "rand_k", "shift_back", "coordinate_median", "bucketing", "digits", "dirichlet", "mlp"]
-    assert set(some) <= described.keys()
-
-
-@pytest.mark.parametrize("columns", [80, 100, 200])
-def test_list_shows_what_is_known_of_each_rule_within_the_terminal(monkeypatch, capsys, columns):
-    monkeypatch.setenv("COLUMNS", str(columns))
-    assert main(["list"]) == 0
-    text = capsys.readouterr().out
-    assert max(map(len, text.splitlines())) <= columns
-    plain = " ".join(text.split())
-    for name in RULES:
-        facts = RULES.get(name).facts
-        for key, words in (("breakdown", facts.breakdown), ("norm", f"F = {facts.norm_formula}"), ("cost", facts.cost)):
-            assert f"{key} {words}" in plain, name
-        assert f"robustness {facts.robustness or 'no constants known'}" in plain, name

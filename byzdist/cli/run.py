@@ -1,0 +1,124 @@
+"""`byzdist run`: train, as the processes of one host, as one rank under torchrun, or alone in this process."""
+
+import argparse
+import os
+import threading
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from byzdist.errors import ConfigError, RunError
+from byzdist.host import interrupt, speech, supervisor
+from byzdist.host.processes import Program
+
+if TYPE_CHECKING:
+    from byzdist.runtime.command import RunCommand
+
+HELP = "train; starts one server and N worker processes, or is one of them under torchrun"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the configuration, what to change in it, and how to start."""
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file, or - for standard input")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", default=[], help="for example method.clip=none")
+    parser.add_argument(
+        "--workers", type=positive, metavar="N", help="worker processes on this machine (default: 4, or one a client)"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/NAME-DATE-TIME)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in DIR from its last checkpoint")
+    parser.add_argument(
+        "--local",
+        type=Path,
+        metavar="FILE",
+        help="a YAML file with keys of the data section for this rank alone, such as the path of its clients' private data",
+    )
+    parser.add_argument(
+        "--max-restarts",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="start all processes again, up to N times, when one fails; they go on from the last checkpoint (default: 0)",
+    )
+
+
+def positive(text: str) -> int:
+    """Return a whole number of at least 1, as an argument's type."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Start the processes of a run, be one of them, or do all of it in this process."""
+    supervisor.end_with_agent()
+    if supervisor.is_wanted():
+        return supervisor.supervise(arguments.again)
+    if "RANK" in os.environ:
+        return _run_rank(arguments)
+    speech.say(f"reading {arguments.config}")  # a sign of life: the next import takes seconds
+    # What libraries read when they are imported: see `byzdist.runtime.job`, which sets it for each rank.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    import byzdist.config.checks
+    import byzdist.runtime.rank  # noqa: F401 - once for all the ranks, which are forks of this process
+    from byzdist.reporting.logs import leave_advice_to_the_server
+    from byzdist.runtime.launcher import launch
+
+    leave_advice_to_the_server()
+    if _command(arguments).load().transport.name == "local":
+        return _run_alone(arguments)
+    return launch(_command(arguments), arguments.workers, arguments.max_restarts, _forked if _can_fork() else None)
+
+
+def _command(arguments: argparse.Namespace) -> "RunCommand":
+    from byzdist.runtime.command import RunCommand
+
+    return RunCommand(arguments.config, arguments.overrides, arguments.out, arguments.resume, arguments.local)
+
+
+def _can_fork() -> bool:
+    """Return whether the ranks may be forks of this process.
+
+    They may not where a user's module has started threads, nor where this process was given the run's secret: a fork's
+    environment, as the system shows it, is this process's, and a worker is to have its own key alone.
+    """
+    from byzdist.transport.keys import VARIABLES
+
+    threads = {thread.name for thread in threading.enumerate()} - {threading.main_thread().name, interrupt.THREAD}
+    return not threads and not any(name in os.environ for name in VARIABLES)
+
+
+def _forked(words: Sequence[str]) -> Program:
+    """Return what runs a command in a fork of this process."""
+    from byzdist.cli.main import main
+
+    return partial(main, words, again=partial(main, words))
+
+
+def _run_alone(arguments: argparse.Namespace) -> int:
+    from byzdist.runtime.alone import run_alone
+
+    if arguments.workers not in (None, 1):
+        raise ConfigError(f"--workers: {arguments.workers} processes, but with transport.name=local there is one.")
+    return run_alone(_command(arguments))
+
+
+def _run_rank(arguments: argparse.Namespace) -> int:
+    try:
+        from byzdist.runtime.rank import run_rank
+
+        return run_rank(_command(arguments))
+    except (ConfigError, RunError) as error:
+        if supervisor.report_failure(str(error)):
+            return supervisor.MISTAKE if isinstance(error, ConfigError) else 1
+        raise
+    except Exception as error:
+        supervisor.report_failure(f"{type(error).__name__}: {error}")
+        raise
