@@ -1,5 +1,7 @@
 """The aggregator's contract: inputs of every make, workspaces, bits, clipping, limits of f, errors."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -200,7 +202,8 @@ def test_rows_may_be_a_tensor_an_array_or_a_list():
     expected = aggregate(V, "trimmed_mean", f=1)
     for given in (V.numpy(), V.numpy()[::-1], V.tolist(), list(V), list(V.numpy()), tuple(V)):
         assert torch.equal(aggregate(given, "trimmed_mean", f=1.0), expected)
-    assert aggregate(V.float().numpy(), "mean", f=np.int64(2)).dtype == torch.float32
+    two: Any = np.int64(2)
+    assert aggregate(V.float().numpy(), "mean", f=two).dtype == torch.float32
     assert aggregate([[1, 2], [3, 4]], "mean").tolist() == [2.0, 3.0]
 
 
