@@ -178,7 +178,7 @@ def _inner_products(vectors: Vectors, points: Indices, reference: int, dtype: to
 def _in_place(vectors: Vectors, block: int) -> int:
     """Return how many columns, from the first on, can be multiplied where they are, to the bits of a copy in the workspace.
 
-    Where there is no compiler, copying all would cost krum 20 % more time with 20 rows of a million and 40 % with 20 of 100 000.
+    Without a compiler, krum takes 20 % longer if all columns are copied (20 rows of a million), and 40 % with rows of 100 000.
     """
     V = vectors.V
     if not vectors.is_plain or any(address % 64 for address in (V.data_ptr(), V.stride(0) * V.element_size())):
@@ -240,8 +240,8 @@ def _look_again(
 ) -> None:
     """Replace what cancellation spoiled, the products and distances of close pairs, group by group.
 
-    A difference of two close numbers is right in any precision, so each group is seen from one of its own points, in the
-    precision ``again``; what is still too close there, in float64.
+    Subtracting two close numbers is exact in any precision. So each group is measured from one of its own points, in the precision
+    ``again``, and pairs that are still too close are measured in float64.
     """
     diagonal = inner.diagonal().copy()
     close = squared < CANCELLED[precision] * (diagonal[:, None] + diagonal)

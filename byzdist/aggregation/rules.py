@@ -51,8 +51,8 @@ def no_byzantine(n: int, **_: Any) -> int:
 class Rule:
     """An aggregation rule: its function, the kind of its input, and the facts about it.
 
-    The function is called for m >= 2 vectors of d finite values; f is at most what ``facts.max_f`` allows. Nothing catches what it
-    raises: in a run, that ends the run. A user's own function that is no Rule is taken for a "plain" one that tolerates any minority.
+    The function is called for m >= 2 vectors of d finite values; f is at most what ``facts.max_f`` allows. An exception
+    that it raises ends the run. A function that is not a Rule counts as a "plain" one that tolerates any minority.
 
     Args:
         function: by its kind:

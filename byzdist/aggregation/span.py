@@ -224,9 +224,8 @@ def _trusts_no_row(run: RunFacts, key: str, *, pivot: int | None) -> None:
 def monna(points: Points, f: int, *, pivot: Annotated[int, Ge(0)] | None = None) -> Floats:
     """Average the n - f vectors nearest to a pivot, which is one of them.
 
-    The pivot is the vector with the smallest median distance to all, and a minority cannot make that one of its own far from
-    the others; no client is chosen for its number. ``pivot`` names a row instead, one that the caller trusts (in the paper
-    the row is the node's own).
+    The pivot is the vector with the smallest median distance to all vectors. A minority cannot make it a vector far from the honest
+    ones. ``pivot`` names a row that the caller trusts instead (in the paper, the node's own row).
     Farhadkhani et al., "Robust Collaborative Learning with Linear Gradient Overhead", ICML 2023.
     """
     squared = points.squared_distances()

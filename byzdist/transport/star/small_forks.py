@@ -1,7 +1,7 @@
 """Forks with little memory of their own, for the gateways: a run may have thousands of them.
 
 `fork` leaves out what Python renews in each child (locks of logging, random and the like), and `fill_heap` makes a child allocate on
-fresh pages and not copy pages all over its parent's heap. Together they save a fifth of a gateway's private memory: 3.1 MB in place of
+fresh pages and not copy pages all over its parent's heap. Together they save a sixth of a gateway's private memory: 3.2 MB in place of
 3.9 in the quickstart (tests/benchmarks/gateway_memory.py).
 """
 
