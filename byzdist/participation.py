@@ -23,7 +23,6 @@ Example:
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
@@ -143,4 +142,4 @@ class Draws:
             among = reachable
         elif reachable is not None:
             among = np.intersect1d(among, reachable, assume_unique=True)
-        return replace(round_, cohort=draw_cohort(round_, self._clients, self._sizes[full], among))
+        return Round(number, self._seed, full, draw_cohort(round_, self._clients, self._sizes[full], among))

@@ -1,7 +1,7 @@
 """Counter-based randomness: every draw is keyed by what it is for, so no draw depends on the order of events."""
 
 import zlib
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 from numpy.random.bit_generator import ISeedSequence
@@ -21,9 +21,9 @@ class _Key(ISeedSequence):
         return self._words
 
 
-@cache
-def _purpose_key(purpose: str) -> int:
-    return zlib.crc32(purpose.encode())
+@lru_cache(maxsize=1024)
+def _key(seed: int, purpose: str) -> _Key:
+    return _Key(np.array([seed & _WORD, zlib.crc32(purpose.encode())], dtype=np.uint64))
 
 
 def stream(seed: int, purpose: str, client: int = 0, round_: int = 0) -> np.random.Generator:
@@ -32,6 +32,5 @@ def stream(seed: int, purpose: str, client: int = 0, round_: int = 0) -> np.rand
     Philox is counter-based: seed and purpose form its key, client and round the upper words of its counter, and the two lower
     words run, so that no two streams overlap within 2**128 numbers.
     """
-    key = _Key(np.array([seed & _WORD, _purpose_key(purpose)], dtype=np.uint64))
-    counter = np.array([0, 0, client, round_], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key, counter=counter))  # type: ignore[arg-type]  # the stub knows only SeedSequence
+    counter = np.array((0, 0, client, round_), np.uint64)
+    return np.random.Generator(np.random.Philox(_key(seed, purpose), counter=counter))  # type: ignore[arg-type]  # the stub knows only SeedSequence

@@ -1,6 +1,6 @@
 """A round as a value, which travels whole: which one it is, of which kind, who is asked, and what comes back."""
 
-from collections.abc import Collection, Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +11,7 @@ from byzdist.randomness import stream
 
 Memory = dict[str, Tensor]
 """What one piece of a run keeps from round to round, by a name of its own; empty at first, and part of every checkpoint."""
+_NOBODY = np.arange(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,14 +28,14 @@ class Round:
     number: int
     seed: int
     full: bool = False
-    cohort: np.ndarray = field(default_factory=lambda: np.arange(0))
+    cohort: np.ndarray = field(default_factory=lambda: _NOBODY)
 
     def rng(self, purpose: str, client: int = 0) -> np.random.Generator:
         """Return the generator of what is random in this round for one purpose, and for one client where it is a client's."""
         return stream(self.seed, purpose, client, self.number)
 
 
-class Payloads(dict[int, Tensor]):
+class Payloads(Mapping[int, Tensor]):
     """The payloads of a round's replies by client: uint8, equally long, and the rows of one matrix.
 
     Args:
@@ -43,8 +44,19 @@ class Payloads(dict[int, Tensor]):
     """
 
     def __init__(self, clients: Iterable[int], rows: Tensor) -> None:
-        super().__init__(zip(clients, rows.unbind(), strict=True))
-        self.rows = rows
+        self._clients, self.rows = list(clients), rows
+        assert len(self._clients) == rows.shape[0]
+
+    def __getitem__(self, client: int) -> Tensor:
+        if client not in self._clients:
+            raise KeyError(client)
+        return self.rows[self._clients.index(client)]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._clients)
+
+    def __len__(self) -> int:
+        return len(self._clients)
 
 
 @dataclass(frozen=True)

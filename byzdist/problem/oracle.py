@@ -20,6 +20,7 @@ class Oracle:
         self.loss, self.data, self._l2 = loss, data, loss.l2
         self.memories = ClientMemories([])  # where buffers that are a client's own are kept, under BUFFERS
         self._round, self._points = _NONE, tuple[Tensor, ...]()
+        self._pull: Tensor | None = None  # what the regularizer adds to a difference between the points
         self._found: dict[tuple[int, Hashable], Tensor] = {}  # full gradients, by point and samples
         self._rooms: list[Tensor] = []  # on the device, for vectors that are elsewhere
 
@@ -44,6 +45,7 @@ class Oracle:
         """
         self._round, self._points = round_, points
         self._found.clear()
+        self._pull = None
 
     def gradient(self, x: Tensor, client: int, batch: Positions | None, out: Tensor) -> None:
         """Write into out [d] the gradient at x of the client's loss, or of its mean over a mini-batch.
@@ -72,7 +74,14 @@ class Oracle:
         Arguments as for :meth:`gradient`; out must overlap with neither point.
         """
         new, old, there = self._here(x_new, x_old, out)
-        torch.sub(new, old, out=there).mul_(2 * self._l2)
+        if self._l2 == 0:
+            there.zero_()
+        elif len(self._points) == 2 and self._points[0] is x_new and self._points[1] is x_old:
+            if self._pull is None:
+                self._pull = torch.sub(new, old).mul_(2 * self._l2)
+            there.copy_(self._pull)
+        else:
+            torch.sub(new, old, out=there).mul_(2 * self._l2)
         self._add((new, old), client, batch, there)
         if there is not out:
             out.copy_(there)

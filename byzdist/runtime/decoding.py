@@ -77,7 +77,7 @@ class Decoder:
             if self._dense is None:
                 self._dense = self._transport.frame.current.new_empty(self._cohort, self._dimension)
             vectors = self._dense[: len(present)]
-            for row, (client, payload) in zip(vectors, present.items(), strict=True):
+            for client, payload, row in zip(present, present.rows, vectors, strict=True):
                 compressor.decode(payload, row, round_, client, drafts.get(client, {}))
         if vectors.device == self._device:
             return vectors

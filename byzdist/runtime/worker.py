@@ -90,13 +90,15 @@ class Worker:
             afresh = bool(self._honest) and not self._memories.knows(client, self._honest)
             payload = transport.room(length)
             if self._claims is None:
-                self._encode(received, client, payload)
+                self._encode(received, client, assigned, payload)
             else:
-                self._encode(received, client, payload[:end])
+                self._encode(received, client, assigned, payload[:end])
                 self._claims.write(payload[end:], self._oracle, received.x, client, received.round)
             transport.reply(Reply(received.round, client, payload, afresh, forge))
 
     def _assignment(self, round_: Round, client: int) -> Assignment | None:
+        if client not in self._bad:
+            return None
         return next((entry for entry in self._assignments if entry.covers(client, round_)), None)
 
     def _forge(self, round_: Round, client: int, assigned: Assignment, message: Tensor) -> Tensor:
@@ -106,14 +108,14 @@ class Worker:
         memory["sent"] = message.clone()
         return assigned.attack(envelope, **assigned.parameters)
 
-    def _encode(self, received: Received, client: int, payload: Tensor) -> None:
+    def _encode(self, received: Received, client: int, assigned: Assignment | None, payload: Tensor) -> None:
         """Write a client's encoded message into an outgoing payload."""
         compressor = self._compressors[received.round.full]
         dense = payload.view(self._dense.dtype) if compressor.in_place else self._dense
-        message = self._message(received, client, dense)
+        message = self._message(received, client, assigned, dense)
         compressor.encode(message, payload, received.round, client, self._memories.of(COMPRESSOR, client))
 
-    def _message(self, received: Received, client: int, out: Tensor) -> Tensor:
+    def _message(self, received: Received, client: int, assigned: Assignment | None, out: Tensor) -> Tensor:
         difference = self._method.sends_differences and not received.round.full
         # A worker may hold x^{k-1} although this client was not meant to get it, because another client here was.
         previous = received.previous if difference else None
@@ -123,7 +125,6 @@ class Worker:
             if self._collusion and not self._bad.isdisjoint(received.round.cohort.tolist()):
                 self._collusion.publish(received.round.number, client, out)
             return out
-        assigned = self._assignment(received.round, client)
         if assigned is None or assigned.has("on_wire"):
             return out
         honest = self._effect.before(out) if assigned.changes_messages else None

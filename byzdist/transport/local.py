@@ -144,6 +144,7 @@ class LocalWorker(WorkerEnd):
     def __init__(self, shape: Shape) -> None:
         self._frame = shape.frame()
         self._rows = ReplyRows.make(shape.max_cohort, shape.max_payload, shape.device, shape.pinned)
+        self._rooms: dict[tuple[int, int], Tensor] = {}  # by number and length: to make a view takes microseconds
         self._clients = list[int]()
         self.afresh = set[int]()
         self.bytes = 0
@@ -156,7 +157,7 @@ class LocalWorker(WorkerEnd):
 
     def payloads(self, length: int) -> Payloads:
         """Return the payloads of the round, ``length`` bytes each."""
-        return Payloads(self._clients, self._rows.payloads(range(len(self._clients)), length))
+        return Payloads(self._clients, self._rows.first_payloads(len(self._clients), length))
 
     def receive(self) -> Received | Save | Resume | None:
         """Never called, because the server calls the workers."""
@@ -164,7 +165,10 @@ class LocalWorker(WorkerEnd):
 
     def room(self, length: int) -> Tensor:
         """See `WorkerEnd.room`."""
-        return self._rows[len(self._clients)].payload[:length]
+        key = len(self._clients), length
+        if (room := self._rooms.get(key)) is None:
+            room = self._rooms[key] = self._rows[key[0]].payload[:length]
+        return room
 
     def reply(self, reply: Reply) -> None:
         """See `WorkerEnd.reply`."""

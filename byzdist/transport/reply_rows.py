@@ -55,6 +55,10 @@ class ReplyRows:
             row = self._made[number] = ReplyRow(self._messages[number], self._payloads[number], self._are_apart)
         return row
 
+    def first_payloads(self, count: int, length: int) -> Tensor:
+        """Return the payloads of the first rows, ``length`` bytes each, as a view."""
+        return self._payloads[:count, :length]
+
     def payloads(self, numbers: Sequence[int], length: int) -> Tensor:
         """Return the payloads of some rows, ``length`` bytes each, as a matrix: a view where the rows lie at equal distances."""
         step = numbers[1] - numbers[0] if len(numbers) > 1 else 1
