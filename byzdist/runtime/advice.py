@@ -1,4 +1,4 @@
-"""Warnings at the start of a run: what data and method say together. Each has the number, the reason and what to set."""
+"""Warnings at the start of a run that need both data and method. Each names the number, the reason and what to set."""
 
 import logging
 
@@ -9,12 +9,12 @@ from byzdist.problem.data import warn_of_rare_classes
 from byzdist.runtime.experiment import Experiment
 
 log = logging.getLogger(__name__)
-_STEPS = 256  # rounds whose steps stand for all
-_ROWS = 8192  # samples that stand for all where the Lipschitz constant is computed
+_STEPS = 256  # rounds whose step sizes are looked at, at most
+_ROWS = 8192  # samples from which the Lipschitz constant is computed, at most
 
 
 def of_run(experiment: Experiment) -> None:
-    """Warn of what data and method say together."""
+    """Log the warnings that need both data and method."""
     _feedback(experiment.config, experiment.method)
     _step_size(experiment)
     clients, table = experiment.config.clients, experiment.label_table
@@ -23,7 +23,7 @@ def of_run(experiment: Experiment) -> None:
 
 
 def _feedback(config: Config, method: Method) -> None:
-    """Of a clipping level with which a minority can make the estimate, and with it the level, grow."""
+    """Warn of a clipping level with which a minority can make the estimate grow, and the level with it."""
     p, factor, declared = (
         getattr(method, "p", None),
         method.clip_factor(_largest_step(config, method)),
@@ -32,10 +32,10 @@ def _feedback(config: Config, method: Method) -> None:
     if p is None or method.clip == "none" or not declared:
         return
     bound = p * config.clients.count / (2 * declared)
-    if factor > bound * (1 + 1e-9):  # both are rounded, and shipped settings meet it exactly
+    if factor > bound * (1 + 1e-9):  # both numbers are rounded, and the shipped settings lie exactly at the bound
         log.warning(
             "method.clip: the level is %.3g ‖g‖, above p/(2δ) = %.3g. A minority that repeats g's own direction can make g and the level "
-            "grow until the next full round. Safe are method.clip up to %.3g or method.p from %.3g; until then %s.",
+            "grow until the next full round. A method.clip up to %.3g or a method.p from %.3g is safe; until then %s.",
             factor,
             bound,
             method.clip * bound / factor,
@@ -47,7 +47,7 @@ def _feedback(config: Config, method: Method) -> None:
 
 
 def _step_size(experiment: Experiment) -> None:
-    """Of a step that no theory allows: γ <= 1/(L(1+√A)) <= 1/L [BRPP, Theorems 4.1 and 4.2]."""
+    """Warn of a step size that no theory allows: γ <= 1/(L(1+√A)) <= 1/L [BRPP, Theorems 4.1 and 4.2]."""
     smoothness, step = lipschitz(experiment), _largest_step(experiment.config, experiment.method)
     if smoothness is not None and step * smoothness > 1:
         log.warning(
@@ -61,7 +61,7 @@ def _step_size(experiment: Experiment) -> None:
 
 
 def _largest_step(config: Config, method: Method) -> float:
-    """Return the largest γ_k of the run, or of some hundred of its rounds."""
+    """Return the largest γ_k of the run, or of a sample of its rounds."""
     return max(method.step(k) for k in range(0, config.rounds, max(1, config.rounds // _STEPS)))
 
 

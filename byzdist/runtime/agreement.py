@@ -18,17 +18,17 @@ log = logging.getLogger(__name__)
 _ROWS, _MOST = (
     256,
     2**20,
-)  # rows of features, and numbers of any kind, that are looked at: data may be larger than memory
+)  # how many rows of features, and how many numbers in all, are compared: data may be larger than memory
 _PROBES = 8
-_TOLERANCE = 1e-4  # of probes, relative: another processor may round otherwise
+_TOLERANCE = 1e-4  # relative, of probes: another processor may round differently
 Facts = dict[str, Any]
 
 
 def facts(experiment: Experiment) -> Facts:
-    """Return what there is to compare, as JSON: shapes, a digest of all targets, probes of some features and of the model."""
+    """Return what is compared, as JSON: shapes, a digest of all targets, probes of some features and of the model."""
     data, oracle = experiment.dataset, experiment.oracle
     rows = max(1, min(_ROWS, _MOST // max(1, prod(data.feature_shape))))
-    # Where the data are the workers' own there are none here.
+    # Of private data the server has no samples.
     some = np.asarray(data.some(-(-len(data.labels) // rows) or 1))
     left_alone = [_some(tensor) for tensor in fixed(oracle.loss.model).values()]
     return {
@@ -51,7 +51,7 @@ def _some(values: Tensor) -> NDArray[Any]:
 
 
 def _probes(values: NDArray[Any]) -> list[float]:
-    """Return the norm of a vector, and its products with some fixed vectors of signs, divided by that norm."""
+    """Return the norm of a vector, and its inner products with some fixed vectors of signs, divided by that norm."""
     flat = np.ravel(values).astype(np.float64)
     norm = float(np.linalg.norm(flat))
     signs = stream(0, "agreement")
@@ -64,8 +64,8 @@ def compare(mine: Facts, servers: Facts, rank: int) -> None:
 
     Args:
         mine: the worker's facts.
-        servers: the server's.
-        rank: the worker's.
+        servers: the server's facts.
+        rank: the worker's rank.
 
     Raises:
         ConfigError: naming the rank and the first difference with which the two cannot work together.
@@ -74,13 +74,13 @@ def compare(mine: Facts, servers: Facts, rank: int) -> None:
         raise ConfigError(f"worker {rank}: {misfit}; give every rank the same data and model.")
     if not _agree(mine["fixed"], servers["fixed"]):
         raise ConfigError(
-            f"worker {rank}: the frozen parameters or the buffers of its model are not the server's; make them from a file or "
-            "with torch's global generator, which byzdist seeds."
+            f"worker {rank}: the frozen parameters or the buffers of its model differ from the server's; load them from a file or "
+            "draw them with torch's global generator, which byzdist seeds."
         )
     if not _agree(mine["start"], servers["start"]):
         log.warning(
-            "the model of worker %d starts elsewhere than the server's, which counts: the run cannot be repeated. Draw with "
-            "torch's global generator, which byzdist seeds.",
+            "the model of worker %d has other initial values than the server's, which are used: the run cannot be repeated. "
+            "Draw them with torch's global generator, which byzdist seeds.",
             rank,
         )
     if difference := _other_samples(mine, servers):
@@ -90,10 +90,10 @@ def compare(mine: Facts, servers: Facts, rank: int) -> None:
 
 
 def _misfit(mine: Facts, servers: Facts) -> str:
-    """Return why messages of the one would mean nothing to the other, or ""."""
+    """Return why server and worker cannot read each other's messages, or ""."""
     for key, what in (
-        ("features", "its data has {} features, the server's {}"),
-        ("classes", "its data has {} classes, the server's {}"),
+        ("features", "its data have {} features, the server's {}"),
+        ("classes", "its data have {} classes, the server's {}"),
         ("dtype", "its data are in {}, the server's in {}"),
         ("parameters", "its model has {} parameters, the server's {}"),
     ):
@@ -109,10 +109,10 @@ def _in_words(value: Any) -> str:
 def _other_samples(mine: Facts, servers: Facts) -> str:
     """Return how the samples differ, or ""."""
     if mine["samples"] != servers["samples"]:
-        return f"its data has {mine['samples']} samples, the server's {servers['samples']}"
+        return f"its data have {mine['samples']} samples, the server's {servers['samples']}"
     if mine["targets"] != servers["targets"]:
-        return "its data has other targets than the server's"
-    return "" if _agree(mine["sample"], servers["sample"]) else "its data has other features than the server's"
+        return "its data have other targets than the server's"
+    return "" if _agree(mine["sample"], servers["sample"]) else "its data have other features than the server's"
 
 
 def _agree(mine: list[float], servers: list[float]) -> bool:

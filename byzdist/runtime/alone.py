@@ -44,7 +44,7 @@ def connect_workers(
     transport: LocalServer, config: Config, device: torch.device, workers: int, run: RunFolder | None
 ) -> None:
     """Make workers that answer the server's calls, each with a model of its own; without a run's folder they save nothing."""
-    channel = HashStore()  # where attackers look at honest messages
+    channel = HashStore()  # where attackers read honest clients' messages
     made = []
     for rank in range(1, workers + 1):
         experiment = prepare(config, device)

@@ -1,4 +1,4 @@
-"""Which clients reply: who stopped or began again to, whose memory was lost, and who is known to be Byzantine."""
+"""Which clients reply: who stops and who replies again, whose memory was lost, and who is known to be Byzantine."""
 
 import logging
 from collections.abc import Callable, Collection, Mapping
@@ -7,7 +7,7 @@ from byzdist.rounds import Replies, Round
 from byzdist.runtime.decoding import NOT_FINITE
 
 log = logging.getLogger(__name__)
-_NAMED = 20  # clients in a line of the log
+_NAMED = 20  # how many clients a line of the log names at most
 
 
 class Attendance:
@@ -20,8 +20,8 @@ class Attendance:
 
     def __init__(self, quarantined: Callable[[], set[int]], remember: bool) -> None:
         self._quarantined, self._remember = quarantined, remember
-        self._away: set[int] = set()  # clients that owed their last reply
-        self._known: set[int] = set()  # clients that have something to remember
+        self._away: set[int] = set()  # clients whose last reply is missing
+        self._known: set[int] = set()  # clients that have replied, and so remember something
 
     def note(self, round_: Round, replies: Replies, missing: Mapping[int, str]) -> list[str]:
         """Take note of who replied in a round and who is ``missing`` and why; return the events that its record names."""
@@ -29,7 +29,7 @@ class Attendance:
         return self._note_memories(replies) if self._remember else []
 
     def _note_absence(self, round_: Round, missing: Mapping[int, str]) -> None:
-        """Log each client that stopped or began again to reply."""
+        """Log each client that stopped replying, or replies again."""
         absent: dict[str, list[str]] = {}
         for client, reason in missing.items():
             if client not in self._away:
@@ -44,7 +44,7 @@ class Attendance:
                 log.info("client %d replies again", client)
 
     def _note_memories(self, replies: Replies) -> list[str]:
-        """Say whose memory was lost."""
+        """Log and return whose memory was lost."""
         events = []
         for client in sorted(self._known.intersection(replies.afresh)):
             events.append(f"client {client} lost what it remembered and starts afresh")
@@ -53,15 +53,15 @@ class Attendance:
         return events
 
     def exposed(self, replying: Collection[int], missing: Mapping[int, str]) -> int:
-        """Return how many clients are known to be Byzantine and are not among the replying ones."""
+        """Return how many clients are known to be Byzantine and did not reply."""
         known = self._quarantined()
         known |= {client for client, reason in missing.items() if reason == NOT_FINITE}
         return len(known.difference(replying))
 
     def state(self) -> list[int]:
-        """Return what a checkpoint keeps, as JSON: the clients that have something to remember."""
+        """Return what a checkpoint keeps, as JSON: the clients that remember something."""
         return sorted(self._known)
 
     def resume(self, state: list[int]) -> None:
-        """Go on from what `state` returned."""
+        """Restore what `state` returned."""
         self._known = set(state)

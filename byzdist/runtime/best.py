@@ -21,7 +21,7 @@ class Best:
 
     Attributes:
         x: the best model, d values; None before the first finite value.
-        round: that it is the model of.
+        round: the round whose model x is.
     """
 
     def __init__(self, settings: Stopping, better: Better) -> None:
@@ -35,7 +35,7 @@ class Best:
         """Judge the model after a round, where its record has an evaluation.
 
         Raises:
-            RunError: if the metric cannot be measured in this run, as a gap whose optimum is not known.
+            RunError: if the metric cannot be measured in this run, such as a gap whose optimum is not known.
         """
         if not record.evaluation:
             return
@@ -68,7 +68,7 @@ class Best:
         return {} if self.x is None else {"best": self.x}, {"best": facts}
 
     def resume(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], like: Tensor) -> None:
-        """Go on from what `state` returned; ``like`` is a model on the device of the run."""
+        """Restore what `state` returned; ``like`` is a model on the device of the run."""
         found = facts["best"]
         self.round, self._waited = found["round"], found["waited"]
         if "best" in tensors:

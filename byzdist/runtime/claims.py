@@ -1,4 +1,4 @@
-"""What clients with private data say of the model: claims, which are reported as such and used for nothing."""
+"""What clients with private data claim about the model. Claims are reported as such and used for nothing."""
 
 import math
 from dataclasses import dataclass, replace
@@ -21,11 +21,11 @@ Claimed = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class Claims:
-    """The numbers at the end of each reply's payload: in rounds with an evaluation what the client measured at x^k, else zeros.
+    """The numbers at the end of each reply's payload: what the client measured at x^k in a round with an evaluation, zeros in any other.
 
     Attributes:
-        names: of the numbers.
-        every, last: in which rounds there is an evaluation.
+        names: what each number measures.
+        every, last: clients evaluate in each round that ``every`` divides, and in round ``last``.
     """
 
     names: tuple[str, ...]
@@ -40,7 +40,7 @@ class Claims:
 
     @property
     def nbytes(self) -> int:
-        """How many bytes they take in a payload."""
+        """How many bytes the claims take in a payload."""
         return 8 * len(self.names)
 
     def are_due(self, round_: Round) -> bool:

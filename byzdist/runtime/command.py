@@ -13,11 +13,11 @@ class RunCommand:
     """An experiment, and where its run goes.
 
     Attributes:
-        path: of the configuration; "-" is standard input.
-        overrides: of its keys, as ``key=value``.
-        out: the run's folder; None for one of its name and the time.
+        path: the configuration's file; "-" is standard input.
+        overrides: new values of its keys, as ``key=value``.
+        out: the run's folder; None for a new one, named after the run and the time.
         local: a file with keys of the data section for this rank alone.
-        resume: whether to go on from the last checkpoint there.
+        resume: whether to continue from the last checkpoint in that folder.
     """
 
     path: str
@@ -30,6 +30,6 @@ class RunCommand:
         """Return the configuration with its overrides.
 
         Raises:
-            ConfigError: if it cannot be read, or is none.
+            ConfigError: if it cannot be read, or is not valid.
         """
         return load(self.path, self.overrides, self.local)

@@ -17,7 +17,7 @@ NOT_FINITE = "not finite"
 
 
 class Decoder:
-    """Makes rows of payloads, and sorts out those that are not finite; keeps memory for them from round to round."""
+    """Decodes payloads into rows, and leaves out those that are not finite. Its buffers are reused from round to round."""
 
     def __init__(self, experiment: Experiment, transport: ServerEnd) -> None:
         self._compressors = experiment.compressors
@@ -25,7 +25,7 @@ class Decoder:
         self._cohort, self._dimension = experiment.method.cohort, experiment.oracle.dimension
         self._remembers = experiment.compressors[False].remembers
         self._memories = ClientMemories([_COMPRESSOR] if self._remembers else [])
-        self._dense: Tensor | None = None  # decoded vectors, where the payloads themselves are not the values
+        self._dense: Tensor | None = None  # room for decoded vectors; None where payloads are the values themselves
 
     def length(self, full: bool) -> int:
         """Return the bytes of a payload in full or in sampled rounds."""
@@ -48,7 +48,7 @@ class Decoder:
             if not x.isfinite().all():
                 raise Diverged(
                     f"round {round_.number}: the run has diverged, its model is not finite. Use a smaller method.step_size, or "
-                    "method.clip where it is none."
+                    "set method.clip if it is none."
                 )
             for row in bad:
                 missing[clients[row]] = NOT_FINITE
@@ -65,7 +65,7 @@ class Decoder:
         return self._memories.tensors()
 
     def resume(self, tensors: Mapping[str, Tensor]) -> None:
-        """Remember what `tensors` returned, and nothing else."""
+        """Restore what `tensors` returned, and forget everything else."""
         self._memories.take_up(tensors, self._transport.frame.current.device)
 
     def _vectors(self, present: Payloads, round_: Round, drafts: dict[int, Memory]) -> Tensor:
@@ -82,6 +82,6 @@ class Decoder:
         if vectors.device == self._device:
             return vectors
         rows = torch.empty(vectors.shape, dtype=self._dtype, device=self._device)
-        for row, arrived in zip(rows, vectors, strict=True):  # one by one from the memory in which they arrived
+        for row, arrived in zip(rows, vectors, strict=True):  # one by one, from the memory in which they arrived
             row.copy_(arrived, non_blocking=True)
         return rows

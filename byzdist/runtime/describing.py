@@ -16,7 +16,7 @@ from byzdist.storage.folder import CONFIG, RUN, RunFolder
 
 
 def describe(experiment: Experiment, workers: int, run: RunFolder) -> None:
-    """Write what the run is into its folder, and remove the summary of a run that goes on.
+    """Describe the run in its folder, and remove the summary of an earlier attempt at it.
 
     Raises:
         OSError: if it cannot be written.
@@ -44,6 +44,6 @@ def describe(experiment: Experiment, workers: int, run: RunFolder) -> None:
     }
     write_text(folder / RUN, json.dumps(described, indent=2) + "\n")
     write_text(folder / CONFIG, dump(config))
-    (folder / "summary.json").unlink(missing_ok=True)  # it is there when the run has ended
-    if not experiment.is_private:  # else nobody here knows who holds what
+    (folder / "summary.json").unlink(missing_ok=True)  # only a run that has ended has one
+    if not experiment.is_private:  # of private data the server does not know who holds what
         write_table(experiment.split, experiment.label_table, folder / "clients.csv")

@@ -17,7 +17,7 @@ LIMIT = 1000.0
 
 
 class Diverged(RunError):
-    """The model is not finite any more, or so bad that no later round is likely to mend it."""
+    """The model is not finite any more, or so bad that later rounds are unlikely to mend it."""
 
 
 class Guard:
@@ -25,25 +25,25 @@ class Guard:
 
     Args:
         config: says what to do (``on_divergence``): stop, or train on.
-        metrics: know the loss at the start.
+        metrics: has the loss at the start.
     """
 
     def __init__(self, config: Config, metrics: Metrics) -> None:
         self._stops, self._metrics = config.on_divergence == "stop", metrics
         self._unclipped = config.method.parameters.get("clip") == "none"
         self._good: Tensor | None = None
-        self.round = -1  # of the last good model
+        self.round = -1  # the round of the last good model
         self.is_good = True  # as far as is known
 
     def resume(self, round_: int, x: Tensor) -> None:
-        """Take the model of a checkpoint for good if the last evaluation before it was."""
+        """Regard a checkpoint's model as good if the last evaluation before it was."""
         self._judge(round_, self._metrics.last, x)
 
     def watch(self, record: RoundRecord, x: Tensor) -> None:
         """Judge the model after a round, where its record has an evaluation.
 
         Raises:
-            Diverged: if it is not good and the run is to stop then.
+            Diverged: if the model is not good and the configuration says to stop.
         """
         self._judge(record.round, record.evaluation, x)
         if not self.is_good and self._stops:
@@ -71,11 +71,11 @@ class Guard:
         )
 
     def verdict(self, status: str, round_: int) -> tuple[str, str]:
-        """Return how a run that was not stopped here has ended, and why: one that ends with a bad model has not finished."""
+        """Return status and reason of a run that has ended: one that would have finished with a bad model has diverged."""
         return ("diverged", self.describe(round_)) if status == "finished" and not self.is_good else (status, "")
 
     def save(self, model: nn.Module, x: Tensor, folder: Path, round_: int) -> None:
-        """Write x, the model after a round, or in place of a bad one the last good one, if there was one."""
+        """Write x, the model after a round. If it is bad, write the last good one instead, if there was one."""
         if self.is_good:
             save_model(model, x, folder, round_)
         elif self._good is not None:

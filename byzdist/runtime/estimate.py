@@ -19,12 +19,12 @@ _ZERO = "the estimate is exactly zero"
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a round's aggregation needs and no reply changes.
+    """What a round's aggregation needs and can be known before the replies.
 
     Attributes:
         size: ‖g^{k-1}‖; None where the round is not clipped.
-        level: λ, to which it is clipped; None where it is not.
-        generator: of what is random in it.
+        level: λ, the clipping level; None where the round is not clipped.
+        generator: of what is random in the aggregation.
     """
 
     size: float | None
@@ -47,7 +47,7 @@ class Estimate:
 
     Attributes:
         g: g^k, d values on the device of the run.
-        exists: whether there is an estimate: g^0, or what came in its place.
+        exists: whether there is an estimate: g^0, or the first one that came in its place.
     """
 
     def __init__(self, experiment: Experiment, full_rounds: FullRounds, aggregator: Aggregator) -> None:
@@ -56,7 +56,7 @@ class Estimate:
         self._sampled = Aggregator("mean") if self._method.plain_mean else self._robust
         self._declared, self._clients = config.declared_byzantine, config.clients.count
         self._min_replies = config.transport.min_replies
-        # Without clipping, rounds are as safe as their replies; a method that clips estimates cannot leave g = 0, at level 0.
+        # A method that clips whole estimates by ‖g‖ cannot leave g = 0, because it then clips at level 0.
         self._sampled_rounds_are_safe = not self._method.plain_mean and full_rounds.are_safe(self._method.cohort)
         self._stands_still_at_zero = self._method.clip != "none" and not self._method.sends_differences
         self.g = torch.zeros(experiment.oracle.dimension, dtype=experiment.dtype, device=experiment.device)
@@ -65,7 +65,7 @@ class Estimate:
         self._watcher = Watcher(self._method)
 
     def prepare(self, round_: Round, moved: float | None = None) -> Prepared:
-        """Return what can be known of a round before its replies; ``moved``: see `Method.clip_level`. This changes nothing."""
+        """Return what is known of a round before its replies; ``moved``: see `Method.clip_level`. This changes nothing."""
         generator = round_.rng("aggregation")
         if round_.full or self._method.clip == "none":
             return Prepared(None, None, generator)
@@ -77,7 +77,7 @@ class Estimate:
         """Turn g^{k-1} into g^k, or keep it where the replies are too few or cannot be trusted.
 
         Args:
-            received: a round's usable replies; none is possible.
+            received: a round's usable replies, perhaps none.
             prepared: what `prepare` returned for the round.
             exposed: how many clients are known to be Byzantine and are not among those that replied.
         """
@@ -132,7 +132,7 @@ class Estimate:
         return tensors | {f"rule.{name}": tensor for name, tensor in self._robust.memory.items()}
 
     def resume(self, tensors: Mapping[str, Tensor], exists: bool) -> None:
-        """Go on from what `tensors` and `exists` were."""
+        """Restore g and what method and rule remembered; ``exists``: whether there was an estimate."""
         self.g.copy_(tensors["g"])
         for prefix, memory in (("method.", self._method.state), ("rule.", self._robust.memory)):
             for name, tensor in below(prefix, tensors).items():
@@ -141,5 +141,5 @@ class Estimate:
 
 
 def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors whose names begin so, by the rest of their names."""
+    """Return the tensors whose names begin with ``prefix``, by the rest of their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -33,7 +33,7 @@ from byzdist.reporting.names import check_metrics
 from byzdist.transport.base import Shape
 
 P = TypeVar("P")
-_advice = logging.getLogger("byzdist.config.checks.data")  # what the server alone says, see logs
+_advice = logging.getLogger("byzdist.config.checks.data")  # only the server logs it, see reporting/logs.py
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Experiment:
     """The pieces of a run.
 
     Attributes:
-        dataset, split: of data that all ranks have; of private data the shape alone, and no samples.
+        dataset, split: the data that all ranks have, and who holds what; of private data only the shape, without samples.
         data: what clients learn from.
-        compressors: what a reply goes through in full rounds (True: nothing) and in sampled rounds (False).
+        compressors: what compresses replies, by whether the round is full: nothing does in full rounds (True).
     """
 
     config: Config
@@ -73,7 +73,7 @@ class Experiment:
 
     @property
     def honest_remember(self) -> bool:
-        """Whether honest clients do."""
+        """Whether honest clients keep something from round to round."""
         local = self.oracle.loss.buffers == "local"
         return self.method.clients_remember or self.compressors[False].remembers or local
 
@@ -99,7 +99,7 @@ class Experiment:
         except ConfigError as error:
             raise ConfigError(f"validation: {error}") from error
         ours, clients = found.feature_shape, self.dataset.feature_shape
-        classes = self.dataset.classes or found.classes  # of private data nobody here may know either
+        classes = self.dataset.classes or found.classes  # of private data neither may be known here
         if ours != (clients or ours) or found.classes > classes:
             raise ConfigError(
                 f"validation: {self.config.validation.name!r} has features of shape {list(ours)} and {found.classes} classes, the "
@@ -125,7 +125,7 @@ class Experiment:
 
     @property
     def attackers_collude(self) -> bool:
-        """Whether attackers look at honest clients' messages, which are then shared in a store."""
+        """Whether attackers read honest clients' messages, which are then shared in a store."""
         return any(entry.has("omniscient") for entry in self._attacks)
 
     @property
@@ -156,7 +156,7 @@ class Experiment:
 
 
 def make(registry: Registry[Callable[..., P]], spec: Spec, key: str, kind: type[P]) -> P:
-    """Return what a complete spec describes; a piece of a user's own that is no ``kind`` is a ConfigError at ``key``."""
+    """Build what a complete spec describes; raise a ConfigError at ``key`` if a user's own piece is not a ``kind``."""
     piece = registry.get(spec.name, key)
     if missing := getattr(piece, "__abstractmethods__", None):
         names = ", ".join(f"`{name}`" for name in sorted(missing))
@@ -255,13 +255,15 @@ def _advise_on_batches(method: Method, fewest: int, loaders: int | None) -> None
     ours = getattr(method, "batch_size", None)
     if isinstance(ours, int) and loaders not in (None, ours):
         _advice.warning(
-            "method.batch_size: %d, and the DataLoader of the data has batches of %d; ours counts.", ours, loaders
+            "method.batch_size is %d, and the data's DataLoader has batches of %d; method.batch_size is used.",
+            ours,
+            loaders,
         )
     for key in ("batch_size", "full_batch"):
         size = getattr(method, key, None)
         if isinstance(size, int) and size > fewest:
             _advice.warning(
-                "method.%s: a batch of %d is all that a client with fewer samples has; the smallest client has %d.",
+                "method.%s is %d; a client with fewer samples uses all that it has. The smallest client has %d.",
                 key,
                 size,
                 fewest,
@@ -278,7 +280,7 @@ def link_device(config: Config, device: torch.device) -> torch.device:
 
 
 def choose_device(config: Config, local_rank: int) -> torch.device:
-    """Return the device of a process: one GPU a rank where GPUs are wanted and there, ranks beyond their number wrap around."""
+    """Return the device of a process: where GPUs are wanted and present, one for each rank; ranks share them if there are more ranks."""
     if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if config.device in ("auto", "cuda"):

@@ -76,13 +76,13 @@ class FullRounds:
         return self._state.reference
 
     def byzantine(self, replies: int, exposed: int) -> int:
-        """Return how many of the replies may be Byzantine, where ``exposed`` clients are known to be and are not among them."""
-        if exposed > self.declared:  # then it proves nothing: honest clients do the same
+        """Return how many of the replies may be Byzantine; ``exposed`` other clients are known to be Byzantine."""
+        if exposed > self.declared:  # then being exposed proves nothing: honest clients are among them
             exposed = 0
         return min(self.declared - exposed, replies)
 
     def are_safe(self, replies: int, exposed: int = 0) -> bool:
-        """Return whether steps and rule tolerate as many Byzantine replies as may be among these."""
+        """Return whether steps and rule tolerate as many Byzantine replies as there may be."""
         return self.tolerates(replies) >= self.byzantine(replies, exposed)
 
     def doubt(self, replies: int, exposed: int = 0) -> str | None:
@@ -134,5 +134,5 @@ class FullRounds:
         return asdict(self._state)
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
+        """Restore what `state` returned."""
         self._state = State(**state)

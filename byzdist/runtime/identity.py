@@ -1,4 +1,4 @@
-"""What a run is, by which its folder knows it again."""
+"""What identifies a run when it continues in its folder."""
 
 import zlib
 from pathlib import Path
@@ -22,7 +22,7 @@ def claim(out: Path | None, experiment: Experiment, resume: bool) -> RunFolder:
 
 
 def identity(experiment: Experiment) -> dict[str, Any]:
-    """Return, as JSON, what must be the same, or had better be the same, when a run goes on from a checkpoint."""
+    """Return, as JSON, what must, or should, be the same when a run continues from a checkpoint."""
     return {
         "config": experiment.config.model_dump(exclude_none=True),
         "device": choose_device(experiment.config, 0).type,

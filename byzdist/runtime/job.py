@@ -23,7 +23,7 @@ from byzdist.transport.keys import KEY, SECRET, VARIABLES, worker_key
 from byzdist.transport.store import SOCKET
 
 _LOOK = 0.05  # seconds between two looks at the processes
-_SETTLE = 0.2  # seconds in which a rank's end and what it causes in others count as one
+_SETTLE = 0.2  # seconds: a rank's failure and those that it causes in others within this time count as one
 # Seconds for the workers after the server's good end, and for all after the patience with a signal.
 _END_PATIENCE = 10.0
 _ORPHAN_PATIENCE = 2.0  # seconds for workers whose server has failed: they have nothing left to finish
@@ -33,7 +33,7 @@ _LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a run failed, by its first failure; ``is_final``: it would only fail again."""
+    """The first failure of a run, which ends it; ``is_final``: another start would fail in the same way."""
 
     reason: str
     is_final: bool
@@ -43,9 +43,9 @@ class Job:
     """1 + ``workers`` processes of a program; use it as a context manager, which gives this process's signals back.
 
     Args:
-        configuration: what each rank finds on its standard input.
-        secret: of the run; the server gets it, and each worker its own key. A worker that is a fork wipes it.
-        patience: seconds in which the ranks are to end once a signal has told them to, or one of them has failed.
+        configuration: the text that each rank reads from its standard input.
+        secret: the run's. The server gets it; a worker gets its own key, and wipes the secret if it is a fork.
+        patience: seconds in which the ranks must end once a signal has told them to, or one of them has failed.
     """
 
     def __init__(self, program: Program, configuration: str, workers: int, secret: bytearray, patience: float) -> None:
@@ -118,7 +118,9 @@ class Job:
             "NCCL_SOCKET_IFNAME": _LOOPBACK,
         }
         environment.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does for several processes
-        environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a store that is started again means stack traces
+        environment.setdefault(
+            "TORCH_CPP_LOG_LEVEL", "ERROR"
+        )  # else a restart of the store fills the log with stack traces
         reports, server = self._reports.fileno(), self._socket.fileno()
         if rank:
             environment[KEY] = worker_key(self._secret, rank).hex()
@@ -151,7 +153,7 @@ class Job:
             time.sleep(_LOOK)
 
     def _end(self, patience: float) -> None:
-        """Have no process of the job left, after so many seconds at most."""
+        """End all processes of the job: by SIGTERM, and by SIGKILL after ``patience`` seconds."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             if self._living():
                 self._send(number)
@@ -167,7 +169,7 @@ class Job:
                 said = json.loads(line)
                 reports.setdefault(int(said["rank"]), str(said["message"]))
         killed = {rank: name for rank, code in codes.items() if (name := _signal_of(code))}
-        if killed:  # that is a cause, and what others report may come of it
+        if killed:  # a kill is the cause, and what others report may follow from it
             rank = min(killed)
             reason = f"it was ended by {killed[rank]}"
         elif reports:

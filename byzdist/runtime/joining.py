@@ -1,4 +1,4 @@
-"""What the server tells each worker that joins, and how the worker takes it."""
+"""What the server tells each worker that joins, and how the worker checks it."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ class Joined:
     """The run that a worker takes part in.
 
     Attributes:
-        run: its name.
+        run: the run's name.
         lives: which attempt at it this is, and which one it goes on from.
         missing: the ranks whose part its checkpoint lacks.
     """
@@ -56,11 +56,11 @@ class Joining:
         self.joined: Joined | None = None
 
     def hear(self, introduction: str) -> None:
-        """Take in what the server tells, each time that the worker joins.
+        """Check and keep what the server tells, each time that the worker joins.
 
         Raises:
             ConfigError: if it is another experiment, or its messages lie elsewhere.
-            RunError: if the server was started again since the worker has joined.
+            RunError: if the server was started again after the worker joined.
         """
         experiment, rank, facts = self._experiment, self._rank, json.loads(introduction)
         joined = Joined(facts["run"], tuple(facts["lives"]), facts["missing"])

@@ -1,6 +1,6 @@
 """Starts a run on this machine: checks the configuration, then starts one server and N workers, and waits for their end.
 
-What was resolved here the ranks use: the configuration comes to them on their standard input, the import path with their command.
+The ranks use what is resolved here: they read the configuration from standard input, and their command holds the import path.
 """
 
 import os
@@ -24,7 +24,7 @@ from byzdist.runtime.job import Job
 from byzdist.transport.keys import SECRET, SECRET_FILE, new_secret, run_secret
 
 _DEFAULT_WORKERS = 4
-_PATIENCE = 60.0  # seconds, and a round's deadline, in which the ranks are to end once they are told to
+_PATIENCE = 60.0  # seconds, in addition to a round's deadline, in which ranks must end once they are told to
 
 
 def launch(
@@ -35,8 +35,8 @@ def launch(
 ) -> int:
     """Run the experiment with 1 + ``workers`` processes, by default as many as the run to resume had; return the exit code.
 
-    Environment and signal handlers of this process are afterwards what they were. ``fork`` maps a command line to what a fork
-    of this process is to call, where it can be forked (see `byzdist.host.processes.start`); without it each rank is a new interpreter.
+    This process's environment and signal handlers are restored afterwards. ``fork`` maps a command line to the function that a fork
+    of this process calls, if it can be forked (see `byzdist.host.processes.start`); without it each rank is a new interpreter.
 
     Raises:
         ConfigError: before anything is started.
@@ -67,7 +67,7 @@ def _run(job: Job, max_restarts: int) -> None:
 def _resolve(command: RunCommand, workers: int | None) -> tuple[str, str, int, float]:
     """Check all that a run needs; return its resolved configuration, its folder, the number of its workers and a round's deadline.
 
-    Data, model and checkpoint are the processes' to keep.
+    This process keeps neither data nor model nor checkpoint: the ranks load them.
     """
     logs.leave_advice_to_the_server()
     config = command.load()

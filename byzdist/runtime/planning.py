@@ -25,7 +25,7 @@ class Plan:
 
 
 class Planner:
-    """Decides on rounds: c_k and the cohort as the seed draws them, and full rounds out of turn as ``full_rounds`` has it."""
+    """Decides on rounds: the seed draws c_k and the cohort, and ``full_rounds`` calls full rounds out of turn."""
 
     def __init__(
         self, experiment: Experiment, transport: ServerEnd, full_rounds: FullRounds, attendance: Attendance
@@ -56,7 +56,7 @@ class Planner:
         return Plan(round_, called=None if drawn else called)
 
     def _draw(self, number: int, full: bool) -> Round:
-        """Draw the cohort: from the clients that the availability model lets take part and, unless told otherwise, can be reached."""
+        """Draw the cohort from the clients that the availability model lets take part and that, unless told otherwise, can be reached."""
         reachable = self._transport.available()
         if self._draws_available and len(reachable) < self._clients:
             return self._draws.draw(number, full, reachable)

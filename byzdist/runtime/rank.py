@@ -34,7 +34,7 @@ def run_rank(command: RunCommand) -> int:
     torch.set_num_threads(config.threads)
     device = choose_device(config, int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # nccl's, too
+        torch.cuda.set_device(device)  # nccl uses this device, too
     experiment = prepare(config, device)
     _check_out(command.out, experiment)
     if rank:
@@ -53,7 +53,7 @@ def _place() -> tuple[int, int]:
     for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
         if not os.environ.get(name, "").isdecimal():
             raise ConfigError(
-                f"{name}: {os.environ.get(name)!r} is no number; torchrun, or whoever sets RANK, sets it."
+                f"{name}: {os.environ.get(name)!r} is not a number; torchrun sets it, or whoever sets RANK."
             )
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if not rank < size or size < 2:
@@ -65,6 +65,6 @@ def _check_out(out: Path | None, experiment: Experiment) -> None:
     """Make sure that every process knows the run's folder where it needs it."""
     if out is None and (experiment.clients_remember or int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0):
         raise ConfigError(
-            "--out: name the run's folder, for a job that is restarted has to find its checkpoints, and the workers save what "
-            "their clients remember."
+            "--out: name the run's folder, because a restarted job must find its checkpoints, and workers save what their clients "
+            "remember."
         )

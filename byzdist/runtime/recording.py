@@ -24,7 +24,7 @@ class Stopwatch:
         self.seconds: dict[str, float] = {}
 
     def end(self, stage: str) -> None:
-        """Take down a stage that ends now."""
+        """Note that a stage ends now."""
         before, self._now = self._now, time.perf_counter()
         self.seconds[stage] = self._now - before
 

@@ -1,4 +1,4 @@
-"""The parameter server's loop: Algorithm 1 as it is written, over whatever method and transport the configuration names."""
+"""The parameter server's loop: Algorithm 1 as it is written, over the method and the transport that the configuration names."""
 
 import logging
 from contextlib import suppress
@@ -99,7 +99,7 @@ class Server:
             if self._best is not None and self._best.reason:
                 break
             plan = self._planner.plan(number, self.estimate.exists)  # may wait for clients
-            if self.stop.is_told:  # meanwhile, say
+            if self.stop.is_told:  # perhaps while it waited
                 return "stopped"
             if plan.postponed:
                 self.full_rounds.postpone(number)
@@ -133,18 +133,18 @@ class Server:
         return norm(frame.current - frame.previous)
 
     def _publish(self) -> None:
-        """Bring x^k to where the transport sends it from."""
+        """Copy x^k to where the transport sends it from."""
         current = self._transport.frame.current
         if self.x is not current:
             current.copy_(self.x)
 
     def _round(self, plan: Plan) -> None:
-        """Ask the cohort, turn g^{k-1} into g^k by what comes back, and record it."""
+        """Ask the cohort, turn g^{k-1} into g^k with the replies, and record the round."""
         round_, clock = plan.round, self._clock
         at_round(round_.number)
         self._transport.send(self._request(plan))
         clock.end("request")
-        # What needs no reply is done while the server waits for them.
+        # Work that needs no reply is done while the server waits.
         self._planner.ahead(round_.number + 1)
         prepared = self.estimate.prepare(round_, self._moved(round_.number))
         replies = self._transport.collect(self._experiment.config.transport.deadline)
@@ -210,19 +210,19 @@ class Server:
         return tensors, facts
 
     def resume(self, checkpoint: Checkpoint, same_workers: bool) -> None:
-        """Go on from a checkpoint, once the workers are there; ``same_workers``: each client lives where it lived then."""
+        """Go on from a checkpoint, once the workers are there; ``same_workers``: each client is on the same rank as then."""
         tensors, facts = checkpoint.tensors, checkpoint.facts
         self.x.copy_(tensors["x"])
         self._publish()
         self.round = checkpoint.round
-        self.estimate.resume(tensors, facts.get("begun", True))  # which earlier versions did not say
+        self.estimate.resume(tensors, facts.get("begun", True))  # checkpoints of earlier versions do not say
         self._decoder.resume(below("decoder.", tensors))
         self._attendance.resume(facts["known"])
         self.full_rounds.resume(facts.get("full_rounds", {}))
         if self._best is not None:
             self._best.resume(tensors, facts, self.x)
         position = facts["position"]
-        if not same_workers:  # what it says of ranks is not of these clients
+        if not same_workers:  # then what it says of ranks is about other clients
             position = {key: value for key, value in position.items() if key == "clients"}
         self._transport.resume(self.round, position, self._experiment.clients_remember)
         if missing := facts.get(MISSING):

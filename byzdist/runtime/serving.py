@@ -49,7 +49,7 @@ class _End(NamedTuple):
 def serve(experiment: Experiment, workers: int, run: RunFolder, transport: ServerEnd) -> None:
     """Be the parameter server: begin the run, or go on with it, and leave its results in its folder.
 
-    What this makes does not refer to itself in a circle, so all that the run held is free as soon as it has ended.
+    Nothing made here is part of a reference cycle, so all memory of the run is freed as soon as it ends.
 
     Raises:
         RunError: if the run fails or diverges.
@@ -97,7 +97,7 @@ def _begin(experiment: Experiment, workers: int, run: RunFolder) -> Metrics:
 
 
 def _evaluation(experiment: Experiment) -> Callable[[Tensor], dict[str, float]]:
-    """Return what evaluates the model here: where the data lie with the workers, a set of the server's own if it has one."""
+    """Return what evaluates the model: on the clients' data or, where those are private, on the server's own set if it has one."""
     config, loss = experiment.config, experiment.oracle.loss
     if experiment.is_private:
         if experiment.validation is None:
@@ -109,7 +109,9 @@ def _evaluation(experiment: Experiment) -> Callable[[Tensor], dict[str, float]]:
         experiment.dataset,
         config.clients.good,
         validation=experiment.validation,
-        optimum=None if config.evaluate.samples else _optimum(experiment),  # an estimate of f has no gap to speak of
+        optimum=None
+        if config.evaluate.samples
+        else _optimum(experiment),  # a gap to an estimate of f would mean nothing
         samples=config.evaluate.samples,
         seed=config.seed,
     ).evaluate
@@ -118,7 +120,7 @@ def _evaluation(experiment: Experiment) -> Callable[[Tensor], dict[str, float]]:
 def _optimum(experiment: Experiment) -> float | None:
     """Return f(x*), found in float64 whatever the dtype of the run; None where it is not looked for."""
     config, dataset = experiment.config, experiment.dataset
-    # What is read lazily may be other samples each time.
+    # Data that are read lazily may give other samples each time.
     if not isinstance(dataset, Dataset) or not can_be_found(experiment.oracle.loss, len(dataset.labels)):
         return None
     if config.dtype != "float64":
@@ -140,7 +142,7 @@ def _saver(experiment: Experiment, workers: int, run: RunFolder, transport: Serv
 
 
 def _scraped(name: str, rounds: int) -> list[Watching]:
-    """Return what writes the file that is scraped, if the environment names one."""
+    """Return what writes the file for Prometheus, if the environment names one."""
     path = os.environ.get(SCRAPED)
     return [Prometheus(Path(path), name, rounds).show] if path else []
 
@@ -159,7 +161,7 @@ def _name(workers: Sequence[int]) -> str:
 
 
 def _go_on(server: Server, guard: Guard, run: RunFolder, workers: int) -> None:
-    """Go on from the run's checkpoint, if there is one, and let go of it: it is as large as the server's own state."""
+    """Continue from the run's checkpoint, if there is one, and free it: it is as large as the server's own state."""
     if run.checkpoint is not None:
         log.info("going on after round %d", run.checkpoint.round)
         server.resume(run.checkpoint, run.checkpoint.facts["workers"] == workers)

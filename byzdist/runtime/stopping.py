@@ -10,21 +10,21 @@ from types import FrameType
 
 from byzdist.host.supervisor import GONE
 
-# Seconds in which signals are one and the same: systemd, Slurm and containers tell every process, and torchrun's agent passes it on.
+# Signals within so many seconds count as one: systemd, Slurm and containers signal every process, and torchrun's agent repeats it.
 _SAME_SIGNAL = 2.0
-_SYSTEM_SIGNAL = ctypes.CDLL(None).signal  # Python's is for the main thread, which may be waiting for a peer
+_SYSTEM_SIGNAL = ctypes.CDLL(None).signal  # Python's works in the main thread only, which may be waiting for a peer
 _FATAL = signal.SIGINT, signal.SIGTERM
 _HEEDED = *_FATAL, signal.SIGHUP, GONE
 
 
 class Stop:
-    """The word that a run is to end after the round in progress.
+    """A request to end the run after the round in progress.
 
     Args:
         wake: ends whatever the process waits for; safe to call from a signal handler.
 
     Attributes:
-        is_told: whether it was given.
+        is_told: whether it was made.
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
@@ -32,7 +32,7 @@ class Stop:
         self.is_told = False
 
     def tell(self) -> None:
-        """Give the word, from whichever thread or signal handler."""
+        """Make the request, from any thread or signal handler."""
         self.is_told = True
         self._wake()
 
@@ -42,10 +42,10 @@ def on_signals(told: Callable[[], None]) -> None:
 
     def first(number: int, frame: FrameType | None) -> None:
         told()
-        if number != GONE:  # which the kernel sends for each thread of an agent that is gone
+        if number != GONE:  # GONE comes from the kernel, once for each thread of the agent
             for repeated in _FATAL:
                 signal.signal(repeated, signal.SIG_IGN)
-            _thread.start_new_thread(_heed_again, ())  # the signal may have come amid threading's own locks
+            _thread.start_new_thread(_heed_again, ())  # threading may hold a lock of its own just now
 
     for number in _HEEDED:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
@@ -55,13 +55,13 @@ def on_signals(told: Callable[[], None]) -> None:
 def _heed_again() -> None:
     time.sleep(_SAME_SIGNAL)
     for fatal in _FATAL:
-        if signal.getsignal(fatal) is signal.SIG_IGN:  # the process has not got its own handlers back
+        if signal.getsignal(fatal) is signal.SIG_IGN:  # unless the process has its own handlers back
             _SYSTEM_SIGNAL(fatal, None)
 
 
 @contextmanager
 def signals_given_back() -> Iterator[None]:
-    """Afterwards have signals handled as before: a process that goes on after a run, and keeps nothing of it."""
+    """Restore the signal handlers afterwards, because the process may go on after a run."""
     handlers = {number: signal.getsignal(number) for number in _HEEDED}
     try:
         yield

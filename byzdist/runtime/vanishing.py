@@ -1,8 +1,8 @@
 """What a run does when its folder is removed or renamed while it trains: it says so, and saves what it has.
 
 A folder that was removed is made again with all that the run holds, and the run goes on. That includes the lines of its metrics,
-because the system keeps an open file. A folder that was renamed gets, under its new name, what is to be saved. Where another folder
-has taken the place, a new one beside it does. Then the run ends, because its workers and whoever started it know the old name.
+because the system keeps an open file. A folder that was renamed is used under its new name. Where another folder
+has taken its name, a new one is made beside it. Either way the run then ends, because its workers and whoever started it know the old name.
 """
 
 import logging
@@ -87,7 +87,7 @@ class FolderWatch:
         return new_folder(path)
 
     def finish(self, round_: int) -> None:
-        """Come to the end of a run whose results are saved.
+        """Finish a run whose results are saved.
 
         Raises:
             RunError: if its folder has another name now; says what was saved, and where.
@@ -110,7 +110,7 @@ class FolderWatch:
             return bool(read_json(self._run.path / RUN)["run"] == self._run.name)
         except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError):
             return False
-        except OSError:  # a network that hesitates, say: no proof
+        except OSError:  # from a slow network, say, which proves nothing
             return True
 
     def _new_name(self) -> Path | None:
@@ -122,7 +122,7 @@ class FolderWatch:
         return None
 
     def _take_along(self, old: Path) -> None:
-        """Put what the workers of this host saved under the folder's old name where the checkpoint is."""
+        """Move what this host's workers saved under the folder's old name to where the checkpoint is."""
         with suppress(OSError):
             for file in checkpoints(old).glob("round-*.worker-*"):
                 os.replace(file, self._run.checkpoints / file.name)

@@ -22,7 +22,7 @@ from byzdist.storage.saving import WorkerSaver
 from byzdist.transport.base import Received, Reply, Resume, Save, WorkerEnd
 
 log = logging.getLogger(__name__)
-# Whose memory of a client is whose.
+# Who remembers something of a client: the names of the pieces in `ClientMemories`.
 METHOD, COMPRESSOR, ATTACK, WIRE = "method", "compressor", "attack", "wire"
 
 
@@ -52,8 +52,8 @@ class Worker:
 
     @cached_property
     def _start(self) -> Tensor:
-        """x^0, which attacks are told: it takes no memory where nobody attacks."""
-        return self._oracle.initial().to(self._links)  # where everything lies that an attack is given
+        """x^0, which attacks are told. It is made when it is first needed, so it takes no memory where nobody attacks."""
+        return self._oracle.initial().to(self._links)  # on the device of everything that an attack is given
 
     def run(self, transport: WorkerEnd) -> None:
         """Serve requests until the server ends the run."""
@@ -71,7 +71,7 @@ class Worker:
             transport.answer(received, self._saver.save(received, self._memories.tensors()))
 
     def _take_up(self, round_: int) -> None:
-        """Remember what the clients here remembered after a round, and nothing else."""
+        """Restore what the clients here remembered after a round, and forget everything else."""
         if self._saver is not None:
             self._memories.take_up(self._saver.load(round_), self._links)
 
@@ -117,7 +117,7 @@ class Worker:
 
     def _message(self, received: Received, client: int, assigned: Assignment | None, out: Tensor) -> Tensor:
         difference = self._method.sends_differences and not received.round.full
-        # A worker may hold x^{k-1} although this client was not meant to get it, because another client here was.
+        # This worker may hold x^{k-1} only because another of its clients was sent it.
         previous = received.previous if difference else None
         memory = self._memories.of(METHOD, client)
         self._method.message(self._oracle, ClientTask(received.round, client, received.x, previous, memory), out)
@@ -133,7 +133,7 @@ class Worker:
         return sent
 
     def _level(self, round_: int, moved: float | None, g: Tensor) -> float | None:
-        """Return the clipping level of a sampled round as an attacker computes it, who does not know what the last full round gave."""
+        """Return the clipping level of a sampled round as an attacker computes it, without knowing what the last full round gave."""
         return self._method.clip_level(norm(g), round_=round_, moved=moved)
 
     def _context(self, received: Received, client: int, honest: Tensor, assigned: Assignment) -> Context:

@@ -30,7 +30,7 @@ def work(experiment: Experiment, rank: int, workers: int, out: Path | None) -> i
     except RunError:
         if not stop.is_told:
             raise
-        return 1  # the server, told to end as well, was faster: nobody needs to hear of it from each worker
+        return 1  # the server was told to end as well, and was faster: it says so for all workers
     return 0
 
 

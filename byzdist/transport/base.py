@@ -20,15 +20,15 @@ class Shape:
     """The sizes that both ends must agree on.
 
     Attributes:
-        seed: of the run.
+        seed: the run's.
         clients: n; client i lives on rank 1 + i mod workers.
         sampled: the size of a sampled cohort.
         max_cohort: the largest cohort of any round.
         max_ids: the largest cohort that is not simply everyone.
         max_payload: bytes of the longest payload of a reply.
-        trailer: how many of them follow the client's message.
+        trailer: how many of these bytes follow the client's message.
         device: where messages lie.
-        pinned: whether a GPU copies messages from and to the CPU's memory, which is then locked, so that it does so directly.
+        pinned: whether a GPU copies messages from and to the CPU's memory. That memory is then locked, so that copies are direct.
     """
 
     seed: int
@@ -64,7 +64,7 @@ class Request:
 
     Attributes:
         length: bytes of each reply's payload.
-        needs_previous: whether clients need x^{k-1} as well.
+        needs_previous: whether clients need x^{k-1}, too.
     """
 
     round: Round
@@ -74,7 +74,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Save:
-    """The order to save what clients remember after a round; files of rounds before ``oldest`` can be deleted."""
+    """The order to save what clients remember after a round; workers may delete files of rounds before ``oldest``."""
 
     round: int
     oldest: int
@@ -82,7 +82,7 @@ class Save:
 
 @dataclass(frozen=True)
 class Resume:
-    """The order to go on after a round: clients take up what they remembered then."""
+    """The order to continue after a round: clients restore what they remembered then."""
 
     round: int
 
@@ -90,8 +90,8 @@ class Resume:
 class ServerEnd(ABC):
     """The parameter server's end of a transport.
 
-    The server calls `open` once, for each round `available`, `send` and `collect`, and `stop` at the end. All from one thread, except
-    `stop_waiting`.
+    The server calls `open` once, for each round `available`, `send` and `collect`, and `stop` at the end. It makes all calls
+    from one thread, except `stop_waiting`.
 
     Attributes:
         frame: holds x^k (``frame.current``) and x^{k-1} (``frame.previous``), d values each; the server updates them in place,
@@ -117,18 +117,18 @@ class ServerEnd(ABC):
 
     @abstractmethod
     def available(self) -> np.ndarray:
-        """Return the ids (int64) of the clients that a request can reach now, ascending; wait while they are too few to go on.
+        """Return the ids (int64) of the clients that a request can reach now, ascending; wait while they are too few.
 
         Raises:
-            RunError: if they stay too few, unless `stop_waiting` was called.
+            RunError: if they are too few for too long, unless `stop_waiting` was called.
         """
 
     @abstractmethod
     def send(self, request: Request) -> None:
-        """Send a request to its cohort, and do not wait for replies.
+        """Send a request to its cohort, without waiting for replies.
 
         Raises:
-            RunError: if the run cannot go on, because a worker is gone that the transport cannot do without.
+            RunError: if a worker is gone that the transport cannot do without.
         """
 
     @abstractmethod
@@ -136,42 +136,42 @@ class ServerEnd(ABC):
         """Return the replies to the last request.
 
         Args:
-            deadline: seconds after `send`, at which whoever has not replied is missing.
+            deadline: in seconds after `send`; a client that has not replied by then is missing.
 
         Raises:
             RunError: as `send` does.
         """
 
     def blame(self, client: int, reason: str) -> None:
-        """Count a reply of the last round as an offence, because it was well-formed but useless, not finite for one.
+        """Count a reply of the last round as an offence, because it was well-formed but useless: not finite, for example.
 
         Args:
             client: who sent it.
-            reason: why it is useless, for people.
+            reason: why it is useless, in words.
         """
         return None
 
     def quarantined(self) -> set[int]:
-        """Return the clients that are no longer asked, because of what they themselves have sent."""
+        """Return the clients that are no longer asked because of what they have sent."""
         return set()
 
     def position(self, round_: int) -> dict[str, Any]:
-        """Return what a checkpoint has to hold of the workers' state after a round, as JSON: who holds x^k, for one."""
+        """Return the workers' state after a round as a checkpoint needs it, as JSON: which of them hold x^k, for example."""
         return {}
 
     def resume(self, round_: int, position: dict[str, Any], everyone: bool) -> None:
-        """Bring the workers to where they were after a round; the bytes of it are not counted.
+        """Bring the workers to where they were after a round, without counting the bytes.
 
         Args:
             round_: the round; its model is in ``frame.current``.
-            position: what `position` returned then; only its key "clients" where ranks host other clients now.
-            everyone: whether workers have to be told to take up what their clients remembered.
+            position: what `position` returned then; only its key "clients" if ranks host other clients now.
+            everyone: whether workers must be told to restore what their clients remembered.
         """
         return None
 
     @abstractmethod
     def save(self, order: Save) -> None:
-        """Pass an order to save on to all workers that are linked; called again for a round, it asks how far they are.
+        """Pass an order to save on to all workers that are linked. Called again for a round, ask how far they are.
 
         Raises:
             RunError: as `send` does.
@@ -179,14 +179,14 @@ class ServerEnd(ABC):
 
     @abstractmethod
     def unsaved(self) -> list[int]:
-        """Return the ranks that have not yet carried out the last order to save, and still may."""
+        """Return the ranks that are still carrying out the last order to save."""
 
     @abstractmethod
     def end_save(self) -> list[int]:
         """Stop waiting for the last order to save; return the ranks whose part is missing."""
 
     def stop_waiting(self) -> None:
-        """From now on wait for nobody: whoever is linked is enough. A signal handler may call it."""
+        """From now on wait for no worker that is not linked. A signal handler may call this."""
         return None
 
     @abstractmethod
@@ -202,9 +202,9 @@ class Reply:
     """A client's answer in a round, as its worker hands it over.
 
     Attributes:
-        payload: the client's encoded message (uint8), which fills the room that `WorkerEnd.room` gave for it.
-        afresh: whether the client had remembered nothing.
-        forge: a fault's: it maps the finished message, header and all (uint8), to what is really sent.
+        payload: the client's encoded message (uint8), which fills the buffer that `WorkerEnd.room` returned.
+        afresh: whether the client remembered nothing before this round.
+        forge: of an attack that breaks messages: maps the finished message with its header (uint8) to what is sent instead.
     """
 
     round: Round
@@ -220,9 +220,9 @@ class Received:
 
     Attributes:
         mine: the clients of the cohort that this worker hosts, ascending.
-        x: x^k, of d values.
-        previous: x^{k-1}, of the same length, where the round needs it.
-        has_model: whether x has come with the request; it comes by a broadcast otherwise.
+        x: x^k, d values.
+        previous: x^{k-1}, d values, if the round needs it.
+        has_model: whether x has come with the request; otherwise it comes by a broadcast.
     """
 
     round: Round
@@ -235,8 +235,8 @@ class Received:
 class WorkerEnd(ABC):
     """A worker's end of a transport.
 
-    The worker calls `open` once and `receive` again and again; it answers a `Received` with a `room` and a `reply` for each client
-    that it hosts, in their order, a `Save` with `answer`, and a `Resume` not at all.
+    The worker calls `open` once and `receive` again and again; it answers a `Received` by calling `room` and `reply`
+    for each client that it hosts, in their order, and a `Save` by calling `answer`. A `Resume` has no answer.
     """
 
     def open(self) -> bool:
@@ -257,20 +257,20 @@ class WorkerEnd(ABC):
 
     @abstractmethod
     def room(self, length: int) -> Tensor:
-        """Return where to write the payload of the next reply: ``length`` bytes (uint8) on the links' device."""
+        """Return the buffer for the payload of the next reply: ``length`` bytes (uint8) on the links' device."""
 
     @abstractmethod
     def reply(self, reply: Reply) -> None:
         """Send a client's reply, whose payload lies in what `room` returned last.
 
         Raises:
-            RunError: if the server is gone and this transport cannot go on without it.
+            RunError: if the server is gone and this transport cannot join it again.
         """
 
     @abstractmethod
     def answer(self, order: Save, stage: Stage) -> None:
-        """Tell the server how far an order to save is."""
+        """Tell the server how far this worker is with an order to save."""
 
     def stop_waiting(self) -> None:
-        """From now on a broken link ends this worker's run. A signal handler may call it."""
+        """From now on end this worker's run when its link breaks. A signal handler may call this."""
         return None

@@ -1,4 +1,4 @@
-"""Where a worker's requests and orders arrive, whatever brings them."""
+"""Where a worker's requests and orders arrive, on any transport."""
 
 from collections.abc import Callable
 
@@ -13,8 +13,8 @@ class Inbox:
     """Two request frames in turn: x^{k-1} stays in one while x^k arrives in the other.
 
     Args:
-        rank: the worker's.
-        frames: both, of the shape.
+        rank: the worker's rank.
+        frames: both frames, of the transport's shape.
         shares_headers: whether all workers get the same header, in which `HAS_PREVIOUS` is meant only for those that do not
             hold x^{k-1}.
     """
@@ -28,18 +28,18 @@ class Inbox:
 
     @property
     def buffer(self) -> Tensor:
-        """Where the first part of the next message belongs; it holds x^{k-1} until round k has been answered."""
+        """The buffer for the first part of the next message; it holds x^{k-1} until round k has been answered."""
         return self._next.buffer
 
     def forget_model(self) -> None:
-        """Take note that whoever sends no longer knows which model lies here."""
+        """Note that the sender no longer knows which model lies here."""
         self._model_round = -1
 
     def take(self, receive: Callable[[Tensor], object]) -> Received | Save | Resume | None:
         """Return the message whose first part lies in the `buffer`; None where it says that the run is over.
 
         Args:
-            receive: is called with the room for each part that follows, and returns when it has come.
+            receive: is called with the buffer for each part that follows, and returns when that part has come.
         """
         frame = self._next
         header = Header.read(frame.buffer)

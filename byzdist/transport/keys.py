@@ -34,7 +34,7 @@ def worker_key(secret: bytes | bytearray, rank: int) -> bytes:
 def run_secret(environment: Mapping[str, str] = os.environ) -> bytes:
     """Return the secret of this run, for its server: from the environment or from the file that the environment names.
 
-    Where neither is set and all ranks are on this machine, it is a file of this user's, made by whoever comes first.
+    If neither is set and all ranks are on this machine, the secret is in a file of this user's, which the first process makes.
 
     Raises:
         ConfigError: if there is none, if it is too short to be one, or if others can read its file.
@@ -64,7 +64,7 @@ def own_key(rank: int, environment: Mapping[str, str] = os.environ) -> bytes:
     the run's secret instead derives its key.
 
     Raises:
-        ConfigError: if there is no key, if it is none, or if others can read its file.
+        ConfigError: if there is no key, if it is malformed, or if others can read its file.
     """
     if KEY_FILE in environment:
         path = Path(environment[KEY_FILE].replace("{rank}", str(rank)))
@@ -82,10 +82,10 @@ def own_key(rank: int, environment: Mapping[str, str] = os.environ) -> bytes:
 def write_keys(folder: Path, workers: int) -> None:
     """Write the run's secret into a folder, and the workers' keys into one below it, in files that only this user can read.
 
-    A secret that is there already stays, and so do the keys; further workers get theirs.
+    An existing secret stays, and so do existing keys; further workers get theirs.
 
     Raises:
-        ConfigError: if that is not possible, or the folder holds other keys.
+        ConfigError: if that is not possible, or the folder holds keys of another secret.
     """
     try:
         (folder / _FOLDER).mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -105,7 +105,7 @@ def _file(rank: int) -> str:
 
 
 def _write(path: Path, text: str) -> bool:
-    """Write a file that only its owner can read; return False, and leave it alone, where it is there already."""
+    """Write a file that only its owner can read; return False, and leave it alone, if it exists already."""
     try:
         number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -123,7 +123,7 @@ def _is_local(environment: Mapping[str, str]) -> bool:
 def _read(path: Path, variable: str) -> bytes:
     try:
         facts = path.stat()
-        # A secret that a cluster mounts belongs to somebody else, and reaches this user through its group.
+        # A secret that a cluster mounts belongs to another user, and this user reads it through its group.
         others = stat.S_IRWXO | (stat.S_IRWXG if facts.st_uid == os.getuid() else stat.S_IWGRP | stat.S_IXGRP)
         if facts.st_mode & others:
             raise ConfigError(f"{variable}: others can read {str(path)!r}; chmod 600 it, and better make a new one.")
@@ -146,4 +146,4 @@ def _decoded(text: bytes, variable: str) -> bytes:
     with suppress(ValueError):
         if len(key := bytes.fromhex(text.decode())) == _KEY_BYTES:
             return key
-    raise ConfigError(f"{variable}: this is no worker's key, which is {2 * _KEY_BYTES} hexadecimal digits.")
+    raise ConfigError(f"{variable}: this is not a worker's key, which has {2 * _KEY_BYTES} hexadecimal digits.")

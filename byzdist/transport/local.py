@@ -30,7 +30,7 @@ Handle = Callable[[Received | Save | Resume, WorkerEnd], None]
 class LocalServer(ServerEnd):
     """The server's end: a request is answered by calls, when its replies are collected.
 
-    What a round would have sent to and received from its workers is counted as its bytes.
+    The bytes of a round are those that it would have sent to its workers and received from them.
 
     Args:
         offences: how many replies of a client that are not finite lead to quarantine.
@@ -52,7 +52,7 @@ class LocalServer(ServerEnd):
         )  # the round of the last order to save, and how far each worker is
 
     def connect(self, *workers: Handle) -> None:
-        """Have requests and orders answered by calls of the workers' own methods, rank by rank from 1 on."""
+        """Set the workers' own methods, which answer requests and orders, rank by rank from 1 on."""
         assert len(workers) == self._shape.workers
         self._workers, self._stages = workers, [Stage.SAVED] * len(workers)
 
@@ -74,7 +74,7 @@ class LocalServer(ServerEnd):
         """Compute the replies, however long that takes; see `ServerEnd.collect`."""
         round_, end, ranks = self._request.round, self._worker_end, set[int]()
         current, previous = end.begin(self.frame.current, self.frame.previous)
-        # Client after client, whoever hosts them: attackers wait for the messages of the honest clients before them.
+        # In the order of clients, not of ranks: attackers need the messages of the honest clients, whose ids come before theirs.
         for rank, hosted in groupby(round_.cohort.tolist(), self._shape.rank):
             mine = [client for client in hosted if client not in self._quarantine]
             self._workers[rank - 1](Received(round_, mine, current, previous), end)
@@ -133,11 +133,11 @@ class LocalServer(ServerEnd):
 
 
 class LocalWorker(WorkerEnd):
-    """What a worker is given to answer with: replies go to rows that lie like those of a real transport.
+    """A worker's end: its replies go to rows that lie in memory as those of a real transport do.
 
     Attributes:
-        afresh: of the round, as in `Replies`.
-        bytes: of its replies.
+        afresh: the round's, as in `Replies`.
+        bytes: of the round's replies.
         stage: the last answer to an order.
     """
 
@@ -172,7 +172,7 @@ class LocalWorker(WorkerEnd):
 
     def reply(self, reply: Reply) -> None:
         """See `WorkerEnd.reply`."""
-        assert reply.forge is None, "checked: the faults of the wire need a wire"
+        assert reply.forge is None, "checks.py refuses attacks on the wire here"
         self._clients.append(reply.client)
         if reply.afresh:
             self.afresh.add(reply.client)

@@ -20,9 +20,9 @@ _END_PATIENCE = 5.0
 
 
 def open_server(settings: Transport, shape: Shape, facts: str, memory: int) -> ServerEnd:
-    """Return the server's end; the workers are told the facts, and ``memory`` bytes of the store are for their own use.
+    """Return the server's end; the workers are told the facts, and may use ``memory`` bytes of the store.
 
-    It forks: call this before the process starts a thread.
+    This forks: call it before the process starts a thread.
     """
     keys = {}
     if settings.name == "star":

@@ -1,8 +1,8 @@
-"""Warns where a torchrun that somebody else has started unpickles what it finds in an open store.
+"""Warns of a torchrun that unpickles what it finds in an open store.
 
 torchrun's dynamic rendezvous (c10d, and also etcd) keeps its state pickled in a store, and each agent unpickles it again and
-again. c10d's store listens on all interfaces. It is what torchrun takes where neither --master-port nor --rdzv-endpoint is given. The
-static rendezvous pickles nothing.
+again. c10d's store listens on all interfaces. torchrun uses it if neither --master-port nor --rdzv-endpoint is given. The static
+rendezvous pickles nothing.
 """
 
 import logging
@@ -14,11 +14,11 @@ from torch.distributed import DistError
 from byzdist.torch_private import TCPStore
 
 log = logging.getLogger(__name__)
-_PATIENCE = timedelta(seconds=5)  # for an answer of the agent's store
+_PATIENCE = timedelta(seconds=5)  # the longest wait for an answer of the agent's store
 
 
 def warn_of_torchrun() -> None:
-    """Say so loudly if the agent of this rank can be made to run the code of whoever reaches its store."""
+    """Warn if anybody who reaches the store of this rank's agent can make it run code."""
     if "TORCHELASTIC_RUN_ID" in os.environ and not _is_static(os.environ["TORCHELASTIC_RUN_ID"]):
         log.warning(
             "torchrun's rendezvous listens on all interfaces of its host and unpickles what it finds in its store: whoever "
@@ -28,7 +28,7 @@ def warn_of_torchrun() -> None:
 
 
 def _is_static(job: str) -> bool:
-    """Return whether the agent's rendezvous is the static one, which shares with the ranks the store that it uses itself."""
+    """Return whether the agent's rendezvous is the static one, which uses one store with the ranks."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return False
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])

@@ -1,4 +1,4 @@
-"""Room for replies, in which the payloads of a round are the rows of one matrix."""
+"""Buffers for replies, in which the payloads of a round are the rows of one matrix."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from byzdist.transport.wire import AFRESH, HEADER_BYTES, Header, Kind, round_up
 
 
 class ReplyRow:
-    """Room for one reply: header and payload in one buffer, or on a GPU the payload apart."""
+    """The buffer of one reply: header and payload together, or on a GPU the payload apart."""
 
     def __init__(self, message: Tensor, payload: Tensor, apart: bool) -> None:
         self.message, self.payload, self._apart = message, payload, apart
@@ -33,13 +33,13 @@ class ReplyRows:
 
     Args:
         messages: a row of bytes for each reply: header and payload, or with ``payloads`` the header alone.
-        payloads: a row of bytes for each payload, where those are apart.
+        payloads: a row of bytes for each payload, if those are apart.
     """
 
     def __init__(self, messages: Tensor, payloads: Tensor | None = None) -> None:
         self._messages, self._are_apart = messages, payloads is not None
         self._payloads = messages[:, HEADER_BYTES:] if payloads is None else payloads
-        self._made: dict[int, ReplyRow] = {}  # so far; to make two views takes microseconds
+        self._made: dict[int, ReplyRow] = {}  # the rows made so far: making two views takes microseconds
 
     @classmethod
     def make(cls, count: int, max_payload: int, device: torch.device, pinned: bool = False) -> "ReplyRows":

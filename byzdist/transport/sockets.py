@@ -1,4 +1,4 @@
-"""Settings for sockets that torch and gloo open and do not let us configure: how long a peer may be silent, and who may connect.
+"""Settings for the sockets of torch and gloo, which offer none: how long a peer may be silent, and who may connect.
 
 They are set from outside, on the descriptors that have appeared in this process (on Linux; elsewhere nothing is done).
 """
@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 
 _FILES = "/proc/self/fd"
-_SILENCE = 30  # seconds without a sign of life from the kernel at the other end that break a connection
+_SILENCE = 30  # seconds: a connection breaks if the kernel at the other end does not answer for so long
 _KEEP_ALIVE = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     *(
@@ -45,14 +45,14 @@ def open_files() -> set[int]:
     """Return this process's descriptors, where the system shows them (Linux)."""
     found = set[int]()
     for number in os.listdir(_FILES) if os.path.isdir(_FILES) else []:
-        with contextlib.suppress(OSError):  # the listing's own, which is closed by now: its number is free again
+        with contextlib.suppress(OSError):  # the descriptor of the listing itself, closed by now
             os.fstat(int(number))
             found.add(int(number))
     return found
 
 
 def refuse_connections(files: set[int]) -> None:
-    """Let the kernel drop all new connections to the listening sockets among these descriptors.
+    """Have the kernel drop all new connections to the listening sockets among these descriptors.
 
     gloo keeps listening as long as the link lasts, and whoever connects takes a descriptor. When gloo runs out of descriptors, it
     aborts the process.
@@ -64,13 +64,13 @@ def refuse_connections(files: set[int]) -> None:
 
 
 def keep_alive(files: set[int]) -> None:
-    """Let the kernel ask regularly whether the other ends are still there, and break a connection that nobody answers.
+    """Have the kernel ask regularly whether the other ends are still there, and break a connection if nobody answers.
 
-    Otherwise an end that was cut off the network for a while could wait forever on a connection that the other end has closed.
+    Otherwise an end that lost the network for a while could wait forever on a connection that the other end has closed.
     """
     for held in _sockets(files):
         for level, option, value in _KEEP_ALIVE:
-            with contextlib.suppress(OSError):  # of another kind than TCP
+            with contextlib.suppress(OSError):  # not a TCP socket
                 held.setsockopt(level, option, value)
 
 
@@ -78,14 +78,14 @@ def connections(files: set[int]) -> dict[int, int]:
     """Return which of the descriptors are open connections, each with the number by which the kernel knows the connection."""
     found = {}
     for held in _sockets(files):
-        with contextlib.suppress(OSError):  # of another kind, or it only listens
+        with contextlib.suppress(OSError):  # not a TCP socket, or one that only listens
             held.getpeername()
             found[held.fileno()] = os.fstat(held.fileno()).st_ino
     return found
 
 
 def are_open(connections: dict[int, int]) -> bool:
-    """Return whether these connections have not been closed by whoever opened them."""
+    """Return whether none of these connections was closed by the library that opened it."""
     try:
         return all(os.fstat(number).st_ino == inode for number, inode in connections.items())
     except OSError:
@@ -93,9 +93,9 @@ def are_open(connections: dict[int, int]) -> bool:
 
 
 def _sockets(files: set[int]) -> Iterator[socket.socket]:
-    """Yield the sockets among descriptors that others have opened, and will close."""
+    """Yield the sockets among descriptors; the libraries that opened them will close them."""
     for number in files:
-        with contextlib.suppress(OSError):  # no socket, or closed meanwhile
+        with contextlib.suppress(OSError):  # not a socket, or closed meanwhile
             held = socket.socket(fileno=number)
             try:
                 yield held

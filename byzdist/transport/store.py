@@ -1,8 +1,8 @@
-"""The job's store, in a process of its own: whoever floods its port harms that process alone, and it is started again.
+"""The job's store, in a process of its own: a flood of its port harms only that process, and it is started again.
 
 Ranks meet at the store (see star/link.py). Nothing that it holds decides anything, so a store that has been started again may be empty. The
 server forks the store's keeper before it starts any thread. The keeper holds the listening socket, bound to the interface of
-MASTER_ADDR and to no other, and forks the store, again whenever one has ended; who connects meanwhile waits in the socket's queue.
+MASTER_ADDR and to no other, and forks the store, and a new one whenever it has ended; connections meanwhile wait in the socket's queue.
 Under torchrun the agent hosts the store, and nothing of this applies.
 """
 
@@ -27,13 +27,13 @@ from byzdist.torch_private import PrefixStore, Store, TCPStore
 from byzdist.transport.sockets import keep_alive, open_files
 
 log = logging.getLogger(__name__)
-Connect = Callable[[float], Store]  # opens a connection of the calling process, within that number of seconds
+Connect = Callable[[float], Store]  # opens a connection for the calling process, within so many seconds
 SOCKET = "BYZDIST_STORE_SOCKET"  # the descriptor of a listening socket, where the launcher has chosen the port
-STORE_PATIENCE = 300.0  # seconds for the store to be there: ranks of one job may start minutes apart
-_MEMORY = 256 << 20  # bytes that a store may take, beyond what a run needs of it
+STORE_PATIENCE = 300.0  # seconds to wait for the store: ranks of one job may start minutes apart
+_MEMORY = 256 << 20  # bytes that a store may take, beyond what the run stores
 _FILES = 16, 256  # descriptors of the store for each worker, and for strangers
-_SPARE_MEMORY, _SPARE_FILES = 64 << 20, 16  # so close to its limits a store is full
-_QUEUE = 4096  # of connections that wait for the store
+_SPARE_MEMORY, _SPARE_FILES = 64 << 20, 16  # a store that is this close to its limits counts as full
+_QUEUE = 4096  # connections that may wait for the store
 _GLANCE, _PAUSE = 0.02, 0.1  # seconds between two tries to connect, and between two looks at the store's process
 
 
@@ -44,7 +44,7 @@ class NoStore(RunError):
 def host(workers: int, memory: int = 0) -> Callable[[], None]:
     """Fork the keeper of a store with room for a number of workers and ``memory`` bytes; return what ends it.
 
-    No thread may run yet. It also ends with this process. Nothing is done where torchrun's agent hosts a store.
+    No thread may run yet. The keeper also ends with this process. Nothing is done if torchrun's agent hosts a store.
 
     Raises:
         RunError: if nobody can listen at MASTER_ADDR:MASTER_PORT.
@@ -68,7 +68,7 @@ def host(workers: int, memory: int = 0) -> Callable[[], None]:
 
 def _end(keeper: int) -> None:
     with contextlib.suppress(ProcessLookupError, ChildProcessError):
-        os.kill(keeper, signal.SIGKILL)  # the store goes with it
+        os.kill(keeper, signal.SIGKILL)  # the store ends with it
         os.waitpid(keeper, 0)
 
 
@@ -84,9 +84,11 @@ def _listen() -> socket.socket:
                 return _bind(listening, address)
             except OSError as error:
                 listening.close()
-                if error.errno != errno.EADDRNOTAVAIL:  # which says that it is the address of something in between
+                if (
+                    error.errno != errno.EADDRNOTAVAIL
+                ):  # else the address belongs to something in between, such as a NAT
                     raise
-        log.warning("MASTER_ADDR %s is no address of this host: the store listens at all of its addresses", name)
+        log.warning("MASTER_ADDR %s is not an address of this host: the store listens at all of its addresses", name)
         return _bind(socket.socket(), ("", port))
     except OSError as error:
         reason = error.strerror or error
@@ -101,9 +103,9 @@ def _bind(listening: socket.socket, address: Any) -> socket.socket:
 
 
 def _keep(listening: socket.socket, server: int, workers: int, memory: int) -> NoReturn:
-    """Start the store, again whenever it has ended or is full, until the server is gone."""
+    """Start the store, and a new one whenever it has ended or is full, until the server is gone."""
     keeper, store = os.getpid(), 0
-    keep_alive({listening.fileno()})  # accepted connections inherit it: no peer that has vanished keeps a descriptor
+    keep_alive({listening.fileno()})  # accepted connections inherit it, so that vanished peers keep no descriptors
     each, strangers = _FILES
     files, space = each * workers + strangers, _size(keeper) + memory
     while os.getppid() == server:
@@ -114,7 +116,7 @@ def _keep(listening: socket.socket, server: int, workers: int, memory: int) -> N
                 _limit(files, space)
                 _serve(listening)
         time.sleep(_PAUSE)
-        if _is_full(store, files, space):  # it would turn everybody away, and never recover
+        if _is_full(store, files, space):  # it would refuse everybody, and never recover
             os.kill(store, signal.SIGKILL)
             os.waitpid(store, 0)
             store = 0
@@ -138,8 +140,8 @@ def _is_full(store: int, files: int, space: int) -> bool:
 
 
 def _limit(files: int, space: int) -> None:
-    """Let this process take no more than a store needs, and be the first one that the kernel ends where memory is short."""
-    with contextlib.suppress(OSError):  # Linux's
+    """Limit this process to what a store needs, and make it the first one that the kernel ends when memory is short."""
+    with contextlib.suppress(OSError):  # Linux only
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")
         _lower(resource.RLIMIT_AS, space)
@@ -156,7 +158,7 @@ def _lower(what: int, limit: int) -> None:
 
 
 def _serve(listening: socket.socket) -> NoReturn:
-    """Be the store; torch's serves from a thread of its own."""
+    """Be the store; torch's store serves from a thread of its own."""
     address, port = listening.getsockname()[:2]
     address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
     store = TCPStore(address, port, None, True, wait_for_workers=False, master_listen_fd=listening.detach())
@@ -185,7 +187,7 @@ def connect(patience: float) -> Store:
 
 
 def _await(address: str, port: int, until: float) -> None:
-    """Wait until the store listens. Its own client tries seconds apart, and logs each try with a stack trace."""
+    """Wait until the store listens. torch's own client tries seconds apart, and logs each try with a stack trace."""
     while True:
         try:
             left = max(until - time.monotonic(), _GLANCE)

@@ -1,4 +1,4 @@
-"""Says what a process waits for, once that takes longer than a moment."""
+"""Says what a process waits for, once the wait takes longer than a moment."""
 
 import logging
 import threading
@@ -14,9 +14,9 @@ class Waiting:
     """A context manager that logs what is awaited within, after some seconds and every half minute; it starts a thread.
 
     Args:
-        describe: says what is awaited, each time; "" where there is nothing to say.
+        describe: returns what is awaited, at each call; "" if there is nothing to say.
         max_wait: the longest wait, in seconds.
-        first, again: seconds until it is said, and said again.
+        first, again: seconds until the first message, and between two.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """Message layout: a fixed header, then the payload; nothing is ever unpickled.
 
-A request is ``header | cohort ids | x^k | x^{k-1}``; the last part, or all of the model, is left out where the worker needs
-none of it. The room for the ids is that of a sampled cohort, so that the model always starts at the same byte and both ends
-hold lasting views of it; the many ids of a full round that lacks some clients travel in a message of their own. A reply is
+A request is ``header | cohort ids | x^k | x^{k-1}``; the last part, or both models, are left out if the worker does not
+need them. There is room for the ids of a sampled cohort, so that the model always starts at the same byte and both ends
+keep lasting views of it; the many ids of a full round that lacks some clients travel in a message of their own. A reply is
 ``header | payload``, one per client.
 """
 
@@ -29,13 +29,13 @@ class Kind(IntEnum):
     FULL = 2
     STOP = 3
     REPLY = 4
-    RESUME = 5  # a run goes on after this round: clients take up what they remembered then
+    RESUME = 5  # the run continues after this round: clients restore what they remembered then
     SAVE = 6  # put on disk what clients remember; ``length`` is the oldest round whose files are still needed
-    SAVED = 7  # how far that is; ``count`` is the `Stage`
+    SAVED = 7  # how far the worker is with that; ``count`` is the `Stage`
 
 
 class WireError(ValueError):
-    """A message that is not what it should be; the text becomes the reason in the metrics."""
+    """A malformed or unexpected message; the text becomes the reason in the metrics."""
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ class Header:
         """Read the header of ``message``.
 
         Raises:
-            WireError: if the bytes are no header of this version.
+            WireError: if the bytes are not a header of this version.
         """
         magic, version, kind, round_, count, flags, length, checksum = _LAYOUT.unpack_from(message.numpy().data)
         if magic != _MAGIC or version != _VERSION:
@@ -90,13 +90,13 @@ def bare_message(kind: Kind, round_: int, count: int = 0, length: int = 0) -> Te
 
 
 HAS_MODEL, HAS_PREVIOUS, MANY_IDS = 1, 2, 4  # request flags
-AFRESH = 1  # reply flag: the client remembered nothing
+AFRESH = 1  # reply flag: the client remembered nothing before this round
 
 
 def checksum(payload: Tensor) -> int:
     """Return the sum of the payload's 64-bit words modulo 2**64, which any single flipped bit changes.
 
-    It guards against accidents at the speed of memory; a hostile sender can always make it fit.
+    It finds accidental damage at the speed of memory; a hostile sender can always make it match.
     """
     raw = payload.numpy()
     whole = raw.size // 8 * 8
@@ -112,20 +112,20 @@ def round_up(size: int, unit: int) -> int:
 
 
 class RequestFrame:
-    """Room for one request, with lasting views of its parts.
+    """The buffer of one request, with lasting views of its parts.
 
-    On the CPU header, ids and models are one buffer and so one message; on a GPU, or where the caller gives room for ``models``
-    (2 d values), they are apart and travel as a message of their own.
+    On the CPU, header, ids and models are one buffer and so one message. On a GPU, or if the caller gives a buffer for the
+    ``models`` (2 d values), the models travel as a message of their own.
 
     Args:
         dimension: d.
         inline_ids: the number of ids that fit before the model.
-        max_ids: the most ids of any request.
+        max_ids: the largest number of ids of a request.
         pinned: whether the message is locked in memory, so that a GPU copies from and to it directly.
 
     Attributes:
         current: x^k, d values of the run's dtype.
-        previous: x^{k-1}, of the same length; it follows ``current`` without a gap.
+        previous: x^{k-1}, d values; it follows ``current`` without a gap.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class RequestFrame:
         self._many_ids = torch.zeros(4 * max_ids if max_ids > len(self._ids) else 0, dtype=torch.uint8)
 
     def pack(self, kind: Kind, round_: int, cohort: np.ndarray, *, everyone: bool, flags: int) -> list[Tensor]:
-        """Write header and cohort and return the tensors to send; ``everyone`` spares the ids of a cohort of all clients."""
+        """Write header and cohort and return the tensors to send; ``everyone``: leave out the ids, because the cohort is all clients."""
         count = 0 if everyone else len(cohort)  # of ids to send
         flags |= MANY_IDS * (count > len(self._ids))
         ids = self._many_ids.numpy().view(np.uint32) if flags & MANY_IDS else self._ids
@@ -184,7 +184,7 @@ class RequestFrame:
 
 
 class Stage(IntEnum):
-    """How far a worker is with what it was told to save."""
+    """How far a worker is with an order to save."""
 
     WRITING = 0
     SAVED = 1
@@ -199,7 +199,7 @@ def read_stage(message: Tensor, round_: int) -> Stage:
     """
     header = Header.read(message)
     if header.kind is not Kind.SAVED or header.round != round_ or header.count > max(Stage):
-        raise WireError(f"something else than an answer about the checkpoint of round {round_}")
+        raise WireError(f"something other than an answer about the checkpoint of round {round_}")
     return Stage(header.count)
 
 

@@ -18,7 +18,7 @@ RANK = {"RANK": "0", "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT
         (["method.clip=maybe"], {}, "method.clip: .*'none'"),
         (["data={name: libsvm, path: nowhere}"], {}, "data.path: there is no such file"),
         (["rounds=0"], RANK, "rounds: "),
-        ([], {"RANK": "0"}, "WORLD_SIZE: None is no number"),
+        ([], {"RANK": "0"}, "WORLD_SIZE: None is not a number"),
         ([], {**RANK, "WORLD_SIZE": "1"}, "WORLD_SIZE: 1 with RANK 0"),
     ],
 )

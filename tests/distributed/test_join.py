@@ -26,8 +26,8 @@ def make():
 @pytest.mark.parametrize(
     ("split", "shape", "difference"),
     [
-        ("shared", (90, 9), "its data has 9 features, the server's 10; give every rank"),
-        ("iid", (300, 10), r"its data has 300 samples, the server's 90; give every rank .*data\.where=worker"),
+        ("shared", (90, 9), "its data have 9 features, the server's 10; give every rank"),
+        ("iid", (300, 10), r"its data have 300 samples, the server's 90; give every rank .*data\.where=worker"),
     ],
 )
 def test_a_worker_with_other_data_is_named_with_the_difference(tmp_path, split, shape, difference):

@@ -83,8 +83,8 @@ def test_workers_save_or_fail() -> None:
         until(star, lambda: not star.server.unsaved())
         assert star.server.end_save() == [2, 3, 4]
         assert {text for text in star.server.events if not text.endswith("joined")} == {
-            "worker 3 did not save what its clients remember: it failed to, see its log",
-            "worker 4 left: sent something else than an answer about the checkpoint of round 5",
+            "worker 3 did not save what its clients remember: saving failed, see its log",
+            "worker 4 left: sent something other than an answer about the checkpoint of round 5",
             "worker 2 did not save what its clients remember: it takes too long",
         }
         assert [entry[:2] for entry in star.server.position(5)["workers"]] == [[2, 1], [3, 1], [4, 1]]

@@ -90,7 +90,7 @@ def test_an_address_of_something_in_between_is_served_all_the_same(
 
     monkeypatch.setattr(store, "_bind", refuse_first)
     assert hosted("127.0.0.1") == {"0.0.0.0"}
-    assert "is no address of this host: the store listens at all of its addresses" in caplog.text
+    assert "is not an address of this host: the store listens at all of its addresses" in caplog.text
 
 
 def test_a_port_that_is_taken_is_named() -> None:

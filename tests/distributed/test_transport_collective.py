@@ -126,7 +126,7 @@ def test_a_round_has_one_deadline_for_all():
 @pytest.mark.parametrize(
     "action, reason",
     [
-        (lambda server: server.resume(0, {"holders": [1]}, True), "takes no message"),
+        (lambda server: server.resume(0, {"holders": [1]}, True), "does not take its message"),
         (lambda server: server.save(Save(0, 0)), "worker rank 1 is gone or silent"),
     ],
 )

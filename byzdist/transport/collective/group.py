@@ -14,14 +14,14 @@ from byzdist.errors import RunError
 from byzdist.torch_private import Store
 
 SERVER = 0
-_PATIENCE = timedelta(days=7)  # workers wait as long as the server lives; its deadline is the one that counts
+_PATIENCE = timedelta(days=7)  # workers wait as long as the server lives: only the server's deadlines count
 
 
 def open_group(store: Store, rank: int, world_size: int, device: torch.device, joining: float = 300.0) -> None:
     """Open the default process group on ``store``, once all ranks are there.
 
     Raises:
-        RunError: if they are not within ``joining`` seconds; gloo itself would wait as long as for a request.
+        RunError: if some are missing after ``joining`` seconds; gloo itself would wait as long as it waits for a request.
     """
     store.set(f"here/{rank}", "")
     try:
@@ -34,7 +34,7 @@ def open_group(store: Store, rank: int, world_size: int, device: torch.device, j
 
 
 def isend(message: Tensor, rank: int) -> dist.Work:
-    """Start to send; keep the work until it is waited for, or the message may never arrive."""
+    """Start to send; keep the work and wait for it, or the message may never arrive."""
     return _group().send([message], rank, 0)
 
 
@@ -44,13 +44,13 @@ def irecv(buffer: Tensor, rank: int) -> dist.Work:
 
 
 def _group() -> dist.ProcessGroup:
-    """Return the default group, whose own calls do without the checks that those of the module make each time."""
+    """Return the default group, whose methods skip the checks that torch.distributed's functions make at each call."""
     assert dist.group.WORLD is not None, "it has been opened"
     return dist.group.WORLD
 
 
 def time_left(until: float) -> timedelta:
-    """Return the time left until then, at least a millisecond: 0 would mean for ever."""
+    """Return the time left until then, at least a millisecond, because 0 would mean for ever."""
     return timedelta(seconds=max(until - time.monotonic(), 0.001))
 
 

@@ -33,11 +33,11 @@ from byzdist.transport.wire import (
     read_stage,
 )
 
-_NOT_TAKEN = "a worker is gone, or takes no message"
+_NOT_TAKEN = "a worker is gone, or does not take its message"
 
 
 class CollectiveServer(ServerEnd):
-    """The server's end, rank 0 of the default group; ``patience`` bounds each wait but a round's, in seconds."""
+    """The server's end, rank 0 of the default group; ``patience`` bounds each wait except a round's, in seconds."""
 
     def __init__(self, shape: Shape, patience: float) -> None:
         self._shape, self._patience = shape, patience
@@ -45,7 +45,7 @@ class CollectiveServer(ServerEnd):
         self._bytes_down = self._bytes_up = 0
         self.events = []
         self._rows = ReplyRows.make(shape.max_cohort, shape.max_payload, shape.device, shape.pinned)
-        self._unused: ReplyRow | None = None  # what ranks without a client in a gather send, and the server itself
+        self._unused: ReplyRow | None = None  # what the server sends in a gather, and ranks without a client in it
         self._model_round = dict.fromkeys(range(1, shape.workers + 1), -1)
         self._request: Request
         self._sends: list[dist.Work] = []
@@ -55,7 +55,7 @@ class CollectiveServer(ServerEnd):
         self._failed: list[int] = []
 
     def available(self) -> np.ndarray:
-        """Everyone: a worker that is gone ends the run."""
+        """Return all clients: a worker that is gone ends the run."""
         return np.arange(self._shape.clients)
 
     @run_ends_if(_NOT_TAKEN)
@@ -86,16 +86,18 @@ class CollectiveServer(ServerEnd):
         return self.frame.pack(kind, round_.number, round_.cohort, everyone=everyone, flags=flags)
 
     def _send_sampled(self, request: Request, hosted: dict[int, list[int]]) -> None:
-        # With receives posted first gloo sends each reply at once, instead of asking whether it is expected. But nccl
-        # makes a pair's communicator with its first message, so that both ends must take those in the same order.
+        # If its receive is posted first, gloo sends a reply at once, without asking whether it is expected. But nccl
+        # makes the communicator of a pair with its first message, so both ends must post those in the same order.
         is_on_gpu = self._shape.device.type == "cuda"
         if not is_on_gpu:
             self._expect(request, hosted)
         lacking = self._lacking(request, hosted)
-        # One header serves them all: whoever holds x^{k-1} knows that, and is sent a shorter message.
+        # One header serves all workers: one that holds x^{k-1} knows that, and gets a shorter message.
         shorter = self._pack(request, HAS_MODEL)
         longer = self._pack(request, HAS_MODEL | HAS_PREVIOUS) if lacking else shorter
-        for rank in sorted(hosted, key=lambda rank: -len(hosted[rank])):  # who has most to do begins first
+        for rank in sorted(
+            hosted, key=lambda rank: -len(hosted[rank])
+        ):  # the worker with the most clients begins first
             self._post(longer if rank in lacking else shorter, rank)
             self._model_round[rank] = request.round.number
         if is_on_gpu:
@@ -171,10 +173,10 @@ class CollectiveServer(ServerEnd):
             ) from None
 
     def _flush(self, until: float | None = None) -> None:
-        """Wait until everything has been sent: ``until`` then, or for as long as the server has patience.
+        """Wait until everything has been sent, at most ``until`` then or as long as the server has patience.
 
         Raises:
-            RunError: if somebody does not take it, because the group cannot be used afterwards.
+            RunError: if a worker does not take its message, because the group cannot be used afterwards.
         """
         until = until or time.monotonic() + self._patience
         with run_ends_if(_NOT_TAKEN):
@@ -228,7 +230,7 @@ class CollectiveServer(ServerEnd):
 
     def stop(self) -> None:
         """Send every worker the end of the run."""
-        with suppress(RunError):  # the run is over, whoever does not take that
+        with suppress(RunError):  # the run is over, even if a worker does not take this
             for rank in self._model_round:
                 self._post(self.frame.pack(Kind.STOP, 0, np.arange(0), everyone=True, flags=0), rank)
             self._flush()

@@ -30,7 +30,7 @@ class CollectiveWorker(WorkerEnd):
     @run_ends_if(_GONE)
     def receive(self) -> Received | Save | Resume | None:
         """Wait for the next request or order; see `WorkerEnd.receive`."""
-        while self._turns:  # gathers of a full round in which other workers host more of the cohort
+        while self._turns:  # gathers of a full round in which only other workers host a client
             _settle(self._sending[0])
             self._ship(self._rows[0].parts(self._full_length))
         if self._next is None:
@@ -57,7 +57,7 @@ class CollectiveWorker(WorkerEnd):
 
     @run_ends_if(_GONE)
     def room(self, length: int) -> Tensor:
-        """See `WorkerEnd.room`; the reply before this one is being sent meanwhile, from the other row."""
+        """See `WorkerEnd.room`; the previous reply is being sent meanwhile, from the other row."""
         self._rows.reverse()
         self._sending.reverse()
         _settle(self._sending[0])
@@ -66,10 +66,10 @@ class CollectiveWorker(WorkerEnd):
     @run_ends_if(_GONE)
     def reply(self, reply: Reply) -> None:
         """Send a client's reply while the next one is computed; see `WorkerEnd.reply`."""
-        assert reply.forge is None, "faults on the wire are the star's"
+        assert reply.forge is None, "checks.py refuses attacks on the wire here"
         parts = self._rows[0].finish(reply)
         if self._turns == 1 and not self._is_full:
-            self._expect()  # x^{k-1} is needed no longer
+            self._expect()  # x^{k-1} is no longer needed
         self._ship(parts)
 
     def _ship(self, parts: list[Tensor]) -> None:

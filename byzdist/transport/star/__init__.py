@@ -1,1 +1,1 @@
-"""The star transport: a link of its own for each worker, and a gateway process at the server's end of it."""
+"""The star transport: each worker has a link of its own, with a gateway process at the server's end."""

@@ -13,8 +13,8 @@ class Exchange:
 
     Attributes:
         request: what was asked.
-        rows: by client that is trusted, the row of shared memory where its reply goes; 0 for those that could not be reached.
-        afresh: the clients that said that they had remembered nothing.
+        rows: by trusted client, the row of shared memory where its reply goes; 0 for clients that could not be reached.
+        afresh: the clients that said that they remembered nothing before this round.
         awaited: how many replies are still to come.
         sent_at, heard_at: when the requests left, and when a reply last came, in seconds.
     """
@@ -44,7 +44,7 @@ class Exchange:
         for client in cohort[~is_trusted].tolist():
             self._missing[client] = IN_QUARANTINE + members.conducts[client].quarantine
         taken = {row for worker in members.workers.values() for row in worker.rows.values()}
-        free_rows = (row for row in count() if row not in taken)  # without a gap, unless somebody is late
+        free_rows = (row for row in count() if row not in taken)  # without gaps, unless a client is late
         self.rows = dict.fromkeys(cohort[is_trusted].tolist(), 0)
         hosted: dict[int, dict[int, int]] = {}
         for client in self.rows:
@@ -69,11 +69,11 @@ class Exchange:
             worker: the client's.
             client: who replies.
             now: the time, in seconds.
-            missing: why there is no reply; None where it lies in the client's row.
-            afresh: whether the client said that it had remembered nothing.
+            missing: why there is no reply; None if the reply lies in the client's row.
+            afresh: whether the client said that it remembered nothing before this round.
 
         Returns:
-            What there is to tell, or "".
+            The event to report, or "".
         """
         if client not in worker.pending:
             return ""
@@ -91,10 +91,10 @@ class Exchange:
         return ""
 
     def end(self) -> tuple[dict[int, int], dict[int, str]]:
-        """End the round: whoever has not answered by now is late.
+        """End the round: a client that has not answered by now is late.
 
         Returns:
-            The rows of the replies that have come, and why the others are missing, by client in the order of the cohort.
+            The rows of the replies that have come, and why the others are missing, by client, in the order of the cohort.
         """
         self._is_open = False
         cohort = self.request.round.cohort.tolist()

@@ -1,11 +1,11 @@
-"""A gateway: one small process a worker, so that nothing a worker sends can hurt the server.
+"""A gateway: a small process for each worker, so that nothing a worker sends can hurt the server.
 
 A gateway lives as long as one link: it lets its worker in, passes requests on, checks the replies, and leaves them in shared
-memory. It may be aborted by gloo (a message longer than its buffer) or block for as long as its worker likes: only that worker's
+memory. gloo may abort it (for a message longer than its buffer), and its worker may block it for any time: only that worker's
 link is lost. The keeper forks it, and forks the next one when it has ended (see keeper.py).
 
-Two pipes connect it with the server, both with the records of records.py: its own, with what to send, and one that all gateways
-share, with what happened.
+Two pipes connect it with the server, and carry the records of records.py: its own says what to send, and one that all gateways
+share says what happened.
 """
 
 import _thread
@@ -49,11 +49,11 @@ class GatewaySetup:
 
     Attributes:
         keys: each worker's key, by rank.
-        welcome: what a worker is told that may join.
-        commands: the reading end of each gateway's own pipe, by rank.
-        reports: the writing end of the shared pipe.
-        connect: opens a process's own connection to the job's store.
-        patience: how long a link may keep a gateway waiting before it is closed.
+        welcome: what a worker is told when it may join.
+        commands: the read end of each gateway's own pipe, by rank.
+        reports: the write end of the shared pipe.
+        connect: opens a connection to the job's store for the calling process.
+        patience: how long a link may keep a gateway waiting before it is closed, in seconds.
     """
 
     shape: Shape
@@ -76,11 +76,11 @@ class Gateway:
     def __init__(self, setup: GatewaySetup, rank: int, generation: int, frame: RequestFrame) -> None:
         self._setup, self._rank, self._generation, self._frame = setup, rank, generation, frame
         self._commands = setup.commands[rank]
-        self._model_round = -1  # the round whose model the worker holds for sure
+        self._model_round = -1  # the round whose model the worker certainly holds
         self._link: Link
 
     def run(self) -> NoReturn:
-        """Serve one link to its end."""
+        """Serve one link until it ends, then end this process."""
         gc.disable()
         self._end_with(self._live)
 
@@ -95,7 +95,7 @@ class Gateway:
             self._tell(ReportKind.EXPELLED, text=str(intrusion))
         except MemoryError:
             self._tell(ReportKind.EXPELLED, text="made its gateway run out of memory")
-        except BaseException as error:  # whatever it is, it must not reach the server's code above the fork
+        except BaseException as error:  # any error: it must not reach the server's code above the fork
             self._tell(ReportKind.LOST, text=f"{type(error).__name__}: {error}")
         os._exit(_LOST)
 
@@ -106,8 +106,8 @@ class Gateway:
         if link is None:
             return
         self._link = link
-        self._tell(ReportKind.JOINED)  # before anything that could follow it
-        # threading.Thread would touch ten times the memory.
+        self._tell(ReportKind.JOINED)  # before any other report of this link
+        # threading.Thread would take ten times the memory.
         _thread.start_new_thread(self._end_with, (link.watch,))
         while self._serve():
             pass
@@ -121,7 +121,7 @@ class Gateway:
     def _serve(self) -> bool:
         """Run one command; False ends the link."""
         command = Command.unpack(os.read(self._commands, Command.SIZE))
-        if command.generation != self._generation:  # meant for a link that is gone
+        if command.generation != self._generation:  # it was meant for an earlier link
             return True
         if command.kind is Kind.RESUME:
             for part in self._compose(command, np.arange(0)):
@@ -137,7 +137,7 @@ class Gateway:
         return command.kind is not Kind.STOP
 
     def _ask(self, command: Command) -> None:
-        """Pass on an order to save, and the answer back."""
+        """Pass on an order to save, and pass back the answer."""
         message = bare_message(Kind.SAVE, command.round, length=command.length)
         answer = torch.zeros(HEADER_BYTES, dtype=torch.uint8)
         receiving = self._link.post_receive(answer)
@@ -149,18 +149,18 @@ class Gateway:
             raise Intrusion(f"sent {error}") from None
 
     def _exchange(self, command: Command) -> None:
-        """Pass a request on, and the replies back."""
+        """Pass on a request, and pass back the replies."""
         shared, shape, link, patience = self._setup.shared, self._setup.shape, self._link, self._setup.patience
         cohort, places = shared.cohort(command.cohort)
         request = self._compose(command, cohort)
-        if not shared.is_current(command.round):  # this process was held up beyond the round: what it read may be torn
+        if not shared.is_current(command.round):  # this process was delayed beyond the round: what it read may be torn
             self._tell(ReportKind.IDLE)
             return
         mine = shape.rank(cohort) == self._rank
         clients, rows = cohort[mine].tolist(), [shared.rows[place] for place in places[mine].tolist()]
-        for row in rows:  # gloo takes a message of no bytes for one: the last header must not stand for it
+        for row in rows:  # gloo accepts an empty message: an old header must not count as its content
             row.message.numpy()[:HEADER_BYTES] = 0
-        # Receives are posted before the request leaves, so that replies need not ask whether they are expected.
+        # Receives are posted before the request leaves: gloo then sends replies without asking whether they are expected.
         receiving = [link.post_receive(row.message) for row in rows]
         for work in [link.post_send(part) for part in request]:
             link.finish(work, patience)
@@ -184,7 +184,7 @@ class Gateway:
         flags = command.flags
         if self._model_round == command.round - 1:
             flags &= ~HAS_PREVIOUS
-        if flags and not frame.parts_apart(flags):  # by numpy, for torch's copy may want threads that no fork has
+        if flags and not frame.parts_apart(flags):  # by numpy, because torch's copy may use threads, which a fork lacks
             frame.current.numpy()[:] = models.current.numpy()
             if flags & HAS_PREVIOUS:
                 frame.previous.numpy()[:] = models.previous.numpy()

@@ -1,14 +1,14 @@
 """How two ends recognise each other: the server, and a worker that shares a key with it (see transport/keys.py).
 
 The exchange is a challenge each way, keyed with HMAC-SHA256 (RFC 2104). Each end contributes a fresh nonce, and each
-proof names its role, so that nothing overheard can be played back or reflected. What the worker is told comes with the answer:
+proof names its role, so that nothing overheard can be played back or reflected. The answer carries what the worker is told:
 
     worker -> server   hello  = nonce_w | HMAC(key, "hello", nonce_w)
     server -> worker   answer = nonce_s | HMAC(key, "answer", nonce_w, nonce_s, told) | told
     worker -> server   proof  = HMAC(key, "proof", nonce_w, nonce_s)
-    both               session = HMAC(key, "session", nonce_w, nonce_s), known to nobody else
+    both               session = HMAC(key, "session", nonce_w, nonce_s), known only to these two
 
-The session itself never leaves the two ends; what they show of it derives from it.
+The session itself never leaves the two ends; they send only what is derived from it.
 """
 
 import hmac
@@ -23,13 +23,13 @@ class HandshakeError(ValueError):
 
 
 def _mac(key: bytes, label: str, *parts: bytes) -> bytes:
-    # Every part has a fixed length but the last, so that two different inputs never read the same.
+    # Every part but the last has a fixed length, so that different inputs never give the same bytes.
     return hmac.digest(key, b"\0".join([label.encode(), b"".join(parts)]), sha256)
 
 
 def _check(key: bytes, given: bytes, label: str, *parts: bytes) -> None:
     if not hmac.compare_digest(given, _mac(key, label, *parts)):
-        raise HandshakeError(f"the {label} is not made with this worker's key")
+        raise HandshakeError(f"the {label} was not made with this worker's key")
 
 
 class WorkerSide:
@@ -46,10 +46,10 @@ class WorkerSide:
         return self._nonce.hex()
 
     def prove(self, answer: bytes) -> tuple[bytes, bytes, bytes]:
-        """Check the server's answer; return the proof that it asks for, the session key, and what the server tells.
+        """Check the server's answer; return the proof that the server asks for, the session key, and what the server tells.
 
         Raises:
-            HandshakeError: if whoever answered does not know the key.
+            HandshakeError: if the other end does not know the key.
         """
         nonces = self._nonce, answer[:_NONCE]
         given, told = answer[_NONCE : _NONCE + _PROOF], answer[_NONCE + _PROOF :]
@@ -58,7 +58,7 @@ class WorkerSide:
 
 
 class ServerSide:
-    """The server's half of one exchange, in which the worker is ``told`` something.
+    """The server's half of one exchange; ``told`` is what it tells the worker.
 
     Raises:
         HandshakeError: if the hello was not made with this key.
@@ -86,17 +86,17 @@ class ServerSide:
 
 
 def meeting_prefix(session: bytes) -> str:
-    """Return the name under which both ends meet in the store, where everybody can read it."""
+    """Return the prefix under which both ends meet in the store, where everybody can read it."""
     return _mac(session, "meeting").hex()
 
 
 def confirmation(session: bytes, role: str) -> bytes:
-    """Return the first message on a fresh link, which shows that it leads to whoever took part in the exchange."""
+    """Return the first message on a fresh link, which proves that the link leads to the other end of this exchange."""
     return _mac(session, f"link {role}")
 
 
 def seal(key: bytes, attempt: str, text: str) -> bytes:
-    """Return a note from the server to one worker; only the server can write it, and it is valid in this attempt of the server only."""
+    """Return a note from the server to one worker; only the server can write it, and it is valid only in this attempt of the server."""
     note = text.encode()
     return _mac(key, "note", _digest(attempt), note) + note
 

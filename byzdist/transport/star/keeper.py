@@ -1,8 +1,8 @@
 """The keeper, which forks the gateways, and the server's side of both.
 
-The server forks the keeper before it starts any thread, and the keeper forks a gateway for each worker, again whenever one has ended.
-What a worker makes its gateway keep in memory has a limit, and where the whole machine's memory is short, the kernel ends gateways
-first. The keeper ends a gateway that somebody stopped, and the server wakes a keeper that somebody stopped. The keeper dies with the
+The server forks the keeper before it starts any thread, and the keeper forks a gateway for each worker, and a new one whenever one ends.
+The memory of a gateway is limited, whatever its worker sends, and if the machine runs short of memory, the kernel ends gateways
+first. If somebody stops a gateway, the keeper ends it; if somebody stops the keeper, the server wakes it. The keeper dies with the
 server, and the gateways die with the keeper.
 """
 
@@ -33,15 +33,15 @@ from byzdist.transport.star.shared import OVER, Shared, link_frame
 from byzdist.transport.store import Connect
 
 log = logging.getLogger(__name__)
-_ROOM = 2**26  # bytes that a gateway may hold beyond what the keeper does, the stacks of its threads, and
-_REPLY = 2**13  # what it needs to wait for one more reply
-_THREADS, _STACK = 8, 2**23  # as many as it may have, and the bytes of a stack where the system names no limit
+_ROOM = 2**26  # bytes that a gateway may take, in addition to the keeper's memory, the stacks of its threads, and
+_REPLY = 2**13  # bytes for each reply that it waits for
+_THREADS, _STACK = 8, 2**23  # how many threads it may have, and the bytes of a stack if the system names no limit
 _TERMINAL = (
     signal.SIGTSTP,
     signal.SIGTTIN,
     signal.SIGTTOU,
-)  # a terminal's Ctrl-Z is for the server and the workers alone
-_QUICK, _PAUSE = 1.0, 0.2  # seconds: before the next gateway of one that ended so soon, and between two tries to fork
+)  # a terminal's Ctrl-Z must stop only the server and the workers
+_QUICK, _PAUSE = 1.0, 0.2  # seconds: a gateway that ended sooner than the first is replaced after the second
 
 
 class Gateways:
@@ -49,7 +49,7 @@ class Gateways:
 
     Args:
         keys: each worker's key, by rank.
-        welcome: what a worker is told that may join.
+        welcome: what a worker is told when it may join.
         connect: opens a connection to the job's store.
         patience: how long a link may keep its gateway waiting, in seconds.
     """
@@ -76,7 +76,7 @@ class Gateways:
 
     def give(self, rank: int, command: Command) -> None:
         """Tell one gateway what to do."""
-        with suppress(BrokenPipeError):  # the keeper is gone, as `listen` will find
+        with suppress(BrokenPipeError):  # the keeper is gone: `listen` will report it
             os.write(self._commands[rank], command.pack())
 
     def listen(self, seconds: float) -> list[Report]:
@@ -88,23 +88,23 @@ class Gateways:
         if not self._poll.poll(max(0.0, seconds) * 1000):
             return []
         records = os.read(self._reports, 64 * Report.SIZE)
-        if not records and not self._shared.dismissed[1:].all():  # else the keeper has nobody to fork for
+        if not records and not self._shared.dismissed[1:].all():  # else the keeper has ended because no worker may join
             raise RunError("the process that keeps the gateways was ended from outside.")
         return [Report.unpack(records[at : at + Report.SIZE]) for at in range(0, len(records), Report.SIZE)]
 
     def wake_keeper(self) -> None:
-        """Let the keeper go on if somebody has stopped it, because only the keeper replaces gateways."""
+        """Wake the keeper if somebody has stopped it, because only the keeper replaces gateways."""
         with suppress(ChildProcessError):  # it has ended
             if os.waitid(os.P_PID, self.keeper, os.WSTOPPED | os.WNOHANG):
-                log.warning("the process that keeps the gateways was stopped; it is told to go on")
+                log.warning("the process that keeps the gateways was stopped; it is woken")
                 os.kill(self.keeper, signal.SIGCONT)
 
     def end(self, patience: float) -> None:
-        """Wait ``patience`` seconds for the keeper to end, then end it."""
+        """Wait at most ``patience`` seconds for the keeper to end, then kill it."""
         until = time.monotonic() + patience
         while os.waitpid(self.keeper, os.WNOHANG) == (0, 0):
             if time.monotonic() > until:
-                os.kill(self.keeper, signal.SIGKILL)  # its gateways go with it
+                os.kill(self.keeper, signal.SIGKILL)  # its gateways end with it
                 os.waitpid(self.keeper, 0)
                 break
             time.sleep(0.01)
@@ -128,8 +128,8 @@ def _fork_keeper(setup: GatewaySetup) -> tuple[int, int]:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 2)  # an abort's stack trace would let any worker fill the server's log
-        faulthandler.disable()  # this too, where it was told to write elsewhere
-        torch.set_num_threads(1)  # the threads of the server's torch are not there after a fork
+        faulthandler.disable()  # it may write to another file, which a worker could fill as well
+        torch.set_num_threads(1)  # a fork lacks the threads of the server's torch
         os.close(start)
         os.read(ready, 1)  # ends when the server closes its side
         gc.freeze()  # the collector would copy the pages that are shared with the server
@@ -141,9 +141,9 @@ def _fork_keeper(setup: GatewaySetup) -> tuple[int, int]:
 
 
 def _limit_memory(shape: Shape) -> None:
-    """Limit what this process, and each one that it forks, may hold for itself, where the system shows that (Linux)."""
+    """Limit the private memory of this process, and of each one that it forks, if the system shows it (Linux)."""
     replies = min(shape.max_cohort, shape.clients // shape.workers + 1)
-    with suppress(OSError, ValueError):  # a lower limit is the user's
+    with suppress(OSError, ValueError):  # the user has set a lower limit
         with open("/proc/self/statm") as sizes:
             held = int(sizes.read().split()[5]) * resource.getpagesize()
         stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
@@ -153,7 +153,7 @@ def _limit_memory(shape: Shape) -> None:
 
 
 def _be_the_first_to_go() -> None:
-    """Have the kernel end this process before others where memory is short."""
+    """Have the kernel end this process before others when memory is short."""
     with suppress(OSError):
         file = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
         os.write(file, b"1000")
@@ -161,10 +161,10 @@ def _be_the_first_to_go() -> None:
 
 
 def _keep(setup: GatewaySetup) -> NoReturn:
-    """Fork a gateway for each worker, and anew whenever one has ended, until the run is over."""
+    """Fork a gateway for each worker, and a new one whenever one has ended, until the run is over."""
     keeper = os.getpid()
     generations = dict.fromkeys(setup.commands, 0)
-    living: dict[int, tuple[int, float]] = {}  # by process: rank, and when it began
+    living: dict[int, tuple[int, float]] = {}  # by process id: rank, and when it began
     waiting = dict.fromkeys(setup.commands, 0.0)  # by rank: the pause before it lets its worker in
     frame = link_frame(setup.shape, setup.shared.models)  # each gateway gets a copy when it first writes there
     while waiting or living:

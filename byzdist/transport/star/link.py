@@ -1,14 +1,14 @@
 """A link: the two-rank process group of the server and one worker, and how its two ends find and recognise each other.
 
 They meet at the job's store (see transport/store.py), under keys of the worker's rank, and prove to each other who they are before either
-opens a port. The server's answer also says what the worker has to know of the run, or why it need not join: nothing else that the
-store holds is believed. The group then meets under a prefix that nobody can guess, and its first messages repeat the proof, so
-that whoever reads the prefix in the store, or gets in between them at the open port, is found out. Once the link is open its ports
-take no new connections. Only that the run is over is left as a note in the store, for workers that have joined before.
+opens a port. The server's answer also says what the worker must know of the run, or why it need not join: neither end believes
+anything else in the store. The group then meets under a prefix that nobody can guess, and its first messages repeat the proof, so
+that a stranger who reads the prefix in the store, or connects to the open port first, is found out. Once the link is open, its ports
+take no new connections. When the run is over, the server leaves a note in the store for workers that have joined before.
 """
 
 import contextlib
-import encodings.idna  # noqa: F401 - looking up names imports it: better here than in every gateway's own memory
+import encodings.idna  # noqa: F401 - looking up names imports it: imported here, gateways share its memory
 import json
 import logging
 import os
@@ -42,21 +42,21 @@ from byzdist.transport.store import Connect, NoStore
 log = logging.getLogger(__name__)
 FOREVER = timedelta(days=7)
 END = "the run is over"
-BRIEF = timedelta(seconds=5)  # for an answer of the store; it waits for a key that somebody has just deleted
-SILENT = "silent"  # why a link is lost whose other end did not answer in time
-_MESSAGES, _LIFE = 0, 1  # tags: requests and replies; nothing ever, see `Link.watch`
-_MEETING = timedelta(seconds=20)  # for the steps of a meeting once both ends are known to be there
+BRIEF = timedelta(seconds=5)  # for an answer of the store, which waits for a key that was just deleted
+SILENT = "silent"  # the reason of a `LinkLost` whose other end did not answer in time
+_MESSAGES, _LIFE = 0, 1  # tags: of requests and replies; of a message that never comes, see `Link.watch`
+_MEETING = timedelta(seconds=20)  # for each step of a meeting, once both ends are known to be there
 _GLANCE, _REPEAT = 0.02, 1.0  # seconds between two looks at the store, and between two hellos
 _making_devices = threading.Lock()
-_STORE_PATIENCE = 2.0  # seconds for a connection to the store, before a worker looks whether it is to go on
+_STORE_PATIENCE = 2.0  # seconds for a connection to the store, before a worker checks whether it should go on
 
 
 class LinkLost(Exception):
-    """The other end is gone, or silent beyond all patience."""
+    """The other end is gone, or was silent for too long."""
 
 
 class Intrusion(Exception):
-    """The worker sent what no worker sends."""
+    """The worker sent what no honest worker sends."""
 
 
 class Link:
@@ -64,10 +64,10 @@ class Link:
 
     def __init__(self, group: Any, peer: int) -> None:  # a ProcessGroupGloo; its stub lacks send and recv
         self._group, self._peer = group, peer
-        self._sockets: dict[int, int] = {}  # the descriptors of its connection: gloo closes them as soon as it breaks
+        self._sockets: dict[int, int] = {}  # descriptors of the connection: gloo closes them as soon as it breaks
 
     def post_send(self, message: Tensor) -> Work:
-        """Start to send; call `finish`, because gloo may never deliver a message whose work is dropped."""
+        """Start to send; pass the work to `finish`, because gloo may never deliver a message whose work is dropped."""
         return self._guard(lambda: self._group.send([message], self._peer, _MESSAGES))
 
     def post_receive(self, buffer: Tensor) -> Work:
@@ -75,10 +75,10 @@ class Link:
         return self._guard(lambda: self._group.recv([buffer], self._peer, _MESSAGES))
 
     def finish(self, work: Work, patience: timedelta = FOREVER) -> None:
-        """Wait for a work.
+        """Wait until a work is done.
 
         Raises:
-            LinkLost: if the link broke; it does where ``patience`` ends.
+            LinkLost: if the link broke, as it does when ``patience`` is over.
         """
         self._guard(lambda: work.wait(patience))
 
@@ -122,9 +122,9 @@ def _reason(error: RuntimeError) -> str:
 
 @lru_cache(maxsize=1)
 def where_to_listen() -> list[dict[str, str]]:
-    """Return gloo's addresses: of GLOO_SOCKET_IFNAME, else this host's own on the way to the store ([]: by its name).
+    """Return gloo's addresses: of GLOO_SOCKET_IFNAME, else this host's own on the way to the store; [] lets gloo look up this host's name.
 
-    The server asks before it forks its gateways, because looking up names takes more memory than everything else they do.
+    The server asks before it forks its gateways, because looking up names takes more memory than all else that they do.
     """
     if names := os.environ.get("GLOO_SOCKET_IFNAME"):
         return [{"interface": name} for name in names.split(",")]
@@ -173,7 +173,7 @@ def _put(store: Store, key: str, value: bytes) -> None:
 
 
 def _read(store: Store, key: str) -> bytes | None:
-    """Return a key's value; None where there is none, or somebody deletes it at this moment."""
+    """Return a key's value; None if there is none, or if it is being deleted."""
     if store.check([key]):
         with contextlib.suppress(DistStoreError):
             return store.get(key)
@@ -181,7 +181,7 @@ def _read(store: Store, key: str) -> bytes | None:
 
 
 def _wait(store: Store, key: str, patience: float, unless: Callable[[], bool] = lambda: False) -> bytes | None:
-    """Return a key's value; None if it is not there in time. The store's own wait would log every timeout."""
+    """Return a key's value; None if it is not there in time. The wait of torch's store would log every timeout."""
     until = time.monotonic() + patience
     while (value := _read(store, key)) is None and time.monotonic() < until and not unless():
         time.sleep(_GLANCE)
@@ -189,7 +189,7 @@ def _wait(store: Store, key: str, patience: float, unless: Callable[[], bool] = 
 
 
 def welcome(attempt: str, facts: str) -> bytes:
-    """Return what a worker is told that may join: the unique name of this attempt of the server, and facts of the run."""
+    """Return what a worker is told when it may join: the unique name of this attempt of the server, and facts of the run."""
     return json.dumps({"attempt": attempt, "facts": facts}).encode()
 
 
@@ -207,7 +207,7 @@ def accept(
 ) -> Link | None:
     """The server's side: wait until worker ``rank`` has joined; None once ``dismissed`` says that the run is over.
 
-    A worker that is dismissed for another reason is told that reason, as often as it asks.
+    A worker that is dismissed for another reason is told that reason each time that it asks.
     """
     store.set_timeout(BRIEF)
     while (state := dismissed())[0] != OVER:
@@ -227,7 +227,7 @@ def accept(
             if proof is None:
                 continue
             link = _open(store, side.accept(proof), 0)
-            store.delete_key(f"{rank}/hello")  # said once more while the answer was on its way
+            store.delete_key(f"{rank}/hello")  # the worker repeated it while the answer was on its way
             return link
     return None
 
@@ -237,7 +237,7 @@ def _differs(now: Callable[[], object], before: object) -> bool:
 
 
 def _says_another(store: Store, rank: int, key: bytes, hello: bytes) -> bool:
-    """Return whether the worker has begun anew since it said ``hello``: the one that said it may be dead."""
+    """Return whether a newer hello than ``hello`` has come: the worker that sent the old one may be dead."""
     fresh = _read(store, f"{rank}/hello")
     if fresh in (None, hello):
         return False
@@ -256,16 +256,16 @@ def join(
     attempt: str = "",
     store_patience: float = 0.0,
 ) -> Joined | None:
-    """The worker's side: join as ``rank``; None if the run is over, or once ``stays`` says so.
+    """The worker's side: join as ``rank``; None if the run is over, or once ``stays`` returns False.
 
     Args:
-        connect: opens a connection to the store, again whenever it breaks.
+        connect: opens a connection to the store, and a new one whenever it breaks.
         rank: which worker this is.
-        key: what proves that.
+        key: proves that it is that worker.
         patience: how long to try, in seconds.
-        stays: whether to go on trying.
-        attempt: of the server, where this worker has joined before.
-        store_patience: how long to wait for a store that has not been there yet, in seconds.
+        stays: returns whether to go on trying.
+        attempt: the server's attempt that this worker joined before, or "".
+        store_patience: how long to wait for a store that was never reached yet, in seconds.
 
     Raises:
         RunError: if nobody who knows this worker's key answers within ``patience`` seconds, or the server refuses
@@ -280,7 +280,7 @@ def join(
             if not found:
                 until, found = time.monotonic() + patience, True
             return _meet(store, rank, key, until, stays, attempt)
-        except (DistError, NoStore) as error:  # it is being started again, or cannot be reached for a while
+        except (DistError, NoStore) as error:  # the store is being started again, or cannot be reached for a while
             why = str(error).splitlines()[0]
             time.sleep(_GLANCE)
         except TimeoutError:
@@ -301,14 +301,14 @@ def _meet(store: Store, rank: int, key: bytes, until: float, stays: Callable[[],
     while time.monotonic() < until:
         if not stays() or (attempt and read_note(store, rank, key, attempt) == END):
             return None
-        _put(store, f"{rank}/hello", side.hello)  # again and again, for others can overwrite it
+        _put(store, f"{rank}/hello", side.hello)  # repeated, because others can overwrite it
         if (answer := _wait(store, f"{side.store_key}/answer", _REPEAT)) is None:
             continue
         try:
             proof, session, told = side.prove(answer)
             said = json.loads(told)
             if "refused" in said:
-                raise RunError(f"the server will not have worker rank {rank}: {said['refused']}.")
+                raise RunError(f"the server refuses worker rank {rank}: {said['refused']}.")
             _put(store, f"{side.store_key}/proof", proof)
             return Joined(_open(store, session, 1), said["attempt"], said["facts"])
         except HandshakeError as error:
@@ -320,12 +320,12 @@ def _meet(store: Store, rank: int, key: bytes, until: float, stays: Callable[[],
 
 
 def leave_note(store: Store, rank: int, key: bytes, attempt: str, text: str) -> None:
-    """Tell a worker that has joined in this attempt of the server, now or whenever it comes back: `END`."""
+    """Tell a worker that joined in this attempt of the server, when it next looks: `END`, for example."""
     _put(store, f"{rank}/closed", seal(key, attempt, text))
 
 
 def read_note(store: Store, rank: int, key: bytes, attempt: str) -> str | None:
-    """Return the note that the server left for a worker in one of its attempts."""
+    """Return the note that the server left for a worker in this attempt, None if there is none."""
     if (note := _read(store, f"{rank}/closed")) is not None:
         with contextlib.suppress(HandshakeError):  # anybody can write into the store
             return unseal(key, attempt, note)

@@ -1,4 +1,4 @@
-"""Who can be asked: what the server knows of workers and clients, their offences and their lateness. No process, no clock."""
+"""Who can be asked: what the server knows of workers and clients, their offences and their lateness. It uses no process and no clock."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ class Terms:
     """On what terms workers take part.
 
     Attributes:
-        deadline, join_timeout: in seconds.
-        min_replies: the fewest reachable clients.
-        offences: how many lead to quarantine.
-        late_share: of the run's time, for which the server may wait in vain for one worker.
+        deadline, join_timeout: the longest waits for replies and for workers, in seconds.
+        min_replies: how many clients must be reachable.
+        offences: how many offences lead to quarantine.
+        late_share: the share of the run's time for which the server may wait in vain for one worker.
     """
 
     deadline: float
@@ -55,23 +55,23 @@ class Worker:
     allowance: Allowance
     generation: int = 0
     state: str = "has not joined yet"  # "" where the link is open
-    round: int = -1  # of the request that the worker still has to answer
+    round: int = -1  # the round of the request that the worker still has to answer
     pending: set[int] = field(default_factory=set)  # the clients that it still has to answer for
-    rows: dict[int, int] = field(default_factory=dict)  # by client: where its gateway may still write a reply
+    rows: dict[int, int] = field(default_factory=dict)  # by client: the row where its gateway may still write a reply
     conduct: Conduct = field(default_factory=Conduct)
 
     @property
     def is_free(self) -> bool:
-        """Whether there is a link, and no reply that the worker owes."""
+        """Whether there is a link and the worker owes no reply."""
         return not self.state and not self.pending
 
     @property
     def is_quarantined(self) -> bool:
-        """Whether it is excluded for good, because of its offences."""
+        """Whether the worker is excluded for good because of its offences."""
         return self.state.startswith(IN_QUARANTINE)
 
     def release_rows(self, report: Report) -> None:
-        """Note which rows are the server's again."""
+        """Note which rows the gateway no longer writes to."""
         if report.what in (ReportKind.REPLY, ReportKind.OFFENCE):
             self.rows.pop(report.client, None)
         elif report.what in (ReportKind.IDLE, ReportKind.ENDED):
@@ -86,7 +86,7 @@ class Membership:
 
     Attributes:
         conducts: by client that has offended.
-        trusted: by client: whether it is not in quarantine.
+        trusted: by client, whether it is not in quarantine.
         resting: the ranks that were late too often and are not asked for a while.
     """
 
@@ -103,12 +103,12 @@ class Membership:
     def free_clients(self) -> np.ndarray:
         """Return the clients out of quarantine whose worker is linked, owes no reply and does not rest, ascending."""
         free = tuple(worker.is_free and rank not in self.resting for rank, worker in self.workers.items())
-        if free != self._free[0]:  # else nothing is done that takes longer with more clients
+        if free != self._free[0]:  # else keep the result, because making it takes longer with more clients
             self._free = free, np.flatnonzero(np.array(free)[self._hosts] & self.trusted)
         return self._free[1]
 
     def count_acceptable(self) -> int:
-        """Return how many clients are not in quarantine, nor is their worker."""
+        """Return how many clients are not in quarantine and whose worker is not either."""
         acceptable = np.array([not worker.is_quarantined for worker in self.workers.values()])
         return int(np.count_nonzero(acceptable[self._hosts] & self.trusted))
 
@@ -128,14 +128,14 @@ class Membership:
         )
 
     def offend(self, client: int, reason: str) -> bool:
-        """Count an offence of a client's; return whether it is in quarantine for it."""
+        """Count an offence of a client; return whether it leads to quarantine."""
         if not self.conducts[client].offend(reason, self.terms.offences):
             return False
         self.isolate(client)
         return True
 
     def isolate(self, client: int) -> None:
-        """Trust a client no more."""
+        """Stop trusting a client."""
         self.trusted[client] = False
         self._free = (), np.arange(0)
 
@@ -144,9 +144,9 @@ class Membership:
         return not self.trusted[rank - 1 :: self._shape.workers].any()
 
     def charge_the_late(self, round_: int, waited: float, now: float) -> list[str]:
-        """Count the time, ``waited``, for which the round has waited for late workers alone, and let those rest that have used up theirs.
+        """Charge late workers for the seconds, ``waited``, that the round waited for them alone; rest those whose allowance is used up.
 
-        Where more than half of the workers would rest, it is the deadline that is wrong. Return what there is to tell.
+        At most half of the workers rest at a time: if more are late, it is the deadline that is wrong. Return the events to report.
         """
         told = []
         for rank, worker in self.workers.items():
@@ -162,7 +162,7 @@ class Membership:
         return told
 
     def end_rests(self, now: float) -> None:
-        """Let workers take part again that have rested long enough, or that the run needs."""
+        """Let workers take part again if they have rested long enough, or if the run needs them."""
         for rank in list(self.resting):
             if not self.workers[rank].allowance.seconds_to_go(now):
                 self.resting.remove(rank)
@@ -178,7 +178,7 @@ class Membership:
         }
 
     def take_up(self, offences: Mapping[str, Any]) -> tuple[dict[int, str], dict[int, str]]:
-        """Take in what `offences` returned, or a part of it; return which clients and workers are in quarantine, and why."""
+        """Restore what `offences` returned, or a part of it; return which clients and workers are in quarantine, and why."""
         for client, count, reason in offences.get("clients", []):
             self.conducts[client] = Conduct(count, reason)
         for rank, count, reason in offences.get("workers", []):

@@ -1,4 +1,4 @@
-"""Orders that are no requests, RESUME and SAVE, and the answers to them. No process, no clock."""
+"""The orders RESUME and SAVE, and the answers to them. It uses no process and no clock."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ class Progress:
     """How far one worker is with its orders."""
 
     is_busy: bool = False  # with an order
-    asked: int = -1  # the round of the last order to save that was given to it
-    is_awaited: bool = False  # the server waits for its word that it has saved
-    has_saved: bool = False  # it has saved, as the last order said
-    failure: str = ""  # why it has not, where that is its own doing
+    asked: int = -1  # the round of the last order to save that it was given
+    is_awaited: bool = False  # the server waits for it to say that it has saved
+    has_saved: bool = False  # it has carried out the last order to save
+    failure: str = ""  # why it has not, if that is its own fault
 
 
 class Orders:
@@ -34,8 +34,8 @@ class Orders:
         self._workers = workers
         self.progress = {rank: Progress() for rank in workers}
         self._saving, self._save_until = -1, 0.0  # the round of the last order to save, and the time for it
-        self._resumed = -1  # the round after which clients go on with what they remembered then
-        self._untold = set[int]()  # the ranks that still have to be told
+        self._resumed = -1  # the round after which clients continue, with what they remembered then
+        self._untold = set[int]()  # the ranks that have not been told so yet
 
     def resume(self, round_: int, holders: Collection[int], everyone: bool) -> dict[int, Command]:
         """Return the orders, by rank, that bring the workers to where they were after a round.
@@ -43,7 +43,7 @@ class Orders:
         Args:
             round_: the round.
             holders: the ranks that held its model then, and get it now.
-            everyone: whether the others have to be told as well: then also those that join later.
+            everyone: whether to tell the others as well, and also those that join later.
         """
         self._resumed, self._untold = round_, set(self._workers) if everyone else set()
         commands = {}
@@ -54,16 +54,16 @@ class Orders:
         return commands
 
     def greet(self, rank: int) -> Command | None:
-        """Return the order for a worker that has just joined, if there is any."""
+        """Return the order for a worker that has just joined, None if there is none."""
         self.forget(rank)
         return self._order(rank, Kind.RESUME, self._resumed) if rank in self._untold else None
 
     def save(self, order: Save, until: float) -> dict[int, Command]:
-        """Return the orders to save, by rank; for the same round again they ask how far the workers are.
+        """Return the orders to save, by rank; a second call for the same round asks how far the workers are.
 
         Args:
             order: the order.
-            until: when the server stops waiting for the answers; the first one counts for a round.
+            until: when the server stops waiting for the answers; only the value of the first call for a round counts.
         """
         if order.round != self._saving:
             self._saving, self._save_until = order.round, until
@@ -81,16 +81,16 @@ class Orders:
         return Command(self._workers[rank].generation, kind, round_, length, flags=flags)
 
     def answered(self, rank: int, stage: int) -> None:
-        """Note that a worker has carried out its order; ``stage`` says how far it is where that was to save."""
+        """Note a worker's answer to its order; ``stage`` says how far it is with an order to save."""
         progress = self.progress[rank]
         progress.is_busy = False
-        self._untold.discard(rank)  # every link begins with that order
+        self._untold.discard(rank)  # every link begins with the order to resume
         if progress.asked == self._saving and progress.is_awaited and stage != Stage.WRITING:
             progress.is_awaited, progress.has_saved = False, stage == Stage.SAVED
-            progress.failure = "" if progress.has_saved else "it failed to, see its log"
+            progress.failure = "" if progress.has_saved else "saving failed, see its log"
 
     def forget(self, rank: int, failure: str = "") -> None:
-        """Wait for a worker no longer; ``failure``, if any, is why it has not saved where it was asked to."""
+        """Stop waiting for a worker; ``failure``, if any, is why it has not saved when it was asked to."""
         progress = self.progress[rank]
         if progress.is_awaited and failure:
             progress.failure = failure
@@ -101,11 +101,11 @@ class Orders:
         return any(progress.is_busy for progress in self.progress.values())
 
     def unsaved(self, now: float) -> list[int]:
-        """Return the ranks whose word is awaited that they have saved; nobody once the time is over."""
+        """Return the ranks that have not yet said that they have saved; none once the time is over."""
         return [] if now > self._save_until else [rank for rank, it in self.progress.items() if it.is_awaited]
 
     def end_save(self) -> tuple[dict[int, str], list[int]]:
-        """Wait for the last order to save no longer; return who failed and why, by rank, and all whose part is missing."""
+        """Stop waiting for the last order to save; return who failed and why, by rank, and all ranks whose part is missing."""
         for progress in self.progress.values():
             if progress.is_awaited:
                 progress.is_awaited, progress.failure = False, "it takes too long"

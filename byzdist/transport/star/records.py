@@ -1,4 +1,4 @@
-"""What the server and its gateways tell each other: records of a fixed size, each of which a pipe takes whole."""
+"""What the server and its gateways tell each other: records of a fixed size, which a pipe never splits."""
 
 import struct
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ class ReportKind(IntEnum):
 
     JOINED = 1
     REPLY = 2  # ``text`` is not empty where the client had remembered nothing
-    OFFENCE = 3  # a reply that is not what it should be; it takes the reply's place
-    IDLE = 4  # the round was over before the request could be passed on
+    OFFENCE = 3  # a malformed reply; this report takes its place
+    IDLE = 4  # the round was over before the gateway could pass the request on
     LOST = 5  # the link broke
     EXPELLED = 6  # the link broke because of what the worker sent, which may have aborted the gateway
     ENDED = 7  # the gateway's process has ended: from now on nothing writes to the rows of its replies
-    ORDER_DONE = 8  # an order that is no request; ``client`` is the `Stage`
+    ORDER_DONE = 8  # a RESUME or SAVE is done; ``client`` is the `Stage`
 
 
 @dataclass(frozen=True)
 class Report:
-    """One record of the shared pipe; ``generation`` counts a worker's gateways, so that the past is not taken for the present."""
+    """One record of the shared pipe; ``generation`` counts a worker's gateways, so that the server knows reports of earlier ones."""
 
     what: ReportKind
     rank: int
@@ -47,12 +47,12 @@ class Report:
 
 @dataclass(frozen=True)
 class Command:
-    """What the server wants of one gateway: to pass a message on, or to end.
+    """What the server tells one gateway to do: pass a message on, or end.
 
     Attributes:
-        length: of each reply's payload, or what the header of an order says.
-        cohort: its size.
-        flags: which models go with it; x^{k-1} only where the worker lacks it.
+        length: the bytes of each reply's payload, or the length that an order's header names.
+        cohort: the size of the cohort.
+        flags: which models go with the request; x^{k-1} only if the worker lacks it.
     """
 
     generation: int
@@ -67,7 +67,7 @@ class Command:
 
     @classmethod
     def end(cls, generation: int) -> "Command":
-        """Return the last command."""
+        """Return the command that ends a gateway."""
         return cls(generation, Kind.STOP)
 
     def pack(self) -> bytes:

@@ -5,8 +5,8 @@ one pipe, with a deadline. The times nest: ``deadline`` bounds a round's wait fo
 ``deadline + join_timeout`` is closed, and its worker may join again; without ``min_replies`` reachable clients for
 ``join_timeout`` seconds the run ends.
 
-What a reply is worth counts against its client, what breaks the link against its worker; either may end in quarantine. A worker
-that is late again and again is not asked for a while (see lateness.py).
+A malformed reply is an offence of its client, a broken link one of its worker; either may end in quarantine. A worker
+that is late too often is not asked for a while (see lateness.py).
 """
 
 import logging
@@ -36,17 +36,17 @@ from byzdist.transport.store import Connect
 from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, Kind
 
 log = logging.getLogger(__name__)
-_END_PATIENCE = 2.0  # seconds for the gateways to end by themselves
+_END_PATIENCE = 2.0  # seconds in which gateways may end by themselves
 _STORE_PATIENCE = 2.0  # seconds for writing the notes at the end
 _LOOK = 0.5  # seconds between two checks whether the server still waits
-_FILES = 4, 68  # descriptors for each worker (ends of pipes, connections to the store), and for all else
+_FILES = 4, 68  # descriptors for each worker (pipes, connections to the store), and for everything else
 
 
 def _make_room_for_files(workers: int) -> None:
-    """Let this process, and the gateways after it, open as many files as the system allows, but for those that saving takes.
+    """Let this process, and its gateways, open as many files as the system allows, except for those that saving needs.
 
     Raises:
-        ConfigError: if that is too few for the workers.
+        ConfigError: if the system allows too few for the workers.
     """
     each, others = _FILES
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -60,7 +60,7 @@ def _make_room_for_files(workers: int) -> None:
 
 
 class StarServer(ServerEnd):
-    """The parameter server's end. Make it before the process starts any thread, for it forks.
+    """The parameter server's end. Make it before the process starts any thread, because it forks.
 
     Args:
         keys: each worker's key, by rank.
@@ -85,16 +85,16 @@ class StarServer(ServerEnd):
         self._waits_for_nobody = False
 
     def open(self) -> None:
-        """Wait until every worker has joined, or until ``join_timeout`` is over and at least ``min_replies`` clients are there.
+        """Wait until every worker has joined, or until ``join_timeout`` is over and at least ``min_replies`` clients can be reached.
 
         Raises:
-            RunError: if they are fewer.
+            RunError: if fewer can.
         """
         self._wait(lambda: all(not worker.state or worker.is_quarantined for worker in self.members.workers.values()))
         self.available()
 
     def absent(self) -> list[int]:
-        """See `ServerEnd.absent`; nobody is missed once the server waits for nobody."""
+        """See `ServerEnd.absent`; the list is empty once `stop_waiting` was called."""
         return [rank for rank, worker in self.members.workers.items() if worker.state and not self._waits_for_nobody]
 
     def stop_waiting(self) -> None:
@@ -114,7 +114,7 @@ class StarServer(ServerEnd):
         return clients
 
     def _wait(self, is_enough: Callable[[], bool]) -> None:
-        """Listen for at most ``join_timeout`` seconds, until it is enough or the server waits for nobody."""
+        """Listen for at most ``join_timeout`` seconds, until ``is_enough`` or `stop_waiting` was called."""
         until = time.monotonic() + self.members.terms.join_timeout
         while not is_enough() and not self._waits_for_nobody and (left := until - time.monotonic()) > 0:
             self._gateways.wake_keeper()
@@ -136,7 +136,7 @@ class StarServer(ServerEnd):
             self._gateways.give(rank, command)
 
     def collect(self, deadline: float) -> Replies:
-        """Wait for the replies; see `ServerEnd.collect`. Whoever has not answered by then is busy until it does."""
+        """Wait for the replies; see `ServerEnd.collect`. A worker that has not answered by then is busy until it does."""
         exchange = self.exchange
         until = exchange.sent_at + deadline
         while exchange.awaited and self._listen(until - time.monotonic()):
@@ -152,7 +152,7 @@ class StarServer(ServerEnd):
         return Replies(payloads, missing, exchange.afresh, int(down), int(up))
 
     def _listen(self, seconds: float) -> bool:
-        """Take in what gateways have reported, waiting ``seconds`` at most for the first report; return whether there was any.
+        """Process the reports of gateways, waiting ``seconds`` at most for the first one; return whether there was any.
 
         Raises:
             RunError: if the gateways are gone.
@@ -169,7 +169,7 @@ class StarServer(ServerEnd):
         if report.what is ReportKind.JOINED:
             self._welcome(report, worker)
         elif report.generation != worker.generation or worker.state:
-            log.debug("%s", report)  # the last words of a link that was given up, or never was
+            log.debug("%s", report)  # a late report of a link that was closed, or never opened
         elif report.what is ReportKind.REPLY:
             self._settle(worker, report.client, afresh=report.text != "")
         elif report.what is ReportKind.OFFENCE:
@@ -183,7 +183,7 @@ class StarServer(ServerEnd):
             self._lose(report, worker)
 
     def _welcome(self, report: Report, worker: Worker) -> None:
-        self._settle_all(worker, "left: its worker has joined again")  # the link before this one broke without a word
+        self._settle_all(worker, "left: its worker has joined again")  # its previous link broke without a report
         worker.generation = report.generation
         if self._shared.dismissed[report.rank]:
             self._gateways.give(report.rank, Command.end(worker.generation))
@@ -230,7 +230,7 @@ class StarServer(ServerEnd):
         return {client for client, conduct in self.members.conducts.items() if conduct.quarantine}
 
     def _give_up_host_of(self, client: int, reason: str) -> None:
-        """Dismiss the worker of a client in quarantine once all its clients are there."""
+        """Dismiss the worker of a client in quarantine once all its clients are in quarantine."""
         rank = self._shape.rank(client)
         if self.members.hosts_nobody(rank) and not self._shared.dismissed[rank]:
             self._warn(f"worker {rank} is in quarantine with all its clients")
@@ -254,7 +254,7 @@ class StarServer(ServerEnd):
     def resume(self, round_: int, position: dict[str, Any], everyone: bool) -> None:
         """Send the model once more to those who held it, and forget no offence; see `ServerEnd.resume`.
 
-        A worker that joins later is told when it joins.
+        A worker that joins later gets the order when it joins.
         """
         clients, workers = self.members.take_up(position)
         for client, reason in clients.items():
@@ -264,7 +264,7 @@ class StarServer(ServerEnd):
             self._dismiss(rank, reason)
         self._give_all(self.orders.resume(round_, position.get("holders", []), everyone))
         self._wait(lambda: not self.orders.is_anybody_busy())
-        self.events.clear()  # every run begins with workers that join
+        self.events.clear()  # the first round need not report that workers joined
 
     def save(self, order: Save) -> None:
         """Ask every worker with a link; the answers come while the server listens. See `ServerEnd.save`."""
@@ -276,12 +276,12 @@ class StarServer(ServerEnd):
             self._gateways.give(rank, command)
 
     def unsaved(self) -> list[int]:
-        """See `ServerEnd.unsaved`; nobody is waited for longer than a link may wait."""
+        """See `ServerEnd.unsaved`; the server waits for no worker longer than a link may wait."""
         self._listen(0)
         return self.orders.unsaved(time.monotonic())
 
     def end_save(self) -> list[int]:
-        """See `ServerEnd.end_save`. A missing part is an offence, unless most workers' are: they share a full disk, say."""
+        """See `ServerEnd.end_save`. A missing part is an offence, unless most parts are missing: then a shared disk may be full."""
         failures, missing = self.orders.end_save()
         for rank, reason in failures.items():
             self._warn(f"worker {rank} did not save what its clients remember: {reason}")
@@ -298,7 +298,7 @@ class StarServer(ServerEnd):
         self._tell(text, logging.WARNING)
 
     def stop(self) -> None:
-        """Tell every worker that the run is over; those that are away find a note in the store when they come back."""
+        """Tell every worker that the run is over; workers that are away find a note in the store when they come back."""
         for rank in self.members.workers:
             self._shared.dismiss(rank, OVER)
         self._leave_notes()
@@ -306,7 +306,7 @@ class StarServer(ServerEnd):
         self._gateways.end(_END_PATIENCE if all(worker.is_free for worker in self.members.workers.values()) else 1.0)
 
     def _leave_notes(self) -> None:
-        with suppress(DistError, RunError):  # whoever finds no note gives up in its own time
+        with suppress(DistError, RunError):  # a worker that finds no note gives up after its own patience
             store = self._connect(_STORE_PATIENCE)
             store.set_timeout(timedelta(seconds=_STORE_PATIENCE))
             for rank, key in self._keys.items():

@@ -1,4 +1,4 @@
-"""What the server shares with its gateways: memory without a name, so that nothing is left of it when the processes are gone."""
+"""What the server shares with its gateways: memory without a name, which is freed when the processes are gone."""
 
 import logging
 import mmap
@@ -15,26 +15,26 @@ from byzdist.transport.reply_rows import ReplyRows
 from byzdist.transport.wire import HEADER_BYTES, RequestFrame, round_up
 
 log = logging.getLogger(__name__)
-_LARGE = 256 * 1024  # bytes of a model above which it is sent from shared memory, as a message of its own
+_LARGE = 256 * 1024  # bytes; a larger model is sent from shared memory, as a message of its own
 OVER, QUARANTINED = 1, 2
-_REASON = 256  # bytes of the reason why a worker is dismissed
+_REASON = 256  # bytes for the reason why a worker is dismissed
 
 
 def _memory(size: int) -> Tensor:
-    """Return ``size`` zero bytes that stay shared across forks; pages take no room until they are written."""
+    """Return ``size`` zero bytes that stay shared across forks; a page takes no memory until it is written."""
     return torch.frombuffer(mmap.mmap(-1, max(size, 1)), dtype=torch.uint8)[:size]
 
 
 class Shared:
-    """The request in progress, rows for replies, and the counts of bytes.
+    """The request in progress, rows for replies, and counts of bytes.
 
-    There are rows for all the replies that can be on their way at once: as many as a cohort has and, for each worker that is late,
-    as many as it still owes. A row that was never used takes no memory.
+    There are rows for all the replies that can be on their way at once: one for each client of a cohort and, for each worker that is
+    late, one for each reply that it still owes. A row that was never used takes no memory.
 
     Attributes:
         frame, models: the server's models; gateways only read them.
-        rows: for the replies; only one gateway at a time may write to a row.
-        traffic: bytes down and up by rank, from the start of the run.
+        rows: of the replies; only one gateway at a time may write to a row.
+        traffic: bytes down and up by rank, since the start of the run.
         dismissed: by rank, why the server refuses that worker: `OVER`, `QUARANTINED`, or 0.
     """
 
@@ -66,14 +66,14 @@ class Shared:
         self.dismissed[rank] = state
 
     def why_dismissed(self, rank: int) -> tuple[int, str]:
-        """Return whether the server refuses a worker, and the reason."""
+        """Return whether the server refuses a worker (see ``dismissed``), and the reason."""
         state = int(self.dismissed[rank])
         return state, self._reasons[rank].tobytes().partition(b"\0")[0].decode(errors="ignore")
 
     def pin(self) -> None:
-        """Lock the models and the rows of one cohort in memory, for the GPU of this process to copy from and to directly.
+        """Lock the models and the rows of one cohort in memory, so that this process's GPU copies from and to them directly.
 
-        Where the system does not allow that, such copies take longer.
+        If the system does not allow that, such copies take longer.
         """
         for memory in (self.models, self._memory[: self._shape.max_cohort]):
             cuda: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
@@ -84,12 +84,12 @@ class Shared:
                 )
 
     def publish(self, round_: int, rows: Mapping[int, int]) -> None:
-        """Make a round and its cohort, and where each client's reply goes, known to the gateways."""
+        """Tell the gateways a round, its cohort, and the row of each client's reply."""
         self._cohort[:, : len(rows)] = list(rows), list(rows.values())
         self._round[0] = round_
 
     def retire(self) -> None:
-        """Say that the models are about to change: whatever is still being sent is torn from now on."""
+        """Tell the gateways that the models are about to change: a request that is still being sent is torn from now on."""
         self._round[0] = -1
 
     def is_current(self, round_: int) -> bool:
@@ -105,8 +105,8 @@ class Shared:
 def link_frame(shape: Shape, models: Tensor | None = None) -> RequestFrame:
     """Return a frame in which requests leave a gateway and reach a worker.
 
-    A small model travels in one message with its header, which a gateway copies together; a large one goes straight from
-    ``models``, the shared memory, and reaches room of its own.
+    A small model travels in one message with its header, which a gateway puts together; a large one goes straight from
+    ``models``, the shared memory, into a buffer of its own.
     """
     if shape.dimension * shape.dtype.itemsize <= _LARGE:
         models = None

@@ -26,10 +26,10 @@ class StarWorker(WorkerEnd):
     """The end of worker ``rank``.
 
     Args:
-        key: the one that this worker shares with the server.
+        key: the key that this worker shares with the server.
         connect: opens a connection to the job's store.
-        join_timeout: how long it tries to join, or to join again, in seconds.
-        agree: takes what the server says of the run, each time that this worker joins, and may raise.
+        join_timeout: how long the worker tries to join, or to join again, in seconds.
+        agree: is called with what the server says of the run, each time that this worker joins, and may raise.
     """
 
     def __init__(
@@ -51,13 +51,13 @@ class StarWorker(WorkerEnd):
         self._sending: Work | None = None
         self._expected: Work | None = None  # the receive of the next request's first message
         self._stays = True
-        self._turns = 0  # replies that this request still asks for
+        self._turns = 0  # how many replies this worker still owes
 
     def open(self) -> bool:
-        """Join; see `WorkerEnd.open`. The store may appear minutes after this process, but not go away for so long.
+        """Join; see `WorkerEnd.open`. The store may appear minutes after this process, but must not be away later for so long.
 
         Raises:
-            RunError: if nobody who knows the key lets this worker in.
+            RunError: if no server that knows the key lets this worker in.
         """
         patience, wait = self._join_timeout, 0.0 if self._attempt else STORE_PATIENCE
         joined = join(self._connect, self._rank, self._key, patience, lambda: self._stays, self._attempt, wait)
@@ -72,7 +72,7 @@ class StarWorker(WorkerEnd):
     def end_with_the_run(self, patience: float) -> None:
         """Start a thread that ends this process ``patience`` seconds after its part in the run, should it hang.
 
-        The server's note counts only without an open link, because on a link the server says itself that the run is over.
+        The server's note counts only without an open link, because on a link the server itself says that the run is over.
         """
         main = threading.main_thread()
 
@@ -81,7 +81,7 @@ class StarWorker(WorkerEnd):
             store = None
             while main.is_alive():
                 time.sleep(_LOOK)
-                link = self._link  # which the main thread may drop at any moment
+                link = self._link  # a copy: the main thread may drop the link at any moment
                 if self._attempt == "" or (link is not None and link.is_open):
                     until = time.monotonic() + self._join_timeout
                     continue
@@ -93,18 +93,18 @@ class StarWorker(WorkerEnd):
                     until = time.monotonic() + self._join_timeout
                 except (DistError, NoStore):
                     store = None
-                    if time.monotonic() > until:  # nobody is left who could say it
+                    if time.monotonic() > until:  # no note can come any more
                         code = 1
                         break
             main.join(patience)
             if main.is_alive():
                 os._exit(code)
 
-        # No daemon: the interpreter waits for it, instead of tearing it out of the store's code, which aborts the process.
+        # Not a daemon: the interpreter must wait for it, because ending it inside the store's code aborts the process.
         threading.Thread(target=watch).start()
 
     def receive(self) -> Received | Save | Resume | None:
-        """Wait for the next request or order, joining first where there is no link; see `WorkerEnd.receive`.
+        """Wait for the next request or order, joining first if there is no link; see `WorkerEnd.receive`.
 
         Raises:
             RunError: if the server is gone or refuses this worker.
@@ -128,12 +128,12 @@ class StarWorker(WorkerEnd):
         return received
 
     def room(self, length: int) -> Tensor:
-        """See `WorkerEnd.room`; the reply before this one is being sent meanwhile, from the other row."""
+        """See `WorkerEnd.room`; the previous reply is being sent meanwhile, from the other row."""
         self._rows.reverse()
         return self._rows[0].payload[:length]
 
     def reply(self, reply: Reply) -> None:
-        """Send a client's reply while the next one is computed; nothing on a broken link. See `WorkerEnd.reply`."""
+        """Send a client's reply while the next one is computed; do nothing on a broken link. See `WorkerEnd.reply`."""
         (message,) = self._rows[0].finish(reply, checksum(reply.payload))
         self._turns -= 1
         if self._link is None:
@@ -141,13 +141,13 @@ class StarWorker(WorkerEnd):
         try:
             self._settle(self._link)
             if not self._turns:
-                self._expected = self._expect(self._link)  # x^{k-1} is needed no longer
+                self._expected = self._expect(self._link)  # x^{k-1} is no longer needed
             self._sending = self._link.post_send(reply.forge(message) if reply.forge else message)
         except LinkLost as lost:
             self._drop(lost)
 
     def answer(self, order: Save, stage: Stage) -> None:
-        """Tell the server how far an order is; on a broken link nothing happens."""
+        """Tell the server how far an order is; do nothing on a broken link."""
         if self._link is None:
             return
         try:
@@ -164,7 +164,7 @@ class StarWorker(WorkerEnd):
         return link.post_receive(self._inbox.buffer)
 
     def _settle(self, link: Link) -> None:
-        """Wait until the reply before this one has left."""
+        """Wait until the previous reply has left."""
         if self._sending is not None:
             sending, self._sending = self._sending, None
             link.finish(sending)

@@ -112,7 +112,9 @@ def test_a_level_that_can_feed_itself_is_named_with_the_numbers(caplog, clip, p,
     messages = [message for message in said(caplog, tree) if message.startswith("method.clip: the level is")]
     assert len(messages) == warned
     if warned and reference == "step":
-        assert "0.45 ‖g‖, above p/(2δ) = 0.4" in messages[0] and "clip up to 1.33 or method.p from 0.225" in messages[0]
+        assert (
+            "0.45 ‖g‖, above p/(2δ) = 0.4" in messages[0] and "clip up to 1.33 or a method.p from 0.225" in messages[0]
+        )
         assert "clip_growth limits it to 2.0 times" in messages[0]
 
 

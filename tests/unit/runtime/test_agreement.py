@@ -44,24 +44,24 @@ def flipped(labels, position):
 
 
 DIFFERENT = {
-    "features": (lambda e: experiment_of(features=9), "its data has 9 features, the server's 12; give every rank"),
-    "classes": (lambda e: experiment_of(classes=3), "its data has 3 classes, the server's 2; give every rank"),
-    "samples": (lambda e: experiment_of(samples=80), "its data has 80 samples, the server's 90; give every rank"),
+    "features": (lambda e: experiment_of(features=9), "its data have 9 features, the server's 12; give every rank"),
+    "classes": (lambda e: experiment_of(classes=3), "its data have 3 classes, the server's 2; give every rank"),
+    "samples": (lambda e: experiment_of(samples=80), "its data have 80 samples, the server's 90; give every rank"),
     "one target": (
         lambda e: changed(e, labels=flipped(e.dataset.labels, 57)),
-        "its data has other targets than the server's; give",
+        "its data have other targets than the server's; give",
     ),
     "scaled features": (
         lambda e: changed(e, features=np.asarray(e.dataset.features) * 1.01),
-        "its data has other features than the server's; give",
+        "its data have other features than the server's; give",
     ),
     "features in another order": (
         lambda e: changed(e, features=np.asarray(e.dataset.features)[:, ::-1]),
-        "its data has other features than the server's; give",
+        "its data have other features than the server's; give",
     ),
     "images": (
         lambda e: changed(e, features=np.asarray(e.dataset.features).reshape(-1, 3, 4)),
-        r"its data has \[3, 4\] features, the server's 12; give",
+        r"its data have \[3, 4\] features, the server's 12; give",
     ),
     "precision": (
         lambda e: changed(e, features=np.asarray(e.dataset.features, np.float32)),
@@ -95,7 +95,7 @@ def test_the_same_data_agree_and_so_do_those_of_another_processor(caplog):
 def test_other_samples_are_refused_however_they_are_dealt_out(split):
     server = experiment_of(split=split)
     with pytest.raises(
-        ConfigError, match=r"^worker 2: its data has 180 samples, the server's 90; .*data\.where=worker"
+        ConfigError, match=r"^worker 2: its data have 180 samples, the server's 90; .*data\.where=worker"
     ):
         compare(facts(experiment_of(split=split, samples=180)), told(server), 2)
 
@@ -120,11 +120,11 @@ def test_what_a_model_does_not_train_must_be_the_servers_and_its_start_had_bette
     base = experiment_of()
     server = told(with_model(base, 0.5, 0.1))
     compare(facts(with_model(base, 0.5, 0.1)), server, 2)
-    with pytest.raises(ConfigError, match="^worker 2: the frozen parameters or the buffers of its model are not"):
+    with pytest.raises(ConfigError, match="^worker 2: the frozen parameters or the buffers of its model differ"):
         compare(facts(with_model(base, 0.5, 0.2)), server, 2)
     assert "worker" not in caplog.text
     compare(facts(with_model(base, 0.6, 0.1)), server, 2)
-    assert "the model of worker 2 starts elsewhere than the server's" in caplog.text
+    assert "the model of worker 2 has other initial values than the server's" in caplog.text
 
 
 def test_large_data_are_looked_at_here_and_there_only():
@@ -177,7 +177,7 @@ def test_data_that_are_read_lazily_are_compared_by_some_samples():
     server = told(experiment())
     compare(facts(experiment()), server, 1)
     for options, complaint in (({"shift": 0.1}, "other features"), ({"length": 80}, "80 samples, the server's 90")):
-        with pytest.raises(ConfigError, match=f"^worker 1: its data has {complaint}"):
+        with pytest.raises(ConfigError, match=f"^worker 1: its data have {complaint}"):
             compare(facts(experiment(**options)), server, 1)
     one, other = (experiment(own=torch.Generator().manual_seed(seed)) for seed in (1, 2))
     compare(facts(one), told(other), 1)  # what cannot be repeated cannot be compared, either

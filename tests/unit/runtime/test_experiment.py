@@ -100,7 +100,9 @@ def test_a_batch_larger_than_a_clients_data_is_all_of_them(split, most, caplog):
     assert "batch" not in caplog.text
     for size in (most + 1, 10**9):
         assert torch.equal(gradient(size), whole)
-        assert f"method.batch_size: a batch of {size} is all" in caplog.text and f"has {most}" in caplog.text
+        assert (
+            f"method.batch_size is {size}; a client with fewer samples" in caplog.text and f"has {most}" in caplog.text
+        )
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.1, 1.0])

@@ -85,8 +85,8 @@ def test_a_worker_needs_its_own_key_alone(tmp_path: Path) -> None:
 def test_a_bad_key_is_refused_with_the_remedy(tmp_path: Path) -> None:
     for environment, complaint in (
         ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}, "BYZDIST_KEY_FILE: a worker .* needs its own key"),
-        ({"BYZDIST_KEY": "abc"}, "BYZDIST_KEY: this is no worker's key"),
-        ({"BYZDIST_KEY": "z" * 64}, "BYZDIST_KEY: this is no worker's key"),
+        ({"BYZDIST_KEY": "abc"}, "BYZDIST_KEY: this is not a worker's key"),
+        ({"BYZDIST_KEY": "z" * 64}, "BYZDIST_KEY: this is not a worker's key"),
         ({"BYZDIST_KEY_FILE": str(tmp_path)}, "BYZDIST_KEY_FILE: cannot read .*worker-3.key"),
         ({"BYZDIST_KEY_FILE": file(tmp_path / "k", KEY.hex(), 0o644)}, "BYZDIST_KEY_FILE: others can read"),
     ):

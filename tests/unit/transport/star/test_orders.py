@@ -52,7 +52,7 @@ def test_why_a_part_is_missing():
     found.answered(2, Stage.FAILED)
     found.forget(3, "it did not answer")
     assert found.unsaved(19.0) == [4]
-    failures = {2: "it failed to, see its log", 3: "it did not answer", 4: "it takes too long"}
+    failures = {2: "saving failed, see its log", 3: "it did not answer", 4: "it takes too long"}
     assert found.end_save() == (failures, [2, 3, 4, 5]), "who was away has not failed"
     assert found.unsaved(19.0) == []
 
