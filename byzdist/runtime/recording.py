@@ -19,18 +19,19 @@ class Stopwatch:
         seconds: of the stages of this round, by name.
     """
 
-    def __init__(self) -> None:
-        self._began = self._now = time.perf_counter()
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._began = self._now = clock()
         self.seconds: dict[str, float] = {}
 
     def end(self, stage: str) -> None:
         """Note that a stage ends now."""
-        before, self._now = self._now, time.perf_counter()
+        before, self._now = self._now, self._clock()
         self.seconds[stage] = self._now - before
 
     def end_round(self) -> dict[str, float]:
         """Return the seconds of the round, with the total; the next round begins."""
-        before, self._began = self._began, time.perf_counter()
+        before, self._began = self._began, self._clock()
         self._now, seconds, self.seconds = self._began, self.seconds, {}
         return seconds | {"total": self._began - before}
 

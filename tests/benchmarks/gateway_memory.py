@@ -26,7 +26,7 @@ SIZES = (123, 10_000, 1_000_000, 4_000_000)
 
 def gateways_of(star: Star) -> list[psutil.Process]:
     """Return the gateway processes: the keeper's children."""
-    return psutil.Process(star.server._gateways.keeper).children()
+    return psutil.Process(star.server.gateways.keeper).children()
 
 
 def private_megabytes(pid: int) -> float:

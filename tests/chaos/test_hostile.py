@@ -38,7 +38,7 @@ def test_a_stream_of_hostile_messages(attackers: int, count: int) -> None:
     with Star(shape_of(2 + attackers), ENDLESS) as star, contextlib.ExitStack() as stack:
         star.start_honest(1, 2)
         star.joined(1, 2)
-        keeper = psutil.Process(star.server._gateways.keeper)
+        keeper = psutil.Process(star.server.gateways.keeper)
         commands = [["-m", "tests.chaos.hostile", port_of(), f"{rank}", f"{rank + 4}", f"{each}"] for rank in ranks]
         jobs = [stack.enter_context(Job([sys.executable, *command])) for command in commands]
         accepted = missing = 0
@@ -52,11 +52,11 @@ def test_a_stream_of_hostile_messages(attackers: int, count: int) -> None:
             missing += len(why)
             accepted += attackers - len(why)
             if sum(reason.startswith(("left", "has not")) for reason in why) == attackers:
-                star.server._listen(0.05)  # rounds without an attacker prove nothing
+                star.server.listen(0.05)  # rounds without an attacker prove nothing
         assert [job.wait(10) for job in jobs] == [0] * attackers, [job.output for job in jobs]
         sent = sum((Counter(ast.literal_eval(job.output.splitlines()[-1])) for job in jobs), Counter[str]())
         print(dict(sent), f"{accepted} accepted, {missing} missing in {star.round + 1} rounds")
-        assert keeper.is_running() and psutil.Process(star.server._gateways.keeper) == keeper
+        assert keeper.is_running() and psutil.Process(star.server.gateways.keeper) == keeper
         assert not [news for news in star.server.events if "worker 1" in news or "worker 2" in news]
         assert sent.total() >= count and len(sent) == 8, sent
         assert missing >= 0.5 * count, (accepted, missing)
@@ -102,13 +102,13 @@ def test_workers_that_come_and_go(count: int) -> None:
             assert time.monotonic() - started <= 1.1 * DEADLINE
             assert torch.equal(values(replies[0]), truth(star, 0, full=True))
             rounds_ += 1
-            star.server._listen(0.02)
+            star.server.listen(0.02)
             joins.update(int(news.split()[1]) for news in star.server.events if news.endswith(" joined"))
             star.server.events.clear()
             if before is None and joins.total() >= count // 10:
                 before = footprint()
         assert [job.wait(10) for job in jobs] == [0] * len(jobs), [job.output for job in jobs]
-        while star.server._listen(0.5):
+        while star.server.listen(0.5):
             pass
         joins.update(int(news.split()[1]) for news in star.server.events if news.endswith(" joined"))
         assert joins == dict.fromkeys(visitors, count // len(visitors))

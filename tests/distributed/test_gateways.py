@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="
 
 
 def keeper_of(star: Star) -> psutil.Process:
-    return psutil.Process(star.server._gateways.keeper)
+    return psutil.Process(star.server.gateways.keeper)
 
 
 def gateway_of(star: Star, rank: int) -> psutil.Process:
@@ -102,7 +102,7 @@ def test_gateways_are_the_first_to_go_and_have_limits() -> None:
                 < held
                 <= used + keeper._ROOM + 2 * keeper._REPLY + keeper._THREADS * max(keeper._STACK, stack) + 2**20
             )
-        for pid in (star.server._gateways.keeper, os.getpid()):
+        for pid in (star.server.gateways.keeper, os.getpid()):
             assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() != "1000"
 
 

@@ -156,7 +156,7 @@ def test_a_worker_that_hangs_ends_with_the_run_but_no_note_ends_one_that_has_a_l
     with Star(shape_of(1)) as star, subprocess.Popen([sys.executable, "-c", script]) as worker:
         star.joined(1, patience=30)
         store = connect(10)
-        for attempt in ("another attempt", star.server._attempt):
+        for attempt in ("another attempt", star.server.attempt):
             leave_note(store, 1, worker_key(SECRET, 1), attempt, link.END)
             with pytest.raises(subprocess.TimeoutExpired):
                 worker.wait(1.5)

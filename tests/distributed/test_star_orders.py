@@ -135,7 +135,7 @@ def test_no_worker_keeps_a_run_from_having_checkpoints(conduct: str, tmp_path: P
             while round_ not in rounds(tmp_path):
                 assert saver.after(round_, lambda: ({"x": ONES}, {})) is None
                 assert time.monotonic() - began < 10, star.server.events
-                star.server._listen(0.01)
+                star.server.listen(0.01)
             saver.after(round_, lambda: ({"x": ONES}, {}))
         assert [read(path).facts["missing"] for path in rounds(tmp_path).values()] == [[3], [3], [3]]
         ((rank, offences, reason),) = star.server.position(3)["workers"]

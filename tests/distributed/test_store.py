@@ -202,7 +202,7 @@ def test_a_false_answer_is_reported_and_tried_again(caplog: pytest.LogCaptureFix
 
 def test_a_note_of_another_life_or_key_is_no_note() -> None:
     with Star(shape_of(2)) as star:
-        mine, attempt = connect(10), star.server._attempt
+        mine, attempt = connect(10), star.server.attempt
         for key, of in ((KEY, "another attempt"), (worker_key(SECRET, 2), attempt)):
             leave_note(mine, 1, key, of, END)
             assert read_note(mine, 1, KEY, attempt) is None
@@ -214,8 +214,8 @@ def test_a_note_of_another_life_or_key_is_no_note() -> None:
 
 def test_a_worker_without_a_link_heeds_the_note_of_its_life() -> None:
     with Star(shape_of(2)) as star:
-        leave_note(connect(10), 1, KEY, star.server._attempt, END)
-        assert join(connect, 1, KEY, 10.0, attempt=star.server._attempt) is None
+        leave_note(connect(10), 1, KEY, star.server.attempt, END)
+        assert join(connect, 1, KEY, 10.0, attempt=star.server.attempt) is None
 
 
 def test_a_worker_in_quarantine_is_told_so_as_often_as_it_asks(caplog: pytest.LogCaptureFixture) -> None:
@@ -238,7 +238,7 @@ def test_workers_are_told_what_the_server_says_of_the_run_and_see_when_the_link_
         star.joined(1)
         star._threads.pop().join()
         (joined,) = found
-        assert joined is not None and (joined.facts, joined.attempt) == ("facts", star.server._attempt)
+        assert joined is not None and (joined.facts, joined.attempt) == ("facts", star.server.attempt)
         assert joined.link.is_open
         gateway = next(it for it in psutil.Process().children(recursive=True) if it.name() == "byzdist-g1")
         gateway.send_signal(signal.SIGKILL)

@@ -303,12 +303,12 @@ def test_what_gateways_tell_in_an_unlucky_order() -> None:
         enter_in(star, 1)
         server, worker = star.server, star.server.members.workers[1]
         worker.round, worker.pending, worker.rows = 3, {0}, {0: 0}
-        server._hear(Report(ReportKind.LOST, 1, worker.generation, text="silent"))
+        server.hear(Report(ReportKind.LOST, 1, worker.generation, text="silent"))
         assert worker.rows == {0: 0}, "its gateway may write there to its last moment"
-        server._hear(Report(ReportKind.ENDED, 1, worker.generation))
+        server.hear(Report(ReportKind.ENDED, 1, worker.generation))
         assert worker.rows == {}
         worker.state, worker.pending = "", {0}
-        server._hear(Report(ReportKind.JOINED, 1, worker.generation + 1))
+        server.hear(Report(ReportKind.JOINED, 1, worker.generation + 1))
         assert worker.is_free
 
 

@@ -119,7 +119,7 @@ class Star:
         """Wait until workers have joined since the last time this was asked."""
         waiting = {f"worker {rank} joined" for rank in ranks}
         while waiting := waiting - set(self.server.events):
-            assert self.server._listen(patience), f"{waiting} never happened"
+            assert self.server.listen(patience), f"{waiting} never happened"
         self.server.events.clear()
 
 
@@ -199,4 +199,4 @@ def until(star: Star, is_so: Callable[[], object], patience: float = 10.0) -> No
     end = time.monotonic() + patience
     while not is_so():
         assert time.monotonic() < end, (star.server.events, star.server.members.workers)
-        star.server._listen(0.1)
+        star.server.listen(0.1)

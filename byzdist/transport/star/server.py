@@ -66,20 +66,25 @@ class StarServer(ServerEnd):
         keys: each worker's key, by rank.
         connect: opens a connection to the job's store.
         facts: what each worker is told of the run when it joins.
+
+    Attributes:
+        attempt: what tells this start of the run from earlier ones, 32 hexadecimal digits.
+        gateways: the processes that hold the links to the workers.
+        members: who has joined, and in which state each worker is.
     """
 
     def __init__(self, shape: Shape, terms: Terms, keys: dict[int, bytes], connect: Connect, facts: str) -> None:
         self._shape, self._keys, self._connect = shape, keys, connect
-        self._attempt = os.urandom(16).hex()
+        self.attempt = os.urandom(16).hex()
         self._shared = Shared(shape)
         self.frame = self._shared.frame
         self.events = []
         _make_room_for_files(shape.workers)
         patience = terms.deadline + terms.join_timeout
-        self._gateways = Gateways(shape, self._shared, keys, welcome(self._attempt, facts), connect, patience)
+        self.gateways = Gateways(shape, self._shared, keys, welcome(self.attempt, facts), connect, patience)
         self.members = Membership(shape, terms, time.monotonic())
         self.exchange, self.orders = Exchange(shape), Orders(self.members.workers)
-        self._gateways.start()
+        self.gateways.start()
         if shape.pinned:
             self._shared.pin()
         self._waits_for_nobody = False
@@ -104,8 +109,8 @@ class StarServer(ServerEnd):
     def available(self) -> np.ndarray:
         """Return the clients out of quarantine whose worker is linked and owes no reply; see `ServerEnd.available`."""
         members, least = self.members, self.members.terms.min_replies
-        self._listen(0)
-        self._gateways.wake_keeper()
+        self.listen(0)
+        self.gateways.wake_keeper()
         members.end_rests(time.monotonic())
         self._wait(lambda: len(members.free_clients()) >= least or members.count_acceptable() < least)
         clients = members.free_clients()
@@ -117,13 +122,13 @@ class StarServer(ServerEnd):
         """Listen for at most ``join_timeout`` seconds, until ``is_enough`` or `stop_waiting` was called."""
         until = time.monotonic() + self.members.terms.join_timeout
         while not is_enough() and not self._waits_for_nobody and (left := until - time.monotonic()) > 0:
-            self._gateways.wake_keeper()
-            self._listen(min(left, _LOOK))
+            self.gateways.wake_keeper()
+            self.listen(min(left, _LOOK))
 
     def send(self, request: Request) -> None:
         """Tell the gateways of the cohort's workers to send; clients that cannot be reached are missing at once."""
         now = time.monotonic()
-        self._listen(0)
+        self.listen(0)
         exchange, round_ = self.exchange, request.round
         ranks = exchange.begin(request, self.members, now)
         self._traffic = self._shared.traffic.sum(axis=0)
@@ -133,13 +138,13 @@ class StarServer(ServerEnd):
         for rank in ranks:
             generation = self.members.workers[rank].generation
             command = Command(generation, kind, round_.number, request.length, len(exchange.rows), flags)
-            self._gateways.give(rank, command)
+            self.gateways.give(rank, command)
 
     def collect(self, deadline: float) -> Replies:
         """Wait for the replies; see `ServerEnd.collect`. A worker that has not answered by then is busy until it does."""
         exchange = self.exchange
         until = exchange.sent_at + deadline
-        while exchange.awaited and self._listen(until - time.monotonic()):
+        while exchange.awaited and self.listen(until - time.monotonic()):
             pass
         self._shared.retire()
         down, up = self._shared.traffic.sum(axis=0) - self._traffic
@@ -151,18 +156,19 @@ class StarServer(ServerEnd):
         payloads = Payloads(present, self._shared.rows.payloads(list(present.values()), exchange.request.length))
         return Replies(payloads, missing, exchange.afresh, int(down), int(up))
 
-    def _listen(self, seconds: float) -> bool:
+    def listen(self, seconds: float) -> bool:
         """Process the reports of gateways, waiting ``seconds`` at most for the first one; return whether there was any.
 
         Raises:
             RunError: if the gateways are gone.
         """
-        reports = self._gateways.listen(seconds)
+        reports = self.gateways.listen(seconds)
         for report in reports:
-            self._hear(report)
+            self.hear(report)
         return bool(reports)
 
-    def _hear(self, report: Report) -> None:
+    def hear(self, report: Report) -> None:
+        """Take in what a gateway reports of its worker."""
         worker = self.members.workers[report.rank]
         if report.generation == worker.generation:
             worker.release_rows(report)
@@ -186,12 +192,12 @@ class StarServer(ServerEnd):
         self._settle_all(worker, "left: its worker has joined again")  # its previous link broke without a report
         worker.generation = report.generation
         if self._shared.dismissed[report.rank]:
-            self._gateways.give(report.rank, Command.end(worker.generation))
+            self.gateways.give(report.rank, Command.end(worker.generation))
             return
         worker.state = ""
         self._tell(f"worker {report.rank} joined")
         if (command := self.orders.greet(report.rank)) is not None:
-            self._gateways.give(report.rank, command)
+            self.gateways.give(report.rank, command)
 
     def _settle(self, worker: Worker, client: int, missing: str | None = None, afresh: bool = False) -> None:
         if text := self.exchange.settle(worker, client, time.monotonic(), missing, afresh):
@@ -240,7 +246,7 @@ class StarServer(ServerEnd):
         """Close a worker's link for good, and refuse it from now on."""
         worker = self.members.workers[rank]
         self._shared.dismiss(rank, QUARANTINED, f"it is in quarantine, the last reason: {reason}")
-        self._gateways.give(rank, Command.end(worker.generation))
+        self.gateways.give(rank, Command.end(worker.generation))
         self._settle_all(worker, IN_QUARANTINE + reason)
         self.orders.forget(rank)
         worker.state = IN_QUARANTINE + reason
@@ -273,11 +279,11 @@ class StarServer(ServerEnd):
 
     def _give_all(self, commands: dict[int, Command]) -> None:
         for rank, command in commands.items():
-            self._gateways.give(rank, command)
+            self.gateways.give(rank, command)
 
     def unsaved(self) -> list[int]:
         """See `ServerEnd.unsaved`; the server waits for no worker longer than a link may wait."""
-        self._listen(0)
+        self.listen(0)
         return self.orders.unsaved(time.monotonic())
 
     def end_save(self) -> list[int]:
@@ -303,11 +309,11 @@ class StarServer(ServerEnd):
             self._shared.dismiss(rank, OVER)
         self._leave_notes()
         self._give_all({rank: Command.end(worker.generation) for rank, worker in self.members.workers.items()})
-        self._gateways.end(_END_PATIENCE if all(worker.is_free for worker in self.members.workers.values()) else 1.0)
+        self.gateways.end(_END_PATIENCE if all(worker.is_free for worker in self.members.workers.values()) else 1.0)
 
     def _leave_notes(self) -> None:
         with suppress(DistError, RunError):  # a worker that finds no note gives up after its own patience
             store = self._connect(_STORE_PATIENCE)
             store.set_timeout(timedelta(seconds=_STORE_PATIENCE))
             for rank, key in self._keys.items():
-                leave_note(store, rank, key, self._attempt, END)
+                leave_note(store, rank, key, self.attempt, END)

@@ -7,28 +7,27 @@ import torch
 
 from byzdist.config.reading import parse
 from byzdist.reporting.metrics import Metrics
-from byzdist.runtime import recording
 from byzdist.runtime.recording import Recorder, Stopwatch
 from tests.support.cases import BASE
 from tests.support.records import record
 
 
-@pytest.fixture
-def clock(monkeypatch):
+class Clock:
     """A clock that the test moves on."""
 
-    class Clock:
-        now = 50.0
+    now = 50.0
 
-        def perf_counter(self):
-            return self.now
+    def __call__(self):
+        return self.now
 
-    monkeypatch.setattr(recording, "time", clock := Clock())
-    return clock
+
+@pytest.fixture
+def clock():
+    return Clock()
 
 
 def test_each_stage_is_counted_from_the_end_of_the_one_before_and_the_total_from_the_end_of_the_round_before(clock):
-    watch, found = Stopwatch(), []
+    watch, found = Stopwatch(clock), []
     for _ in range(2):
         for stage, seconds in (("request", 1.0), ("wait", 4.0), ("aggregate", 2.0)):
             clock.now += seconds
@@ -55,7 +54,7 @@ def test_what_is_due_is_evaluated_then_written_then_told(tmp_path, clock):
     recorder = Recorder(
         config, metrics, evaluate, [watcher], [lambda round_record, x: order.append(("judged", float(x.sum())))]
     )
-    watch = Stopwatch()
+    watch = Stopwatch(clock)
     for round_ in range(2, 6):
         recorder.add(record(round_), torch.full((2,), float(round_)), watch)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
