@@ -203,7 +203,9 @@ def test_a_data_loader_says_what_of_it_does_not_count(caplog):
     with registered(DATASETS, mine=lambda: loader), caplog.at_level(logging.WARNING, logger="byzdist"):
         experiment = prepare(parse({**BASE, "data": "mine"}), torch.device("cpu"))
     assert re.search("its sampler and its worker processes are not", caplog.text)
-    assert re.search("method.batch_size: 8, and the DataLoader of the data has batches of 16; ours counts", caplog.text)
+    assert (
+        "method.batch_size is 8, and the data's DataLoader has batches of 16; method.batch_size is used" in caplog.text
+    )
     ((x, _), _), *_ = experiment.data.batches(0, np.arange(3), Round(0, 0))
     assert np.array_equal(x, X[2::-1])  # its collate_fn
 
