@@ -170,7 +170,9 @@ class Method(ABC):
             return self.step_size
         value = SCHEDULES.build(self.step_size, round_, key="method.step_size")
         if not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise RunError(f"method.step_size: the schedule gives {value!r} for round {round_}, which is no step.")
+            raise RunError(
+                f"method.step_size: the schedule gives {value!r} for round {round_}, which is not a step size."
+            )
         return float(value)
 
     def clip_factor(self, step: float) -> float:

@@ -78,9 +78,9 @@ def test_one_attack_is_everyones() -> None:
 @pytest.mark.parametrize(
     ("attack", "error"),
     [
-        ([{"name": "bit_flip", "clients": [1, 8]}], r"attack\.0\.clients: \[1\] are no Byzantine clients; .* 5\.\.8"),
-        ({"name": "bit_flip", "clients": 3}, r"attack\.clients: 3 are no Byzantine clients"),
-        ({"name": "bit_flip", "rounds": [5]}, r"attack\.rounds: \[5\] is no pair"),
+        ([{"name": "bit_flip", "clients": [1, 8]}], r"attack\.0\.clients: \[1\] are not Byzantine clients; .* 5\.\.8"),
+        ({"name": "bit_flip", "clients": 3}, r"attack\.clients: 3 are not Byzantine clients"),
+        ({"name": "bit_flip", "rounds": [5]}, r"attack\.rounds: \[5\] is not a pair"),
         ({"name": "bit_flip", "rounds": [5, 2]}, r"attack\.rounds"),
         ({"name": "label_flip", "rounds": [0, 2]}, r"attack\.rounds: 'label_flip' changes a client's data"),
         (["bit_flip", {"name": "short", "sise": 2}], r"attack\.1\.sise: unknown key. Did you mean 'size'"),
