@@ -1,4 +1,4 @@
-"""The one door to files: plain files only, whole or not at all, and without what a file system does not have."""
+"""Access to files: plain files only, whole or not at all, whatever a file system lacks."""
 
 import errno
 import fcntl
