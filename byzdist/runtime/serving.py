@@ -134,7 +134,7 @@ def _saver(experiment: Experiment, workers: int, run: RunFolder, transport: Serv
         run.checkpoints,
         run.name,
         experiment.config.checkpoint,
-        identity(experiment) | {"workers": workers, "life": run.lives[0]},
+        identity(experiment) | {"workers": workers, "life": run.attempts[0]},
         transport if experiment.clients_remember else None,
         metrics.sync,
         run.checkpoint.round if run.checkpoint else -1,

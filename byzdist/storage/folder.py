@@ -70,13 +70,13 @@ class RunFolder:
         return checkpoints(self.path)
 
     @property
-    def lives(self) -> tuple[int, int | None]:
-        """Which of the run's lives this is, and the one in which the checkpoint was taken."""
+    def attempts(self) -> tuple[int, int | None]:
+        """Which attempt at the run this is, and which one took the checkpoint."""
         return len(self.resumed_after), self.checkpoint.facts.get("life") if self.checkpoint else None
 
     @property
     def missing(self) -> list[int]:
-        """The ranks of that life whose part the checkpoint lacks."""
+        """The ranks of that attempt whose part the checkpoint lacks."""
         return self.checkpoint.facts.get(MISSING, []) if self.checkpoint else []
 
 

@@ -176,7 +176,7 @@ class WorkerSaver:
     Args:
         folder: where the files go.
         run: the run's name; files of other runs are left alone.
-        lives: which of the run's lives this is, and the one whose checkpoint it goes on from. A life that ended between
+        attempts: which attempt at the run this is, and which one took the checkpoint that it continues from. An attempt that ended between
             a worker's file and the server's leaves a file that belongs to no checkpoint.
         rank: this worker's.
         workers: how many there are.
@@ -187,13 +187,13 @@ class WorkerSaver:
         self,
         folder: Path,
         run: str,
-        lives: tuple[int, int | None],
+        attempts: tuple[int, int | None],
         rank: int,
         workers: int,
         missing: Sequence[int] = (),
     ) -> None:
         self._folder, self._run = folder, run
-        self._life, self._life_before = lives
+        self._attempt, self._attempt_before = attempts
         self._rank, self._workers, self._missing = rank, workers, missing
         self._round = -1
         self._written: Future[None] | None = None
@@ -211,7 +211,7 @@ class WorkerSaver:
             if self._written is not None:
                 self._written.exception()  # waits: the buffers are in use
             tensors = snapshot(remembered, self._buffers)
-            facts = {"workers": self._workers, "life": self._life}
+            facts = {"workers": self._workers, "life": self._attempt}
             checkpoint = Checkpoint(self._run, order.round, facts, tensors)
             self._round = order.round
             self._written = self._thread.submit(self._write, checkpoint, order.oldest)
@@ -243,7 +243,7 @@ class WorkerSaver:
             except Damaged as damage:
                 log.warning("%s, which says what clients remember, is damaged (%s); they start afresh.", path, damage)
                 continue
-            if (saved.run, saved.round, saved.facts.get("life")) != (self._run, round_, self._life_before):
+            if (saved.run, saved.round, saved.facts.get("life")) != (self._run, round_, self._attempt_before):
                 log.warning("%s belongs to another run, or to no checkpoint; it is not used.", path)
                 continue
             if any(key.count(".") < 2 for key in saved.tensors):

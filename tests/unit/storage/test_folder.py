@@ -208,12 +208,12 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_afresh(tmp_path)
 
 def test_a_run_knows_its_lives(tmp_path):
     fresh = claim(tmp_path / "new", experiment(), resume=False)
-    assert fresh.lives == (0, None)
+    assert fresh.attempts == (0, None)
     leave_run(tmp_path / "run")
     found = resume(tmp_path / "run")
-    assert found.lives == (2, 1)
+    assert found.attempts == (2, 1)
     found.checkpoint = None
-    assert found.lives == (2, None)
+    assert found.attempts == (2, None)
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
