@@ -198,7 +198,7 @@ class Server:
         tensors = {"x": self.x} | self.estimate.tensors()
         tensors |= {f"decoder.{name}": tensor for name, tensor in self._decoder.tensors().items()}
         facts = {
-            "position": self._transport.position(self.round),
+            "position": self._transport.snapshot(self.round),
             "metrics": self._recorder.metrics.state(),
             "known": self._attendance.state(),
             "begun": self.estimate.exists,
@@ -221,10 +221,10 @@ class Server:
         self.full_rounds.resume(facts.get("full_rounds", {}))
         if self._best is not None:
             self._best.resume(tensors, facts, self.x)
-        position = facts["position"]
+        snapshot = facts["position"]
         if not same_workers:  # then what it says of ranks is about other clients
-            position = {key: value for key, value in position.items() if key == "clients"}
-        self._transport.resume(self.round, position, self._experiment.clients_remember)
+            snapshot = {key: value for key, value in snapshot.items() if key == "clients"}
+        self._transport.resume(self.round, snapshot, self._experiment.clients_remember)
         if missing := facts.get(MISSING):
             text = f"the checkpoint of round {self.round} lacks what the clients of workers {missing} remembered; they start afresh"
             log.warning("%s", text)
