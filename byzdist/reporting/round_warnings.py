@@ -14,8 +14,8 @@ _ROUNDS = 100  # consecutive rounds with nearly everything clipped before a warn
 _SPARSE_ROUNDS = 20
 
 
-class Watcher:
-    """Watches the rounds of a run, as its server does."""
+class RoundWarnings:
+    """Looks at the rounds of a run in its server, and warns once of each thing that needs attention."""
 
     def __init__(self, method: Method) -> None:
         self._method = method
