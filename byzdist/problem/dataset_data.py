@@ -63,7 +63,7 @@ class DatasetData(PooledData):
             yield cast(self._reader.read(part, generator, whose), device=self.device), len(part)
 
 
-def hold(
+def pooled_data(
     dataset: Prepared,
     split: Split,
     *,

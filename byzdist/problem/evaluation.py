@@ -10,7 +10,7 @@ from torch import Tensor
 from byzdist.norms import norm
 from byzdist.problem.client_data import PooledData, Positions
 from byzdist.problem.data import Prepared, Split
-from byzdist.problem.dataset_data import hold
+from byzdist.problem.dataset_data import pooled_data
 from byzdist.problem.loss import Loss
 from byzdist.problem.objective import CountedObjective, Groups, Objective, is_counted, metrics, sample_groups
 from byzdist.problem.task import Better, Task
@@ -95,7 +95,7 @@ class ValidationOnly:
 
     def __init__(self, loss: Loss, validation: Prepared, *, samples: int | None = None, seed: int = 0) -> None:
         alone, size = Split(len(validation.labels), 1, None), prod(validation.feature_shape)
-        held = hold(validation, alone, device=loss.device, dtype=loss.dtype, chunk=loss.chunk(size))
+        held = pooled_data(validation, alone, device=loss.device, dtype=loss.dtype, chunk=loss.chunk(size))
         chosen = None
         if samples is not None and samples < held.split.samples:
             chosen = np.sort(stream(seed, "test samples").permutation(held.split.samples)[:samples])
@@ -115,7 +115,7 @@ def _test_data(test: Prepared | None, like: PooledData) -> PooledData | None:
     if test is None:
         return None
     alone = Split(len(test.labels), 1, None)
-    return hold(test, alone, device=like.device, dtype=like.dtype, chunk=like.chunk)
+    return pooled_data(test, alone, device=like.device, dtype=like.dtype, chunk=like.chunk)
 
 
 def _draw(groups: Groups, total: int, samples: int, seed: int) -> Positions:

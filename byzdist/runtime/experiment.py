@@ -20,7 +20,7 @@ from byzdist.methods import METHODS, Method, Sizes
 from byzdist.problem import data, models
 from byzdist.problem.client_data import ClientData, PooledData
 from byzdist.problem.data import Dataset, Prepared, Split
-from byzdist.problem.dataset_data import hold
+from byzdist.problem.dataset_data import pooled_data
 from byzdist.problem.evaluation import measured_of
 from byzdist.problem.loss import Loss
 from byzdist.problem.oracle import Oracle
@@ -200,7 +200,7 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     if isinstance(dataset, Dataset) and private:
         held = PrivateData(config.data, dataset, loss, flipped(config.attacks, clients.bad))
     else:
-        held = hold(
+        held = pooled_data(
             dataset,
             split,
             device=device,

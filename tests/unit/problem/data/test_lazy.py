@@ -15,7 +15,7 @@ from byzdist.errors import ConfigError, RunError
 from byzdist.problem import data
 from byzdist.problem.data import DATASETS, Lazy, Split
 from byzdist.problem.data.generators import global_generators
-from byzdist.problem.dataset_data import DatasetData, hold
+from byzdist.problem.dataset_data import DatasetData, pooled_data
 from byzdist.problem.task import Task
 from byzdist.problem.tasks.regression import regression
 from byzdist.randomness import stream
@@ -70,7 +70,7 @@ def load(made, **options):
 def held(made, clients=3, **options):
     dataset = load(made)
     split = data.split({"name": "iid"}, dataset.labels, clients, 0)
-    return hold(dataset, split, **options)
+    return pooled_data(dataset, split, **options)
 
 
 def run(made, folder, workers=2, split="iid", **changes):
@@ -309,7 +309,7 @@ def test_a_generator_of_its_own_is_said_to_prevent_a_repetition(caplog):
 def test_numbers_to_predict_and_integers_come_in_the_dtype_of_the_run():
     images = (np.abs(X) * 50).astype(np.uint8)
     dataset = load(Wrapped(images, X[:, :2]), dtype="float32", task=regression())
-    (inputs, targets), _ = next(iter(hold(dataset, Split(N, 1, None)).blocks(np.arange(5))))
+    (inputs, targets), _ = next(iter(pooled_data(dataset, Split(N, 1, None)).blocks(np.arange(5))))
     assert inputs.dtype == targets.dtype == torch.float32 and dataset.classes == 2
     assert np.array_equal(inputs, images[:5]) and np.array_equal(targets, X[:5, :2].astype(np.float32))
 
