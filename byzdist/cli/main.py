@@ -115,7 +115,7 @@ def main(words: Sequence[str] | None = None, again: Program | None = None) -> in
         again: what runs the same command in a new process (default: a new interpreter).
     """
     arguments = _parse(words)
-    arguments.again = again or supervisor.itself(sys.argv[1:])
+    arguments.again = again or supervisor.own_command(sys.argv[1:])
     try:
         code: int = arguments.action(arguments)
         return code

@@ -28,7 +28,7 @@ def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> Non
         os._exit(1)
 
 
-def call_process(name: str) -> None:
+def name_process(name: str) -> None:
     """Set the name of this process that ps and pkill show, at most 15 characters (Linux)."""
     if _PRCTL is not None:
         _PRCTL(_PR_SET_NAME, name.encode(), 0, 0, 0)

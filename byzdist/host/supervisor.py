@@ -51,7 +51,7 @@ def _has_agent() -> bool:
     return AGENT in os.environ or _TORCHRUN in os.environ
 
 
-def itself(words: Sequence[str]) -> list[str]:
+def own_command(words: Sequence[str]) -> list[str]:
     """Return the command that runs this very byzdist with these words, by this process's import path and no other.
 
     With -m the interpreter would look for byzdist, and for all that it imports, in the user's working directory; and the import
