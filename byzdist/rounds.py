@@ -102,7 +102,7 @@ class ClientMemories:
             for name, tensor in memory.items()
         }
 
-    def take_up(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
+    def restore(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
         """Restore what `tensors` returned, on a device, and forget everything else."""
         self._held.clear()
         for key, tensor in tensors.items():

@@ -65,15 +65,15 @@ class Worker:
         if isinstance(received, Received):
             self._serve(received, transport)
         elif isinstance(received, Resume):
-            self._take_up(received.round)
+            self._restore(received.round)
         else:
             assert self._saver is not None, "the server asks only where clients remember something"
             transport.answer(received, self._saver.save(received, self._memories.tensors()))
 
-    def _take_up(self, round_: int) -> None:
+    def _restore(self, round_: int) -> None:
         """Restore what the clients here remembered after a round, and forget everything else."""
         if self._saver is not None:
-            self._memories.take_up(self._saver.load(round_), self._links)
+            self._memories.restore(self._saver.load(round_), self._links)
 
     def _serve(self, received: Received, transport: WorkerEnd) -> None:
         at_round(received.round.number)

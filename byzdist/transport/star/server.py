@@ -256,7 +256,7 @@ class StarServer(ServerEnd):
 
         A worker that joins later gets the order when it joins.
         """
-        clients, workers = self.members.take_up(snapshot)
+        clients, workers = self.members.restore(snapshot)
         for client, reason in clients.items():
             self.members.isolate(client)
             self._give_up_host_of(client, reason)
