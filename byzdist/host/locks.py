@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 _LOOK_EVERY = 0.05  # seconds
 
 
-class Held(OSError):
+class LockTaken(OSError):
     """Another process has the lock."""
 
     def __init__(self, path: Path) -> None:
@@ -39,7 +39,7 @@ class Lock:
             patience: how long to wait while another process has it, in seconds; None: without limit.
 
         Raises:
-            Held: if another process still has it.
+            LockTaken: if another process still has it.
             OSError: if the file cannot be opened for another reason, or is not a plain file.
         """
         self.release()
@@ -48,7 +48,7 @@ class Lock:
         try:
             while not self._taken(handle):
                 if until is not None and time.monotonic() >= until:
-                    raise Held(self._path)
+                    raise LockTaken(self._path)
                 time.sleep(_LOOK_EVERY)
         except BaseException:
             os.close(handle)

@@ -16,7 +16,7 @@ from byzdist.config.schema import Config
 from byzdist.config.yaml_reading import read_yaml
 from byzdist.errors import ConfigError
 from byzdist.host.files import SUFFIX, check_plain, read_json, read_text
-from byzdist.host.locks import Held, Lock
+from byzdist.host.locks import Lock, LockTaken
 from byzdist.storage.checkpoint import MISSING, Checkpoint, newest, remove_parts
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ def claim(out: Path | None, wanted: Wanted, resume: bool) -> RunFolder:
         lock.acquire(_LOCK_PATIENCE if resume else 0)
         found = _enter(folder, wanted, resume, lock)
         _check_room(found, wanted)
-    except Held:
+    except LockTaken:
         raise ConfigError(f"--out: a run is using {str(folder)!r}; wait for its end or name a new folder.") from None
     except OSError as error:
         if lock is not None:
