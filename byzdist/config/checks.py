@@ -180,7 +180,7 @@ def _private(config: Config, method: Spec) -> Spec:
         )
     if config.evaluate.samples is not None and config.validation is None:
         raise ConfigError("evaluate.samples: with data.where=worker clients evaluate, each on all its samples.")
-    if flipped(config.attacks, config.clients.bad) and "outputs" not in given:
+    if flipped(config.attacks, config.clients.byzantine_ids) and "outputs" not in given:
         raise ConfigError(
             "data.outputs: label_flip takes class y for class L-1-y, and L, the number of outputs, is not given."
         )
@@ -197,7 +197,7 @@ def _task(config: Config) -> Spec:
 
 def _check_flips(config: Config) -> None:
     assert config.task is not None
-    if flipped(config.attacks, config.clients.bad) and config.task.name != "classification":
+    if flipped(config.attacks, config.clients.byzantine_ids) and config.task.name != "classification":
         raise ConfigError("attack: label_flip takes class y for class L-1-y, and the task's targets are not classes.")
 
 
@@ -265,7 +265,7 @@ def _attack(config: Config) -> Spec | list[Spec]:
         raise ConfigError("attack: the list is empty; leave the key out for clients that behave honestly.")
     checked = []
     for key, entry in _attack_entries(config):
-        assigned = check_assignment(entry, key, config.clients.bad)
+        assigned = check_assignment(entry, key, config.clients.byzantine_ids)
         spec = _complete(ATTACKS, entry.without(*ASSIGNED), key).plus(**assigned)
         attack = ATTACKS.get(spec.name)
         if hasattr(attack, "on_labels") and "rounds" in assigned:

@@ -23,12 +23,12 @@ class Clients(Section):
     availability: Spec = Spec("always")
 
     @property
-    def good(self) -> range:
+    def honest_ids(self) -> range:
         """The ids of the honest clients."""
         return range(self.count - self.byzantine)
 
     @property
-    def bad(self) -> range:
+    def byzantine_ids(self) -> range:
         """The ids of the Byzantine clients."""
         return range(self.count - self.byzantine, self.count)
 

@@ -64,7 +64,7 @@ class Experiment:
 
     @property
     def _attacks(self) -> list[Assignment]:
-        return assignments(self.config.attacks, self.config.clients.bad)
+        return assignments(self.config.attacks, self.config.clients.byzantine_ids)
 
     @property
     def clients_remember(self) -> bool:
@@ -198,7 +198,7 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     loss = Loss(model, task, device=device, dtype=dtype, name=name, buffers=buffers, precision=config.precision)
     held: ClientData
     if isinstance(dataset, Dataset) and private:
-        held = PrivateData(config.data, dataset, loss, flipped(config.attacks, clients.bad))
+        held = PrivateData(config.data, dataset, loss, flipped(config.attacks, clients.byzantine_ids))
     else:
         held = pooled_data(
             dataset,
@@ -206,7 +206,7 @@ def prepare(config: Config, device: torch.device) -> Experiment:
             device=device,
             dtype=dtype,
             chunk=loss.chunk(prod(dataset.feature_shape)),
-            flipped=flipped(config.attacks, clients.bad),
+            flipped=flipped(config.attacks, clients.byzantine_ids),
         )
         if ":" in name:  # a user's own
             try_out(loss, held, dataset.classes, name)

@@ -173,7 +173,7 @@ class Server:
         return Request(round_, self._decoder.length(round_.full) + trailer, needs_previous)
 
     def _record(self, plan: Plan, replies: Replies, missing: dict[int, str], outcome: Outcome) -> RoundRecord:
-        round_, transport, bad = plan.round, self._transport, self._experiment.config.clients.bad
+        round_, transport, byzantine = plan.round, self._transport, self._experiment.config.clients.byzantine_ids
         cohort, events = round_.cohort.tolist(), transport.events.copy()
         transport.events.clear()
         return RoundRecord(
@@ -181,7 +181,7 @@ class Server:
             full=round_.full,
             cohort=cohort,
             missing=missing,
-            byzantine=sum(client in bad for client in cohort),
+            byzantine=sum(client in byzantine for client in cohort),
             bytes_up=replies.bytes_up,
             bytes_down=replies.bytes_down,
             called=plan.called,

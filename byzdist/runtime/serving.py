@@ -107,7 +107,7 @@ def _evaluation(experiment: Experiment) -> Callable[[Tensor], dict[str, float]]:
         loss,
         experiment.shared_data,
         experiment.dataset,
-        config.clients.good,
+        config.clients.honest_ids,
         validation=experiment.validation,
         optimum=None
         if config.evaluate.samples
@@ -126,7 +126,7 @@ def _optimum(experiment: Experiment) -> float | None:
     if config.dtype != "float64":
         dataset = load_data(config.data.without("split"), dtype="float64", task=experiment.task)
         assert isinstance(dataset, Dataset)
-    return find(config.model.without("buffers"), experiment.task, dataset, experiment.split, config.clients.good)
+    return find(config.model.without("buffers"), experiment.task, dataset, experiment.split, config.clients.honest_ids)
 
 
 def _saver(experiment: Experiment, workers: int, run: RunFolder, transport: ServerEnd, metrics: Metrics) -> ServerSaver:

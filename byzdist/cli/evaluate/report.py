@@ -67,7 +67,7 @@ def _evaluate(folder: Path, tree: dict[str, Any]) -> str:
         experiment.oracle.loss,
         experiment.shared_data,
         data,
-        config.clients.good,
+        config.clients.honest_ids,
         validation=experiment.validation,
         samples=config.evaluate.samples,
         seed=config.seed,

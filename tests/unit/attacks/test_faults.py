@@ -58,7 +58,7 @@ def test_a_mix_is_by_client_and_round() -> None:
             "bit_flip",
         ]
     )
-    mix = assignments(checked.attacks, checked.clients.bad)
+    mix = assignments(checked.attacks, checked.clients.byzantine_ids)
 
     def name(client: int, round_: int) -> str | None:
         return next((entry.attack.__name__ for entry in mix if entry.covers(client, Round(round_, 0))), None)
@@ -70,7 +70,7 @@ def test_a_mix_is_by_client_and_round() -> None:
 
 def test_one_attack_is_everyones() -> None:
     checked = config({"name": "ipm", "epsilon": 0.5})
-    (entry,) = assignments(checked.attacks, checked.clients.bad)
+    (entry,) = assignments(checked.attacks, checked.clients.byzantine_ids)
     assert [client for client in range(9) if entry.covers(client, Round(17, 0))] == [5, 6, 7, 8]
     assert entry.has("omniscient") and not entry.has("on_wire")
 
