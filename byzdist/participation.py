@@ -121,7 +121,7 @@ class Draws:
         self._available = AVAILABILITY.bind(availability, "clients.availability")
         self._next = Round(-1, seed)
 
-    def ahead(self, number: int) -> None:
+    def draw_ahead(self, number: int) -> None:
         """Draw a round before it is asked for."""
         self._next = self._draw(number, self._is_full(Round(number, self._seed)), None)
 

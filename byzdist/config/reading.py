@@ -174,9 +174,9 @@ def parse(tree: Mapping[str, Any]) -> Config:
     try:
         return _parse(tree)
     except UnknownKey as error:
-        from byzdist.config.settings import meant
+        from byzdist.config.settings import key_hint
 
-        raise ConfigError(f"{error.where}: unknown key.{meant(error.where, error.known)}") from None
+        raise ConfigError(f"{error.where}: unknown key.{key_hint(error.where, error.known)}") from None
 
 
 def _parse(tree: Mapping[str, Any]) -> Config:

@@ -170,7 +170,7 @@ def all_keys() -> dict[str, list[str]]:
     return keys
 
 
-def meant(where: str, known: list[str]) -> str:
+def key_hint(where: str, known: list[str]) -> str:
     """Return a hint at what an unknown key meant: a key of another piece, one in this place, one elsewhere, or an option.
 
     Args:

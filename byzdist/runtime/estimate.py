@@ -135,11 +135,11 @@ class Estimate:
         """Restore g and what method and rule remembered; ``exists``: whether there was an estimate."""
         self.g.copy_(tensors["g"])
         for prefix, memory in (("method.", self._method.state), ("rule.", self._robust.memory)):
-            for name, tensor in below(prefix, tensors).items():
+            for name, tensor in with_prefix(prefix, tensors).items():
                 memory[name] = tensor.to(self.g.device, copy=True)
         self.exists = exists
 
 
-def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors whose names begin with ``prefix``, by the rest of their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -17,7 +17,7 @@ from byzdist.runtime.best import Best
 from byzdist.runtime.claims import Claimed, Claims
 from byzdist.runtime.decoding import Decoder
 from byzdist.runtime.divergence import Diverged
-from byzdist.runtime.estimate import Estimate, Outcome, below
+from byzdist.runtime.estimate import Estimate, Outcome, with_prefix
 from byzdist.runtime.experiment import Experiment
 from byzdist.runtime.full_rounds import FullRounds
 from byzdist.runtime.planning import Plan, Planner
@@ -145,7 +145,7 @@ class Server:
         self._transport.send(self._request(plan))
         clock.end("request")
         # Work that needs no reply is done while the server waits.
-        self._planner.ahead(round_.number + 1)
+        self._planner.draw_ahead(round_.number + 1)
         prepared = self.estimate.prepare(round_, self._moved(round_.number))
         replies = self._transport.collect(self._experiment.config.transport.deadline)
         clock.end("wait")
@@ -216,7 +216,7 @@ class Server:
         self._publish()
         self.round = checkpoint.round
         self.estimate.resume(tensors, facts.get("begun", True))  # checkpoints of earlier versions do not say
-        self._decoder.resume(below("decoder.", tensors))
+        self._decoder.resume(with_prefix("decoder.", tensors))
         self._attendance.resume(facts["known"])
         self.full_rounds.resume(facts.get("full_rounds", {}))
         if self._best is not None:
