@@ -32,7 +32,7 @@ class RunError(RuntimeError):
     """A run that cannot go on; the message says why."""
 
 
-def told(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return an exception of a user's own code as text, with its place in that code: ``KeyError: 'x' (mine.py:12, in data)``."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
     own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]

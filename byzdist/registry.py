@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, TypeAlias, TypeVar, Union
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, create_model
 from pydantic_core import CoreSchema, core_schema
 
-from byzdist.errors import ConfigError, told
+from byzdist.errors import ConfigError, describe_error
 from byzdist.words import closest, did_you_mean, explain
 
 Named: TypeAlias = Union[str, Mapping[str, Any], "Spec"]
@@ -220,7 +220,7 @@ class Registry(Generic[T]):
                 f"{key}: cannot import {name!r}: {error}. Is it beside the configuration, or on PYTHONPATH?"
             ) from error
         except Exception as error:  # a user's own module may raise anything
-            raise ConfigError(f"{key}: cannot import {name!r}: {told(error)}") from error
+            raise ConfigError(f"{key}: cannot import {name!r}: {describe_error(error)}") from error
         if not callable(found):
             raise ConfigError(f"{key}: {name!r} is not a function or class.")
         return found
@@ -276,7 +276,7 @@ class Registry(Generic[T]):
         except ConfigError:
             raise
         except Exception as error:  # a user's own piece may raise anything
-            raise ConfigError(f"{key}: the check of {spec.name!r} ended with {told(error)}.") from error
+            raise ConfigError(f"{key}: the check of {spec.name!r} ended with {describe_error(error)}.") from error
 
     def bind(self, named: Named, key: str) -> Callable[..., Any]:
         """Return the piece with its checked parameters set, to be called with the positional arguments."""

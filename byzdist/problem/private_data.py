@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from byzdist.errors import ConfigError, told
+from byzdist.errors import ConfigError, describe_error
 from byzdist.problem.client_data import ArrayData, ClientData, Positions
 from byzdist.problem.data import Dataset, Split
 from byzdist.problem.data.arrays import as_arrays, outputs
@@ -67,7 +67,9 @@ class PrivateData(ClientData):
             except (ConfigError, MemoryError):
                 raise
             except (Exception, SystemExit) as error:  # a user's own function may raise anything
-                raise ConfigError(f"data: {spec.name!r} ended for client {client} with {told(error)}.") from error
+                raise ConfigError(
+                    f"data: {spec.name!r} ended for client {client} with {describe_error(error)}."
+                ) from error
             self._held[client] = self._taken(returned, f"{spec.name} of client {client}", client)
 
     def of(self, client: int) -> ArrayData:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
-from byzdist.errors import ConfigError, RunError, told
+from byzdist.errors import ConfigError, RunError, describe_error
 from byzdist.problem.data.base import Dataset
 from byzdist.problem.data.generators import global_generators
 from byzdist.problem.task import Batch, Task
@@ -68,13 +68,13 @@ class Reader:
                 except MemoryError:
                     raise
                 except (Exception, SystemExit) as error:  # a user's own code may raise anything
-                    raise self._error(whose, f"sample {index} ended with {told(error)}") from error
+                    raise self._error(whose, f"sample {index} ended with {describe_error(error)}") from error
             try:
                 batch = self._collate(gathered)
             except MemoryError:
                 raise
             except (Exception, SystemExit) as error:
-                raise self._error(whose, f"to collate {_listed(indices)} ended with {told(error)}") from error
+                raise self._error(whose, f"to collate {_listed(indices)} ended with {describe_error(error)}") from error
         return self._fitting(batch, indices, whose)
 
     def _fitting(self, batch: Any, indices: Sequence[int], whose: str) -> Batch:
@@ -239,7 +239,7 @@ def _part(part: Any, given: Lazy, name: str, dtype: str, task: Task) -> tuple[Re
     try:
         length = len(part)
     except Exception as error:  # whatever a user's own code raises
-        raise ConfigError(f"data: the length of what {name!r} returns ended with {told(error)}.") from error
+        raise ConfigError(f"data: the length of what {name!r} returns ended with {describe_error(error)}.") from error
     if not length:
         raise ConfigError(f"{what} a Dataset without a sample.")
     labels = _unknown(length)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from byzdist.errors import ConfigError, told
+from byzdist.errors import ConfigError, describe_error
 from byzdist.host.caching import cache_folders, make_cache, say_that_it_cannot_be_used
 from byzdist.host.files import check_plain, share
 from byzdist.host.locks import Lock
@@ -154,7 +154,7 @@ def _prepare(spec: Spec, key: str, dtype: np.dtype[Any], task: Task) -> Prepared
     except (ConfigError, MemoryError):
         raise
     except (Exception, SystemExit) as error:  # a user's own function may raise anything
-        raise ConfigError(f"data: {spec.name!r} ended with {told(error)}.") from error
+        raise ConfigError(f"data: {spec.name!r} ended with {describe_error(error)}.") from error
     if is_lazy(returned):
         return prepare_lazy(returned, spec.name, key, dtype.name, task)
     return as_arrays(returned, spec.name, dtype, task)
