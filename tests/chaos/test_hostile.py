@@ -1,4 +1,4 @@
-"""Hostile workers and strangers against one server, this process: it stays, and hears honest clients in time."""
+"""Hostile workers and strangers against one server, this process: it survives, and gets the replies of honest clients in time."""
 
 import ast
 import contextlib

@@ -1,4 +1,4 @@
-"""What befalls gateways and their keeper from outside, and what a hostile worker makes them hold."""
+"""What happens to gateways and their keeper from outside, and how much memory a hostile worker makes them use."""
 
 import os
 import re

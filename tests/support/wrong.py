@@ -1,4 +1,4 @@
-"""What spoils a good configuration, as words of the command line, one a line, and what the complaint must say."""
+"""Words of the command line that spoil a good configuration, and what the error must say."""
 
 WRONG: list[tuple[str, str]] = [
     # the experiment as a whole

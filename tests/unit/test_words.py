@@ -1,4 +1,4 @@
-"""What is said of words that are almost ours: names, keys, commands."""
+"""Hints at words that are almost ours: names, keys, commands."""
 
 import logging
 from typing import Annotated, Any, Literal

@@ -92,7 +92,7 @@ def _as_raw(returned: Any, name: str) -> RawData:
     what = f"{len(returned)} things" if isinstance(returned, tuple | list) else f"a {type(returned).__name__}"
     raise ConfigError(
         f"data.name: {name!r} returns {what}; return (X, y), or (X, y, X_test, y_test), or a RawData: arrays, tensors, lists, data "
-        "frames or sparse matrices; or a map-style Dataset of torch's, see byzdist.problem.data.Lazy."
+        "frames or sparse matrices; or a torch Dataset of map style, see byzdist.problem.data.Lazy."
     )
 
 

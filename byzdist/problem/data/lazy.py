@@ -74,7 +74,7 @@ class Reader:
             except MemoryError:
                 raise
             except (Exception, SystemExit) as error:
-                raise self._error(whose, f"to collate {_listed(indices)} ended with {describe_error(error)}") from error
+                raise self._error(whose, f"collating {_listed(indices)} ended with {describe_error(error)}") from error
         return self._fitting(batch, indices, whose)
 
     def _fitting(self, batch: Any, indices: Sequence[int], whose: str) -> Batch:

@@ -1,4 +1,4 @@
-"""Faults, and who mounts which attack when."""
+"""Faults, and which client makes which attack in which round."""
 
 import time
 

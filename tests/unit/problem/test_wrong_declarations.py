@@ -1,4 +1,4 @@
-"""Modules whose declarations are wrong, that never come to be, or that are no modules: each is refused in a sentence that names it."""
+"""Wrong declarations, modules that cannot be made, and things that are not modules: a sentence that names it refuses each."""
 
 import pytest
 import torch

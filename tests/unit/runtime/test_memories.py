@@ -1,4 +1,4 @@
-"""Pieces that remember: the same bits whatever happens to the processes, and their state is named nowhere but in them."""
+"""Pieces that remember: the same bits whatever happens to the processes, and no other code names their state."""
 
 import pytest
 import torch

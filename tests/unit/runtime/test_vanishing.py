@@ -1,4 +1,4 @@
-"""A run's folder that goes away in mid-run: noticed, said, and saved what can be saved."""
+"""A run's folder disappears during the run: the run notices it, says so, and saves what it can."""
 
 import gc
 import json

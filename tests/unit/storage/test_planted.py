@@ -1,4 +1,4 @@
-"""A run's folder that somebody else has filled: nothing outside it is written to, nothing waits, and the reason is said."""
+"""A run's folder that somebody else has filled: byzdist writes nothing outside it, never blocks, and says why it stops."""
 
 import json
 import os

@@ -177,7 +177,7 @@ def test_both_points_of_a_difference_see_one_batch_read_once():
     for x in (new, old):
         gradients.append(torch.empty_like(out))
         oracle.gradient(x, 1, few, gradients[-1])
-    assert [noise for _, noise in Noted.given] == 3 * seen  # the same again, for it is the same client and round
+    assert [noise for _, noise in Noted.given] == 3 * seen  # the same again, because client and round are the same
     assert torch.allclose(out, gradients[0] - gradients[1], rtol=1e-12, atol=1e-12)
 
 
@@ -241,7 +241,7 @@ REFUSED = {
     "no length": (Lazy(iter([])), "a list_iterator without __len__ or __getitem__"),
     "empty": (Wrapped(X[:0], Y[:0]), "without a sample"),
     "classes not known": (Wrapped(tells=False), r"does not tell how many classes.*Lazy\(dataset, outputs=.*targets"),
-    "ragged": (Ragged(), r"for a trial: to collate samples 0, 1, 2, 3, \.\.\. ended with RuntimeError"),
+    "ragged": (Ragged(), r"for a trial: collating samples 0, 1, 2, 3, \.\.\. ended with RuntimeError"),
     "words": (Words(), "has a (list|tuple) as targets, not a tensor"),
     "no targets": (One(), r"is a Tensor; the task wants \(inputs, targets\)"),
     "not a number": (Wrapped(np.where(X == X[3, 4], np.nan, X)), "inputs that are NaN"),
@@ -315,7 +315,7 @@ def test_numbers_to_predict_and_integers_come_in_the_dtype_of_the_run():
 
 
 class Parts(Wrapped):
-    """Features in two parts, as inputs that are no tensor."""
+    """Features in two parts, as inputs that are not a tensor."""
 
     def __getitem__(self, index):
         return {"first": self.x[index][:5], "rest": (self.x[index][5:], index)}, self.y[index]

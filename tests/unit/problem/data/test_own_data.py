@@ -1,4 +1,4 @@
-"""Own data is anything like an array; what is wrong with it is said, with what to do."""
+"""A user's own data may be anything like an array; errors say what is wrong with it and what to do."""
 
 import logging
 import re

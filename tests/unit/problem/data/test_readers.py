@@ -1,4 +1,4 @@
-"""LIBSVM and IDX files as people have them: read what can be read, else the file, the line and the cause."""
+"""LIBSVM and IDX files as people have them: they are read, or the error names the file, the line and the cause."""
 
 import bz2
 import gzip
