@@ -232,7 +232,7 @@ class Method(ABC):
             out: d values in the run's dtype, which hold anything before; every one is to be written.
 
         Raises:
-            Exception: whatever it raises ends the process that the client lives in.
+            Exception: any exception ends the process that hosts the client.
         """
 
     def rows(self, g: Tensor, received: Messages, level: float | None) -> Tensor:
@@ -248,7 +248,7 @@ class Method(ABC):
             A matrix of at least one row, d values each, in the dtype and on the device of ``received.rows``.
 
         Raises:
-            Exception: whatever it raises ends the run, and so it does in `apply`.
+            Exception: any exception ends the run, also one in `apply`.
         """
         return received.rows
 
