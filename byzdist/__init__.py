@@ -4,7 +4,7 @@ import importlib
 
 __version__ = "0.1.0"
 
-_OFFERED = {  # imported when asked for: what needs torch takes seconds
+_OFFERED = {  # imported at the first use, because importing torch takes seconds
     "Aggregator": "byzdist.aggregation",
     "Lazy": "byzdist.problem.data",
     "Metric": "byzdist.problem.task",

@@ -19,8 +19,8 @@ class UnknownKey(ConfigError):
     """A key that nothing reads.
 
     Attributes:
-        where: its dotted path.
-        known: the keys that there are in its place.
+        where: the key's dotted path.
+        known: the keys that exist in its place.
     """
 
     def __init__(self, where: str, known: list[str], hint: str) -> None:
@@ -32,8 +32,8 @@ class RunError(RuntimeError):
     """A run that cannot go on; the message says why."""
 
 
-def told(error: BaseException) -> str:
-    """Return what a user's own code raised, with the place in that code: ``KeyError: 'x' (mine.py:12, in data)``."""
+def describe_error(error: BaseException) -> str:
+    """Return an exception of a user's own code as text, with its place in that code: ``KeyError: 'x' (mine.py:12, in data)``."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
     own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
     what = f"{type(error).__name__}: {error}".rstrip(": ")

@@ -1,7 +1,7 @@
-"""The lengths of long vectors: sums of squares formed block by block, in an order that depends on nothing but the length.
+"""The norms of long vectors: sums of squares, formed block by block in an order that depends only on the number of entries.
 
-Within a block the two halves are added, then the halves of what that gives, and so on, in the data's own precision; the blocks
-are added up in float64. A library's own norm adds in an order that depends on threads and on the processor.
+Within a block the two halves are added, then the halves of the result, and so on, in the data's own precision; the blocks are
+added up in float64. A library's own norm adds in an order that depends on threads and on the processor.
 """
 
 import math
@@ -16,8 +16,8 @@ from torch import Tensor
 BLOCK = 1024  # values that are summed in the data's precision; fixed, so that the bits depend on no tile size
 SAFE = (1e-24, 1e30)  # sums of squares of float32 within these limits neither overflow nor vanish
 _SAFE64 = (1e-280, 1e280)  # the same of float64
-_SHORT = 1 << 17  # values; so few are converted to float64 and added by one call
-_MANY = 1 << 11  # numbers; so many are added by a call of their own, which then takes less time than a copy of them
+_SHORT = 1 << 17  # values; a vector with fewer is converted to float64 and added by one call
+_MANY = 1 << 11  # numbers; from here on one call that adds them takes less time than a copy of them
 _LANES = 16  # sums of a block that are left when blocks are laid side by side, each call then being long
 
 Floats = NDArray[np.float64]
@@ -25,7 +25,7 @@ Squares = Callable[[Tensor], Floats]
 
 
 def norm(vector: Tensor) -> float:
-    """Return the Euclidean length of a vector of d finite values, right to the last digit or two of its dtype."""
+    """Return the Euclidean norm of a vector of d finite values, right to the last digit or two of its dtype."""
     if vector.is_cuda:
         return float(torch.linalg.vector_norm(vector, dtype=torch.float64))
     squared = _squared(vector)
@@ -53,7 +53,7 @@ def _squared(vector: Tensor) -> float:
 def add_squares(rows: Tensor, total: Floats, squares: Squares | None = None) -> None:
     """Add the sum of squares of each row [n x columns] to ``total`` [n].
 
-    ``squares`` forms the sums of the blocks, n x blocks, to the same bits as is done here.
+    ``squares`` computes the sums of the blocks, n x blocks, to the same bits as `block_squares`.
     """
     if rows.is_cuda:
         _add_squares_there(rows, total)
@@ -72,7 +72,7 @@ def add_squares(rows: Tensor, total: Floats, squares: Squares | None = None) -> 
         add_in_order(of_blocks.T, total)
 
 
-@np.errstate(over="ignore", under="ignore")  # what float32 cannot hold is formed again in float64
+@np.errstate(over="ignore", under="ignore")  # a sum that float32 cannot hold is computed again in float64
 def block_squares(rows: NDArray[np.floating]) -> Floats:
     """Return the sum of squares of each block of the rows [n x columns], n x blocks; the last block may be short."""
     n, columns = rows.shape
@@ -96,7 +96,7 @@ def block_squares(rows: NDArray[np.floating]) -> Floats:
 
 
 def _add_squares_there(rows: Tensor, total: Floats) -> None:
-    """Do the same on a GPU, which has no threads on whose number the order could depend."""
+    """Do the same on a GPU, where no number of threads changes the order."""
     whole = rows.shape[1] // BLOCK * BLOCK
     for part in (rows[:, :whole].view(len(rows), -1, BLOCK), rows[:, None, whole:]):
         if part.numel():
@@ -108,7 +108,7 @@ def _add_squares_there(rows: Tensor, total: Floats) -> None:
 
 
 def add_in_order(addends: NDArray[np.floating], total: Floats) -> None:
-    """Add the entries [k x ...] to ``total`` [...] one after the other, so that the bits depend on no division into calls."""
+    """Add the entries [k x ...] to ``total`` [...] one after the other, so that the bits do not depend on the division into calls."""
     if total.size > _MANY:
         for addend in addends:
             total += addend

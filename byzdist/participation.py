@@ -1,7 +1,7 @@
 """Who takes part in a round.
 
-An availability model is a function that says which clients can be drawn in a round. The server alone calls it, more than once and
-perhaps ahead of time: it must depend on its arguments alone, and draw by ``round_.rng``.
+An availability model is a function that says which clients can be drawn in a round. Only the server calls it, more than once and
+perhaps ahead of time: it must depend on its arguments alone, and draw with ``round_.rng``.
 
 Args:
     round_: the round; its cohort is not drawn yet.
@@ -11,7 +11,7 @@ Returns:
     Client ids out of 0..n-1, ascending and each once, an integer array [at most n] that may be empty; or None for all of them.
 
 Raises:
-    Exception: whatever it raises ends the run. What can be checked beforehand belongs in a check, see `byzdist.registry.checks_run`.
+    Exception: any exception ends the run. What can be checked before the run belongs in a check, see `byzdist.registry.checks_run`.
 
 Example:
     >>> import numpy as np
@@ -42,7 +42,7 @@ AVAILABILITY: Registry[Callable[..., np.ndarray | None]] = Registry("availabilit
 def draw_cohort(round_: Round, clients: int, size: int, among: np.ndarray | None = None) -> np.ndarray:
     """Draw ``size`` of the client ids 0..n-1 uniformly without replacement, ascending [BRPP Alg. 1, line 4].
 
-    ``among`` narrows the choice to some of the ids, ascending; where they are fewer than ``size``, all of them are
+    ``among`` narrows the choice to some of the ids, ascending; if they are fewer than ``size``, all of them are
     drawn.
     """
     candidates = clients if among is None else len(among)
@@ -80,7 +80,7 @@ def read_trace(path: str, clients: int) -> list[np.ndarray]:
     """Return the clients of each line of a trace file, ascending.
 
     Raises:
-        ConfigError: if the file cannot be read, is empty, or names something that is no client.
+        ConfigError: if the file cannot be read, is empty, or names something that is not a client.
     """
     key = "clients.availability.path"
     try:
@@ -102,7 +102,7 @@ class Draws:
     """Draws rounds: which are full ones, and who is asked. The next round's can be drawn ahead, while the server waits.
 
     Args:
-        is_full: a method's, see `Method.is_full`.
+        is_full: the method's, see `Method.is_full`.
         sizes: the size of a sampled round's cohort and of a full one's, C and Ĉ.
         availability: the configuration's ``clients.availability``.
         clients: n.
@@ -120,7 +120,7 @@ class Draws:
         self._available = AVAILABILITY.bind(availability, "clients.availability")
         self._next = Round(-1, seed)
 
-    def ahead(self, number: int) -> None:
+    def draw_ahead(self, number: int) -> None:
         """Draw a round before it is asked for."""
         self._next = self._draw(number, self._is_full(Round(number, self._seed)), None)
 

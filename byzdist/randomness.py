@@ -11,7 +11,7 @@ _WORD = 2**64 - 1
 
 
 class _Key(ISeedSequence):
-    """A key as the seed of Philox, which for one given as a key asks the system for randomness that it does not use."""
+    """A key in the form of a seed for Philox, because Philox given a key first asks the system for randomness that it does not use."""
 
     def __init__(self, words: NDArray[np.uint64]) -> None:
         self._words = words
@@ -30,7 +30,7 @@ def stream(seed: int, purpose: str, client: int = 0, round_: int = 0) -> np.rand
     """Return the generator of one draw: the same four keys give the same numbers in every process.
 
     Philox is counter-based: seed and purpose form its key, client and round the upper words of its counter, and the two lower
-    words run, so that no two streams overlap within 2**128 numbers.
+    words count, so that no two streams overlap within 2**128 numbers.
     """
     counter = np.array((0, 0, client, round_), np.uint64)
     return np.random.Generator(np.random.Philox(_key(seed, purpose), counter=counter))  # type: ignore[arg-type]  # the stub knows only SeedSequence

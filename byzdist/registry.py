@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, TypeAlias, TypeVar, Union
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, create_model
 from pydantic_core import CoreSchema, core_schema
 
-from byzdist.errors import ConfigError, told
+from byzdist.errors import ConfigError, describe_error
 from byzdist.words import closest, did_you_mean, explain
 
 Named: TypeAlias = Union[str, Mapping[str, Any], "Spec"]
@@ -26,14 +26,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Spec:
-    """What a configuration says of a piece: its name and its parameters. Nobody writes to them; `plus` and `without` make another spec.
+    """What a configuration says of a piece: its name and its parameters. It never changes; `plus` and `without` make another spec.
 
     In a configuration, and where one is written, it is ``{name: ..., parameters}``, or the name alone.
 
     Attributes:
         name: a registered name or ``module.path:Name``; empty where none is given, which `Registry.check` refuses.
         parameters: the keyword arguments of the piece, and keys of its section that are not the piece's own, such as ``data.split``.
-        checked: whether `Registry.check` has made it, so that it is complete.
+        checked: whether `Registry.check` made it, so that it is complete.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Spec:
 
     @classmethod
     def of(cls, named: Named) -> "Spec":
-        """Return the spec of a piece that is given in any way."""
+        """Return the spec of a piece, given in any form."""
         if isinstance(named, Spec):
             return named
         if isinstance(named, str):
@@ -52,7 +52,7 @@ class Spec:
         return cls(name if isinstance(name, str) else "", parameters)
 
     def plus(self, **parameters: Any) -> "Spec":
-        """Return the spec with these parameters, too."""
+        """Return the spec with these parameters added."""
         return replace(self, parameters={**self.parameters, **parameters})
 
     def without(self, *keys: str) -> "Spec":
@@ -78,14 +78,14 @@ class Spec:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a piece can check itself against: the run of which it is to be a part.
+    """What a piece can check itself against: facts of the run that it will be part of.
 
     Attributes:
         clients: n.
         byzantine: how many of the clients are Byzantine, the last ones.
         declared: how many Byzantine clients the operator declares.
         cohorts: the sizes of the cohorts whose replies the rule aggregates, by the keys that set them, "full_cohort" and "cohort".
-        vectors: by the same keys, how many vectors the pre-aggregation steps leave of so many replies.
+        vectors: by the same keys, how many vectors the pre-aggregation steps leave of these replies.
     """
 
     clients: int
@@ -101,7 +101,7 @@ class RunFacts:
 
 
 def checks_run(check: Callable[..., None]) -> Callable[[T], T]:
-    """Return the decorator that lets a function refuse a run that it cannot be a part of.
+    """Return the decorator that gives a function a check, with which it refuses runs that it does not fit.
 
     A class has a static or class method ``check_run`` instead.
 
@@ -128,7 +128,7 @@ _trusted: ContextVar[Collection[str] | None] = ContextVar("trusted", default=Non
 
 @contextmanager
 def importing_only(names: Collection[str]) -> Iterator[None]:
-    """Refuse to import what a configuration names as ``module:Name``, but for these names: somebody else wrote it."""
+    """Refuse to import what a configuration names as ``module:Name``, except these names, because somebody else wrote it."""
     token = _trusted.set(names)
     try:
         yield
@@ -139,7 +139,7 @@ def importing_only(names: Collection[str]) -> Iterator[None]:
 class Registry(Generic[T]):
     """The registered functions or classes of one kind, and the check of the parameters that a configuration gives them.
 
-    Keyword-only arguments of what is registered are its parameters; their annotations hold types and ranges
+    A piece's keyword-only arguments are its parameters; their annotations hold types and ranges
     (``Annotated[int, Ge(1)]``). A name ``module.path:Name`` stands for an object of the user's own.
 
     Args:
@@ -147,10 +147,10 @@ class Registry(Generic[T]):
         arguments: the positional arguments with which it is called.
 
     Attributes:
-        aliases: other words of the field for registered names; they work as the names do.
+        aliases: other words of the field for registered names; they work like the names.
     """
 
-    _all: ClassVar[list["Registry[Any]"]] = []  # to tell of a name that it is one of another kind
+    _all: ClassVar[list["Registry[Any]"]] = []  # to recognise a name of another kind
 
     def __init__(self, kind: str, *arguments: str) -> None:
         self.kind = kind
@@ -181,7 +181,7 @@ class Registry(Generic[T]):
         return name in self._entries or name in self.aliases
 
     def canonical(self, name: str, key: str | None = None) -> str:
-        """Return the registered name that an alias stands for, any other name as it is; say so where ``key`` names the place."""
+        """Return the registered name that an alias stands for, any other name as it is; log an alias if ``key`` says where it is."""
         known = self.aliases.get(name, name)
         if known != name and key is not None:
             log.warning("%s: %r is another word for %r, which the run's files use.", key, name, known)
@@ -219,8 +219,8 @@ class Registry(Generic[T]):
             raise ConfigError(
                 f"{key}: cannot import {name!r}: {error}. Is it beside the configuration, or on PYTHONPATH?"
             ) from error
-        except Exception as error:  # whatever a user's own module raises
-            raise ConfigError(f"{key}: cannot import {name!r}: {told(error)}") from error
+        except Exception as error:  # a user's own module may raise anything
+            raise ConfigError(f"{key}: cannot import {name!r}: {describe_error(error)}") from error
         if not callable(found):
             raise ConfigError(f"{key}: {name!r} is not a function or class.")
         return found
@@ -264,7 +264,7 @@ class Registry(Generic[T]):
         return Spec(self.canonical(spec.name), complete, checked=True)
 
     def check_run(self, spec: Spec, run: RunFacts, key: str) -> None:
-        """Let a piece check itself against the run, if it does; see `checks_run`.
+        """Let a piece check itself against the run, if it has a check; see `checks_run`.
 
         Raises:
             ConfigError: what the piece says.
@@ -275,20 +275,20 @@ class Registry(Generic[T]):
                 check(run, key, **spec.parameters)
         except ConfigError:
             raise
-        except Exception as error:  # whatever a user's own piece raises
-            raise ConfigError(f"{key}: the check of {spec.name!r} ended with {told(error)}.") from error
+        except Exception as error:  # a user's own piece may raise anything
+            raise ConfigError(f"{key}: the check of {spec.name!r} ended with {describe_error(error)}.") from error
 
     def bind(self, named: Named, key: str) -> Callable[..., Any]:
-        """Return the piece with its parameters, checked, set: what is left to give are the positional arguments."""
+        """Return the piece with its checked parameters set, to be called with the positional arguments."""
         spec = self.check(named, key)
         return partial(self.get(spec.name, key), **spec.parameters)
 
     def build(self, named: Named, *arguments: Any, key: str) -> Any:
-        """Return what the piece makes of these positional arguments, and of its parameters, checked."""
+        """Call the piece with these positional arguments and its checked parameters; return the result."""
         return self.bind(named, key)(*arguments)
 
     def _model(self, name: str, key: str) -> type[BaseModel]:
-        """Return what checks the parameters of ``name``; it is made once, because that takes far longer than a check."""
+        """Return the model that checks the parameters of ``name``; it is made once, because making it takes far longer than a check."""
         entry = self.get(name, key)
         if entry not in self._models:
             fields = {
@@ -305,7 +305,9 @@ class Registry(Generic[T]):
             signature.bind_partial(*self._arguments)
         except (TypeError, ValueError, NameError) as error:
             call = ", ".join([*self._arguments, "key=value, ..."])
-            raise ConfigError(f"{key}: {name!r} is no {self.kind}, which is called with ({call}): {error}.") from error
+            raise ConfigError(
+                f"{key}: {name!r} cannot be called with ({call}), as any {self.kind} is: {error}."
+            ) from error
         return signature
 
 

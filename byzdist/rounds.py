@@ -1,4 +1,4 @@
-"""A round as a value, which travels whole: which one it is, of which kind, who is asked, and what comes back."""
+"""A round as one value: its number and kind, who is asked, and what comes back."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from torch import Tensor
 from byzdist.randomness import stream
 
 Memory = dict[str, Tensor]
-"""What one piece of a run keeps from round to round, by a name of its own; empty at first, and part of every checkpoint."""
+"""What one piece of a run remembers from round to round, by names of its own; empty at first, and part of every checkpoint."""
 _NOBODY = np.arange(0)
 
 
@@ -31,16 +31,16 @@ class Round:
     cohort: np.ndarray = field(default_factory=lambda: _NOBODY)
 
     def rng(self, purpose: str, client: int = 0) -> np.random.Generator:
-        """Return the generator of what is random in this round for one purpose, and for one client where it is a client's."""
+        """Return the generator of what is random in this round for one purpose, and for one client if it is a client's."""
         return stream(self.seed, purpose, client, self.number)
 
 
 class Payloads(Mapping[int, Tensor]):
-    """The payloads of a round's replies by client: uint8, equally long, and the rows of one matrix.
+    """The payloads of a round's replies by client: uint8, of equal size, the rows of one matrix.
 
     Args:
         clients: who replied, ascending.
-        rows: R x bytes, one row a client, each in one piece.
+        rows: R x bytes, one contiguous row per client.
     """
 
     def __init__(self, clients: Iterable[int], rows: Tensor) -> None:
@@ -61,13 +61,13 @@ class Payloads(Mapping[int, Tensor]):
 
 @dataclass(frozen=True)
 class Replies:
-    """What came back in a round: of each client of the cohort its payload, or why there is none.
+    """What came back in a round: for each client of the cohort its payload, or why there is none.
 
     Attributes:
         payloads: by ascending client id; their memory is the transport's and lasts until its next `send`.
         missing: the reason, by client id.
-        afresh: the clients that said with their reply that they had remembered nothing.
-        bytes_down, bytes_up: what the round has really sent and received.
+        afresh: the clients whose reply says that they remembered nothing before this round.
+        bytes_down, bytes_up: what the server sent and received in the round.
     """
 
     payloads: Payloads
@@ -79,11 +79,11 @@ class Replies:
 
 @dataclass(frozen=True)
 class Messages:
-    """What a round gave the method to work with: the decoded vectors of the clients whose replies can be used.
+    """What the method gets of a round: the decoded vectors of the clients whose replies can be used.
 
     Attributes:
         clients: their ids, ascending.
-        rows: R x d, one row a client; the method may overwrite them.
+        rows: R x d, one row per client; the method may overwrite them.
     """
 
     round: Round
@@ -99,7 +99,7 @@ class ClientMemories:
         self._held: dict[tuple[str, int], Memory] = {}
 
     def of(self, piece: str, client: int) -> Memory:
-        """Return what a piece remembers of a client, to be read and written; what another piece puts there is lost."""
+        """Return what a piece remembers of a client, to be read and written; only the ``pieces`` keep what they write."""
         return self._held.setdefault((piece, client), {}) if piece in self._pieces else {}
 
     def knows(self, client: int, pieces: Collection[str]) -> bool:
@@ -114,8 +114,8 @@ class ClientMemories:
             for name, tensor in memory.items()
         }
 
-    def take_up(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
-        """Remember what `tensors` returned, on a device, and nothing else."""
+    def restore(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
+        """Restore what `tensors` returned, on a device, and forget everything else."""
         self._held.clear()
         for key, tensor in tensors.items():
             piece, _, rest = key.partition(".")

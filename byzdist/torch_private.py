@@ -1,4 +1,4 @@
-"""The names of torch that its documentation does not promise, in one file: a release that lacks one is told by that name."""
+"""All names of torch that its documentation does not promise, in one file: the error for a release that lacks one names it."""
 
 from importlib.metadata import PackageNotFoundError, requires
 
@@ -20,7 +20,7 @@ MEMBERS = {
     Store: ("get", "set", "wait", "check", "delete_key", "set_timeout"),
     Work: ("wait",),
 }
-"""What is used of them."""
+"""Their members that are used."""
 
 __all__ = ["HashStore", "PrefixStore", "ProcessGroupGloo", "Store", "TCPStore", "Work", "gone"]
 

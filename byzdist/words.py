@@ -1,4 +1,4 @@
-"""What to say of a user's slip: which name was probably meant, and pydantic's complaints in our words."""
+"""Hints at a user's slips: which name was probably meant, and pydantic's complaints in our words."""
 
 import difflib
 import re
@@ -11,7 +11,7 @@ from byzdist.errors import ConfigError, UnknownKey
 
 
 def squeeze(word: str) -> str:
-    """Return a word without what spellings differ in: case, hyphens, underscores, dots."""
+    """Return a word without case, hyphens, underscores and dots, in which spellings differ."""
     return re.sub(r"[^a-z0-9]", "", word.lower())
 
 
@@ -56,7 +56,7 @@ def explain(error: ValidationError, key: str, given: Mapping[str, Any], known: l
         error: what pydantic raised.
         key: the dotted path of ``given`` in the configuration.
         given: what was checked.
-        known: the keys that there are where the complaint is about an unknown one, or about what is no section.
+        known: the keys that exist, for a complaint about an unknown key, or about a value in place of a section.
     """
     first, *others = error.errors()
     path = _path(first, given)
@@ -72,9 +72,9 @@ def explain(error: ValidationError, key: str, given: Mapping[str, Any], known: l
     if first["type"] in ("model_type", "model_attributes_type"):
         example = f"{where}.{known[0]}"
         return ConfigError(f"{where}: must be a section, with keys such as {example} (it is {shown(first['input'])}).")
-    branches = [first, *(other for other in others if _path(other, given) == path)]  # of a union
+    branches = [first, *(other for other in others if _path(other, given) == path)]  # the other branches of a union
     wanted = [_wanted(branch) for branch in branches]
-    if None in wanted:  # what a validator of a user's or of ours says
+    if None in wanted:  # a message of a validator, a user's or ours
         return ConfigError(f"{where}: {first['msg']} (it is {shown(first['input'])}).")
     words = " or ".join(dict.fromkeys(filter(None, wanted)))
     value = first["input"]
@@ -84,7 +84,7 @@ def explain(error: ValidationError, key: str, given: Mapping[str, Any], known: l
 
 
 def shown(value: object) -> str:
-    """Return a value as a configuration spells it; where it is long its middle is left out, for a path's end says most."""
+    """Return a value as a configuration spells it. The middle of a long one is left out, because a path's end says most."""
     if value is None or isinstance(value, bool):
         return "empty" if value is None else str(value).lower()
     text = repr(value)
@@ -92,7 +92,7 @@ def shown(value: object) -> str:
 
 
 def _wanted(complaint: Any) -> str | None:
-    """Return what the value must be, None where we have no words for it."""
+    """Return what the value must be; None if we have no words for it."""
     limits = {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in complaint.get("ctx", {}).items()}
     words = _WANTED.get(complaint["type"])
     return None if words is None else words.format(**limits)
@@ -109,7 +109,7 @@ def _remedy(value: object, wanted: str) -> str:
 
 
 def _option(value: object, wanted: str) -> str:
-    """Return a hint at the one of several fixed words that a value is like."""
+    """Return a hint at the fixed word that a value resembles."""
     near = closest(value, re.findall("'([^']*)'", wanted), 0.8) if isinstance(value, str) else None
     return f" Did you mean {near!r}?" if near else ""
 

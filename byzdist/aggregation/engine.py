@@ -55,7 +55,7 @@ class Aggregator:
     Args:
         rule: a registered name, {name: ..., parameters}, or a spec.
         pre: steps in the order in which they are applied, each given likewise.
-        compile: what is done by loops in C. "sums": inner products, lengths and weighted sums, where there is a compiler (CC,
+        compile: what is done by loops in C. "sums": inner products, norms and weighted sums, where there is a compiler (CC,
             else cc) and the matrix is large; those loops are made once in a process, in some tenths of a second. "auto": on
             the CPU also column rules where that pays within some hundred calls: several times faster, to the same bits, and as long to make
             for each number of rows. True: both, whatever the size (on a GPU: torch.compile, ten seconds and more, for

@@ -1,4 +1,4 @@
-"""What is measured of the received vectors, each thing at most once: inner products, distances, lengths."""
+"""What is measured of the received vectors, each thing at most once: inner products, distances, norms."""
 
 from functools import cached_property
 
@@ -20,7 +20,7 @@ class Geometry:
 
     Args:
         vectors: the rows.
-        products: whether inner products will be asked for in any case, so that lengths need no pass of their own.
+        products: whether inner products will be asked for in any case, so that norms need no pass of their own.
     """
 
     def __init__(self, vectors: Vectors, products: bool = False) -> None:
@@ -51,17 +51,17 @@ class Geometry:
     @cached_property
     def from_origin(self) -> Floats:
         """Inner products n x n of the rows as seen from the origin, by a pass of their own."""
-        self.lengths  # noqa: B018  # which may change the unit
+        self.norms  # noqa: B018  # which may change the unit
         return gram.from_origin(self.vectors)
 
     @cached_property
-    def lengths(self) -> Floats:
-        """Euclidean length of each row, n values."""
+    def norms(self) -> Floats:
+        """Euclidean norm of each row, n values."""
         if self._products:
             return np.sqrt(self.squared_distances[-1, :-1])
-        found = gram.lengths(self.vectors)
-        return gram.lengths(self.vectors) if self._unsafe(found) and self.vectors.tame() else found
+        found = gram.norms(self.vectors)
+        return gram.norms(self.vectors) if self._unsafe(found) and self.vectors.tame() else found
 
-    def _unsafe(self, lengths: Floats) -> bool:
-        ordered: list[float] = sorted(lengths.tolist())
+    def _unsafe(self, norms: Floats) -> bool:
+        ordered: list[float] = sorted(norms.tolist())
         return ordered[self.vectors.n // 2] < LENGTHS[0] or ordered[-1] > LENGTHS[1]

@@ -46,7 +46,7 @@ def geometry(vectors: Vectors) -> tuple[Floats, Floats]:
     """Return inner products and squared distances, both (n+1) x (n+1), of the rows and, last, the origin.
 
     The inner products are those in a frame near the bulk of the rows. Squared distances are right to about 1e-6
-    relative, however close two rows are beside their lengths. Where float64 does not hold the squares, all distances
+    relative, however close two rows are beside their norms. Where float64 does not hold the squares, all distances
     are infinite.
     """
     n, small = vectors.n, vectors.n * vectors.d <= SMALL
@@ -92,8 +92,8 @@ def from_origin(vectors: Vectors) -> Floats:
     return inner[:-1, :-1]
 
 
-def lengths(vectors: Vectors) -> Floats:
-    """Return the Euclidean length of each row, n values, without their inner products."""
+def norms(vectors: Vectors) -> Floats:
+    """Return the Euclidean norm of each row, n values, without their inner products."""
     if vectors.n * vectors.d <= SMALL and vectors.lib is np:
         small: Floats = vectors.tile(0, vectors.d).astype(np.float64, copy=False)
         squared: Floats = np.einsum("ij,ij->i", small, small)

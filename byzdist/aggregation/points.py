@@ -87,7 +87,7 @@ class Points:
     def norms(self) -> Floats:
         """Return the length of each point, m values."""
         if self._norms is None and self.mix is None:
-            self._norms = self.geometry.lengths
+            self._norms = self.geometry.norms
         elif self._norms is None:
             self._norms = np.sqrt(self._squared[-1, :-1])
         return self._norms
@@ -146,14 +146,14 @@ class Points:
         distance follows from the one they had, |c v - b w|^2 = b c |v - w|^2 + (c - b)(c |v|^2 - b |w|^2), where zero is what
         rounding alone can explain; and inner products follow from distances, unless those are the larger ones.
         """
-        squared, lengths, result = self._squared[:-1, :-1], self._squared[-1, :-1], squared_distances(gram)
-        scaled, difference = factors * lengths, factors[:, None] - factors
+        squared, squared_norms, result = self._squared[:-1, :-1], self._squared[-1, :-1], squared_distances(gram)
+        scaled, difference = factors * squared_norms, factors[:, None] - factors
         apart = factors[:, None] * factors * squared
         near = apart + difference * (scaled[:, None] - scaled)
         rounding = 8 * torch.finfo(self.geometry.precision).eps
         near[near < rounding * (apart + np.abs(difference) * (scaled[:, None] + scaled))] = 0.0
-        sizes = np.sqrt(lengths)
-        result[:-1, :-1] = np.where(squared <= sizes[:, None] * sizes, near, result[:-1, :-1])
+        norms = np.sqrt(squared_norms)
+        result[:-1, :-1] = np.where(squared <= norms[:, None] * norms, near, result[:-1, :-1])
         result[-1, :-1] = result[:-1, -1] = factors * scaled
         middle = len(factors) // 2
         best = int(np.partition(result[:-1, :-1], middle, axis=1)[:, middle].argmin())
@@ -180,8 +180,8 @@ class Points:
 def squared_distances(gram: Floats) -> Floats:
     """Return the squared distances that belong to inner products; what rounding alone can explain is zero."""
     diagonal = gram.diagonal()
-    lengths = diagonal[:, None] + diagonal
-    squared = lengths - 2 * gram
-    squared[squared < 8 * np.finfo(np.float64).eps * np.maximum(lengths, 0.0)] = 0.0
+    sums = diagonal[:, None] + diagonal
+    squared = sums - 2 * gram
+    squared[squared < 8 * np.finfo(np.float64).eps * np.maximum(sums, 0.0)] = 0.0
     np.fill_diagonal(squared, 0.0)
     return squared

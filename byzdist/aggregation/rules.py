@@ -116,6 +116,20 @@ class PreStep:
         size: (n, the step's parameters) -> how many vectors it leaves of n.
         products: whether it asks for inner products or distances.
         mixes: whether it does not, but the norms after it follow from inner products.
+
+    Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> from byzdist.aggregation.geometry import Geometry
+        >>> from byzdist.aggregation.points import Points
+        >>> from byzdist.aggregation.rules import PreStep
+        >>> from byzdist.aggregation.vectors import Vectors, Workspace
+        >>> def damped(points, f, generator):
+        ...     "Multiply every vector by 1/(1 + f)."
+        ...     return points.scaled(np.full(points.size, 1 / (1 + f)))
+        >>> points = PreStep(damped)(Points(Geometry(Vectors(torch.tensor([[4.0, 0.0], [0.0, 6.0]]), Workspace()))), 1, None)
+        >>> points.norms() * points.unit
+        array([2., 3.])
     """
 
     def __init__(

@@ -231,7 +231,7 @@ def monna(points: Points, f: int, *, pivot: Annotated[int, Ge(0)] | None = None)
     squared = points.squared_distances()
     kept = int(median(squared).argmin()) if pivot is None else points.vectors.kept(pivot)
     if kept is None or kept >= points.size:
-        raise ConfigError(f"monna.pivot: row {pivot} is none of the {points.size} vectors, or was dropped.")
+        raise ConfigError(f"monna.pivot: row {pivot} is not one of the {points.size} vectors, or was dropped.")
     return uniform(points.size, nearest(squared[kept], points.size - f))
 
 

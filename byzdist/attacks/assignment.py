@@ -90,12 +90,12 @@ def check_assignment(spec: Spec, key: str, bad: range) -> dict[str, list[int]]:
         if strangers or not clients:
             known = f"{bad[0]}..{bad[-1]}" if bad else "none (clients.byzantine: 0)"
             raise ConfigError(
-                f"{key}.clients: {strangers!r} are no Byzantine clients; give a list of ids out of {known}."
+                f"{key}.clients: {strangers!r} are not Byzantine clients; give a list of ids out of {known}."
             )
         checked["clients"] = clients
     if (rounds := spec.parameters.get("rounds")) is not None:
         numbers = isinstance(rounds, list) and len(rounds) == 2 and all(type(r) is int for r in rounds)
         if not numbers or not 0 <= rounds[0] <= rounds[1]:
-            raise ConfigError(f"{key}.rounds: {rounds!r} is no pair [first, last] of rounds.")
+            raise ConfigError(f"{key}.rounds: {rounds!r} is not a pair [first, last] of rounds.")
         checked["rounds"] = rounds
     return checked

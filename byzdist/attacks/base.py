@@ -11,7 +11,7 @@ Returns:
     message, uint8 and of any size.
 
 Raises:
-    Exception: whatever it raises ends the process that the client lives in.
+    Exception: any exception ends the process that hosts the client.
 
 Example:
     >>> import torch

@@ -1,7 +1,7 @@
 """The command line: the parser, and the call of the command.
 
 Every other module here is a command of its name: it has ``HELP``, ``add_arguments(parser)`` and ``run(arguments)``, which returns the
-exit code. What is heavy is imported by ``run``, so that a mistake is reported at once.
+exit code. ``run`` imports what takes long to import, so that a mistake is reported at once.
 """
 
 import argparse
@@ -19,11 +19,20 @@ from byzdist.host import supervisor
 from byzdist.host.processes import Program
 from byzdist.words import closest, squeeze
 
-_FIRST = ("new", "check", "run", "keys", "evaluate", "list", "doctor", "plot")  # in the help; others follow by name
+_FIRST = (
+    "new",
+    "check",
+    "run",
+    "keys",
+    "evaluate",
+    "list",
+    "doctor",
+    "plot",
+)  # first in the help; others follow by name
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that takes options in full only: one that guesses takes ``--max`` for what a later version means by it.
+    """A parser that accepts options only in full, because an abbreviation may mean something else in a later version.
 
     Attributes:
         options: the names of its options.
@@ -40,7 +49,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _command_hint(word: str, commands: list[str]) -> str:
-    """Return what to say of a word that stands where a command should."""
+    """Return the hint for a word that stands in place of a command."""
     if Path(word).suffix in (".yaml", ".yml"):
         return f"{word!r} is not a command. Did you mean: byzdist run {word}?"
     near = closest(word, [*commands, *COMMANDS])
@@ -50,7 +59,7 @@ def _command_hint(word: str, commands: list[str]) -> str:
 
 
 def _option_hint(word: str, options: list[str]) -> str:
-    """Return what to say of an option that there is not: one that is spelled like it, or the key that takes its place."""
+    """Return the hint for an unknown option: one that is spelled like it, or the key that replaces it."""
     from byzdist.config.settings import nearest_key
 
     name, _, value = word.lstrip("-").partition("=")
@@ -84,7 +93,7 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
     if words and not words[0].startswith("-") and words[0] not in commands:
         parser.error(_command_hint(words[0], list(commands)))
     arguments, rest = parser.parse_known_args(words)
-    # argparse takes overrides only where they follow CONFIG at once; they may come after options as well.
+    # argparse accepts overrides only right after CONFIG; they may come after options as well.
     parser = commands[arguments.command]
     unknown = next((word for word in rest if word.startswith("-")), None)
     if unknown is not None:
@@ -99,14 +108,14 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(words: Sequence[str] | None = None, again: Program | None = None) -> int:
-    """Run a command; return its exit code: 0 finished, 1 failed, 2 a mistake of the user's before anything was started.
+    """Run a command; return its exit code: 0 finished, 1 failed, 2 a user's mistake, and nothing was started.
 
     Args:
         words: the command line (default: this process's).
         again: what runs the same command in a new process (default: a new interpreter).
     """
     arguments = _parse(words)
-    arguments.again = again or supervisor.itself(sys.argv[1:])
+    arguments.again = again or supervisor.own_command(sys.argv[1:])
     try:
         code: int = arguments.action(arguments)
         return code

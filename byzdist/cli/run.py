@@ -63,11 +63,11 @@ def run(arguments: argparse.Namespace) -> int:
     if "RANK" in os.environ:
         return _run_rank(arguments)
     speech.say(f"reading {arguments.config}")  # a sign of life: the next import takes seconds
-    # What libraries read when they are imported: see `byzdist.runtime.job`, which sets it for each rank.
+    # Libraries read this when they are imported: see `byzdist.runtime.job`, which sets it for each rank.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     import byzdist.config.checks
-    import byzdist.runtime.rank  # noqa: F401 - once for all the ranks, which are forks of this process
+    import byzdist.runtime.rank  # noqa: F401 - imported once for all ranks, which are forks of this process
     from byzdist.reporting.logs import leave_advice_to_the_server
     from byzdist.runtime.launcher import launch
 
@@ -86,8 +86,8 @@ def _command(arguments: argparse.Namespace) -> "RunCommand":
 def _can_fork() -> bool:
     """Return whether the ranks may be forks of this process.
 
-    They may not where a user's module has started threads, nor where this process was given the run's secret: a fork's
-    environment, as the system shows it, is this process's, and a worker is to have its own key alone.
+    They may not if a user's module has started threads, or if this process was given the run's secret: the system shows
+    this process's environment as that of a fork, and a worker must have only its own key.
     """
     from byzdist.transport.keys import VARIABLES
 

@@ -15,7 +15,7 @@ COMPRESSORS: Registry[Callable[..., "Compressor"]] = Registry("compressor")
 class Compressor(ABC):
     """An unbiased map Q: E Q(v) = v, E‖Q(v) - v‖² <= ω‖v‖², ‖Q(v)‖ <= D_Q‖v‖ [BRPP Def. 2.2].
 
-    Whatever is random in Q is keyed by round and client, so the server knows it without being told.
+    All random draws of Q are keyed by round and client, so the server draws the same without being told.
 
     Example:
         >>> import torch
@@ -77,7 +77,7 @@ class Compressor(ABC):
             memory: what the compressor remembers of the client here, to be read and written; empty at first.
 
         Raises:
-            Exception: whatever it raises ends the process that the client lives in.
+            Exception: any exception ends the process that hosts the client.
         """
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Warnings before a run: what works, but not as one might think. Each has the number, the reason and what to set."""
+"""Warnings before a run: what works, but not as a user may expect. Each names the number, the reason and what to set."""
 
 import logging
 from bisect import bisect_left
@@ -16,13 +16,13 @@ _RARE = 0.05  # a full round that can be trusted less often than this is worth a
 
 
 def of_config(config: Config) -> None:
-    """Warn of what a checked configuration says."""
+    """Log the warnings on a checked configuration."""
     _sampled_rounds(config)
     _availability(config)
 
 
 def _sampled_rounds(config: Config) -> None:
-    """Of a rule that has no effect in sampled rounds, or does not get the f that it should."""
+    """Warn of a rule that has no effect in sampled rounds, or gets a smaller f than it should."""
     count, declared, method = config.clients.count, config.declared_byzantine, config.method
     cohort = method.parameters.get("cohort") or count
     plain_mean = getattr(METHODS.get(method.name), "plain_mean", False)
@@ -60,14 +60,14 @@ def _sampled_rounds(config: Config) -> None:
 
 
 def _is_mean(aggregator: Aggregator, rows: int, f: int) -> bool:
-    """Return whether the aggregator averages so many rows: tried on rows drawn at random."""
+    """Return whether the aggregator averages ``rows`` vectors, by trying it on random ones."""
     drawn = torch.from_numpy(np.random.default_rng(0).standard_normal((rows, 8)))
     result = aggregator(drawn, f=f, generator=np.random.default_rng(0)).vector
     return bool(torch.allclose(result, drawn.mean(0), rtol=1e-9, atol=1e-12))
 
 
 def _availability(config: Config) -> None:
-    """Of full rounds that can hardly ever be trusted because too few clients can take part."""
+    """Warn of full rounds that can rarely be trusted, because too few clients can take part."""
     availability, count, declared = config.clients.availability, config.clients.count, config.declared_byzantine
     if availability.name != "bernoulli" or config.aggregation.allow_breakdown or not declared:
         return

@@ -53,7 +53,7 @@ def check(config: Config) -> Config:
     )
     _check_flips(config)
     _check_optimizer(config)
-    together = Aggregator(rule, pre)  # a rule may name another one
+    together = Aggregator(rule, pre)  # a rule may name an inner rule
     facts = _facts(config, together)
     for registry, spec, key in _pieces(config):
         registry.check_run(spec, facts, key)
@@ -65,7 +65,7 @@ def check(config: Config) -> Config:
 
 
 def _complete(registry: Registry[Any], spec: Spec, key: str) -> Spec:
-    """Return a piece's spec, complete; say so where it has another name than the run's files use."""
+    """Return a piece's complete spec; log it if the run's files use another name for the piece."""
     checked = registry.check(spec, key)
     registry.canonical(spec.name, key)
     return checked
@@ -133,12 +133,12 @@ def _data(config: Config, method: Spec) -> Spec:
     split = Spec.of(given) if isinstance(given, str | dict) else Spec("")
     if not split.name:
         raise ConfigError(f"data.split: a split is a name or a mapping with a name (it is {given!r}).")
-    SPLITS.canonical(split.name, "data.split")  # says so of another word for it
+    SPLITS.canonical(split.name, "data.split")  # logs it if this is an alias
     return data.plus(split=check_split(split))
 
 
 def _model(config: Config) -> Spec:
-    """Return the model section complete, with what becomes of buffers where it says so."""
+    """Return the model section complete, with its policy for buffers if it has one."""
     model = _complete(MODELS, config.model.without("buffers"), "model")
     if "buffers" not in config.model.parameters:
         return model
@@ -151,7 +151,7 @@ def _model(config: Config) -> Spec:
 
 
 def _private(config: Config, method: Spec) -> Spec:
-    """Return the data section of private data, of which the function's own parameters are checked where it is called: in workers."""
+    """Return the data section of private data. Workers check the function's own parameters, where it is called."""
     data, own_model = config.data, ":" in config.model.name
     given = data.parameters
     if ":" not in data.name:
@@ -172,7 +172,7 @@ def _private(config: Config, method: Spec) -> Spec:
     sizes = sizes if isinstance(sizes, list) and sizes else [sizes]
     for key, size in [*(("features", size) for size in sizes), *((k, given[k]) for k in COMMON[2:] if k in given)]:
         if type(size) is not int or size < 1:
-            raise ConfigError(f"data.{key}: {size!r} is no whole number of at least 1.")
+            raise ConfigError(f"data.{key}: {size!r} is not a whole number of at least 1.")
     if "samples" not in given and method.parameters.get("p", 0) is None:
         raise ConfigError(
             "method.p: its default depends on how many samples a client has, which with data.where=worker nobody but the client "
@@ -180,7 +180,7 @@ def _private(config: Config, method: Spec) -> Spec:
         )
     if config.evaluate.samples is not None and config.validation is None:
         raise ConfigError("evaluate.samples: with data.where=worker clients evaluate, each on all its samples.")
-    if flipped(config.attacks, config.clients.bad) and "outputs" not in given:
+    if flipped(config.attacks, config.clients.byzantine_ids) and "outputs" not in given:
         raise ConfigError(
             "data.outputs: label_flip takes class y for class L-1-y, and L, the number of outputs, is not given."
         )
@@ -188,7 +188,7 @@ def _private(config: Config, method: Spec) -> Spec:
 
 
 def _task(config: Config) -> Spec:
-    """Return what is learnt: what the configuration says, else what the data set is for."""
+    """Return the task: the configured one, else that of the data set."""
     if is_private(config.data):
         return _complete(TASKS, config.task or Spec("classification"), "task")
     own = getattr(DATASETS.get(config.data.name, "data"), "task", "classification")
@@ -197,18 +197,18 @@ def _task(config: Config) -> Spec:
 
 def _check_flips(config: Config) -> None:
     assert config.task is not None
-    if flipped(config.attacks, config.clients.bad) and config.task.name != "classification":
+    if flipped(config.attacks, config.clients.byzantine_ids) and config.task.name != "classification":
         raise ConfigError("attack: label_flip takes class y for class L-1-y, and the task's targets are not classes.")
 
 
 def _check_optimizer(config: Config) -> None:
-    """Refuse attacks that read g off x^k - x^{k-1}, which a server optimizer hides."""
+    """Refuse attacks that compute g from x^k - x^{k-1}, which a server optimizer changes."""
     if config.method.parameters.get("server_optimizer") is None:
         return
     for spec in config.attacks:
         if hasattr(ATTACKS.get(spec.name), "knows_estimate"):
             raise ConfigError(
-                f"attack: {spec.name!r} reads the server's estimate off its steps, which it cannot with method.server_optimizer."
+                f"attack: {spec.name!r} reads the server's estimate off its steps, which method.server_optimizer changes."
             )
 
 
@@ -231,7 +231,7 @@ def _breakdown(config: Config, together: Aggregator, size: int) -> None:
         if config.aggregation.allow_breakdown and possible:
             log.warning(
                 "aggregation.allow_breakdown: steps and rule tolerate %d Byzantine ones of %d replies, so this is needed only to take full "
-                "rounds in which replies are missing, at the price of what the attackers make of them. Leave it out.",
+                "rounds in which replies are missing, in which attackers can then decide. Leave it out.",
                 tolerated,
                 size,
             )
@@ -254,7 +254,7 @@ def _breakdown(config: Config, together: Aggregator, size: int) -> None:
 
 
 def _attack_entries(config: Config) -> list[tuple[str, Spec]]:
-    """Return where each entry of ``attack`` stands, and the entry."""
+    """Return each entry of ``attack`` with its key."""
     several = isinstance(config.attack, list)
     return [(f"attack.{i}" if several else "attack", spec) for i, spec in enumerate(config.attacks)]
 
@@ -265,7 +265,7 @@ def _attack(config: Config) -> Spec | list[Spec]:
         raise ConfigError("attack: the list is empty; leave the key out for clients that behave honestly.")
     checked = []
     for key, entry in _attack_entries(config):
-        assigned = check_assignment(entry, key, config.clients.bad)
+        assigned = check_assignment(entry, key, config.clients.byzantine_ids)
         spec = _complete(ATTACKS, entry.without(*ASSIGNED), key).plus(**assigned)
         attack = ATTACKS.get(spec.name)
         if hasattr(attack, "on_labels") and "rounds" in assigned:

@@ -23,13 +23,13 @@ def override(tree: Mapping[str, Any], assignment: str) -> dict[str, Any]:
     path, equals, text = assignment.partition("=")
     if not equals or not all(path.split(".")):
         raise ConfigError(
-            f"{assignment!r}: an override has the form key=value, without blanks, for example method.clip=none."
+            f"{assignment!r}: an override has the form key=value, without spaces, for example method.clip=none."
         )
     return _put(tree, path.split("."), read_yaml(text, path), path)
 
 
 def _put(node: Mapping[str, Any], keys: Sequence[str], value: object, path: str) -> dict[str, Any]:
-    """Return the node with ``value`` where the keys lead to; ``path`` is for the complaint."""
+    """Return the node with ``value`` at ``keys``; ``path`` is for the error."""
     first, *others = keys
     if not others:
         return {**node, first: value}
@@ -44,16 +44,16 @@ def _put(node: Mapping[str, Any], keys: Sequence[str], value: object, path: str)
 def load(path: str | Path, overrides: Sequence[str] = (), local: Path | None = None) -> Config:
     """Read a configuration file, apply the overrides, and check everything that can be checked without data.
 
-    Files and folders that it names are absolute afterwards, see `resolve_paths`. Modules beside the file and in the
-    working folder can be imported from then on, for names such as ``mine:net``; what is installed comes before them.
+    The paths in it become absolute, see `resolve_paths`. From then on, modules beside the file and in the working folder can
+    be imported, for names such as ``mine:net``; installed packages come first.
 
     Args:
         path: "-" is standard input.
-        overrides: as ``key=value``.
+        overrides: new values of keys, as ``key=value``.
         local: a file with keys of the data section that are this rank's own, see `read_local`.
 
     Raises:
-        ConfigError: for a missing file, a wrong key or value, or a combination that cannot work.
+        ConfigError: for a missing file, a wrong key or value, or values that do not work together.
     """
     tree = read_tree(path)
     for assignment in overrides:
@@ -72,11 +72,11 @@ def read_tree(path: str | Path, *, follow: bool = True) -> dict[str, Any]:
     """Return what a configuration file says, unchecked; ``follow``: whether it may be a symbolic link.
 
     Raises:
-        ConfigError: if it cannot be read, or is no mapping.
+        ConfigError: if it cannot be read, or is not a mapping.
     """
     try:
         text = read_text(Path(path), MOST_BYTES, follow=follow) if str(path) != "-" else _standard_input()
-    except (OSError, ValueError) as error:  # the latter: no UTF-8, or a zero byte in the name
+    except (OSError, ValueError) as error:  # ValueError: it is not UTF-8, or its name has a zero byte
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"{path}: cannot read the configuration: {reason}.") from None
     tree = read_yaml(text, str(path))
@@ -86,14 +86,14 @@ def read_tree(path: str | Path, *, follow: bool = True) -> dict[str, Any]:
 
 
 def read_local(path: Path) -> dict[str, Any]:
-    """Return the keys of the data section that a rank has for itself, with its paths absolute.
+    """Return the keys of the data section that are a rank's own, with absolute paths.
 
-    The file has them under ``data``, or dotted: ``data.path: FILE``.
+    The file has them under ``data``, or as dotted keys: ``data.path: FILE``.
 
     Raises:
         ConfigError: for anything else in it, such as a key that all ranks must agree on.
     """
-    from byzdist.problem.private_data import COMMON  # torch comes with it: not for those who only read
+    from byzdist.problem.private_data import COMMON  # it imports torch, which readers of a configuration do not need
 
     tree: dict[str, Any] = {}
     for key, value in read_tree(path).items():
@@ -110,10 +110,10 @@ def read_local(path: Path) -> dict[str, Any]:
 
 
 def resolve_paths(tree: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the tree in which the data, validation and availability sections name files and folders (``path``, ``..._path``) absolutely.
+    """Return the tree with absolute paths (``path``, ``..._path``) in the data, validation and availability sections.
 
-    A leading ``~`` and ``$VARIABLES`` are expanded. A relative path counts from where the user stands, else from ``folder``, the
-    configuration's; one that is nowhere stays as it is, for the complaint.
+    A leading ``~`` and ``$VARIABLES`` are expanded. A relative path counts from the working folder, else from ``folder``, the
+    configuration's; a path that exists in neither stays as it is, for the error.
     """
 
     def absolute(section: Any) -> Any:
@@ -152,12 +152,12 @@ def is_path(key: object) -> bool:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except (OSError, ValueError):  # too long a name, a folder that may not be entered, a zero byte
+    except (OSError, ValueError):  # a name that is too long or has a zero byte, or a folder without access
         return False
 
 
 def _standard_input() -> str:
-    """Return what standard input holds; a file is read from its start, because the processes of a run share it."""
+    """Return what standard input holds; a file is read from its start, because the processes of a run share its position."""
     if stat.S_ISREG((facts := os.fstat(0)).st_mode):
         return os.pread(0, facts.st_size, 0).decode()
     return _read_pipe(facts.st_dev, facts.st_ino)
@@ -165,7 +165,7 @@ def _standard_input() -> str:
 
 @lru_cache(maxsize=1)
 def _read_pipe(device: int, inode: int) -> str:
-    """Return what comes on standard input, a pipe of this number, which can be read only once."""
+    """Return what standard input holds, a pipe with this device and inode; a pipe can be read only once, so the result is kept."""
     return sys.stdin.buffer.read().decode()
 
 
@@ -174,9 +174,9 @@ def parse(tree: Mapping[str, Any]) -> Config:
     try:
         return _parse(tree)
     except UnknownKey as error:
-        from byzdist.config.settings import meant
+        from byzdist.config.settings import key_hint
 
-        raise ConfigError(f"{error.where}: unknown key.{meant(error.where, error.known)}") from None
+        raise ConfigError(f"{error.where}: unknown key.{key_hint(error.where, error.known)}") from None
 
 
 def _parse(tree: Mapping[str, Any]) -> Config:
@@ -186,7 +186,7 @@ def _parse(tree: Mapping[str, Any]) -> Config:
         first = error.errors()[0]
         section = first["loc"] if first["type"] == "model_type" else first["loc"][:-1]
         raise explain(error, "", tree, _keys_at(section)) from None
-    from byzdist.config.checks import check  # registers every piece, which a reader of the schema alone does not need
+    from byzdist.config.checks import check  # imports every piece, which readers of the schema do not need
 
     return check(config)
 
@@ -202,7 +202,7 @@ def _keys_at(location: Sequence[int | str]) -> list[str]:
 
 
 def dump(config: Config, *, paths: bool = True) -> str:
-    """Return the configuration as YAML that `load` reads back to the same run; ``paths``: with what may differ from host to host."""
+    """Return the configuration as YAML that `load` reads back to the same run; ``paths``: include paths, which hosts may not share."""
     tree = config.model_dump(exclude_none=True)
     if not paths:
         from byzdist.problem.private_data import COMMON, is_private

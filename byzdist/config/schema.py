@@ -16,33 +16,33 @@ class Section(BaseModel):
 
 
 class Clients(Section):
-    """Who takes part; the last ``byzantine`` of the ``count`` clients are Byzantine. ``availability`` says who can, in which round."""
+    """Who takes part; the last ``byzantine`` of the ``count`` clients are Byzantine. ``availability`` says who can, and when."""
 
     count: Annotated[int, Field(ge=1, le=10**6)]
     byzantine: Annotated[int, Field(ge=0)] = 0
     availability: Spec = Spec("always")
 
     @property
-    def good(self) -> range:
+    def honest_ids(self) -> range:
         """The ids of the honest clients."""
         return range(self.count - self.byzantine)
 
     @property
-    def bad(self) -> range:
+    def byzantine_ids(self) -> range:
         """The ids of the Byzantine clients."""
         return range(self.count - self.byzantine, self.count)
 
 
 class Aggregation(Section):
-    """The robust rule, what is done to the vectors before it, and how many Byzantine clients the operator declares.
+    """The robust rule, the pre-aggregation steps, and how many Byzantine clients the operator declares.
 
     Attributes:
-        allow_breakdown: take full rounds in which steps and rule tolerate fewer Byzantine clients than are declared, as the paper does
+        allow_breakdown: accept full rounds in which steps and rule tolerate fewer Byzantine clients than are declared, as the paper does
             (5 of 20 and buckets of 2). Full rounds are not clipped: one such round can undo everything.
-        compile: make loops in C of coordinate-wise rules and of weighted sums, faster and to the same bits, and of inner products,
-            to all but the last digits: a run that is to be repeated bit for bit has a compiler both times or none. "auto" does so
-            where there is one and the model is large enough to gain its tenths of a second back; true insists, and on a GPU
-            uses torch.compile for the rules, which takes ten seconds and more.
+        compile: compile loops in C, which are faster: coordinate-wise rules and weighted sums keep their bits, inner products all but
+            the last digits. So a run that is repeated bit for bit needs a compiler both times or never. "auto"
+            compiles if there is a compiler and the model is large enough to gain back the tenths of a second; true always
+            compiles, and on a GPU uses torch.compile for the rules, which takes ten seconds and more.
     """
 
     rule: Spec
@@ -60,21 +60,21 @@ class Aggregation(Section):
 class Transport(Section):
     """How server and workers talk, and how long they wait for each other.
 
-    The keys below ``deadline`` are the star's. The times nest: a round waits at most ``deadline`` for its replies; a worker that keeps
+    The keys after ``deadline`` are for the star. The times nest: a round waits at most ``deadline`` for its replies; a worker that keeps
     its link waiting for ``deadline + join_timeout`` loses it, and may join again; a run that cannot reach the clients of
     ``min_replies`` for ``join_timeout`` ends.
 
     Attributes:
-        name: star and collective start processes; local is a run in one process, in which times do not count.
+        name: star and collective start processes; local runs in one process, and has no deadlines.
         deadline: the longest wait for a round's replies, in seconds.
         join_timeout: the longest wait for workers to join, or to join again, in seconds.
         min_replies: with fewer replies than this, a round leaves the estimate as it is.
-        offences: how many malformed replies of a client, or breaches of its link or parts of checkpoints missed by a worker, lead to
-            quarantine.
+        offences: how many offences lead to quarantine: malformed replies of a client, or broken links and missing parts of checkpoints
+            of a worker.
         late_share: the share of the run's time for which rounds may wait in vain for one worker, once it has missed three deadlines;
-            a worker that takes more is not asked for a while. 1 stands for no such limit.
-        draw: whether cohorts come from the clients within reach, or from all, those out of reach counting as missing.
-        restarts: how often a worker process that is killed is started again.
+            a worker that takes more is not asked for a while. 1 means no limit.
+        draw: whether cohorts come from the clients that can be reached, or from all, where those out of reach count as missing.
+        restarts: how often a killed worker process is started again.
     """
 
     name: Literal["star", "collective", "local"] = "star"
@@ -94,14 +94,14 @@ class Transport(Section):
 
 
 class Evaluate(Section):
-    """Every how many rounds the server evaluates the model, and on how many samples drawn once (all of them by default)."""
+    """After how many rounds the server evaluates the model, and on how many samples, drawn once (all by default)."""
 
     every: Annotated[int, Field(ge=1)] = 50
     samples: Annotated[int, Field(ge=1)] | None = None
 
 
 class Checkpoints(Section):
-    """Every how many rounds, and every how many minutes, the state of the run is saved; and how many such states are kept.
+    """After how many rounds, and how many minutes, the state of the run is saved, and how many such states are kept.
 
     A run that ends, or is told to end, saves its state in any case.
     """
@@ -112,12 +112,12 @@ class Checkpoints(Section):
 
 
 class Stopping(Section):
-    """When a run ends before its last round, with its best model: its checkpoint has the last one.
+    """When a run ends before its last round. It then saves its best model; its checkpoint has the last one.
 
     Attributes:
-        metric: loss, gap, grad_norm, or a metric of the task; what is better is known.
-        patience: after so many evaluations without a better one the run ends.
-        min_delta: a model is better if the metric is better by more than this.
+        metric: loss, gap, grad_norm, or a metric of the task; each knows whether higher or lower is better.
+        patience: the run ends after so many evaluations without a better one.
+        min_delta: a model counts as better if its metric is better by more than this.
     """
 
     metric: str = "loss"
@@ -163,7 +163,7 @@ class Config(Section):
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     on_divergence: Annotated[
         Literal["stop", "continue"],
-        Field(description="what a run does whose loss is not finite or a thousand times that of its start"),
+        Field(description="what a run does when its loss is not finite, or a thousand times the loss at the start"),
     ] = "stop"
 
     @field_validator("transport", mode="before")
@@ -176,7 +176,7 @@ class Config(Section):
     def _name(cls, name: str) -> str:
         if not re.fullmatch(r"[\w.-]{1,100}", name):
             raise ValueError(
-                "a run's name, which its folder bears, is made of 1 to 100 letters, digits, dots, hyphens and underscores "
+                "a run's name, which becomes its folder's, is made of 1 to 100 letters, digits, dots, hyphens and underscores "
                 f"(it is {shown(name)})"
             )
         return name
@@ -195,6 +195,6 @@ class Config(Section):
 
     @property
     def declared_byzantine(self) -> int:
-        """B, as declared by the operator; the configured number where nothing is declared."""
+        """B, as the operator declares it; by default the configured number."""
         declared = self.aggregation.declared_byzantine
         return self.clients.byzantine if declared is None else declared

@@ -1,4 +1,4 @@
-"""Everything that a configuration can set, read off the schema and the registries: for `byzdist list`, and for slips."""
+"""Everything that a configuration can set, from the schema and the registries: for `byzdist list`, and for hints at misspelt keys."""
 
 import inspect
 import re
@@ -26,7 +26,7 @@ from byzdist.problem.tasks import TASKS
 from byzdist.registry import Registry, Spec
 from byzdist.words import closest, did_you_mean, shown, squeeze
 
-_NEAR = 0.8  # how like a key of another section a word must be
+_NEAR = 0.8  # how similar a word must be to a key of another section
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Setting:
-    """One key: what it takes, in words, its default, and what it is for where that is written down."""
+    """One key: what it takes, in words, its default, and what it is for, if that is documented."""
 
     name: str
     wanted: str
@@ -77,13 +77,13 @@ def sections() -> dict[str, type[BaseModel]]:
 
 
 def _present(annotation: Any) -> Any:
-    """Return what an annotation allows besides None, where that is one thing."""
+    """Return what an annotation allows besides None, if that is a single type."""
     there = [branch for branch in get_args(annotation) if branch is not type(None)]
     return there[0] if get_origin(annotation) in (Union, types.UnionType) and len(there) == 1 else annotation
 
 
 def section_settings(section: str) -> list[Setting]:
-    """Return the keys of a section; those that hold a section or a piece of their own are left out of "run"."""
+    """Return the keys of a section; "run" leaves out those that hold a section or a piece."""
     model, inner = sections()[section], sections()
     chosen = {name: field for name, field in model.model_fields.items() if section != "run" or name not in inner}
     texts = _documented(inspect.getdoc(model) or "")
@@ -156,7 +156,7 @@ def _limit(mark: object) -> str | None:
 
 
 def all_keys() -> dict[str, list[str]]:
-    """Return every dotted key there is, with the names of the pieces that have it: none for a key that is always there."""
+    """Return every dotted key, with the names of the pieces that have it: none for a key that always exists."""
     keys: dict[str, list[str]] = {name: [] for name in Config.model_fields}
     for section, model in sections().items():
         if section != "run":
@@ -170,14 +170,14 @@ def all_keys() -> dict[str, list[str]]:
     return keys
 
 
-def meant(where: str, known: list[str]) -> str:
-    """Return a hint at what an unknown key was to be: a key of another piece, one here, one elsewhere, or an option.
+def key_hint(where: str, known: list[str]) -> str:
+    """Return a hint at what an unknown key meant: a key of another piece, one in this place, one elsewhere, or an option.
 
     Args:
         where: the dotted path of the unknown key.
-        known: the keys that there are in its place.
+        known: the keys that exist in its place.
     """
-    where = re.sub(r"\.\d+", "", where)  # of an entry in a list
+    where = re.sub(r"\.\d+", "", where)  # the index of an entry in a list
     pieces, section = all_keys().get(where), where.rpartition(".")[0]
     if pieces:
         return f" It is a parameter of {' and '.join(pieces)}.{did_you_mean('', known)}"
@@ -190,7 +190,7 @@ def meant(where: str, known: list[str]) -> str:
 
 
 def nearest_key(where: str, known: Sequence[str] = ()) -> str | None:
-    """Return the dotted key, or the option, that a word was probably meant to be; one of ``known``, in its place, as it is."""
+    """Return the dotted key, or the option, that a word probably meant; a key out of ``known`` is returned as it stands there."""
     keys, word = all_keys(), where.rpartition(".")[2]
     by_last_word = {key.rpartition(".")[2]: key for key in keys}
     same = _same(word, known) or _same(where, keys) or _same(word, keys) or KEYS.get(squeeze(word))
@@ -204,5 +204,5 @@ def nearest_key(where: str, known: Sequence[str] = ()) -> str | None:
 
 
 def _same(word: str, keys: Iterable[str]) -> str | None:
-    """Return the key that is ``word`` but for its spelling, or that ends with it."""
+    """Return the key that differs from ``word`` only in spelling, or that ends with it."""
     return next((key for key in keys if squeeze(word) in (squeeze(key), squeeze(key.rpartition(".")[2]))), None)

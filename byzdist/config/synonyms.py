@@ -1,4 +1,4 @@
-"""Words that other trainers and papers use for our keys and commands. They do not work; the error that refuses them tells ours."""
+"""Words that other trainers and papers use for our keys and commands. They do not work; the error that refuses them names ours."""
 
 from byzdist.words import squeeze
 
@@ -58,7 +58,7 @@ _COMMANDS = {
 }
 
 KEYS = {squeeze(word): key for key, words in _KEYS.items() for word in words.split()}
-"""Their word, squeezed, to our dotted key, or to the option of the command line that does it."""
+"""From their word, squeezed, to our dotted key, or to our option of the command line."""
 
 COMMANDS = {squeeze(word): command for command, words in _COMMANDS.items() for word in words.split()}
-"""Their word, squeezed, to our command."""
+"""From their word, squeezed, to our command."""

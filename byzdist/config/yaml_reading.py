@@ -1,4 +1,4 @@
-"""YAML as configurations have it, in bounded time and memory, whoever wrote it."""
+"""The YAML of configurations, read in bounded time and memory whoever wrote it."""
 
 import re
 from typing import Any
@@ -7,20 +7,20 @@ import yaml
 
 from byzdist.errors import ConfigError
 
-MOST_BYTES = 1 << 20  # of a configuration
-_MOST_VALUES = 50_000  # with each alias counted as all that it stands for
+MOST_BYTES = 1 << 20  # the largest configuration
+_MOST_VALUES = 50_000  # an alias counts as all the values that it stands for
 _MOST_KEYS = 1_000  # of one mapping
 _DEEPEST = 50
 _LONGEST_NUMBER = 1_000  # digits: Python takes quadratic time to read a whole number
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without traps: ``1e-3`` is a number, a key given twice is an error, and so is more than a configuration can mean."""
+    """YAML without traps: ``1e-3`` is a number, a key given twice is an error, and so is a tree larger or deeper than any configuration."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._depth = self._values = 0
-        self._sizes: dict[int, int] = {}  # of complete nodes by id, expanded
+        self._sizes: dict[int, int] = {}  # by id of a complete node: its number of values, aliases expanded
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
@@ -44,7 +44,9 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]  # what << brings in gives way
+        own = [
+            key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"
+        ]  # keys that << brings in may be overridden
         keys = [self.construct_object(key, deep=True) for key in own]
         twice = next((key for key in keys if keys.count(key) > 1), None)
         if twice is not None:
@@ -52,7 +54,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
-        """Return a number; one that is written as 3e3 and is an integer becomes one, for ``rounds: 3e3``."""
+        """Return a number; 3e3 becomes an integer, for ``rounds: 3e3``."""
         value: float = super().construct_yaml_float(node)
         power = "e" in node.value.lower() and value.is_integer() and abs(value) < 2**53
         return int(value) if power else value
@@ -64,7 +66,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_scalar(node)
 
 
-# YAML 1.1 takes 1e-3 for text: in a number it wants a dot and a signed exponent.
+# YAML 1.1 reads 1e-3 as text, because its numbers need a dot and a signed exponent.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
@@ -81,11 +83,11 @@ def read_yaml(text: str, where: str) -> Any:
     """Return what YAML text says.
 
     Args:
-        text: any text, from anybody.
+        text: any text, perhaps hostile.
         where: names it in the error.
 
     Raises:
-        ConfigError: if it is no YAML, gives a key twice, or is larger or deeper than any configuration.
+        ConfigError: if it is not YAML, gives a key twice, or is larger or deeper than any configuration.
     """
     if len(text) > MOST_BYTES:
         raise ConfigError(f"{where}: {len(text)} characters are more than a configuration can have ({MOST_BYTES}).")
@@ -97,7 +99,7 @@ def read_yaml(text: str, where: str) -> Any:
         TypeError,
         OverflowError,
         RecursionError,
-    ) as error:  # the latter: of numbers, dates, odd keys
+    ) as error:  # ValueError and TypeError: numbers, dates, odd keys
         raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
     if _is_too_deep(found):
         raise ConfigError(f"{where}: it is nested more than {_DEEPEST} levels deep, through its aliases.")

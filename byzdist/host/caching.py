@@ -1,4 +1,4 @@
-"""Where prepared data and found minima are kept between runs: the user's cache folder, or what can stand in for it."""
+"""Where prepared data and found minima are kept between runs: the user's cache folder, or a replacement."""
 
 import errno
 import logging
@@ -15,7 +15,7 @@ VARIABLE = "BYZDIST_CACHE"
 
 
 def cache_folder() -> Path:
-    """Return $BYZDIST_CACHE, or else ~/.cache/byzdist; for a user without a home a folder of this user's among the temporary ones."""
+    """Return $BYZDIST_CACHE, else ~/.cache/byzdist; for a user without a home, this user's own folder among the temporary ones."""
     if chosen := os.environ.get(VARIABLE):
         return Path(os.path.expandvars(chosen)).expanduser()
     try:
@@ -25,12 +25,12 @@ def cache_folder() -> Path:
 
 
 def cache_folders() -> list[Path]:
-    """Return the folders to try in turn: another's cache may serve, though this user cannot write there."""
+    """Return the folders to try in turn: another user's cache may serve, even if this user cannot write there."""
     return list(dict.fromkeys([cache_folder(), _own_temporary_folder()]))
 
 
 def own_file(name: str, content: bytes) -> Path:
-    """Return the path of a file that is this user's alone and stays from run to run; ``content`` is what it holds when it is new.
+    """Return the path of a file of this user's alone, kept from run to run; ``content`` is what a new one holds.
 
     Raises:
         OSError: if it cannot be written anywhere.
@@ -60,12 +60,12 @@ def _own_temporary_folder() -> Path:
 def _temporary_folder() -> str:
     try:
         return tempfile.gettempdir()
-    except FileNotFoundError:  # no folder can be written to
+    except FileNotFoundError:  # no folder is writable
         return "/tmp"
 
 
 def make_cache(folder: Path) -> None:
-    """Make a cache folder; one among the temporary ones is for this user only, and others could have put one of its name there.
+    """Make a cache folder; one among the temporary ones must be this user's alone, because others may have made one of its name.
 
     Raises:
         OSError: if that is not possible, or if it belongs to somebody else.
@@ -88,4 +88,6 @@ def _say(folder: Path, reason: str) -> None:
 
 def say_that_it_cannot_be_used(folder: Path, error: OSError) -> None:
     """Warn, once in each process, that a cache folder cannot be used."""
-    _say(folder, error.strerror or f"{error}: is the disk full?")  # numpy raises it for a write that was cut short
+    _say(
+        folder, error.strerror or f"{error}: is the disk full?"
+    )  # numpy raises an OSError without an errno for a short write

@@ -1,9 +1,9 @@
-"""File descriptors that are kept for saving, whatever has used up the others."""
+"""File descriptors that are reserved for saving, in case all others are used up."""
 
 import resource
 import threading
 
-SPARE = 32  # that only saving may use, where the process's limit is lower than the system's by as many
+SPARE = 32  # descriptors for saving alone: the process's usual limit is this much below the system's
 
 
 class _Spare:

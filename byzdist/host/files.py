@@ -1,7 +1,7 @@
-"""The one door to files: whole or not at all, plain files only, and no need of what a file system may lack.
+"""All access to files: writes are whole or not at all, only plain files are opened, and missing features of a file system do no harm.
 
-A run's folder may have been filled by somebody else: a symbolic link or a second name would lead our writing to a file elsewhere, and
-a FIFO would never answer. Modes, waiting for the disk and hard links are niceties: where a file system lacks them, we do without.
+A run's folder may have been filled by somebody else: through a symbolic link or a second name we would write to a file elsewhere, and
+a FIFO would block forever. Modes, waiting for the disk and hard links are optional: if a file system lacks them, we do without.
 """
 
 import errno
@@ -13,14 +13,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-SUFFIX = ".part"  # of files that are not complete yet
-_MODERATE = 1 << 24  # bytes: more than any text has that we read as a whole
+SUFFIX = ".part"  # the suffix of incomplete files
+_MODERATE = 1 << 24  # bytes: more than any text that we read as a whole
 _NOT_HERE = frozenset(
     getattr(errno, name)
     for name in ("EINVAL", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "ENOLCK", "EPERM", "EACCES", "EBADF", "ENOTTY")
     if hasattr(errno, name)
 )
-"""What systems say of an operation that they do not have, or do not allow."""
+"""The errors for an operation that a system lacks or forbids."""
 _KINDS = (
     (stat.S_ISDIR, "folder"),
     (stat.S_ISLNK, "symbolic link"),
@@ -32,7 +32,7 @@ _KINDS = (
 
 
 def is_missing_here(error: OSError) -> bool:
-    """Return whether an error says that this file system lacks an operation, or forbids it; a full or broken disk does not say so."""
+    """Return whether an error means that this file system lacks or forbids an operation; that of a full or broken disk does not."""
     return error.errno in _NOT_HERE
 
 
@@ -42,10 +42,10 @@ def open_plain(path: Path | str, flags: int = os.O_RDONLY, *, follow: bool = Fal
     Args:
         path: its name.
         flags: as for ``os.open``.
-        follow: whether a symbolic link is taken, as it is where users name a file; never within a run's folder.
+        follow: whether to follow a symbolic link: for files that users name, never within a run's folder.
 
     Raises:
-        OSError: for a link, FIFO, device or folder, at once; for a file to write to that has another name (a hard link), too.
+        OSError: at once, for a link, FIFO, device or folder; also for a file to write to that has a second name (a hard link).
     """
     flags |= os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     try:
@@ -72,11 +72,11 @@ def _refuse_other_kinds(path: Path | str, facts: os.stat_result) -> None:
         if is_kind(facts.st_mode):
             if kind == "folder":
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-            raise OSError(errno.EINVAL, f"it is a {kind}, and no plain file", str(path))
+            raise OSError(errno.EINVAL, f"it is a {kind}, not a plain file", str(path))
 
 
 def check_plain(path: Path) -> None:
-    """Make sure that a file which a library will open by its name is there and nothing but a file.
+    """Check that a file exists and is a plain file, before a library opens it by its name.
 
     Raises:
         OSError: if it is not.
@@ -133,29 +133,29 @@ def make_folder(path: Path, *, parents: bool = False) -> None:
     """
     path.mkdir(parents=parents, exist_ok=True)
     if path.is_symlink():
-        raise OSError(errno.EINVAL, "it is a symbolic link, and no folder", str(path))
+        raise OSError(errno.EINVAL, "it is a symbolic link, not a folder", str(path))
 
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """Give the name of a new, empty file that takes the place of ``path`` when it is complete and on the disk.
+    """Yield the name of a new, empty file, which replaces ``path`` once it is complete and on the disk.
 
-    Whenever the process or the machine stops, ``path`` is what it was before or what it is to be. What others may have put in
-    the place of either is replaced, never followed.
+    Whenever the process or the machine stops, ``path`` has either its old or its new content. Links that others may have put
+    in the place of either are replaced, never followed.
 
     Args:
         path: the file's name.
         durable: whether to wait for the disk.
 
     Raises:
-        OSError: as writing does; ``path`` is then as it was.
+        OSError: if writing fails; ``path`` is then unchanged.
     """
     part = path.with_name(path.name + SUFFIX)
     try:
         part.unlink(missing_ok=True)
         os.close(open_plain(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
         yield part
-        share(part, part.parent)  # whatever library wrote it
+        share(part, part.parent)  # whichever library wrote it
         if durable:
             sync(part)
         os.replace(part, path)
@@ -174,13 +174,13 @@ def write_text(path: Path, text: str, *, durable: bool = True) -> None:
 
 
 def share(path: Path, like: Path) -> None:
-    """Let those read (and write) a file or folder who may do so with the folder ``like``, where the file system has modes."""
+    """Give a file or folder the access rights of the folder ``like``, if the file system has modes."""
     with _nicety():
         path.chmod(like.stat().st_mode & (0o777 if path.is_dir() else 0o666))
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk, where the file system can tell.
+    """Wait until a file, or the names in a folder, are on the disk, if the file system supports that.
 
     Raises:
         OSError: if they cannot be written there.
@@ -195,7 +195,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def _nicety() -> Iterator[None]:
-    """Do without what this file system does not have."""
+    """Ignore errors for operations that this file system lacks."""
     try:
         yield
     except OSError as error:
@@ -204,9 +204,9 @@ def _nicety() -> Iterator[None]:
 
 
 def create_once(path: Path, content: bytes) -> None:
-    """Let a file appear with its content in it, readable for its owner only, unless it is there already.
+    """Make a file with this content, readable for its owner only, unless it exists already.
 
-    Whoever sees it sees all of it: it gets its name when it is complete, as a hard link, or by a rename where there are none.
+    Other processes never see a part of it: it gets its name when it is complete, by a hard link, or by a rename if there are none.
 
     Raises:
         OSError: if it cannot be written.
@@ -223,7 +223,7 @@ def create_once(path: Path, content: bytes) -> None:
         except OSError as error:
             if not is_missing_here(error):
                 raise
-            if not path.exists():  # two who come in the same instant may differ here; the last one's stays
+            if not path.exists():  # of two processes at the same instant, the last one's file stays
                 os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Ctrl-C before training begins: one line, no traceback, and at once, whatever this process is doing. Nothing heavy is imported here.
+"""Ctrl-C before training begins: it ends the process at once, with one line and no traceback. This module imports nothing heavy.
 
-Python heeds a signal between two of its own instructions: amid an import, whose traceback fills a screen, and not at all while it
-waits in C, for a store or a file, say. So a thread watches as well. Whoever sets handlers of its own later takes over from both.
+Python handles a signal between two of its instructions: within an import, whose traceback fills a screen, and not at all while it
+waits in C for a store or a file. So a thread watches as well. Code that later sets its own handlers replaces both.
 """
 
 import os
@@ -15,12 +15,12 @@ _SIGNALS = signal.SIGINT, signal.SIGTERM
 _AGENTS = (
     "BYZDIST_AGENT",
     "TORCHELASTIC_RUN_ID",
-)  # in the environment of ranks that somebody starts, ends, and reports about
+)  # in the environment of ranks that an agent starts, ends, and reports about
 _once = threading.Lock()
 
 
 def end_at_once() -> None:
-    """Have SIGINT and SIGTERM end this process with a line; as a rank under an agent, without a word."""
+    """Have SIGINT and SIGTERM end this process with a line; silently if it is a rank under an agent."""
     numbers = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     if any(name in os.environ for name in _AGENTS):
         for number in numbers:
@@ -44,6 +44,6 @@ def _end(number: int, frame: FrameType | None) -> None:
     if _once.acquire(blocking=False):
         try:
             os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"byzdist: interrupted.\n")
-        except (OSError, ValueError):  # nobody listens
+        except (OSError, ValueError):  # standard error is closed
             pass
         os._exit(1)

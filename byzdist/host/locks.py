@@ -1,4 +1,4 @@
-"""Locks between processes, where the file system has them."""
+"""Locks between processes, if the file system has them."""
 
 import errno
 import fcntl
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 _LOOK_EVERY = 0.05  # seconds
 
 
-class Held(OSError):
+class LockTaken(OSError):
     """Another process has the lock."""
 
     def __init__(self, path: Path) -> None:
@@ -22,10 +22,10 @@ class Held(OSError):
 
 
 class Lock:
-    """Keeps other processes out while it is held; a context manager that waits for as long as it takes.
+    """Keeps other processes out while it is held; as a context manager it waits without limit.
 
-    Where there are no locks, as on some network file systems, nobody is kept out, and a warning says so. The lock ends with the
-    process that holds it, however that ends. The file stays, empty or as it was.
+    If there are no locks, as on some network file systems, no process is kept out, and a warning says so. The lock ends with the
+    process that holds it, however that ends. The file stays, with its content unchanged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,13 +33,13 @@ class Lock:
         self._handle: int | None = None
 
     def acquire(self, patience: float | None = None) -> None:
-        """Take the lock, or take it anew where its file was removed.
+        """Take the lock, or take it again if its file was removed.
 
         Args:
-            patience: how long to wait for whoever has it, in seconds; None: without end.
+            patience: how long to wait while another process has it, in seconds; None: without limit.
 
         Raises:
-            Held: if somebody else has it still.
+            LockTaken: if another process still has it.
             OSError: if the file cannot be opened for another reason, or is not a plain file.
         """
         self.release()
@@ -48,7 +48,7 @@ class Lock:
         try:
             while not self._taken(handle):
                 if until is not None and time.monotonic() >= until:
-                    raise Held(self._path)
+                    raise LockTaken(self._path)
                 time.sleep(_LOOK_EVERY)
         except BaseException:
             os.close(handle)
@@ -58,7 +58,7 @@ class Lock:
     def _open(self) -> int:
         try:
             return open_plain(self._path, os.O_RDWR | os.O_CREAT)
-        except PermissionError:  # another user's: reading is enough for a lock
+        except PermissionError:  # another user's file: opening it for reading is enough for a lock
             return open_plain(self._path)
 
     def _taken(self, handle: int) -> bool:

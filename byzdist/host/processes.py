@@ -14,28 +14,28 @@ from typing import Any, BinaryIO, Protocol
 from byzdist.errors import ConfigError, RunError
 
 Program = Sequence[str] | Callable[[], int]
-"""The words of a command, or a function that a fork calls and whose result is its exit code."""
+"""The words of a command, or a function that a fork calls; its result is the exit code."""
 _HANDLED = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
-_PRCTL = getattr(ctypes.CDLL(None), "prctl", None)  # Linux's; looked up once, before any fork
+_PRCTL = getattr(ctypes.CDLL(None), "prctl", None)  # Linux only; looked up once, before any fork
 
 
 def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
-    """Let the kernel send this process a signal when its parent, process ``parent``, ends in whatever way (Linux)."""
+    """Have the kernel send this process a signal when its parent, process ``parent``, ends (Linux)."""
     if _PRCTL is not None:
         _PRCTL(_PR_SET_PDEATHSIG, number, 0, 0, 0)
-    if os.getppid() != parent:  # it was gone before the line above
+    if os.getppid() != parent:  # the parent ended before the line above
         os._exit(1)
 
 
-def call_process(name: str) -> None:
-    """Give this process a name by which ps and pkill know it, at most 15 characters (Linux)."""
+def name_process(name: str) -> None:
+    """Set the name of this process that ps and pkill show, at most 15 characters (Linux)."""
     if _PRCTL is not None:
         _PRCTL(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 class Process(Protocol):
-    """What is needed of `subprocess.Popen`: exit codes are negative for a signal."""
+    """The part of `subprocess.Popen` that is used; the exit code of a signal is negative."""
 
     pid: int
     returncode: Any
@@ -85,11 +85,11 @@ def start(
 ) -> Process:
     """Start a program as the leader of a new session.
 
-    A fork costs milliseconds where a new interpreter takes two seconds to import torch (tests/benchmarks/start.py). It is for
-    a process that has no threads but the main one, and has computed nothing: neither OpenMP nor CUDA survives a fork.
+    A fork costs milliseconds where a new interpreter takes two seconds to import torch (tests/benchmarks/start.py). The
+    parent must have no thread but the main one, and must have computed nothing: neither OpenMP nor CUDA survives a fork.
 
     Args:
-        program: what it is.
+        program: what to start.
         environment: the new process's whole environment.
         keep: descriptors that it inherits.
         close: descriptors that it must not inherit; a fork would inherit all.
@@ -102,7 +102,7 @@ def start(
         )
     sys.stdout.flush()
     sys.stderr.flush()
-    # A signal that comes before the fork has handlers of its own waits for them.
+    # A signal that comes before the fork has its own handlers waits until it has them.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
     try:
         child = os.fork()
@@ -111,7 +111,7 @@ def start(
         _be(program, environment, close, stdin, first, before)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    raise AssertionError("a fork never comes here")
+    raise AssertionError("a fork never returns")
 
 
 def _be(
@@ -122,12 +122,12 @@ def _be(
     first: Callable[[], None],
     mask: set[Any],
 ) -> None:
-    """Be the forked process, to its end."""
+    """Run the program in the forked process, and end it."""
     code = 1
     try:
         os.setsid()
         first()
-        signal.set_wakeup_fd(-1)  # it is the parent's
+        signal.set_wakeup_fd(-1)  # the descriptor is the parent's
         for number in _HANDLED:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
@@ -151,7 +151,7 @@ def _be(
 
 
 def call_in_fork(function: Callable[[], Any]) -> Any:
-    """Return what a function returns, as JSON, that a fork of this process calls: what it computes leaves nothing behind here.
+    """Call a function in a fork, so that it leaves nothing behind in this process; return its result, which must be JSON.
 
     Raises:
         ConfigError, RunError: as the function raised them; a RunError also where the fork was killed.

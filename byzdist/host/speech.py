@@ -1,7 +1,7 @@
-"""Standard output and standard error by which nobody can end a run: they go quiet where they fail. Nothing heavy is imported here.
+"""Standard output and standard error that cannot end a run: they go quiet when they fail. This module imports nothing heavy.
 
-A terminal is closed, a reader goes away, an encoding lacks a letter, a descriptor was never open: whatever is written then goes nowhere.
-What a run has to say is in its folder all the same.
+If a terminal is closed, a reader goes away, an encoding lacks a letter or a descriptor was never open, the output is dropped.
+The folder of the run has it all the same.
 """
 
 import os
@@ -13,17 +13,17 @@ from typing import Any, TextIO
 
 
 class Quiet:
-    """A stream that raises nothing; else the stream that it is made of.
+    """A wrapper of a stream that raises nothing when writing fails.
 
     Attributes:
-        waits: whether a reader that is slow, or a terminal that was stopped, is waited for; else lines are dropped.
+        waits: whether to wait for a slow reader or a stopped terminal; otherwise lines are dropped.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self.waits = stream, True
 
     def write(self, text: str) -> int:
-        """Write, or drop, the text."""
+        """Write the text, or drop it."""
         if self.waits or self._is_ready():
             with self._quietly():
                 self._stream.write(text)
@@ -38,7 +38,7 @@ class Quiet:
     def _is_ready(self) -> bool:
         try:
             return bool(select.select([], [self._stream.fileno()], [], 0)[1])
-        except (OSError, ValueError):  # no descriptor, or one that cannot be waited for
+        except (OSError, ValueError):  # it has no descriptor, or one that cannot be polled
             return True
 
     def _quietly(self) -> "_Quietly":
@@ -49,7 +49,7 @@ class Quiet:
 
 
 class _Quietly:
-    """Silences a stream that fails: what is still in its buffer goes nowhere, then or when the process ends."""
+    """Silences a stream that fails: the rest of its buffer is dropped, now or when the process ends."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -68,8 +68,8 @@ class _Quietly:
 
 
 def protect() -> None:
-    """Make this process's standard streams such streams."""
-    for number in (0, 1, 2):  # else the next file that is opened would be standard output
+    """Wrap this process's standard streams in `Quiet`."""
+    for number in (0, 1, 2):  # else the next file to be opened would become standard output
         try:
             os.fstat(number)
         except OSError:
@@ -80,11 +80,11 @@ def protect() -> None:
             with suppress(AttributeError, ValueError):
                 stream.reconfigure(errors="backslashreplace")
             setattr(sys, name, Quiet(stream))
-    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # else `stty tostop` stops whoever writes in the background
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # else `stty tostop` stops a background process that writes
 
 
 def wait_for_nobody() -> None:
-    """From now on drop what a slow reader or a stopped terminal does not take at once: a round does not wait for it."""
+    """From now on drop what a slow reader or a stopped terminal does not take at once, so that no round waits for it."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, Quiet):
             stream.waits = False

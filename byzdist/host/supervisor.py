@@ -1,8 +1,8 @@
 """The thin parent of a worker process: it starts a killed worker again, and the agent that started the rank sees a clean end.
 
-Whoever else started the worker, such as systemd or Kubernetes, sees how it ended, and may start it once more. One agent ends
-all its ranks when one of them fails. On the star a lost worker is not a failure of the run, so the agent gets to see this process
-in its place. Under torchrun that costs a bare interpreter, so nothing heavy may be imported here; our own launcher forks it.
+Without an agent, systemd or Kubernetes for example sees how the worker ended, and may start it once more. An agent ends all
+its ranks when one of them fails. On the star a lost worker is not a failure of the run, so the agent sees this process in the
+worker's place. Under torchrun that costs a bare interpreter, so nothing heavy may be imported here; our own launcher forks it.
 """
 
 import contextlib
@@ -18,44 +18,44 @@ import byzdist
 from byzdist.host.processes import Process, Program, die_with_parent, start
 
 _GRANT = "BYZDIST_GRANT"  # the file descriptor on which the child says how often it may be started again
-_NEVER = 255  # what it says where the run cannot go on without it
-_UNTOLD = 3  # how often it is started again before it has said anything: it has not joined anybody yet
-_STOPPED = 120  # seconds
+_NEVER = 255  # what the child says if the run cannot go on without it
+_UNTOLD = 3  # how often a child is started again that has said nothing yet, because it has not joined the run
+_STOPPED = 120  # seconds after which a stopped child is killed
 MISTAKE = 2  # the exit code of a wrong configuration
-GONE = signal.SIGUSR2  # tells a rank that its agent is gone; a hang-up would not do, because it may be ignored
-AGENT = "BYZDIST_AGENT"  # the process of the agent, where it is our own launcher
-ATTEMPT = "TORCHELASTIC_RESTART_COUNT"  # how often the agent, of whatever kind, has started the whole job again
+GONE = signal.SIGUSR2  # tells a rank that its agent is gone; not SIGHUP, because that may be ignored
+AGENT = "BYZDIST_AGENT"  # the process id of the agent, if that is our own launcher
+ATTEMPT = "TORCHELASTIC_RESTART_COUNT"  # how often the agent, of either kind, has started the whole job again
 REPORT = "BYZDIST_REPORT"  # the descriptor of the file to which a rank appends why it failed, for our own launcher
 _TORCHRUN = "TORCHELASTIC_RUN_ID"  # is in the environment of every rank that torchrun started
 
 
 def is_wanted() -> bool:
-    """Return whether this process is a worker that nobody watches over yet."""
+    """Return whether this process is a worker that has no supervisor yet."""
     return os.environ.get("RANK", "0") != "0" and _GRANT not in os.environ
 
 
 def grant(restarts: int | None) -> None:
-    """Say, as the child, how often this process may be started again while the run goes on without it; None: it cannot."""
+    """Tell the parent how often this process may be started again; None: the run cannot go on without it."""
     if _GRANT in os.environ:
         os.write(int(os.environ[_GRANT]), bytes([_NEVER if restarts is None else restarts]))
 
 
 def end_with_agent() -> None:
-    """See to it that this rank is told to end (`GONE`) once its agent is gone; without an agent do nothing."""
+    """Have the kernel send this rank `GONE` once its agent is gone; do nothing without an agent."""
     if _has_agent() and _GRANT not in os.environ:
         die_with_parent(int(os.environ.get(AGENT) or os.getppid()), GONE)
 
 
 def _has_agent() -> bool:
-    """Return whether somebody ends all ranks when one of them fails: our own launcher, or torchrun."""
+    """Return whether an agent ends all ranks when one of them fails: our own launcher, or torchrun."""
     return AGENT in os.environ or _TORCHRUN in os.environ
 
 
-def itself(words: Sequence[str]) -> list[str]:
+def own_command(words: Sequence[str]) -> list[str]:
     """Return the command that runs this very byzdist with these words, by this process's import path and no other.
 
-    With -m the interpreter would look for byzdist, and for all that it imports, in the user's working directory; and on the
-    import path there may be another folder of that name, such as a clone's.
+    With -m the interpreter would look for byzdist, and for all that it imports, in the user's working directory; and the import
+    path may have another folder of that name, such as a clone's.
     """
     program = (
         f"import sys; sys.path[:] = {sys.path!r}; from importlib import util; "
@@ -67,7 +67,7 @@ def itself(words: Sequence[str]) -> list[str]:
 
 
 def report_failure(reason: str) -> bool:
-    """Leave the reason of this rank's failure where the agent that started it looks; return whether that will say it, being the first."""
+    """Report this rank's failure to our own launcher; return whether the launcher will print it, because it is the first."""
     if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         with contextlib.suppress(OSError), open(file, "w") as there:
             json.dump({"message": reason, "timestamp": str(int(time.time()))}, there)
@@ -81,9 +81,9 @@ def report_failure(reason: str) -> bool:
 
 
 def supervise(program: Program) -> int:
-    """Run the program until it ends by itself, or was killed more often than it granted; return the exit code.
+    """Run the program until it ends by itself, or was killed more often than it allowed; return the exit code.
 
-    An agent sees what happened before the child's grant, and a mistake in the configuration; else a clean end.
+    An agent sees a failure before the child's grant, and a mistake in the configuration; otherwise a clean end.
     """
     granted, grants = os.pipe()
     os.set_blocking(granted, False)
@@ -91,7 +91,7 @@ def supervise(program: Program) -> int:
     restarts: int | None = None
     tries, told_to_end = 0, list[int]()
     while True:
-        # In a session of its own it gets each signal once, from here: agents and terminals signal whole groups.
+        # In a session of its own the child gets each signal once, from here: agents and terminals signal whole groups.
         child = start(
             program,
             {**os.environ, _GRANT: str(grants)},

@@ -170,7 +170,9 @@ class Method(ABC):
             return self.step_size
         value = SCHEDULES.build(self.step_size, round_, key="method.step_size")
         if not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise RunError(f"method.step_size: the schedule gives {value!r} for round {round_}, which is no step.")
+            raise RunError(
+                f"method.step_size: the schedule gives {value!r} for round {round_}, which is not a step size."
+            )
         return float(value)
 
     def clip_factor(self, step: float) -> float:
@@ -230,7 +232,7 @@ class Method(ABC):
             out: d values in the run's dtype, which hold anything before; every one is to be written.
 
         Raises:
-            Exception: whatever it raises ends the process that the client lives in.
+            Exception: any exception ends the process that hosts the client.
         """
 
     def rows(self, g: Tensor, received: Messages, level: float | None) -> Tensor:
@@ -246,7 +248,7 @@ class Method(ABC):
             A matrix of at least one row, d values each, in the dtype and on the device of ``received.rows``.
 
         Raises:
-            Exception: whatever it raises ends the run, and so it does in `apply`.
+            Exception: any exception ends the run, also one in `apply`.
         """
         return received.rows
 

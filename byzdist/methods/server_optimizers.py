@@ -1,6 +1,22 @@
 """Server optimizers: which way the model moves, given the estimates up to g^k; x^{k+1} = x^k - γ_k d^k.
 
 They are for methods under the clipping heuristic. The MARINA family moves by g^k itself: its theory needs that.
+
+An optimizer is a function, called once at the end of a round.
+
+Args:
+    g: g^k, d values, which must not be changed.
+    state: what the optimizer remembers, tensors by name, to be read and written; empty at first, and part of every checkpoint.
+    out: d values of g's dtype and device, for d^k; every one must be written.
+
+Example:
+    >>> import torch
+    >>> def of_signs(g: torch.Tensor, state: dict[str, torch.Tensor], out: torch.Tensor, *, scale: float = 1.0) -> None:
+    ...     torch.sign(g, out=out).mul_(scale)
+    >>> out = torch.empty(3)
+    >>> of_signs(torch.tensor([-2.0, 0.0, 5.0]), {}, out, scale=0.5)
+    >>> out
+    tensor([-0.5000,  0.0000,  0.5000])
 """
 
 from collections.abc import Callable

@@ -33,14 +33,14 @@ class ClientData(ABC):
         """Return a client's samples as batches, and how many are in each.
 
         Args:
-            client: whose.
+            client: whose samples.
             positions: among the client's samples, for one mini-batch; None for all of them.
-            round_: the generator of what is random in reading is this round's.
+            round_: seeds what is random in reading.
         """
 
 
 class PooledData(ClientData):
-    """Samples of one data set, which every process can read, and of which a split says whose they are."""
+    """Samples of one data set, which every process can read; a split says whose they are."""
 
     def __init__(
         self,
@@ -59,11 +59,11 @@ class PooledData(ClientData):
         return self.split.size(client)
 
     def shared(self, client: int) -> Hashable | None:
-        """Return whether a client's labels are flipped, where all hold the whole data set."""
+        """Return whether a client's labels are flipped, if all hold the whole data set."""
         return client in self.flipped if self.split.shared else None
 
     def indices(self, client: int, positions: Positions | None) -> Positions | None:
-        """Return where in the data set a client's samples are, or those at some positions among them; None: all of it."""
+        """Return where in the data set a client's samples are, or those at some positions among them; None: the whole data set."""
         indices = self.split.indices(client)
         if positions is not None:
             indices = positions if indices is None else indices[positions]
@@ -82,7 +82,7 @@ class ArrayData(PooledData):
     """Samples in two arrays that all clients share.
 
     Args:
-        split: which of them are whose.
+        split: whose they are.
         device: the arrays are moved there as a whole.
         dtype: of the features, unless they are integers.
         chunk: the largest number of samples in a batch.
@@ -109,7 +109,7 @@ class ArrayData(PooledData):
             self._arrays = self.features.numpy(), self.targets.numpy()
 
     def first(self, count: int) -> tuple[Batch, int]:
-        """Return copies of the first samples, as many as there are up to ``count``, whatever ``chunk`` is; and their number."""
+        """Return copies of the first samples, at most ``count`` and whatever ``chunk`` is, and how many they are."""
         features, targets = self.features[:count].clone(), self.targets[:count].clone()
         return (features, targets), len(targets)
 

@@ -1,4 +1,4 @@
-"""The samples of clients, read when they are needed; and which kind of data a prepared data set makes."""
+"""The samples of clients, read when they are needed; and the choice between these and arrays."""
 
 from collections.abc import Collection, Iterator
 
@@ -17,13 +17,13 @@ class DatasetData(PooledData):
     """Samples of a data set that is read lazily.
 
     What is random in reading depends on seed, client and round, so both points of a difference see one batch, and a restart changes
-    nothing. Where all of a client's samples are read, the client is the first one that holds them: clients with the same samples
-    have the same full gradient, which is then computed once. The server reads for its evaluations with the same draws each time.
+    nothing. For all of a client's samples, the client in the seed is the first one that holds them: so clients with the same
+    samples have the same full gradient, which is computed once. The server reads for its evaluations with the same draws each time.
 
     Args:
-        split: which samples are whose.
+        split: who holds which samples.
         device: batches are moved there.
-        dtype: of numbers.
+        dtype: of floating-point numbers.
         chunk: the largest number of samples in a batch.
         flipped: clients that see label L-1-y in place of y (the label flipping attack).
     """
@@ -63,7 +63,7 @@ class DatasetData(PooledData):
             yield cast(self._reader.read(part, generator, whose), device=self.device), len(part)
 
 
-def hold(
+def pooled_data(
     dataset: Prepared,
     split: Split,
     *,

@@ -10,16 +10,16 @@ from torch import Tensor
 from byzdist.norms import norm
 from byzdist.problem.client_data import PooledData, Positions
 from byzdist.problem.data import Prepared, Split
-from byzdist.problem.dataset_data import hold
+from byzdist.problem.dataset_data import pooled_data
 from byzdist.problem.loss import Loss
 from byzdist.problem.objective import CountedObjective, Groups, Objective, is_counted, metrics, sample_groups
 from byzdist.problem.task import Better, Task
 from byzdist.randomness import stream
 
 OF_ANY_TASK: Final[dict[str, Better]] = {"loss": "lower", "gap": "lower", "grad_norm": "lower"}
-"""What can be measured of a model whatever is learnt, and in which direction it is better."""
+"""What can be measured of a model with any task, and in which direction it is better."""
 NOTES: Final[dict[Better, str]] = {"higher": "", "lower": " (lower is better)"}
-"""What stands beside a task's metric where people read it: nothing for one that rises, as most do."""
+"""What stands beside a task's metric where people read it: nothing for one that is better higher, as most are."""
 
 
 def measured_of(task: Task) -> dict[str, Better]:
@@ -36,13 +36,13 @@ class Evaluator:
     Args:
         loss: what is minimized.
         data: the clients' samples.
-        dataset: whose test set to use, unless there is a set for validation.
+        dataset: its test set is used, unless there is a set for validation.
         honest: the clients whose mean loss is f.
-        validation: the set on which the task's metrics are measured in its place.
+        validation: a set on which the task's metrics are measured in place of the test set.
         optimum: min f, where it is known.
-        samples: estimate f from that many samples drawn by their weight in f, and use at most that many test samples;
+        samples: estimate f from so many samples, drawn by their weight in f, and use at most so many test samples;
             None: use all.
-        seed: of that draw.
+        seed: the draw's.
     """
 
     def __init__(
@@ -84,18 +84,18 @@ class Evaluator:
 
 
 class ValidationOnly:
-    """Measures a model on a set of the server's own alone, where the clients' samples are not the server's to read.
+    """Measures a model on a set of the server's own alone, because the server cannot read the clients' samples.
 
     Args:
         loss: what is minimized.
         validation: the set.
-        samples: use at most that many of it, drawn once; None: all.
-        seed: of that draw.
+        samples: use at most so many of the set, drawn once; None: all.
+        seed: the draw's.
     """
 
     def __init__(self, loss: Loss, validation: Prepared, *, samples: int | None = None, seed: int = 0) -> None:
         alone, size = Split(len(validation.labels), 1, None), prod(validation.feature_shape)
-        held = hold(validation, alone, device=loss.device, dtype=loss.dtype, chunk=loss.chunk(size))
+        held = pooled_data(validation, alone, device=loss.device, dtype=loss.dtype, chunk=loss.chunk(size))
         chosen = None
         if samples is not None and samples < held.split.samples:
             chosen = np.sort(stream(seed, "test samples").permutation(held.split.samples)[:samples])
@@ -111,15 +111,15 @@ class ValidationOnly:
 
 
 def _test_data(test: Prepared | None, like: PooledData) -> PooledData | None:
-    """Return a test set beside the clients' samples; None where there is none."""
+    """Return a test set as data like the clients' samples; None if there is none."""
     if test is None:
         return None
     alone = Split(len(test.labels), 1, None)
-    return hold(test, alone, device=like.device, dtype=like.dtype, chunk=like.chunk)
+    return pooled_data(test, alone, device=like.device, dtype=like.dtype, chunk=like.chunk)
 
 
 def _draw(groups: Groups, total: int, samples: int, seed: int) -> Positions:
-    """Draw positions independently, each sample with its weight as its probability: the estimate of f is unbiased."""
+    """Draw positions independently, each sample with its weight as its probability, so that the estimate of f is unbiased."""
     weights = np.zeros(total)
     for weight, positions in groups:
         weights[slice(None) if positions is None else positions] = weight

@@ -9,8 +9,8 @@ from byzdist.problem.modules import trained
 class Flat:
     """The layout of x [d]: which piece of it is which parameter.
 
-    Parameters become views of the vector in use, and their gradients views of the vector to fill, wherever those two lie (in a
-    message, say): nothing is flattened or copied. Frozen parameters are no part of x, and tied ones count once.
+    Parameters become views of the vector in use, and their gradients views of the vector to fill, even if these lie in a
+    message: nothing is flattened or copied. Frozen parameters are not part of x, and tied ones count once.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -42,7 +42,7 @@ class Flat:
         }
 
     def bind(self, x: Tensor) -> None:
-        """Make the module's parameters views of x, which must stay as it is as long as they are used."""
+        """Make the module's parameters views of x, which must not change while they are used."""
         for parameter, (shape, stride, offset) in zip(self._parameters, self._layout, strict=True):
             parameter.data = x.as_strided(shape, stride, x.storage_offset() + offset)
 
@@ -52,7 +52,7 @@ class Flat:
             parameter.grad = out.as_strided(shape, stride, out.storage_offset() + offset)
 
     def unbind(self) -> None:
-        """Let go of the last vectors: the module holds x^0 again, and no gradients."""
+        """Drop the views of the last vectors: the module has x^0 again, and no gradients."""
         self.bind(self._initial)
         for parameter in self._parameters:
             parameter.grad = None

@@ -19,7 +19,7 @@ _AS_IT_IS = nullcontext()
 
 @dataclass(frozen=True)
 class Measured:
-    """The loss of a batch, over how many it is the mean, and the sums and counts of the metrics."""
+    """The mean loss of a batch, over how many it is the mean, and the metrics' sums and counts."""
 
     loss: float
     count: float
@@ -32,11 +32,11 @@ class Loss:
     Gradients depend on x and the samples only, bit for bit for a given number of threads.
 
     Args:
-        model: see :mod:`byzdist.problem.models`; it is taken over, and moved to ``device``.
+        model: see :mod:`byzdist.problem.models`; the loss owns it from now on, and moves it to ``device``.
         task: see :mod:`byzdist.problem.task`; a loss that the module declares takes the place of the task's.
         dtype: of x and of the gradients.
-        name: of the model in the configuration, for messages.
-        buffers: what becomes of running statistics and the like, which are not part of x: "refuse" such a module; "frozen": they stay
+        name: the model's name in the configuration, for messages.
+        buffers: what happens to running statistics and the like, which are not part of x: "refuse" such a module; "frozen": keep them
             as they are; "local": each client has its own, and a model is evaluated with the statistics of the batch.
         precision: "bf16" computes in bfloat16 where torch's autocast does; x and gradients keep their dtype.
 
@@ -44,7 +44,7 @@ class Loss:
         is_random: whether the module draws at random while it trains, as dropout does.
 
     Raises:
-        ConfigError: a module whose gradient is not a function of x and the samples.
+        ConfigError: for a module whose gradient is not a function of x and the samples.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Loss:
         buffers: Buffers = "refuse",
         precision: Precision = "full",
     ) -> None:
-        self._forward = model.eval()  # perhaps what torch.compile made of the model
+        self._forward = model.eval()  # perhaps compiled by torch.compile
         self.model, name = unwrapped(model), name or type(model).__name__
         check(self.model, name, allow_batch_norm=buffers != "refuse")
         self.buffers, self._precision = buffers, precision
@@ -100,7 +100,7 @@ class Loss:
             module.train(self.buffers == "local")
 
     def load_buffers(self, buffers: Mapping[str, Tensor]) -> None:
-        """Give the module the buffers of a client; those that are not named become what they were at first."""
+        """Give the module the buffers of a client; reset those that are not named to their initial values."""
         for key, buffer in self.model.named_buffers():
             buffer.copy_(buffers[key] if key in buffers else self._first_buffers[key])
 
@@ -109,14 +109,14 @@ class Loss:
         return {key: buffer.clone() for key, buffer in self.model.named_buffers()}
 
     def chunk(self, columns: int) -> int:
-        """Return how many samples of so many numbers to take at once: what a CPU's cache holds, or what keeps a GPU busy."""
+        """Return how many samples of ``columns`` numbers to take at once: what fits a CPU's cache, or keeps a GPU busy."""
         small = self.device.type == "cpu"
         if self.in_closed_form:
             return max(1, (2**19 if small else 2**24) // columns)
         return 256 if small else 2048
 
     def is_counted(self, batch: Batch) -> bool:
-        """Return whether the loss is a sum and a count in place of a mean over the batch."""
+        """Return whether the loss is a sum and a count, and not a mean over the batch."""
         if self._counted is None:
             if self.in_closed_form:
                 self._counted = False
@@ -137,18 +137,18 @@ class Loss:
         out: Tensor,
         seed: int | None = None,
     ) -> float:
-        """Add the gradient at the first point, minus that at the second where there is one, to out [d], without regularizer.
+        """Add the gradient at the first point, minus that at the second if there is one, to out [d], without the regularizer.
 
         Args:
             points: one or two vectors [d].
             batch: what the task's loss takes.
-            samples: how many the batch has.
-            out: is added to.
-            scale: multiplies the SUM over the batch: samples times the mean, or the sum of a loss that is one.
-            seed: of what the module draws at random, the same at both points.
+            samples: how many samples the batch has.
+            out: the gradient is added to it.
+            scale: multiplies the SUM over the batch: samples times the mean, or the sum that the loss returns.
+            seed: of what the module draws at random, the same at both points; None: it draws nothing.
 
         Returns:
-            What was counted: the samples, unless the loss says otherwise.
+            Over how many the sum is: the samples, or the count that the loss returns.
         """
         closed_form = self._closed_forms[len(points) - 1]
         if closed_form is not None:
@@ -185,9 +185,9 @@ class Loss:
         with torch.no_grad(), self._autocast():
             loss = float(torch.as_tensor(total).detach()) / (
                 float(count) or 1.0
-            )  # nothing may count, padding alone say
+            )  # the count may be 0: a batch of padding, say
             metrics = {name: metric.measure(model, batch) for name, metric in self.task.metrics.items()}
-        if self.buffers == "local":  # which the statistics of this batch have changed
+        if self.buffers == "local":  # this batch has changed the statistics
             self.load_buffers({})
         sums = {name: (float(of_metric), float(counted)) for name, (of_metric, counted) in metrics.items()}
         return Measured(loss, float(count) if isinstance(found, tuple) else samples, sums)
@@ -221,7 +221,7 @@ class Loss:
 
 
 class _Remembering:
-    """A model that is not asked twice for the same inputs."""
+    """A model that computes the output of the same inputs only once."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -245,5 +245,5 @@ class _Remembering:
 
 
 def _of_logits(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Model, Batch], Tensor]:
-    """Return the loss of a task by a module's own loss(logits, labels)."""
+    """Return the loss of a task, made of a module's own loss(logits, labels)."""
     return lambda model, batch: loss(flat_logits(output_of(model, batch[0])), batch[1])

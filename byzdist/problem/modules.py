@@ -1,15 +1,15 @@
-"""What the trainer reads of a torch module, a user's own included, and what it refuses at first sight.
+"""What the trainer reads from a torch module, also a user's own, and what it refuses without trying the module.
 
-A module declares what it wants used by attributes whose names begin with ``byzdist_``; all are optional:
+A module declares what the trainer shall use by attributes whose names begin with ``byzdist_``; all are optional:
 
 * ``byzdist_l2``: the weight of the regularizer l2·‖x‖², over all trained parameters, which is added to the loss;
 * ``byzdist_loss(logits, labels)``: the mean loss of a batch, in place of the cross-entropy;
 * ``byzdist_convex``: true where the loss is convex in the parameters, so that its optimum can be found;
 * ``byzdist_add_gradient(x, features, labels, scale, out)``, ``byzdist_add_difference(x_new, x_old, features, labels,
   scale, out)``, ``byzdist_hessian(x, features)``: closed forms in place of automatic differentiation, with the arguments
-  of :class:`byzdist.problem.models.logistic_regression.LogisticRegression`; they count where the task is classification.
+  of :class:`byzdist.problem.models.logistic_regression.LogisticRegression`; they are used if the task is classification.
 
-The names without ``byzdist_`` count as well where nothing else can be meant: ``l2`` that is a number, ``convex`` that is
+The names without ``byzdist_`` are used as well if nothing else can be meant: an ``l2`` that is a number, a ``convex`` that is
 a bool, and methods with exactly these arguments. A layer called ``l2`` or ``loss`` is a layer.
 """
 
@@ -32,7 +32,7 @@ from torch.nn.parameter import is_lazy
 
 from byzdist.errors import ConfigError
 
-advice = logging.getLogger("byzdist.config.checks")  # said once in a run, see `logs.leave_advice_to_the_server`
+advice = logging.getLogger("byzdist.config.checks")  # only the server logs it, see `logs.leave_advice_to_the_server`
 _PREFIX = "byzdist_"
 _COMPILED = "_orig_mod"  # where torch.compile keeps the module that it wraps
 _ARGUMENTS = {
@@ -83,10 +83,10 @@ def declared(model: nn.Module, name: str) -> Declared:
 def _is_wrong(key: str, value: object) -> str:
     if key == "l2":
         real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        return "" if real and 0 <= float(value) < math.inf else f"no number of at least 0 (it is {value!r})"  # type: ignore[arg-type]
+        return "" if real and 0 <= float(value) < math.inf else f"not a number of at least 0 (it is {value!r})"  # type: ignore[arg-type]
     if key == "convex":
         return "" if isinstance(value, bool) else f"neither true nor false (it is {value!r})"
-    return "" if callable(value) else f"no function of ({', '.join(_ARGUMENTS[key])})"
+    return "" if callable(value) else f"not a function of ({', '.join(_ARGUMENTS[key])})"
 
 
 def _is_clear(key: str, value: object) -> bool:
@@ -102,7 +102,7 @@ def _is_clear(key: str, value: object) -> bool:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the module within what torch.compile made of it."""
+    """Return the module that torch.compile has wrapped, or the module itself."""
     inner = getattr(model, _COMPILED, None)
     return inner if isinstance(inner, nn.Module) else model
 
@@ -113,21 +113,21 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def saved_name(key: str) -> str:
-    """Return a key of a state_dict as it is without torch.compile."""
+    """Return a state_dict's key as it is without torch.compile."""
     return key.replace(f"{_COMPILED}.", "")
 
 
 def fixed(model: nn.Module) -> dict[str, Tensor]:
-    """Return what belongs to the module and is no part of x: frozen parameters, and buffers."""
+    """Return what belongs to the module and is not part of x: frozen parameters, and buffers."""
     frozen = {name: parameter.data for name, parameter in model.named_parameters() if not parameter.requires_grad}
     return frozen | dict(model.named_buffers())
 
 
 def materialized(model: nn.Module, feature_shape: Sequence[int], name: str, *, tokens: bool = False) -> nn.Module:
-    """Give lazy layers their shapes, by two samples of zeros; ``tokens``: of integers.
+    """Give lazy layers their shapes by a forward pass of two samples of zeros; ``tokens``: the zeros are integers.
 
     Raises:
-        ConfigError: where the module cannot take them, or they do not come by some layer.
+        ConfigError: if the module cannot take them, or never uses a lazy layer.
     """
     if not any(map(is_lazy, chain(model.parameters(), model.buffers()))):
         return model
@@ -149,7 +149,7 @@ def label(layer: str, module: nn.Module) -> str:
 
 
 class describing_errors:  # noqa: N801 - a context manager, used like a function
-    """Turns whatever a module of a user's raises within into a ConfigError that says where."""
+    """Turns whatever a user's module raises inside into a ConfigError that says where."""
 
     def __init__(self, name: str, given: str, layer: Callable[[], str] = lambda: "") -> None:
         self._name, self._given, self._layer = name, given, layer
@@ -190,7 +190,7 @@ def swap_norms(model: nn.Module, groups: int = 32) -> nn.Module:
 
     Args:
         model: any module; a batch norm itself is replaced by what is returned.
-        groups: at most so many groups a layer; the largest number below that divides the channels is taken.
+        groups: the largest number of groups of a layer; it is the largest divisor of the channels up to this.
     """
     if isinstance(model, _BatchNorm):
         channels = model.num_features
@@ -209,7 +209,7 @@ def swap_norms(model: nn.Module, groups: int = 32) -> nn.Module:
 
 
 def check(model: nn.Module, name: str, *, allow_batch_norm: bool = False) -> None:
-    """Refuse what makes the gradient depend on more than x and the samples, and what x would leave out unnoticed.
+    """Refuse what makes the gradient depend on more than x and the samples, and parameters that x would silently leave out.
 
     Raises:
         ConfigError: naming the module and the layer.
@@ -220,17 +220,17 @@ def check(model: nn.Module, name: str, *, allow_batch_norm: bool = False) -> Non
         batch_norm = isinstance(module, _BatchNorm) or (isinstance(module, _NormBase) and module.track_running_stats)
         if batch_norm and not allow_batch_norm:
             raise ConfigError(
-                f"model: {name!r} has batch norm, {where}. What it does to a sample depends on the others of its batch, and its "
-                "buffers (running statistics) are not part of x: clients cannot share them. byzdist.swap_norms(model) makes group "
-                "norms of them; model.buffers=frozen keeps the statistics as they are, and model.buffers=local gives each client its own."
+                f"model: {name!r} has batch norm, {where}. Its output for a sample depends on the others of the batch, and its "
+                "buffers (running statistics) are not part of x: clients cannot share them. byzdist.swap_norms(model) turns it "
+                "into group norm; model.buffers=frozen keeps the statistics as they are, and model.buffers=local gives each client its own."
             )
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
             raise ConfigError(f"model: {name!r} wants sparse gradients, {where}; make it with sparse=False.")
         for attribute, value in vars(module).items():
             if isinstance(value, Tensor) and value.requires_grad and id(value) not in known and value.is_leaf:
                 raise ConfigError(
-                    f"model: {name!r} has a tensor {attribute!r} in {where} that wants gradients and is no nn.Parameter: it "
-                    "would stay as it is. Make it one."
+                    f"model: {name!r} has a tensor {attribute!r} in {where} that wants gradients and is not an nn.Parameter: it "
+                    "would not be trained. Make it one."
                 )
             hidden = (parameter for part in _hidden(value) for parameter in part.parameters())
             if any(parameter.requires_grad and id(parameter) not in known for parameter in hidden):
@@ -249,13 +249,13 @@ def check(model: nn.Module, name: str, *, allow_batch_norm: bool = False) -> Non
 
 
 def _hidden(value: object) -> Iterator[nn.Module]:
-    """Yield modules within a plain list, tuple or dict."""
+    """Yield the modules in a plain list, tuple or dict."""
     members = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
     yield from (member for member in members if isinstance(member, nn.Module))
 
 
 def _check_overlaps(model: nn.Module, name: str) -> None:
-    """Refuse two parameters in one piece of memory: as parts of x they would go different ways."""
+    """Refuse two parameters that share memory: as parts of x they would diverge."""
     spans = sorted(
         (parameter.data_ptr(), parameter.data_ptr() + parameter.nbytes, key)
         for key, parameter in trained(model).items()

@@ -14,13 +14,13 @@ from byzdist.problem.loss import Loss, Measured
 from byzdist.problem.task import Task
 
 Groups = list[tuple[float, Positions | None]]
-"""Samples by weight: the weight of each one, and their positions in the data set (None: all of it)."""
+"""Groups of samples: the weight of each sample of a group, and their positions in the data set (None: all of it)."""
 
 
 def sample_groups(split: Split, honest: Sequence[int], *, pooled: bool = True) -> Groups:
-    """Return the weights that make f, the mean over the honest clients of their mean losses, one sum over samples.
+    """Return the weights with which f, the mean of the honest clients' mean losses, is one sum over samples.
 
-    The weights of all samples sum to 1. ``pooled``: shards of one weight make one group.
+    The weights of all samples sum to 1. ``pooled``: merge shards of equal weight into one group.
     """
     holders = Counter(split.shard(client) for client in honest)
     shards: defaultdict[tuple[float, int], list[Positions]] = defaultdict(list)
@@ -52,7 +52,7 @@ class Objective:
 
 
 class CountedObjective(Objective):
-    """An `Objective` whose loss is a quotient of sums and counts in each group, which is then one client's."""
+    """An `Objective` whose loss is a quotient of sums and counts in each group; a group is then one client's samples."""
 
     def __call__(self, x: Tensor, gradient: Tensor) -> tuple[float, dict[str, float]]:
         """Write the gradient at x [d] into ``gradient`` [d]; return the loss and the task's metrics."""
@@ -82,7 +82,7 @@ def is_counted(loss: Loss, data: PooledData) -> bool:
 def metrics(
     task: Task, seen: Sequence[tuple[float, int, Measured]], *, weights_sum_to_one: bool = False
 ) -> dict[str, float]:
-    """Return the metrics over batches: the weight of each sample, how many a batch has, and what was measured."""
+    """Return the metrics over batches; ``seen`` has the weight of each sample, the number of samples, and what was measured."""
     found = {}
     for name, metric in task.metrics.items():
         sums = [(weight, samples, *measured.metrics[name]) for weight, samples, measured in seen]

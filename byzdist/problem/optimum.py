@@ -21,7 +21,7 @@ from byzdist.problem.task import Batch, Task
 from byzdist.registry import Named
 
 _DIRECT = 2048
-_MOST_WORK = 10**8  # samples times parameters; beyond, a single core takes minutes (MNIST: 6)
+_MOST_WORK = 10**8  # samples times parameters; with more, a single core takes minutes (MNIST: 6)
 _STEPS = 100
 _log = logging.getLogger(__name__)
 
@@ -29,13 +29,13 @@ _log = logging.getLogger(__name__)
 def find(
     named: Named, task: Task, dataset: Dataset, split: Split, honest: Sequence[int], cache: Path | None = None
 ) -> float | None:
-    """Return min f, f being the mean loss of the honest clients, or None where there is none to be found.
+    """Return min f, f being the mean loss of the honest clients; None if it cannot be found.
 
     Args:
         named: the model section of a configuration.
         task: what is learnt.
-        dataset: with features in float64.
-        split: who holds what.
+        dataset: the data, with features in float64.
+        split: who holds which samples.
         honest: the clients whose mean loss is f.
         cache: the folder in which results are kept (see :func:`byzdist.host.caching.cache_folder`).
     """
@@ -58,9 +58,9 @@ def find(
 
 
 def can_be_found(loss: Loss, samples: int) -> bool:
-    """Return whether f over so many samples has a minimum that is found in reasonable time; say why that of a convex model is not.
+    """Return whether the minimum of f over so many samples is found in reasonable time; for a convex model, log why not.
 
-    A loss of any dtype will do: `find` itself needs the data in float64.
+    The loss may have any dtype; only `find` needs float64.
     """
     if not loss.declared.convex or loss.task.target not in ("classes", "numbers", "labels"):
         return False
@@ -116,7 +116,7 @@ def _direct(objective: Objective, x: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _conjugate_gradients(objective: Objective, x: Tensor, gradient: Tensor) -> Tensor:
-    """Solve to a residual that shrinks with the gradient, so that the method converges superlinearly."""
+    """Return Newton's step, solved to a residual that shrinks with the gradient, so that the method converges superlinearly."""
     step, residual = torch.zeros_like(x), -gradient
     direction, square = residual.clone(), float(residual @ residual)
     goal = square * min(0.1, square**0.25) ** 2
@@ -152,7 +152,7 @@ def _hessian_product(objective: Objective, x: Tensor, vector: Tensor) -> Tensor:
 def _read(file: Path) -> float | None:
     try:
         return float(read_json(file)["minimum"])
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or torn
+    except (OSError, ValueError, KeyError, TypeError):  # no such file, or a damaged one
         return None
 
 

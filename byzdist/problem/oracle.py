@@ -18,11 +18,11 @@ class Oracle:
 
     def __init__(self, loss: Loss, data: ClientData) -> None:
         self.loss, self.data, self._l2 = loss, data, loss.l2
-        self.memories = ClientMemories([])  # where buffers that are a client's own are kept, under BUFFERS
+        self.memories = ClientMemories([])  # holds the clients' own buffers, under BUFFERS
         self._round, self._points = _NONE, tuple[Tensor, ...]()
         self._pull: Tensor | None = None  # what the regularizer adds to a difference between the points
         self._found: dict[tuple[int, Hashable], Tensor] = {}  # full gradients, by point and samples
-        self._rooms: list[Tensor] = []  # on the device, for vectors that are elsewhere
+        self._rooms: list[Tensor] = []  # buffers on the device, for copies of vectors that lie elsewhere
 
     @property
     def dimension(self) -> int:
@@ -38,10 +38,10 @@ class Oracle:
         return self.data.samples(client)
 
     def begin(self, round_: Round, *points: Tensor) -> None:
-        """Say which round the next calls are of, and at which points most of them will be; those keep their values in it.
+        """Say to which round the next calls belong, and at which points most of them will be; the points must not change in that round.
 
-        The full gradient at such a point is computed once for all clients with the same samples. With data that are shared, a worker
-        with n clients does a full round's work of one (tests/benchmarks/rounds.py).
+        The full gradient at such a point is computed once for all clients with the same samples. With shared data, a full
+        round of n clients costs a worker one gradient (tests/benchmarks/rounds.py).
         """
         self._round, self._points = round_, points
         self._found.clear()
@@ -52,9 +52,9 @@ class Oracle:
 
         Args:
             x: the point [d].
-            client: whose loss.
+            client: whose loss it is.
             batch: positions 0..m-1 among the client's samples, or None for all of them.
-            out: is overwritten; must not overlap with x.
+            out: overwritten; it must not overlap with x.
         """
         key = self._key(x, client) if batch is None else None
         if key in self._found:
@@ -71,7 +71,7 @@ class Oracle:
     def difference(self, x_new: Tensor, x_old: Tensor, client: int, batch: Positions | None, out: Tensor) -> None:
         """Write into out [d] the gradient at x_new minus the gradient at x_old, both on the same samples.
 
-        Arguments as for :meth:`gradient`; out must overlap with neither point.
+        Arguments as for :meth:`gradient`; out must not overlap with either point.
         """
         new, old, there = self._here(x_new, x_old, out)
         if self._l2 == 0:
@@ -96,7 +96,7 @@ class Oracle:
             self.loss.load_buffers(own)
         seeds = self._round.rng("network", client) if self.loss.is_random else None
         for part, samples in self.data.batches(client, batch, self._round):
-            if regularizer is None and self.loss.is_counted(part):  # the count is known at the end
+            if regularizer is None and self.loss.is_counted(part):  # divide at the end, when the count is known
                 scale, regularizer = 1.0, out.clone()
                 out.zero_()
             seed = None if seeds is None else int(seeds.integers(2**63))
@@ -104,10 +104,10 @@ class Oracle:
         if own is not None:
             own.update(self.loss.copy_buffers())
         if regularizer is not None:
-            out.div_(counted or 1.0).add_(regularizer)  # nothing may count, padding alone say
+            out.div_(counted or 1.0).add_(regularizer)  # the count may be 0: a batch of padding, say
 
     def _key(self, x: Tensor, client: int) -> tuple[int, Hashable] | None:
-        """Return what a full gradient depends on, if it is one that several clients have in common."""
+        """Return what a full gradient depends on; None if no two clients have it in common."""
         if self.loss.is_random or self.loss.buffers == "local":
             return None
         place = next((place for place, point in enumerate(self._points) if point is x), None)
@@ -115,11 +115,11 @@ class Oracle:
         return None if place is None or samples is None else (place, samples)
 
     def _here(self, *vectors: Tensor) -> Sequence[Tensor]:
-        """Return the vectors themselves, or copies of them on the device, in buffers that are kept."""
+        """Return the vectors themselves, or copies of them on the device, in reused buffers."""
         device = self.loss.device
         if device.type == "cpu" or all(
             vector.device == device for vector in vectors
-        ):  # with a GPU, links may be elsewhere
+        ):  # with a GPU, messages may lie on another device
             return vectors
         while len(self._rooms) < len(vectors):
             self._rooms.append(torch.empty_like(self.initial()))

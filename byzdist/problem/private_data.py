@@ -1,4 +1,4 @@
-"""Samples that are a client's own, on the host of its worker: nobody else ever reads them."""
+"""Samples that are a client's own, on the host of its worker: no other process ever reads them."""
 
 from collections.abc import Callable, Collection, Hashable, Iterable
 from math import prod
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from byzdist.errors import ConfigError, told
+from byzdist.errors import ConfigError, describe_error
 from byzdist.problem.client_data import ArrayData, ClientData, Positions
 from byzdist.problem.data import Dataset, Split
 from byzdist.problem.data.arrays import as_arrays, outputs
@@ -16,9 +16,9 @@ from byzdist.registry import Registry, Spec
 from byzdist.rounds import Round
 
 COMMON = ("where", "features", "outputs", "samples")
-"""The keys of a private data section that are not the function's own, and the same on every rank."""
+"""The keys of a private data section that are not parameters of the function, and are the same on every rank."""
 PRIVATE: Registry[Callable[..., Any]] = Registry("function for private data", "client")
-"""Nothing is registered here: whoever has data of their own has a function of their own, ``module:name``."""
+"""Nothing is registered here: private data come from a function of the user's own, ``module:name``."""
 
 
 def is_private(spec: Spec) -> bool:
@@ -40,12 +40,12 @@ def feature_shape(spec: Spec) -> tuple[int, ...]:
 
 
 class PrivateData(ClientData):
-    """The samples of the clients that live in this process; a process that loads none, such as the server, knows none.
+    """The samples of the clients that live in this process; a process that loads none, such as the server, has none.
 
     Args:
         spec: the data section.
         known: what every rank knows of them.
-        loss: says what samples are to be, where they are to lie, and how many are taken at once.
+        loss: says what samples must be, on which device, and how many are taken at once.
         flipped: clients that see label L-1-y in place of y.
     """
 
@@ -57,7 +57,7 @@ class PrivateData(ClientData):
         """Call the user's function, once for each of these clients.
 
         Raises:
-            ConfigError: a function or parameters that do not fit, a function that fails, or data that are not what was configured.
+            ConfigError: for a function or parameters that do not fit, a function that fails, or data that differ from the configuration.
         """
         spec = PRIVATE.check(self._spec.without(*COMMON), "data")
         function = PRIVATE.bind(spec, "data")
@@ -66,8 +66,10 @@ class PrivateData(ClientData):
                 returned = function(client)
             except (ConfigError, MemoryError):
                 raise
-            except (Exception, SystemExit) as error:  # whatever a user's own function raises
-                raise ConfigError(f"data: {spec.name!r} ended for client {client} with {told(error)}.") from error
+            except (Exception, SystemExit) as error:  # a user's own function may raise anything
+                raise ConfigError(
+                    f"data: {spec.name!r} ended for client {client} with {describe_error(error)}."
+                ) from error
             self._held[client] = self._taken(returned, f"{spec.name} of client {client}", client)
 
     def of(self, client: int) -> ArrayData:

@@ -13,7 +13,7 @@ from byzdist.registry import Registry
 Model = Callable[..., Any]
 """The module, as a loss or metric calls it."""
 Batch = Any
-"""What a data set gives: (features, targets) of tensors, or whatever one's own ``collate`` makes."""
+"""A batch of a data set: (features, targets) of tensors, or what a user's own ``collate`` returns."""
 Total = Tensor | float
 Measure = Callable[[Model, Batch], tuple[Total, Total]]
 Better = Literal["higher", "lower"]
@@ -27,9 +27,9 @@ class Metric:
     """A quotient of two sums over samples, such as correct answers and answers.
 
     Attributes:
-        measure: (model, batch) -> (sum, count) over the batch, numbers or tensors of one; arguments as for the loss of a `Task`.
+        measure: (model, batch) -> (sum, count) over the batch, each a number or a tensor of one; arguments as for the loss of a `Task`.
         better: in which direction a model is better.
-        finish: what is reported of the quotient.
+        finish: maps the quotient to what is reported.
     """
 
     measure: Measure
@@ -37,7 +37,7 @@ class Metric:
     finish: Callable[[float], float] = float
 
     def value(self, total: float, count: float) -> float:
-        """Return the metric from its sums; NaN where nothing was counted, or where it is too large for a number."""
+        """Return the metric from its sums; NaN if nothing was counted, or if it overflows."""
         try:
             return self.finish(total / count)
         except (ZeroDivisionError, OverflowError, ValueError):
@@ -46,15 +46,15 @@ class Metric:
 
 @dataclass(frozen=True)
 class Task:
-    """A loss, and what else is measured of a model.
+    """A loss and the metrics that are measured of a model.
 
     Attributes:
         loss: (model, batch) -> the mean over the batch's samples, a tensor of one number that has a gradient; or (sum, count), where
-            the mean is over something else than samples (tokens, say): gradients over several batches are then the quotient of all
+            the mean is not over samples (but over tokens, say): gradients over several batches are then the quotient of all
             sums and all counts. A batch is (features [b, ...], targets [b, ...]) on the model's device.
-        metrics: by name. The model that `loss` and `measure` get remembers its last output: to call it twice costs nothing.
+        metrics: by name. The model that `loss` and `measure` get remembers its last output: calling it twice costs nothing.
         target: what arrays of targets must be: "classes" for integers 0, 1, ... [N], "numbers" [N] or [N, k], "tokens" for integers
-            of any shape, "labels" for a 0 or 1 for each label [N, L], "own" for anything.
+            of any shape, "labels" for one 0 or 1 per label [N, L], "own" for anything.
         inputs: "numbers": features are cast to the run's dtype; "tokens": integers stay integers.
 
     Example:
@@ -81,7 +81,7 @@ class Task:
 
 
 def output_of(model: Model, inputs: Any) -> Tensor:
-    """Return the tensor that a module gives: its output, or the ``logits`` or the first part of one that returns more than that."""
+    """Return the tensor that a module gives: its output, or the ``logits`` or the first part of an output that has more than that."""
     output = model(inputs)
     if isinstance(output, Tensor):
         return output

@@ -17,7 +17,7 @@ from byzdist.randomness import stream
 from byzdist.rounds import Round
 
 _FEW = 3  # samples
-_MOVE = 0.05  # how far from x^0 outputs are compared: where weights are zero, so is every output
+_MOVE = 0.05  # distance from x^0 of the point where outputs are compared: at x^0 weights may be zero, and with them every output
 
 
 class Refused(ConfigError):
@@ -25,23 +25,23 @@ class Refused(ConfigError):
 
 
 def try_out(loss: Loss, data: PooledData, classes: int, name: str) -> None:
-    """Check that the gradient of the loss is what the methods take it for: finite, and a function of x and the samples.
+    """Check that the gradient of the loss is what the methods assume: finite, and a function of x and the samples.
 
     Args:
-        loss: has taken the module over.
-        data: some of it passes through.
-        classes: how many the data have.
+        loss: the loss that has the module.
+        data: some of its samples pass through the module.
+        classes: how many classes the data have.
         name: of the module in the configuration.
 
     Raises:
-        ConfigError: in a sentence that names the module and, where one is at fault, the layer.
+        ConfigError: in a sentence that names the module and, if one is at fault, the layer.
     """
     with torch.random.fork_rng(devices=[]):
         try:
             batch, samples = data.first(_FEW)
             if isinstance(batch, tuple) and all(isinstance(part, Tensor) for part in batch):
                 _Trial(loss, data, batch, classes, name).run()
-            else:  # the user's own form, of which nothing is known
+            else:  # the batch is of the user's own form
                 _take_one_step(loss, batch, samples, name)
         except Refused as problem:
             raise ConfigError(f"model: {name!r} {problem}") from None
@@ -61,7 +61,7 @@ class _Trial:
     def __init__(self, loss: Loss, data: PooledData, batch: Batch, classes: int, name: str) -> None:
         self._loss, self._data, self._classes, self._name, self._model = loss, data, classes, name, loss.model
         self._features, self._labels = batch
-        # A GPU rounds convolutions to ten bits, and differently for batches of other sizes.
+        # A GPU rounds convolutions to ten bits, and the rounding depends on the batch's size.
         self._tolerance = 1e-2 if loss.device.type == "cuda" else torch.finfo(loss.dtype).eps ** 0.5
         self._start = loss.flat.initial()
         step = torch.from_numpy(stream(0, "trial").standard_normal(loss.flat.dimension)) * _MOVE
@@ -144,7 +144,7 @@ class _Trial:
         """Refuse outputs that depend on the other samples of the batch."""
         together, _ = self._pass(self._moved, self._features.clone())
         if together.shape[:1] != self._features.shape[:1] or self._loss.buffers == "local":
-            return  # not an output for each sample, or norms over the batch that are meant
+            return  # not one output per sample, or batch norm that the user has allowed
         for i in range(len(self._features)):
             alone, _ = self._pass(self._moved, self._features[i : i + 1].clone())
             if not self._close(alone[0], together[i]):
@@ -160,7 +160,7 @@ class _Trial:
         try:
             (first, before), (again, after), (other, _) = (self._seeded_pass(seed) for seed in (1, 1, 2))
         except ConfigError:
-            return  # the way back says it better
+            return  # `_look_at_loss` has a better message
         finally:
             self._loss.train(False)
             changed = [key for key, b in self._model.named_buffers() if not torch.equal(b, buffers[key])]
@@ -195,7 +195,7 @@ class _Trial:
         if not isinstance(loss, Tensor) or loss.ndim or not bool(loss.isfinite()):
             shape = f"of shape {list(loss.shape)}" if isinstance(loss, Tensor) and loss.ndim else f"({loss!r})"
             raise Refused(
-                f"has a loss that is no finite number {shape} at its start; it must be the mean over the batch."
+                f"has a loss that is not a finite number {shape} at its start; it must be the mean over the batch."
             )
         if not loss.requires_grad:
             raise Refused(
@@ -226,7 +226,7 @@ class _Trial:
             )
 
     def _out_of_reach(self) -> list[str]:
-        """Return the parameters on which the loss does not depend."""
+        """Return the names of the parameters on which the loss does not depend."""
         loss = self._value(self._features, self._labels)
         named = trained(self._model)
         found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)

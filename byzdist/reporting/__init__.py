@@ -1,1 +1,1 @@
-"""What a run tells people: log lines, metrics, progress, warnings, pictures."""
+"""What a run reports: log lines, metrics, progress, warnings, pictures."""

@@ -1,6 +1,6 @@
-"""Log lines: ``[server r12] INFO text``, the rank and its round before the text; BYZDIST_LOG sets the level.
+"""Log lines: ``[server r12] INFO text``, with the process and its round before the text; BYZDIST_LOG sets the level.
 
-They go to standard error, and the server's to log.txt in the run's folder as well.
+They go to standard error; the server's also go to log.txt in the run's folder.
 """
 
 import logging
@@ -23,7 +23,7 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 class _Place(logging.Filter):
-    """Adds to each message which process it is from, and which round that is in."""
+    """Adds to each message the process that it comes from, and the round of that process."""
 
     who = "byzdist"
     round: int | None = None
@@ -50,13 +50,13 @@ def configure(rank: int) -> None:
     handler.setFormatter(logging.Formatter("[%(place)s] %(levelname)s %(message)s"))
     handler.addFilter(_place)
     logging.basicConfig(handlers=[handler], force=True)
-    logging.raiseExceptions = False  # a log that cannot be written causes no traceback
+    logging.raiseExceptions = False  # no traceback if a log cannot be written
     logging.getLogger("byzdist").setLevel(level)
     _set_advice(logging.ERROR if rank else logging.NOTSET)
 
 
 def leave_advice_to_the_server() -> None:
-    """Give no advice on a configuration that works: every process of a run reads it, and the server says it."""
+    """Give no advice on a configuration that works: every process of a run reads it, and only the server gives advice."""
     _set_advice(logging.ERROR)
 
 
@@ -66,13 +66,13 @@ def _set_advice(level: int) -> None:
 
 
 def at_round(round_: int) -> None:
-    """Say in which round this process is from now on."""
+    """Set the round that this process names in its messages."""
     _place.round = round_
 
 
 @contextmanager
 def kept_in(folder: Path) -> Iterator[None]:
-    """Append what this process logs to log.txt in a folder as well, because nobody may see standard error."""
+    """Append what this process logs to log.txt in a folder as well, because perhaps nobody sees standard error."""
     try:
         handler = logging.FileHandler(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
     except OSError:

@@ -21,22 +21,22 @@ from byzdist.problem.tasks.classification import CLASSIFICATION
 from byzdist.reporting.record import RoundRecord
 
 log = logging.getLogger(__name__)
-_LINE = orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE  # numbers that JSON has no word for become null
+_LINE = orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE  # NaN and infinity, which JSON lacks, become null
 _BLOCK = 1 << 16  # bytes
 
 
 class Metrics:
     """Writes metrics.jsonl, a line with each round, and keeps the totals for summary.json.
 
-    What a full disk does not take is kept, and tried again with the next line.
+    Lines that a full disk does not take are kept, and written with the next line.
 
     Args:
         folder: where the files go.
-        state: as `state` returned it, to go on from there: lines of later rounds are removed.
+        state: what `state` returned, to continue from: lines of later rounds are removed.
         better: what can be measured of the run's models, and in which direction it is better.
 
     Attributes:
-        last: what was measured last, by name.
+        last: the last measured values, by name.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Metrics:
         self._unwritten = b""
         self._complained = False
         self.last: dict[str, float] = {}
-        self.claimed: dict[str, dict[str, float]] = {}  # last
+        self.claimed: dict[str, dict[str, float]] = {}  # the last ones
         self.first_loss: float | None = None
         self.totals = dict.fromkeys(
             ("rounds", "bytes_up", "bytes_down", "missing", "byzantine_majorities", "untrusted", "called"), 0
@@ -66,11 +66,11 @@ class Metrics:
         there = self._file.seek(0, os.SEEK_END)
         if there < self._size:
             log.warning("metrics.jsonl is shorter than it was when the checkpoint was taken: lines are missing.")
-            self._size = _end_of_last_line(self._file)  # which may be cut
+            self._size = _end_of_last_line(self._file)  # the last line may be cut
         self._file.truncate(self._size)
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps of the metrics, as JSON; all lines up to now are counted, and written where possible."""
+        """Return what a checkpoint keeps of the metrics, as JSON; all lines up to now are counted, and written if possible."""
         return {
             "size": self._size,
             "last": self.last.copy(),
@@ -114,18 +114,18 @@ class Metrics:
             written = self._file.write(text)
         except OSError as error:
             written = 0
-            if not self._complained:  # a full disk may take a part of a line first
+            if not self._complained:  # a full disk may take only a part of a line
                 log.error("metrics.jsonl cannot be written: %s. Training goes on; the lines are kept.", error.strerror)
             self._complained = True
         self._unwritten = text[written:]
         self._complained &= bool(self._unwritten)
 
     def is_removed(self) -> bool:
-        """Return whether somebody has removed metrics.jsonl, with or without its folder; it can be written all the same, in vain."""
+        """Return whether metrics.jsonl was removed, with or without its folder; writing it then succeeds, but in vain."""
         return os.fstat(self._file.fileno()).st_nlink == 0
 
     def move(self, folder: Path) -> None:
-        """Go on in another folder, or in one that was removed and is there again, with all lines up to now.
+        """Continue in another folder, or in one that was removed and made again, with all lines up to now.
 
         Raises:
             OSError: if they cannot be written there.
@@ -133,8 +133,8 @@ class Metrics:
         if not _is_there(folder, self._file):
             fresh = _open(folder)
             self._file.seek(0)
-            shutil.copyfileobj(self._file, fresh)  # the system keeps a file for as long as it is open
-            old, self._file = self._file, fresh  # first: another thread may `sync`
+            shutil.copyfileobj(self._file, fresh)  # the system keeps a removed file while it is open
+            old, self._file = self._file, fresh  # before closing the old one: another thread may `sync`
             old.close()
         self._folder = folder
 
@@ -146,7 +146,7 @@ class Metrics:
             reason: why, where there is more to say.
 
         Raises:
-            RunError: if the disk does not take them.
+            RunError: if they cannot be written.
         """
         seconds = time.monotonic() - self._started
         summary = {

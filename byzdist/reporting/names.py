@@ -1,4 +1,4 @@
-"""What a task's metrics may be called: each is a key beside others in a run's files."""
+"""The names that a task's metrics may have: each is a key beside others in a run's files."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -14,11 +14,11 @@ TAKEN: Final = frozenset(OF_ANY_TASK) | set(
     "status reason rounds byzantine_majorities rounds_per_second "
     "last_round_timestamp_seconds round_seconds rounds_total bytes_total missing_replies_total byzantine_majorities_total".split()
 )
-"""What a task's metric cannot be called: a key of a metrics line, of the summary, or a name in the file that is scraped."""
+"""Names that a task's metric cannot have: the keys of a metrics line and of the summary, and names in Prometheus' file."""
 
 
 def is_name(name: object) -> bool:
-    """Return whether a task's metric can be called so."""
+    """Return whether a task's metric can have this name."""
     return _is_word(name) and name not in TAKEN
 
 
@@ -47,4 +47,4 @@ def check_metrics(task: Task) -> None:
                 f"task: a metric cannot be called {name!r}, which a run's files use; call it my_{name}, say."
             )
         if not isinstance(metric, Metric) or metric.better not in NOTES:
-            raise ConfigError(f"task: the metric {name!r} is no Metric whose `better` is 'higher' or 'lower'.")
+            raise ConfigError(f"task: the metric {name!r} is not a Metric whose `better` is 'higher' or 'lower'.")

@@ -28,14 +28,14 @@ _LINES, _MARKERS = ("-", "--", "-.", ":"), "osD^vPX*"
 _LARGEST = 1 << 30  # bytes of metrics
 _LARGEST_NUMBER = 1.7e308
 _LONGEST_NAME = 100
-_HIGHEST = 1e3  # times the first gap is what the axis shows
-_SMALLEST_GAP = 1e-17  # what rounding leaves of a gap can be zero or below, and a logarithmic axis must still show it
+_HIGHEST = 1e3  # times the first gap: the largest gap that the axis shows
+_SMALLEST_GAP = 1e-17  # rounding can make a gap zero or negative, and a logarithmic axis must still show it
 
 
 @dataclass(frozen=True)
 class _Run:
     label: str
-    metric: dict[str, Better]  # the task's first one, and in which direction it is better; empty where there is none
+    metric: dict[str, Better]  # the task's first metric, and in which direction it is better; empty if there is none
     evaluations: dict[str, NDArray[np.float64]]  # of the evaluation rounds: round, bytes, and what was measured
     majority: dict[str, NDArray[np.float64]]  # of the rounds with a Byzantine majority: round, bytes
 
@@ -43,14 +43,14 @@ class _Run:
 def plot(folders: Sequence[str | Path], out: str | Path) -> None:
     """Draw the runs in these folders into one picture; the suffix of ``out`` gives its format (png, pdf, svg, ...).
 
-    The gap is drawn where every run has one, else the loss; each task's first metric where some run has it. A strip below marks
+    The gap is drawn if every run has one, else the loss; the first metric of each task too, if some run has it. A strip below marks
     the rounds in which the Byzantine clients were a strict majority of the cohort.
 
     Raises:
-        ConfigError: a folder that is no run or has nothing to draw yet, or a picture that cannot be written.
+        ConfigError: for a folder that holds no run or nothing to draw yet, or a picture that cannot be written.
     """
     try:
-        from matplotlib.figure import Figure  # slow to import, and needed for pictures only
+        from matplotlib.figure import Figure  # slow to import, and only needed here
     except ImportError as error:
         raise ConfigError(f"plot: pictures need matplotlib ({error}): pip install 'byzdist[plot]'.") from None
 
@@ -87,7 +87,7 @@ def _curves(axes: "Axes", runs: Sequence[_Run], x: str, y: str) -> None:
             color=f"C{number}",
             linestyle=_LINES[number % len(_LINES)],
             marker=_MARKERS[number % len(_MARKERS)],
-            # A dozen markers a curve, each curve's elsewhere, so that curves on top of each other can be told apart.
+            # A dozen markers on each curve, at different places, so that overlapping curves can be told apart.
             markevery=(number * every // 4 % every, every),
             markersize=5,
             linewidth=1.4,
@@ -95,7 +95,7 @@ def _curves(axes: "Axes", runs: Sequence[_Run], x: str, y: str) -> None:
     if y == "gap":
         axes.set_yscale("log")
         highest = _HIGHEST * max(run.evaluations[y][0] for run in runs)
-        if axes.get_ylim()[1] > highest > 0:  # a run that diverges leaves the picture, and the others their room
+        if axes.get_ylim()[1] > highest > 0:  # a diverging run leaves the picture, so that the others stay visible
             lowest = min(np.nanmin(run.evaluations[y]) for run in runs)
             axes.set_ylim(max(lowest, _SMALLEST_GAP) / 3, highest)
     axes.grid(alpha=0.3)
@@ -116,7 +116,7 @@ def _strip(axes: "Axes", runs: Sequence[_Run], x: str) -> None:
 
 
 def _distinct(runs: list[tuple[str, _Run]]) -> list[_Run]:
-    """Label runs by their names, or by their folders where two runs have the same name."""
+    """Label runs by their names, or by their folders if two runs have the same name."""
     names = [run.label for _, run in runs]
     return [run if names.count(run.label) == 1 else replace(run, label=folder) for folder, run in runs]
 
@@ -150,7 +150,7 @@ def _read(folder: Path) -> tuple[str, _Run]:
 
 
 def _first_metric(folder: Path) -> dict[str, Better]:
-    """Return the first metric of the run's task and its direction, as run.json has it; accuracy for runs that do not say."""
+    """Return the first metric of the run's task and its direction, as run.json has it; accuracy if it does not say."""
     try:
         described = read_json(folder / "run.json")
         metrics = described.get("metrics", {"accuracy": "higher"})  # earlier versions do not say
@@ -166,7 +166,7 @@ def _first_metric(folder: Path) -> dict[str, Better]:
 
 
 def _whole(line: str) -> bool:
-    """Tell whether the last line was written to its end; a run that still goes on, or was killed, may leave a part."""
+    """Return whether the last line is complete: a run that still trains, or was killed, may leave a part of one."""
     try:
         parse_json(line)
     except ValueError:
@@ -179,7 +179,7 @@ def _parse(folder: Path, number: int, text: str, keys: Sequence[str]) -> dict[st
         line: dict[str, Any] = parse_json(text)
         missing = {"round", "cohort", "byzantine", "bytes_up"} - line.keys()
     except (ValueError, AttributeError) as error:
-        raise ConfigError(f"{folder}/metrics.jsonl: line {number} is no metrics line: {error}") from error
+        raise ConfigError(f"{folder}/metrics.jsonl: line {number} is not a metrics line: {error}") from error
     if missing:
         raise ConfigError(f"{folder}/metrics.jsonl: line {number} lacks {', '.join(sorted(missing))}.")
     wrong = [key for key in ("round", "byzantine", "bytes_up") if not _is_number(line[key])]

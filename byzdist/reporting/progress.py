@@ -36,7 +36,7 @@ def _quality(metrics: Metrics) -> str:
 
 
 def _own(better: Mapping[str, Better]) -> list[str]:
-    """Return the names of the task's own metrics."""
+    """Return the names of the task's metrics."""
     return [name for name in better if name not in OF_ANY_TASK]
 
 
@@ -45,7 +45,7 @@ def _claims(claimed: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _out_of_turn(summary: dict[str, Any]) -> str:
-    """Say how many full rounds were not trusted, and how many were called out of turn; "" where there were none."""
+    """Return how many full rounds were not trusted, and how many were called out of turn, as text; "" if there were none."""
     untrusted, called = summary.get("untrusted", 0), summary.get("called", 0)
     return f"  {untrusted} full rounds not trusted, {called} called out of turn\n" if untrusted or called else ""
 
@@ -59,7 +59,7 @@ class Progress:
         self._live = sys.stdout.isatty()
         self._console = Console()
         self._next = 0.0
-        self._first: tuple[int, float] | None = None  # the first round that was shown, and when
+        self._first: tuple[int, float] | None = None  # the first round that was shown, and the time then
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -82,7 +82,7 @@ class Progress:
         self._bar.__exit__(kind, error, trace)
 
     def show(self, record: RoundRecord, metrics: Metrics) -> None:
-        """Take note of a round."""
+        """Show a round."""
         now = self._clock()
         if now < self._next:
             return
@@ -104,7 +104,7 @@ class Progress:
         print(f"round {record.round}/{self._rounds}  {state}", flush=True)
 
     def finish(self, summary: dict[str, Any], better: Mapping[str, Better]) -> None:
-        """Say how the run ended, how good its model is, in which direction (``better``), and where it lies."""
+        """Print how the run ended, how good its model is (``better``: in which direction), and where it is."""
         self._bar.update(self._task, completed=self._rounds if summary["status"] == "finished" else None)
         self._bar.stop()
         notes = {"loss": "", "gap": ""} | {name: NOTES[better[name]] for name in _own(better)}

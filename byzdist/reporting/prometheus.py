@@ -1,6 +1,6 @@
 """Metrics for scraping: a file in the text format of Prometheus.
 
-The textfile collector of a node exporter reads it, and any web server can serve it.
+A node exporter's textfile collector can read it, and any web server can serve it.
 """
 
 import logging
@@ -19,11 +19,11 @@ _EVERY = 1.0  # seconds between two writes
 _HELP = {
     "byzdist_round": ("gauge", "The last round that ended."),
     "byzdist_last_round_timestamp_seconds": ("gauge", "When it ended."),
-    "byzdist_round_seconds": ("gauge", "How long its stages took."),
+    "byzdist_round_seconds": ("gauge", "How long the stages of the last round took."),
     "byzdist_rounds_total": ("counter", "Rounds of this process."),
     "byzdist_bytes_total": ("counter", "Training bytes from (up) and to (down) the workers."),
-    "byzdist_missing_replies_total": ("counter", "Replies that were asked for and did not come, or were none."),
-    "byzdist_byzantine_majorities_total": ("counter", "Rounds whose cohort had more Byzantine than good clients."),
+    "byzdist_missing_replies_total": ("counter", "Replies that were asked for and did not come, or were malformed."),
+    "byzdist_byzantine_majorities_total": ("counter", "Rounds whose cohort had more Byzantine than honest clients."),
 }
 
 
@@ -37,32 +37,34 @@ class Prometheus:
     def __init__(self, path: Path, run: str, rounds: int) -> None:
         self._path, self._run, self._rounds = path, run, rounds
         self._next = 0.0
-        if path.exists() and not path.is_file():  # /dev/stdout, say, which must not be replaced
-            raise ConfigError(f"{VARIABLE}: {str(path)!r} is no plain file; name one in a folder that can be written.")
+        if path.exists() and not path.is_file():  # a device such as /dev/stdout must not be replaced
+            raise ConfigError(
+                f"{VARIABLE}: {str(path)!r} is not a plain file; name one in a folder that can be written."
+            )
         try:
             self._write("")
         except OSError as error:
             raise ConfigError(f"{VARIABLE}: cannot write {str(path)!r}: {error.strerror}.") from None
 
     def show(self, record: RoundRecord, metrics: Metrics) -> None:
-        """Take note of a round; at most one write a second, but always one of the last round."""
+        """Write the state after a round, at most once a second, but always after the last round."""
         now = time.monotonic()
         if now < self._next and record.round < self._rounds:
             return
         self._next = now + _EVERY
         try:
             self._write(render(record, metrics, self._run, time.time()))
-        except OSError as error:  # a full disk, say, which must not end a run
+        except OSError as error:  # such as a full disk, which must not end a run
             log.warning("%s: cannot write %s: %s", VARIABLE, self._path, error.strerror)
 
     def _write(self, text: str) -> None:
-        write_text(self._path, text, durable=False)  # whole: a scraper never sees half a file
+        write_text(self._path, text, durable=False)  # replaced as a whole: a scraper never sees half a file
 
 
 def render(record: RoundRecord, metrics: Metrics, run: str, now: float) -> str:
     """Return the file's text: the state after a round, with the totals of the run and the last evaluation.
 
-    ``run`` is the run's name, which has no character that a label would have to escape.
+    ``run`` is the run's name; it has no character that a label must escape.
     """
     totals, last = metrics.totals, metrics.last
     measured = {key: last[key] for key in metrics.better if last.get(key) is not None}

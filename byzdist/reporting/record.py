@@ -1,4 +1,4 @@
-"""What is written down of a round: one line of metrics.jsonl, with named fields."""
+"""What is recorded of a round: one line of metrics.jsonl, with named fields."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,21 +6,21 @@ from typing import Any
 
 @dataclass
 class RoundRecord:
-    """One round, as the metrics and whoever watches the run are told of it.
+    """One round, as the metrics and all watchers of the run get it.
 
     Attributes:
         cohort: the clients that were asked, ascending; ``byzantine`` of them are Byzantine.
-        missing: why a client's reply is not there or cannot be used, by client id; ``replies`` could be used.
-        called: why a full round came out of turn, None where it did not.
-        postponed: why a full round that was due is a sampled one: too few clients could take part.
-        clipped: how many rows were clipped, to ``clip_level``; None: to none.
-        f: how many Byzantine rows the rule was told to expect, None where nothing was aggregated.
+        missing: by client id, why its reply is missing or cannot be used; ``replies`` replies could be used.
+        called: why a full round came out of turn; None if it did not.
+        postponed: why a sampled round came although a full one was due: too few clients could take part.
+        clipped: how many rows were clipped, to ``clip_level``; None: the round is not clipped.
+        f: how many Byzantine rows the rule was told to expect; None if nothing was aggregated.
         untrusted: why the replies were not trusted and the estimate was kept.
-        bytes_up, bytes_down: what the round has sent and received.
-        events: what happened to clients and workers since the round before.
+        bytes_up, bytes_down: what the server received and sent in the round.
+        events: what happened to clients and workers since the previous round.
         seconds: how long each stage took.
         evaluation: what was measured of the model, by the names of `byzdist.problem.evaluation.measured_of`.
-        claimed: what clients with private data say of the model, by the same names: median and spread over them, and how many say so.
+        claimed: what clients with private data claim, by the same names: median, spread, and how many clients claim it.
     """
 
     round: int
@@ -57,7 +57,7 @@ class RoundRecord:
         return 2 * self.byzantine > len(self.cohort)
 
     def line(self) -> dict[str, Any]:
-        """Return the line of metrics.jsonl: its keys and their order are what users' scripts know."""
+        """Return the line of metrics.jsonl; users' scripts depend on its keys."""
         line: dict[str, Any] = {
             "round": self.round,
             "kind": "full" if self.full else "sampled",

@@ -19,7 +19,7 @@ def of_run(experiment: Experiment) -> None:
     _step_size(experiment)
     clients, table = experiment.config.clients, experiment.label_table
     if clients.byzantine and table is not None:
-        warn_of_rare_classes(table, len(clients.good))
+        warn_of_rare_classes(table, len(clients.honest_ids))
 
 
 def _feedback(config: Config, method: Method) -> None:

@@ -55,6 +55,6 @@ def connect_workers(
             collusion = Collusion(lambda: channel, shape.dimension, shape.dtype, config.transport.deadline)
         saver = None
         if run is not None and experiment.clients_remember:
-            saver = WorkerSaver(run.checkpoints, run.name, run.lives, rank, workers, run.missing)
+            saver = WorkerSaver(run.checkpoints, run.name, run.attempts, rank, workers, run.missing)
         made.append(Worker(experiment, collusion, saver))
     transport.connect(*(worker.handle for worker in made))

@@ -66,7 +66,7 @@ class Decoder:
 
     def resume(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `tensors` returned, and forget everything else."""
-        self._memories.take_up(tensors, self._transport.frame.current.device)
+        self._memories.restore(tensors, self._transport.frame.current.device)
 
     def _vectors(self, present: Payloads, round_: Round, drafts: dict[int, Memory]) -> Tensor:
         """Return the decoded payloads as rows on the device of the run."""

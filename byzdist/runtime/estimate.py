@@ -9,7 +9,7 @@ from torch import Tensor
 
 from byzdist.aggregation import Aggregator
 from byzdist.norms import norm
-from byzdist.reporting.watcher import Watcher
+from byzdist.reporting.round_warnings import RoundWarnings
 from byzdist.rounds import Messages, Round
 from byzdist.runtime.experiment import Experiment
 from byzdist.runtime.full_rounds import FullRounds
@@ -62,7 +62,7 @@ class Estimate:
         self.g = torch.zeros(experiment.oracle.dimension, dtype=experiment.dtype, device=experiment.device)
         self._result = torch.zeros_like(self.g)
         self.exists = not self._method.starts_full
-        self._watcher = Watcher(self._method)
+        self._warnings = RoundWarnings(self._method)
 
     def prepare(self, round_: Round, moved: float | None = None) -> Prepared:
         """Return what is known of a round before its replies; ``moved``: see `Method.clip_level`. This changes nothing."""
@@ -94,7 +94,7 @@ class Estimate:
         aggregator = self._robust if round_.full else self._sampled
         result = aggregator(rows, f=f, clip=level, generator=prepared.generator, out=self._result)
         if not round_.full:
-            self._watcher.watch(rows, level, result)
+            self._warnings.watch(rows, level, result)
         self._method.apply(self.g, result.vector, round_, level)
         self.exists = True
         if round_.full:
@@ -123,7 +123,7 @@ class Estimate:
             self._full_rounds.fail(round_.number, "the replies of the last could not be trusted")
         elif self._method.sends_differences:
             self._full_rounds.call(round_.number + 1, "an unclipped round's replies could not be trusted")
-        self._watcher.untrusted(doubt, self.exists)
+        self._warnings.untrusted(doubt, self.exists)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what a checkpoint keeps, as live tensors by name: g, and what method and rule remember."""
@@ -135,11 +135,11 @@ class Estimate:
         """Restore g and what method and rule remembered; ``exists``: whether there was an estimate."""
         self.g.copy_(tensors["g"])
         for prefix, memory in (("method.", self._method.state), ("rule.", self._robust.memory)):
-            for name, tensor in below(prefix, tensors).items():
+            for name, tensor in with_prefix(prefix, tensors).items():
                 memory[name] = tensor.to(self.g.device, copy=True)
         self.exists = exists
 
 
-def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors whose names begin with ``prefix``, by the rest of their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

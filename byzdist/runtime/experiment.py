@@ -20,7 +20,7 @@ from byzdist.methods import METHODS, Method, Sizes
 from byzdist.problem import data, models
 from byzdist.problem.client_data import ClientData, PooledData
 from byzdist.problem.data import Dataset, Prepared, Split
-from byzdist.problem.dataset_data import hold
+from byzdist.problem.dataset_data import pooled_data
 from byzdist.problem.evaluation import measured_of
 from byzdist.problem.loss import Loss
 from byzdist.problem.oracle import Oracle
@@ -64,7 +64,7 @@ class Experiment:
 
     @property
     def _attacks(self) -> list[Assignment]:
-        return assignments(self.config.attacks, self.config.clients.bad)
+        return assignments(self.config.attacks, self.config.clients.byzantine_ids)
 
     @property
     def clients_remember(self) -> bool:
@@ -198,15 +198,15 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     loss = Loss(model, task, device=device, dtype=dtype, name=name, buffers=buffers, precision=config.precision)
     held: ClientData
     if isinstance(dataset, Dataset) and private:
-        held = PrivateData(config.data, dataset, loss, flipped(config.attacks, clients.bad))
+        held = PrivateData(config.data, dataset, loss, flipped(config.attacks, clients.byzantine_ids))
     else:
-        held = hold(
+        held = pooled_data(
             dataset,
             split,
             device=device,
             dtype=dtype,
             chunk=loss.chunk(prod(dataset.feature_shape)),
-            flipped=flipped(config.attacks, clients.bad),
+            flipped=flipped(config.attacks, clients.byzantine_ids),
         )
         if ":" in name:  # a user's own
             try_out(loss, held, dataset.classes, name)

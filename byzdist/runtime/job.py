@@ -97,8 +97,8 @@ class Job:
         is_good = self._codes().get(0) == 0
         self._wait(_END_PATIENCE if is_good else _SETTLE)
         failure = None if is_good or self._told else self._first_failure()
-        lives = 0 not in self._codes()  # the server, which has a round to finish
-        self._end(_END_PATIENCE if not failure else self._patience if lives else _ORPHAN_PATIENCE)
+        server_is_alive = 0 not in self._codes()  # the server, which has a round to finish
+        self._end(_END_PATIENCE if not failure else self._patience if server_is_alive else _ORPHAN_PATIENCE)
         return failure
 
     def _start(self, rank: int, attempt: int) -> Process:

@@ -18,12 +18,12 @@ class Joined:
 
     Attributes:
         run: the run's name.
-        lives: which attempt at it this is, and which one it goes on from.
+        attempts: which attempt at the run this is, and which one took the checkpoint that it continues from.
         missing: the ranks whose part its checkpoint lacks.
     """
 
     run: str
-    lives: tuple[int, int | None]
+    attempts: tuple[int, int | None]
     missing: list[int]
 
 
@@ -34,7 +34,7 @@ def introduction(experiment: Experiment, run: RunFolder) -> str:
         "links": experiment.links.type,
         "data": agreement.facts(experiment),
         "run": run.name,
-        "lives": run.lives,
+        "attempts": run.attempts,
         "missing": run.missing,
     }
     return json.dumps(facts)
@@ -63,8 +63,8 @@ class Joining:
             RunError: if the server was started again after the worker joined.
         """
         experiment, rank, facts = self._experiment, self._rank, json.loads(introduction)
-        joined = Joined(facts["run"], tuple(facts["lives"]), facts["missing"])
-        if self.joined is not None and self.joined.lives != joined.lives:
+        joined = Joined(facts["run"], tuple(facts["attempts"]), facts["missing"])
+        if self.joined is not None and self.joined.attempts != joined.attempts:
             raise RunError(
                 "the server was started again, and goes on from another point; start this worker again as well."
             )

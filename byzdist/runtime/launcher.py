@@ -15,7 +15,7 @@ from byzdist.errors import ConfigError, RunError
 from byzdist.host import speech
 from byzdist.host.files import read_json
 from byzdist.host.processes import Program, call_in_fork
-from byzdist.host.supervisor import itself
+from byzdist.host.supervisor import own_command
 from byzdist.reporting import logs
 from byzdist.runtime.command import RunCommand
 from byzdist.runtime.experiment import prepare
@@ -48,7 +48,7 @@ def launch(
     words = ["run", "-", "--out", folder, *(["--resume"] if command.resume else [])]
     given = SECRET in os.environ or SECRET_FILE in os.environ
     secret = bytearray(run_secret() if given else new_secret().encode())
-    program = fork(words) if fork else itself(words)
+    program = fork(words) if fork else own_command(words)
     with Job(program, configuration, workers, secret, _PATIENCE + deadline) as job:
         _run(job, max_restarts)
     _check_end(Path(folder))

@@ -41,9 +41,9 @@ class Planner:
         """Return the full round 0, which gives g^0."""
         return Plan(self._draw(0, True))
 
-    def ahead(self, number: int) -> None:
+    def draw_ahead(self, number: int) -> None:
         """Draw a round before it is asked for."""
-        self._draws.ahead(number)
+        self._draws.draw_ahead(number)
 
     def plan(self, number: int, has_estimate: bool) -> Plan:
         """Decide on a round; may wait for clients. Without an estimate every round is a full one."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from byzdist.errors import ConfigError
-from byzdist.host.processes import call_process
+from byzdist.host.processes import name_process
 from byzdist.host.supervisor import ATTEMPT, grant
 from byzdist.reporting import logs
 from byzdist.runtime.command import RunCommand
@@ -25,7 +25,7 @@ def run_rank(command: RunCommand) -> int:
     A job that torchrun has restarted resumes by itself.
     """
     rank, workers = _place()
-    call_process(f"byzdist-w{rank}" if rank else "byzdist-server")
+    name_process(f"byzdist-w{rank}" if rank else "byzdist-server")
     logs.configure(rank)
     if rank == 0:
         warn_of_torchrun()

@@ -17,7 +17,7 @@ from byzdist.runtime.best import Best
 from byzdist.runtime.claims import Claimed, Claims
 from byzdist.runtime.decoding import Decoder
 from byzdist.runtime.divergence import Diverged
-from byzdist.runtime.estimate import Estimate, Outcome, below
+from byzdist.runtime.estimate import Estimate, Outcome, with_prefix
 from byzdist.runtime.experiment import Experiment
 from byzdist.runtime.full_rounds import FullRounds
 from byzdist.runtime.planning import Plan, Planner
@@ -145,7 +145,7 @@ class Server:
         self._transport.send(self._request(plan))
         clock.end("request")
         # Work that needs no reply is done while the server waits.
-        self._planner.ahead(round_.number + 1)
+        self._planner.draw_ahead(round_.number + 1)
         prepared = self.estimate.prepare(round_, self._moved(round_.number))
         replies = self._transport.collect(self._experiment.config.transport.deadline)
         clock.end("wait")
@@ -173,7 +173,7 @@ class Server:
         return Request(round_, self._decoder.length(round_.full) + trailer, needs_previous)
 
     def _record(self, plan: Plan, replies: Replies, missing: dict[int, str], outcome: Outcome) -> RoundRecord:
-        round_, transport, bad = plan.round, self._transport, self._experiment.config.clients.bad
+        round_, transport, byzantine = plan.round, self._transport, self._experiment.config.clients.byzantine_ids
         cohort, events = round_.cohort.tolist(), transport.events.copy()
         transport.events.clear()
         return RoundRecord(
@@ -181,7 +181,7 @@ class Server:
             full=round_.full,
             cohort=cohort,
             missing=missing,
-            byzantine=sum(client in bad for client in cohort),
+            byzantine=sum(client in byzantine for client in cohort),
             bytes_up=replies.bytes_up,
             bytes_down=replies.bytes_down,
             called=plan.called,
@@ -198,7 +198,7 @@ class Server:
         tensors = {"x": self.x} | self.estimate.tensors()
         tensors |= {f"decoder.{name}": tensor for name, tensor in self._decoder.tensors().items()}
         facts = {
-            "position": self._transport.position(self.round),
+            "position": self._transport.snapshot(self.round),
             "metrics": self._recorder.metrics.state(),
             "known": self._attendance.state(),
             "begun": self.estimate.exists,
@@ -216,15 +216,15 @@ class Server:
         self._publish()
         self.round = checkpoint.round
         self.estimate.resume(tensors, facts.get("begun", True))  # checkpoints of earlier versions do not say
-        self._decoder.resume(below("decoder.", tensors))
+        self._decoder.resume(with_prefix("decoder.", tensors))
         self._attendance.resume(facts["known"])
         self.full_rounds.resume(facts.get("full_rounds", {}))
         if self._best is not None:
             self._best.resume(tensors, facts, self.x)
-        position = facts["position"]
+        snapshot = facts["position"]
         if not same_workers:  # then what it says of ranks is about other clients
-            position = {key: value for key, value in position.items() if key == "clients"}
-        self._transport.resume(self.round, position, self._experiment.clients_remember)
+            snapshot = {key: value for key, value in snapshot.items() if key == "clients"}
+        self._transport.resume(self.round, snapshot, self._experiment.clients_remember)
         if missing := facts.get(MISSING):
             text = f"the checkpoint of round {self.round} lacks what the clients of workers {missing} remembered; they start afresh"
             log.warning("%s", text)

@@ -107,7 +107,7 @@ def _evaluation(experiment: Experiment) -> Callable[[Tensor], dict[str, float]]:
         loss,
         experiment.shared_data,
         experiment.dataset,
-        config.clients.good,
+        config.clients.honest_ids,
         validation=experiment.validation,
         optimum=None
         if config.evaluate.samples
@@ -126,7 +126,7 @@ def _optimum(experiment: Experiment) -> float | None:
     if config.dtype != "float64":
         dataset = load_data(config.data.without("split"), dtype="float64", task=experiment.task)
         assert isinstance(dataset, Dataset)
-    return find(config.model.without("buffers"), experiment.task, dataset, experiment.split, config.clients.good)
+    return find(config.model.without("buffers"), experiment.task, dataset, experiment.split, config.clients.honest_ids)
 
 
 def _saver(experiment: Experiment, workers: int, run: RunFolder, transport: ServerEnd, metrics: Metrics) -> ServerSaver:
@@ -134,7 +134,7 @@ def _saver(experiment: Experiment, workers: int, run: RunFolder, transport: Serv
         run.checkpoints,
         run.name,
         experiment.config.checkpoint,
-        identity(experiment) | {"workers": workers, "life": run.lives[0]},
+        identity(experiment) | {"workers": workers, "life": run.attempts[0]},
         transport if experiment.clients_remember else None,
         metrics.sync,
         run.checkpoint.round if run.checkpoint else -1,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from byzdist.errors import RunError
 from byzdist.host.files import read_json
-from byzdist.host.locks import Held
+from byzdist.host.locks import LockTaken
 from byzdist.reporting.metrics import Metrics
 from byzdist.reporting.record import RoundRecord
 from byzdist.runtime.stopping import Stop
@@ -80,7 +80,7 @@ class FolderWatch:
     def _make_again(self, path: Path, is_there: bool) -> Path:
         """Return the folder, made and locked again, or one beside it where somebody else has taken its name."""
         path.mkdir(parents=True, exist_ok=True)
-        with suppress(Held):
+        with suppress(LockTaken):
             if is_there or is_empty(path):
                 self._run.lock.acquire(0)
                 return path

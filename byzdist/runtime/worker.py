@@ -39,8 +39,8 @@ class Worker:
         self._config, self._oracle = config, oracle
         self._method, self._compressors = experiment.method, experiment.compressors
         self._collusion, self._saver = collusion, saver
-        self._bad = frozenset(config.clients.bad)
-        self._assignments = assignments(config.attacks, config.clients.bad)
+        self._byzantine = frozenset(config.clients.byzantine_ids)
+        self._assignments = assignments(config.attacks, config.clients.byzantine_ids)
         self._effect = Effect()
         self._claims = Claims.of(experiment)
         remember = {METHOD: self._method.clients_remember, COMPRESSOR: self._compressors[False].remembers}
@@ -65,15 +65,15 @@ class Worker:
         if isinstance(received, Received):
             self._serve(received, transport)
         elif isinstance(received, Resume):
-            self._take_up(received.round)
+            self._restore(received.round)
         else:
             assert self._saver is not None, "the server asks only where clients remember something"
             transport.answer(received, self._saver.save(received, self._memories.tensors()))
 
-    def _take_up(self, round_: int) -> None:
+    def _restore(self, round_: int) -> None:
         """Restore what the clients here remembered after a round, and forget everything else."""
         if self._saver is not None:
-            self._memories.take_up(self._saver.load(round_), self._links)
+            self._memories.restore(self._saver.load(round_), self._links)
 
     def _serve(self, received: Received, transport: WorkerEnd) -> None:
         at_round(received.round.number)
@@ -121,8 +121,8 @@ class Worker:
         previous = received.previous if difference else None
         memory = self._memories.of(METHOD, client)
         self._method.message(self._oracle, ClientTask(received.round, client, received.x, previous, memory), out)
-        if client not in self._bad:
-            if self._collusion and not self._bad.isdisjoint(received.round.cohort.tolist()):
+        if client not in self._byzantine:
+            if self._collusion and not self._byzantine.isdisjoint(received.round.cohort.tolist()):
                 self._collusion.publish(received.round.number, client, out)
             return out
         if assigned is None or assigned.has("on_wire"):
@@ -144,7 +144,7 @@ class Worker:
         if decay and previous is not None and round_.number > 0:
             moved = norm(received.x - previous)
         if self._collusion and assigned.has("omniscient"):
-            good = [c for c in round_.cohort.tolist() if c not in self._bad]
+            good = [c for c in round_.cohort.tolist() if c not in self._byzantine]
             colluders = self._collusion.gather(round_.number, good, honest.device)
         return Context(
             round=round_,
@@ -157,7 +157,7 @@ class Worker:
             step_size=self._method.step(round_.number),
             last_step=self._method.step(max(round_.number - 1, 0)),
             clients=config.clients.count,
-            byzantine=self._bad,
+            byzantine=self._byzantine,
             f=config.declared_byzantine * len(round_.cohort) // config.clients.count,
             colluders=colluders,
             rule=config.aggregation.rule if assigned.has("knows_rule") else None,

@@ -42,7 +42,7 @@ def _worker(experiment: Experiment, joining: Joining, rank: int, workers: int, o
     if experiment.clients_remember:
         assert out is not None and joining.joined is not None
         run = joining.joined
-        saver = WorkerSaver(checkpoints(out), run.run, run.lives, rank, workers, run.missing)
+        saver = WorkerSaver(checkpoints(out), run.run, run.attempts, rank, workers, run.missing)
     return Worker(experiment, collusion, saver)
 
 

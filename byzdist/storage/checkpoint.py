@@ -1,7 +1,7 @@
 """Checkpoints as files: safetensors whose metadata is JSON, with a format version, the run, the round and a checksum.
 
 ``round-00000120.safetensors`` is the server's of round 120, ``round-00000120.worker-2.safetensors`` what the clients of
-worker 2 remember. A checkpoint counts from the moment at which the server's file is there.
+worker 2 remember. A checkpoint counts as soon as the server's file exists.
 """
 
 import hashlib
@@ -23,18 +23,18 @@ from byzdist.host.files import SUFFIX, check_plain, make_folder, parse_json, rep
 log = logging.getLogger(__name__)
 FORMAT = 2  # 1: what clients remember had other names
 _NAME = re.compile(r"round-(\d{8,})(?:\.worker-(\d+))?\.safetensors")
-MISSING = "missing"  # the fact that names the ranks whose part a checkpoint lacks
+MISSING = "missing"  # the fact that lists the ranks whose part the checkpoint lacks
 _KEY = "byzdist"
 _DAMAGED = ".damaged"
 
 
 class Damaged(Exception):
-    """A file that is not what was written."""
+    """A file that differs from what was written."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds.
+    """A checkpoint file's content.
 
     Attributes:
         run: the name, unique in the world, of the run that it belongs to.
@@ -51,15 +51,15 @@ class Checkpoint:
         """Write the file of the server, or of a worker, atomically.
 
         Raises:
-            OSError: where that is not possible; the earlier file is then unchanged.
+            OSError: if that is not possible; an earlier file is then unchanged.
         """
         words = json.dumps({"format": FORMAT, "run": self.run, "round": self.round, **self.facts})
         metadata = {"format": str(FORMAT), _KEY: words, "checksum": _checksum(words, self.tensors)}
-        make_folder(folder, parents=worker is not None)  # the server's is in its run's folder, or that is gone
+        make_folder(folder, parents=worker is not None)  # the server writes into its run's folder, which must exist
         with replacing(folder / name(self.round, worker)) as part:
             try:
                 save_file(dict(self.tensors), part, metadata)
-            except SafetensorError as error:  # its form of an OSError
+            except SafetensorError as error:  # safetensors' form of an OSError
                 raise OSError(None, str(error)) from None
 
 
@@ -80,8 +80,8 @@ def read(path: Path, most: int | None = None) -> Checkpoint:
     """Read a file of at most ``most`` bytes and check it.
 
     Raises:
-        Damaged: it is torn, was changed, or never was a checkpoint; or it is gone.
-        ConfigError: it cannot be read now, or comes from a version of byzdist that this one does not know.
+        Damaged: if it is torn, was changed, never was a checkpoint, or is gone.
+        ConfigError: if it cannot be read now, or comes from a newer version of byzdist.
     """
     try:
         check_plain(path)
@@ -103,20 +103,20 @@ def read(path: Path, most: int | None = None) -> Checkpoint:
             raise Damaged("its checksum is wrong")
         run, round_ = words.pop("run"), words.pop("round")
         if not isinstance(run, str) or not isinstance(round_, int) or round_ < 0:
-            raise Damaged("its run or round is none")
+            raise Damaged("its run or round is missing or malformed")
         return Checkpoint(run, round_, words, tensors)
     except (Damaged, ConfigError):
         raise
     except (SafetensorError, FileNotFoundError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise Damaged(f"it cannot be read: {error}") from None
-    except (OSError, RuntimeError) as error:  # the latter: it does not fit into memory
+    except (OSError, RuntimeError) as error:  # RuntimeError: it does not fit into memory
         raise ConfigError(
-            f"{str(path)!r} cannot be read: {error}. It may well be intact: see to the cause, and try again."
+            f"{str(path)!r} cannot be read: {error}. The file may be intact: remove the cause, and try again."
         ) from None
 
 
 def owner(path: Path) -> str | None:
-    """Return the name of the run that a file belongs to; None where it is damaged, or not there."""
+    """Return the name of the run that a file belongs to; None if it is damaged or missing."""
     try:
         check_plain(path)
         with safe_open(path, "pt") as file:
@@ -136,11 +136,11 @@ def rounds(folder: Path) -> dict[int, Path]:
 
 
 def newest(folder: Path, run: str) -> Checkpoint | None:
-    """Return the newest intact checkpoint of a run; later ones, which are damaged, are renamed and no longer count.
+    """Return the newest intact checkpoint of a run; rename later ones, which are damaged, so that they no longer count.
 
     Raises:
-        ConfigError: if all of them are damaged, or if one cannot be read or is of another run or a later version, because this
-            run must not overwrite it; nothing is changed then.
+        ConfigError: if all of them are damaged; or if one cannot be read, or is of another run or a later version, because
+            this run must not overwrite it. Nothing is changed then.
     """
     damaged: dict[Path, Damaged] = {}
     for path in rounds(folder).values():
@@ -161,7 +161,7 @@ def newest(folder: Path, run: str) -> Checkpoint | None:
     if lost := sorted(path.name for path in (*damaged, *folder.glob(f"round-*{_DAMAGED}"))):
         raise ConfigError(
             f"--resume: no checkpoint in {str(folder)!r} is intact; damaged: {', '.join(lost)}. Put a copy of one there, or "
-            "remove these files to start the run afresh."
+            "remove these files to start the run from the beginning."
         )
     return None
 

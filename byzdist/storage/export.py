@@ -1,4 +1,4 @@
-"""The trained model in files that others read."""
+"""The trained model in files that other programs read."""
 
 import math
 from pathlib import Path
@@ -15,7 +15,7 @@ from byzdist.problem.modules import saved_name, trained
 
 
 def state_dict(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Return what ``model.load_state_dict`` reads strictly, with the values of the flat vector x for what is trained.
+    """Return a state_dict that ``model.load_state_dict`` accepts strictly, with trained parameters from the flat vector x.
 
     That includes frozen parameters and buffers, and each name of tied parameters. Names are those without torch.compile.
     """
@@ -24,7 +24,7 @@ def state_dict(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     values = {id(parameter): piece for parameter, piece in zip(named.values(), pieces, strict=True)}
     whole = {}
     for key, tensor in model.state_dict(keep_vars=True).items():
-        if isinstance(tensor, Tensor):  # an extra state may be anything
+        if isinstance(tensor, Tensor):  # a module's extra state may be anything
             whole[saved_name(key)] = values.get(id(tensor), tensor.detach().cpu()).view(tensor.shape).clone()
     return whole
 
@@ -36,7 +36,7 @@ def save_model(model: nn.Module, x: Tensor, folder: Path, round_: int) -> None:
         model: says how x is cut into parameters.
         x: the flat vector, d values.
         folder: where the files go.
-        round_: the round that x is the model of; model.safetensors says so in its metadata.
+        round_: the round whose model x is; model.safetensors has it in its metadata.
 
     Raises:
         RunError: if they cannot be written; earlier files are then unchanged.
@@ -47,7 +47,7 @@ def save_model(model: nn.Module, x: Tensor, folder: Path, round_: int) -> None:
             save_file(tensors, part, {"round": str(round_)})
         with spare_descriptors, replacing(folder / "model.pt") as part:
             torch.save(tensors, part)
-    except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: what torch raises for a full disk
+    except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: torch raises it for a full disk
         raise RunError(f"{str(folder)!r}: the model cannot be written: {error}.") from None
 
 
@@ -55,7 +55,7 @@ def load_model(model: nn.Module, folder: Path) -> tuple[int, Tensor]:
     """Read model.safetensors; return its round and the flat vector, d values in the module's order.
 
     Raises:
-        ConfigError: if it is not there, or is not of this module.
+        ConfigError: if it does not exist, or is of another module.
     """
     path = folder / "model.safetensors"
     wanted = {
@@ -67,7 +67,7 @@ def load_model(model: nn.Module, folder: Path) -> tuple[int, Tensor]:
         check_plain(path)
         with safe_open(path, "pt") as file:
             found = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118 - it is not a mapping
-            if found != wanted:  # before anything is read: there may be more of it than there is memory
+            if found != wanted:  # before reading: the tensors may be larger than memory
                 sizes = [sum(math.prod(shape) for shape in shapes) for shapes in (found.values(), wanted.values())]
                 raise ConfigError(
                     f"data, model: {str(path)!r} holds a model of {sizes[0]} parameters, and these data and this model have "
@@ -78,7 +78,7 @@ def load_model(model: nn.Module, folder: Path) -> tuple[int, Tensor]:
         flat = [tensors[saved_name(name)].flatten() for name in trained(model)]
         if not all(tensor.is_floating_point() for tensor in flat):
             raise ValueError("its numbers are not floating point")
-    except ConfigError:  # is a ValueError
+    except ConfigError:  # it is a ValueError, too
         raise
     except (
         SafetensorError,
@@ -86,6 +86,6 @@ def load_model(model: nn.Module, folder: Path) -> tuple[int, Tensor]:
         ValueError,
         KeyError,
         RuntimeError,
-    ) as error:  # the last: it does not fit into memory
+    ) as error:  # RuntimeError: it does not fit into memory
         raise ConfigError(f"{str(path)!r} cannot be read: {error}.") from None
     return round_, torch.cat(flat)

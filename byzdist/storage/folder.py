@@ -16,29 +16,29 @@ from byzdist.config.schema import Config
 from byzdist.config.yaml_reading import read_yaml
 from byzdist.errors import ConfigError
 from byzdist.host.files import SUFFIX, check_plain, read_json, read_text
-from byzdist.host.locks import Held, Lock
+from byzdist.host.locks import Lock, LockTaken
 from byzdist.storage.checkpoint import MISSING, Checkpoint, newest, remove_parts
 
 log = logging.getLogger(__name__)
-RUN, CONFIG = "run.json", "config.yaml"  # a folder is a run's as soon as the first of these exists
+RUN, CONFIG = "run.json", "config.yaml"  # a folder belongs to a run as soon as the first of these exists
 _LOCK = ".lock"
-_OURS = frozenset({_LOCK, RUN + SUFFIX})  # what a process leaves that ends before there is a run
-# What systems leave in a folder that counts as empty: volumes have lost+found, network file systems .nfs..., Finder and Explorer theirs.
+_OURS = frozenset({_LOCK, RUN + SUFFIX})  # what a process may leave if it ends before the run exists
+# Files of the system, which an empty folder may hold: lost+found, .nfs... of network file systems, those of Finder and Explorer.
 _LITTER = frozenset({"lost+found", ".snapshot", ".DS_Store", ".localized", "desktop.ini", "Thumbs.db"})
 _FILES = frozenset(
     {_LOCK, RUN, CONFIG, "metrics.jsonl", "summary.json", "clients.csv", "model.safetensors", "model.pt"}
 )
 _LITTER_BEGINS = (".nfs", ".fuse_hidden", "._")
-_LOCK_PATIENCE = 10.0  # the processes of a killed run need a moment to let go
-# What a resumed run may change, by key or by the section that a key is in.
+_LOCK_PATIENCE = 10.0  # seconds: the processes of a killed run need a moment to release it
+# What a resumed run may change: keys, or whole sections.
 _HARMLESS = (
     "name",
     "rounds",
     "evaluate",
     "checkpoint",
     "on_divergence",
-    "aggregation.compile",  # to the same bits
-    "device",  # the kind of device that is chosen in the end is compared
+    "aggregation.compile",  # it gives the same bits
+    "device",  # the kind of the device that results is compared
     "transport.name",
     "transport.deadline",
     "transport.join_timeout",
@@ -52,10 +52,10 @@ class RunFolder:
     """A folder that belongs to this process's run.
 
     Attributes:
-        name: the run's, unique in the world.
-        checkpoint: what the run goes on from; None for a start from the beginning, and once it has served its purpose.
-        resumed_after: the rounds after which the run went on until now.
-        lock: keeps others out while it is held.
+        name: the run's, unique world-wide.
+        checkpoint: what the run continues from; None for a start from the beginning, and once it has been used.
+        resumed_after: the rounds after which the run was resumed until now.
+        lock: keeps other processes out while it is held.
     """
 
     path: Path
@@ -66,32 +66,32 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Where the checkpoints are."""
+        """The checkpoints' folder."""
         return checkpoints(self.path)
 
     @property
-    def lives(self) -> tuple[int, int | None]:
-        """Which of the run's lives this is, and the one in which the checkpoint was taken."""
+    def attempts(self) -> tuple[int, int | None]:
+        """Which attempt at the run this is, and which one took the checkpoint."""
         return len(self.resumed_after), self.checkpoint.facts.get("life") if self.checkpoint else None
 
     @property
     def missing(self) -> list[int]:
-        """The ranks of that life whose part the checkpoint lacks."""
+        """The ranks of that attempt whose part the checkpoint lacks."""
         return self.checkpoint.facts.get(MISSING, []) if self.checkpoint else []
 
 
 def checkpoints(folder: Path) -> Path:
-    """Return where in a run's folder the checkpoints are."""
+    """Return the checkpoints' folder in a run's folder."""
     return folder / "checkpoint"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a folder has to know of the run that is to go there.
+    """What a folder must know of the run that will use it.
 
     Attributes:
         identity: as JSON, what must or should be the same when a run goes on from a checkpoint.
-        vector: the bytes of the model.
+        vector: the model's size in bytes.
         memories: how many vectors of that size the clients may remember in all.
     """
 
@@ -111,7 +111,7 @@ def claim(out: Path | None, wanted: Wanted, resume: bool) -> RunFolder:
 
     Raises:
         ConfigError: if the folder cannot be written, holds anything else, is in use or has too little room, or if the
-            run there has another configuration, or checkpoints of which none is intact.
+            run there has another configuration, or no intact checkpoint.
     """
     if out is None and resume:
         raise ConfigError("--resume: name the folder of the run with --out.")
@@ -122,15 +122,13 @@ def claim(out: Path | None, wanted: Wanted, resume: bool) -> RunFolder:
             folder = new_folder(folder)
         else:
             folder.mkdir(parents=True, exist_ok=True)
-        _check_ours(folder, resume)  # before a lock is left there
+        _check_ours(folder, resume)  # before a lock file is made there
         lock = Lock(folder / _LOCK)
         lock.acquire(_LOCK_PATIENCE if resume else 0)
         found = _enter(folder, wanted, resume, lock)
         _check_room(found, wanted)
-    except Held:
-        raise ConfigError(
-            f"--out: a run is going on in {str(folder)!r}; wait for its end or name a new folder."
-        ) from None
+    except LockTaken:
+        raise ConfigError(f"--out: a run is using {str(folder)!r}; wait for its end or name a new folder.") from None
     except OSError as error:
         if lock is not None:
             lock.release()
@@ -144,7 +142,7 @@ def claim(out: Path | None, wanted: Wanted, resume: bool) -> RunFolder:
 
 
 def new_folder(folder: Path) -> Path:
-    """Make a folder that was not there, of this name or with a number after it: runs that start in the same second get one each."""
+    """Make a new folder of this name, or with a number after it: runs that start in the same second get one each."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     for number in range(2, 10_000):
         try:
@@ -156,17 +154,17 @@ def new_folder(folder: Path) -> Path:
 
 
 def is_empty(folder: Path) -> bool:
-    """Return whether a folder holds nothing but a lock, and what systems leave anywhere."""
+    """Return whether a folder holds nothing but a lock and files of the system."""
     names = {path.name for path in folder.iterdir()}
     return all(name in _OURS or name in _LITTER or name.startswith(_LITTER_BEGINS) for name in names)
 
 
 def _check_plain(folder: Path) -> None:
-    """Refuse a run's folder in which links, FIFOs and the like have taken the place of files: it is not as a run leaves it."""
+    """Refuse a run's folder in which links, FIFOs and the like have taken the place of files: no run leaves those."""
     for path in folder.iterdir():
         if path.name == checkpoints(folder).name:
             if path.is_symlink():
-                raise OSError(errno.EINVAL, "it is a symbolic link, and no folder", str(path))
+                raise OSError(errno.EINVAL, "it is a symbolic link, not a folder", str(path))
             for file in path.glob("round-*"):
                 check_plain(file)
         elif path.name in _FILES:
@@ -229,7 +227,7 @@ def _check_same(checkpoint: Checkpoint, wanted: Wanted) -> None:
         ("data", "the data (or clients.availability.path) have changed; use those of the run"),
     ):
         if before[key] != now[key]:
-            raise ConfigError(f"{key}: the run to resume had {before[key]}, and this is {now[key]}; {remedy}.")
+            raise ConfigError(f"{key}: the run to resume had {before[key]}, and this one has {now[key]}; {remedy}.")
     if checkpoint.round > wanted.config.rounds:
         raise ConfigError(
             f"rounds: the run to resume has come to round {checkpoint.round}, beyond {wanted.config.rounds} rounds."
@@ -246,7 +244,7 @@ def _check_same(checkpoint: Checkpoint, wanted: Wanted) -> None:
 
 
 def _compare(before: Mapping[str, Any], config: Config) -> None:
-    """Refuse a configuration that differs from the run's in more than harmless keys."""
+    """Refuse a configuration that differs from the run's in any key that is not harmless."""
     old, new = _flat(before), _flat(config.model_dump(exclude_none=True))
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and not _is_harmless(key))
     if changed:
@@ -268,7 +266,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _is_harmless(key: str) -> bool:
     section, _, name = key.rpartition(".")
     if section in ("data", "clients.availability") and is_path(name):
-        return True  # what is there is compared
+        return True  # the content of the files is compared
     return any(key == harmless or key.startswith(f"{harmless}.") for harmless in _HARMLESS)
 
 

@@ -1,8 +1,8 @@
 """When checkpoints are taken, and how they are written while training goes on.
 
-The state is copied into buffers that are reused, and a thread writes the copy. Where clients remember something, the workers
-do the same at the server's word, and the server's file, which makes it a checkpoint, waits until theirs are on the disk. Nobody
-waits for long for a part that does not come: the server's file says whose part is missing, and those clients start afresh.
+The state is copied into buffers that are reused, and a thread writes the copy. If clients remember something, the workers do
+the same when the server asks, and the server writes its file, which completes the checkpoint, after theirs are on the disk. The
+server waits only so long for a part: its file then says which ranks' parts are missing, and those clients start afresh.
 """
 
 import logging
@@ -26,14 +26,14 @@ from byzdist.transport.wire import Stage
 
 log = logging.getLogger(__name__)
 _ASK_EVERY = 0.2  # seconds between two questions to the workers
-_PATIENCE = 60.0  # for the last checkpoint of a run
+_PATIENCE = 60.0  # seconds for the last checkpoint of a run
 
 State = tuple[dict[str, Tensor], dict[str, Any]]  # tensors and facts
 
 
 @dataclass
 class _Job:
-    """A checkpoint that is under way; ``writing`` is None until all workers have saved their part."""
+    """A checkpoint in progress; ``writing`` is None until all workers have saved their part."""
 
     checkpoint: Checkpoint
     ask_at: float
@@ -47,11 +47,11 @@ class ServerSaver:
         folder: where they go.
         run: the run's name.
         settings: how often, and how many are kept.
-        facts: what all of them say, as JSON.
-        transport: carries the order to the workers where clients remember something, else None.
-        sync: puts on the disk what must be there before a checkpoint counts.
-        resumed: the round after which the run goes on; -1 for a new one.
-        clock: tells the seconds.
+        facts: what each checkpoint says, as JSON.
+        transport: carries the order to the workers if clients remember something, else None.
+        sync: writes to the disk what must be there before a checkpoint counts.
+        resumed: the round after which the run was resumed; -1 for a new run.
+        clock: returns the time in seconds.
         patience: how long the last checkpoint waits for the workers, in seconds.
     """
 
@@ -74,16 +74,16 @@ class ServerSaver:
         self._seconds = math.inf if settings.minutes == "none" else 60 * settings.minutes
         self._clock, self._patience = clock, patience
         self._time = clock()
-        self._round = resumed  # the newest one of which a checkpoint was begun
-        self._written = resumed  # the newest one of which there is a checkpoint
-        self._oldest = 0  # of the checkpoints that are kept, as far as it is known
+        self._round = resumed  # the newest round whose checkpoint was begun
+        self._written = resumed  # the newest round whose checkpoint was written
+        self._oldest = 0  # the oldest round of a kept checkpoint, as far as known
         self._job: _Job | None = None
         self._buffers: dict[str, Tensor] = {}
         self._missing: list[int] = []  # the ranks whose part the last checkpoint lacks
         self._thread = ThreadPoolExecutor(1, "checkpoint")
 
     def after(self, round_: int, state: Callable[[], State]) -> str | None:
-        """See to the checkpoint that is under way, or begin one where it is due; return why it failed, if it did."""
+        """Continue the checkpoint in progress, or begin one if it is due; return why one failed, if one did."""
         if self._job is not None:
             return self._follow(self._job)
         if round_ - max(self._round, 0) >= self._rounds or self._clock() - self._time >= self._seconds:
@@ -91,19 +91,19 @@ class ServerSaver:
         return None
 
     def finish(self, round_: int, state: Callable[[], State]) -> list[str]:
-        """Complete what is under way and take the last checkpoint of the run; return why any has failed."""
+        """Complete the checkpoint in progress and take the last one of the run; return why any failed."""
         failures: list[str | None] = []
         try:
             failures.append(self._complete())
             if round_ > self._written:
                 failures += [self._begin(round_, state), self._complete()]
-        except RunError as error:  # a worker that has to save its part is gone
+        except RunError as error:  # a worker is gone that must save its part
             failures.append(self._fail(self._round, str(error)))
         self._thread.shutdown()
         return [failure for failure in failures if failure]
 
     def move(self, folder: Path) -> None:
-        """Write to another folder, or to one that was removed and is there again, from the next checkpoint on."""
+        """Write to another folder, or to one that was removed and made again, from the next checkpoint on."""
         self._folder, self._written = folder, -1
 
     def _begin(self, round_: int, state: Callable[[], State]) -> str | None:
@@ -146,7 +146,7 @@ class ServerSaver:
         self._missing = missing
 
     def _fail(self, round_: int, cause: str) -> str:
-        """Give up the checkpoint that is under way; return what to tell of it."""
+        """Give up the checkpoint in progress; return the event to report."""
         self._job = None
         reason = f"the checkpoint of round {round_} could not be written: {cause}"
         log.error("%s. Training goes on; the next one is tried when it is due.", reason)
@@ -171,29 +171,29 @@ class ServerSaver:
 
 
 class WorkerSaver:
-    """Keeps on disk, at the server's word, what the clients of one worker remember.
+    """Writes to the disk, when the server asks, what the clients of one worker remember.
 
     Args:
         folder: where the files go.
         run: the run's name; files of other runs are left alone.
-        lives: which of the run's lives this is, and the one whose checkpoint it goes on from. A life that ended between
+        attempts: which attempt at the run this is, and which one took the checkpoint that it continues from. An attempt that ended between
             a worker's file and the server's leaves a file that belongs to no checkpoint.
         rank: this worker's.
         workers: how many there are.
-        missing: the ranks whose files do not belong to the checkpoint that the run goes on from, though they may have come since.
+        missing: the ranks whose files are not part of the checkpoint that the run continues from, even if they exist by now.
     """
 
     def __init__(
         self,
         folder: Path,
         run: str,
-        lives: tuple[int, int | None],
+        attempts: tuple[int, int | None],
         rank: int,
         workers: int,
         missing: Sequence[int] = (),
     ) -> None:
         self._folder, self._run = folder, run
-        self._life, self._life_before = lives
+        self._attempt, self._attempt_before = attempts
         self._rank, self._workers, self._missing = rank, workers, missing
         self._round = -1
         self._written: Future[None] | None = None
@@ -201,17 +201,17 @@ class WorkerSaver:
         self._thread = ThreadPoolExecutor(1, "checkpoint")
 
     def save(self, order: Save, remembered: Mapping[str, Tensor]) -> Stage:
-        """Begin to write what clients remember now, unless that was begun before; return how far that is.
+        """Begin to write what clients remember now, unless that has begun; return how far it is.
 
         Args:
-            order: says as of which round this is.
+            order: names the round of the checkpoint.
             remembered: live tensors by names of the form ``<piece>.<name>.<client>``.
         """
         if order.round != self._round:
             if self._written is not None:
                 self._written.exception()  # waits: the buffers are in use
             tensors = snapshot(remembered, self._buffers)
-            facts = {"workers": self._workers, "life": self._life}
+            facts = {"workers": self._workers, "life": self._attempt}
             checkpoint = Checkpoint(self._run, order.round, facts, tensors)
             self._round = order.round
             self._written = self._thread.submit(self._write, checkpoint, order.oldest)
@@ -231,7 +231,7 @@ class WorkerSaver:
         prune_worker(self._folder, self._run, self._rank, self._workers, oldest)
 
     def load(self, round_: int) -> dict[str, Tensor]:
-        """Return what the clients of this worker remembered after a round, whichever ranks they lived on then, by name."""
+        """Return what the clients of this worker remembered after a round, whichever ranks hosted them then, by name."""
         found: dict[str, Tensor] = {}
         own = self._folder / name(round_, self._rank)
         there = set(self._folder.glob(name(round_, "*"))) - {
@@ -243,7 +243,7 @@ class WorkerSaver:
             except Damaged as damage:
                 log.warning("%s, which says what clients remember, is damaged (%s); they start afresh.", path, damage)
                 continue
-            if (saved.run, saved.round, saved.facts.get("life")) != (self._run, round_, self._life_before):
+            if (saved.run, saved.round, saved.facts.get("life")) != (self._run, round_, self._attempt_before):
                 log.warning("%s belongs to another run, or to no checkpoint; it is not used.", path)
                 continue
             if any(key.count(".") < 2 for key in saved.tensors):
@@ -260,7 +260,7 @@ class WorkerSaver:
 
 
 def snapshot(tensors: Mapping[str, Tensor], buffers: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copy tensors into ``buffers`` on the CPU, which are made where they are missing, and return those."""
+    """Copy tensors into ``buffers`` on the CPU, making those that are missing, and return the copies."""
     for key, tensor in tensors.items():
         held = buffers.get(key)
         if held is None or held.shape != tensor.shape or held.dtype != tensor.dtype:

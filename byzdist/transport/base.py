@@ -155,16 +155,16 @@ class ServerEnd(ABC):
         """Return the clients that are no longer asked because of what they have sent."""
         return set()
 
-    def position(self, round_: int) -> dict[str, Any]:
+    def snapshot(self, round_: int) -> dict[str, Any]:
         """Return the workers' state after a round as a checkpoint needs it, as JSON: which of them hold x^k, for example."""
         return {}
 
-    def resume(self, round_: int, position: dict[str, Any], everyone: bool) -> None:
+    def resume(self, round_: int, snapshot: dict[str, Any], everyone: bool) -> None:
         """Bring the workers to where they were after a round, without counting the bytes.
 
         Args:
             round_: the round; its model is in ``frame.current``.
-            position: what `position` returned then; only its key "clients" if ranks host other clients now.
+            snapshot: what `snapshot` returned then; only its key "clients" if ranks host other clients now.
             everyone: whether workers must be told to restore what their clients remembered.
         """
         return None

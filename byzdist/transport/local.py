@@ -97,13 +97,13 @@ class LocalServer(ServerEnd):
         """See `ServerEnd.quarantined`."""
         return set(self._quarantine)
 
-    def position(self, round_: int) -> dict[str, Any]:
-        """Return who has offended, as the star does; see `ServerEnd.position`."""
+    def snapshot(self, round_: int) -> dict[str, Any]:
+        """Return who has offended, as the star does; see `ServerEnd.snapshot`."""
         return {"clients": [[c, count, self._quarantine.get(c, "")] for c, count in self._offences.items()]}
 
-    def resume(self, round_: int, position: dict[str, Any], everyone: bool) -> None:
+    def resume(self, round_: int, snapshot: dict[str, Any], everyone: bool) -> None:
         """See `ServerEnd.resume`."""
-        for client, offences, reason in position.get("clients", []):
+        for client, offences, reason in snapshot.get("clients", []):
             self._offences[client] = offences
             if reason:
                 self._quarantine[client] = reason

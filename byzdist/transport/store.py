@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from torch.distributed import DistError
 
 from byzdist.errors import RunError
-from byzdist.host.processes import call_process, die_with_parent
+from byzdist.host.processes import die_with_parent, name_process
 from byzdist.host.supervisor import ATTEMPT
 from byzdist.torch_private import PrefixStore, Store, TCPStore
 from byzdist.transport.sockets import keep_alive, open_files
@@ -58,7 +58,7 @@ def host(workers: int, memory: int = 0) -> Callable[[], None]:
         return lambda: _end(keeper)
     try:
         die_with_parent(server)
-        call_process("byzdist-store")
+        name_process("byzdist-store")
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # a terminal's Ctrl-C is the server's to handle
         _keep(listening, server, workers, _MEMORY + memory)

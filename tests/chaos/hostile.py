@@ -1,4 +1,4 @@
-"""A worker that sends whatever it likes: ``python -m tests.chaos.hostile PORT RANK SEED COUNT``.
+"""A worker that sends anything: ``python -m tests.chaos.hostile PORT RANK SEED COUNT``.
 
 It answers each request with one hostile message, joins again whenever its link is gone, and prints what it has sent, by
 kind.
@@ -65,7 +65,7 @@ KINDS: dict[str, Forge] = {
 
 
 def weights(count: int) -> np.ndarray:
-    """Return how often each kind is sent; of the last kind at most some hundred, for each of them costs the link."""
+    """Return how often each kind is sent; of the last kind at most some hundred, because each of them costs the link."""
     often = np.array([1, 1, 3, 2, 1, 1, 1, min(0.5, 1000 / count)])
     return often / often.sum()
 

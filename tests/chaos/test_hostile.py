@@ -1,4 +1,4 @@
-"""Hostile workers and strangers against one server, this process: it stays, and hears honest clients in time."""
+"""Hostile workers and strangers against one server, this process: it survives, and gets the replies of honest clients in time."""
 
 import ast
 import contextlib
@@ -112,7 +112,7 @@ def test_workers_that_come_and_go(count: int) -> None:
             pass
         joins.update(int(news.split()[1]) for news in star.server.events if news.endswith(" joined"))
         assert joins == dict.fromkeys(visitors, count // len(visitors))
-        assert star.server.position(0)["workers"] == [], "it is no offence to leave"
+        assert star.server.snapshot(0)["workers"] == [], "it is no offence to leave"
         assert before is not None
         after = footprint()
         print(f"{joins.total()} joins, {rounds_} rounds, files and memory before and after: {before} {after}")

@@ -1,6 +1,6 @@
 """A run is killed at every step that touches its files or its workers, and resumed: the same bits as never killed.
 
-After the kill nothing at all is written any more, by whatever thread; a file that was being written is left torn.
+After the kill no thread writes anything any more; a file that was being written is left torn.
 """
 
 import itertools

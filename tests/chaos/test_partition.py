@@ -1,4 +1,4 @@
-"""A network that is cut for a minute and comes back, between real processes in two network namespaces."""
+"""A network between real processes that is cut for a minute and comes back, in two network namespaces."""
 
 import os
 import secrets

@@ -1,6 +1,6 @@
-"""Equal bits under one thread and two, whatever code paths the libraries below take on a processor.
+"""One thread and two give equal bits, with each code path that the libraries may take on a processor.
 
-Each setting of those has a process of its own, for it is read when they are loaded.
+Each setting of those has a process of its own, because libraries read it when they are loaded.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The examples of CONTRIBUTING.md work as they stand: put where they belong in a copy of the package, which trains with them all."""
+"""The examples of CONTRIBUTING.md work as they are: a copy of the package gets all of them in their places, and trains with them."""
 
 import json
 import os

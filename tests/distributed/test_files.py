@@ -1,4 +1,4 @@
-"""Files and folders of a run of real processes: removed, renamed, fought for, and on hosts that lack what others have."""
+"""Files and folders of a run of real processes: removed, renamed, wanted by two runs, and on hosts that lack files of others."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What befalls gateways and their keeper from outside, and what a hostile worker makes them hold."""
+"""What happens to gateways and their keeper from outside, and how much memory a hostile worker makes them use."""
 
 import os
 import re
@@ -46,7 +46,7 @@ def test_a_gateway_that_is_stopped_is_replaced_and_others_do_not_suffer() -> Non
         assert_heard(star, 0)
         until(star, lambda: "worker 2 joined" in star.server.events)
         assert "worker 1" not in " ".join(star.server.events)
-        assert star.server.position(0)["workers"] == [], "it is no fault of the worker's"
+        assert star.server.snapshot(0)["workers"] == [], "it is no fault of the worker's"
         assert_heard(star, 0, 1)
 
 
@@ -139,7 +139,7 @@ def test_what_a_worker_makes_its_gateway_hold_has_a_limit(monkeypatch: pytest.Mo
                     break
         until(star, lambda: star.server.events, patience=60.0)
         assert star.server.events[0].startswith("worker 2 left: "), star.server.events
-        assert star.server.position(0)["workers"][0][:2] == [2, 1], "it is an offence"
+        assert star.server.snapshot(0)["workers"][0][:2] == [2, 1], "it is an offence"
         assert_heard(star, 0)
 
 

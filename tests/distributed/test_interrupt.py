@@ -1,4 +1,4 @@
-"""Signals before training begins: one line at once, no traceback; a rank under an agent says nothing."""
+"""Signals before training begins: one line at once, no traceback; a rank under an agent is silent."""
 
 import os
 import signal

@@ -180,7 +180,7 @@ def test_a_rank_is_the_launchers_own_program_wherever_the_user_stands(tmp_path: 
     path = [it for it in sys.path if it] + [str(tmp_path)] * is_on_path  # as CONFIG's folder is
     program = (
         f"import sys; from byzdist.host import supervisor; sys.path[:] = {path!r}; "
-        "import subprocess; sys.exit(subprocess.call(supervisor.itself(['--version'])))"
+        "import subprocess; sys.exit(subprocess.call(supervisor.own_command(['--version'])))"
     )
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # it is the rank that is tried, not its parent
     command = [

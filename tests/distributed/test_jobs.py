@@ -1,4 +1,4 @@
-"""Regression, a language model, dropout and frozen parts: with real processes and a Byzantine minority, as good as alone.
+"""Regression, a language model, dropout and frozen parts: with real processes and a Byzantine minority, training is as good as without.
 
 Each job gives the same bits in one process, on the star, and on the collective transport with its server killed on the way.
 """

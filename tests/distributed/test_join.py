@@ -1,4 +1,4 @@
-"""Ranks whose data differ do not run together: the rank and the difference are the last line."""
+"""Ranks whose data differ do not run together: the last line names the rank and the difference."""
 
 import re
 import sys

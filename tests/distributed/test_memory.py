@@ -1,4 +1,4 @@
-"""What memory an aggregation takes beside its input, in a process of its own."""
+"""How much memory an aggregation takes in addition to its input, in a process of its own."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Runs of real processes against the reference: each with 2 and with 5 workers, on one transport and on the other."""
+"""Runs of real processes against the reference: each with 2 and with 5 workers, on both transports."""
 
 import sys
 from itertools import count

@@ -158,7 +158,7 @@ def test_a_folder_in_use_or_of_another_configuration_is_refused_before_anything_
         wait_for_round(job, tmp_path / "run", 20)
         with start(tmp_path, "--resume") as second:
             assert second.wait(120) == 2
-            assert "a run is going on in" in second.output
+            assert "a run is using" in second.output
         server = job.rank(0)
         job.process.send_signal(signal.SIGTERM)
         assert job.wait(60) == 0, job.output

@@ -1,4 +1,4 @@
-"""Whoever watches cannot end a run: streams that fail go quiet. Each case is a small process of its own."""
+"""Standard output cannot end a run: streams that fail go quiet. Each case is a small process of its own."""
 
 import os
 import pty

@@ -1,4 +1,4 @@
-"""Workers of the star that are always late, or were once: what that costs a run."""
+"""What it costs a run if workers of the star are always late, or were late once."""
 
 import time
 from contextlib import suppress

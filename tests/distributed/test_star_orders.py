@@ -87,7 +87,7 @@ def test_workers_save_or_fail() -> None:
             "worker 4 left: sent something other than an answer about the checkpoint of round 5",
             "worker 2 did not save what its clients remember: it takes too long",
         }
-        assert [entry[:2] for entry in star.server.position(5)["workers"]] == [[2, 1], [3, 1], [4, 1]]
+        assert [entry[:2] for entry in star.server.snapshot(5)["workers"]] == [[2, 1], [3, 1], [4, 1]]
 
 
 def fail_to_save(link: Link) -> None:
@@ -104,7 +104,7 @@ def test_parts_that_most_workers_cannot_save_are_nobodys_offence() -> None:
         star.server.save(Save(5, 0))
         until(star, lambda: not star.server.unsaved())
         assert star.server.end_save() == [2, 3]
-        assert star.server.position(5)["workers"] == []
+        assert star.server.snapshot(5)["workers"] == []
 
 
 @pytest.mark.parametrize("conduct", ["fails", "writes for ever", "is silent"])
@@ -138,7 +138,7 @@ def test_no_worker_keeps_a_run_from_having_checkpoints(conduct: str, tmp_path: P
                 star.server.listen(0.01)
             saver.after(round_, lambda: ({"x": ONES}, {}))
         assert [read(path).facts["missing"] for path in rounds(tmp_path).values()] == [[3], [3], [3]]
-        ((rank, offences, reason),) = star.server.position(3)["workers"]
+        ((rank, offences, reason),) = star.server.snapshot(3)["workers"]
         assert (rank, offences) == (3, 2) and reason.startswith("did not save: ")
         assert sum(text.startswith("worker 3 did not save") for text in star.server.events) == 2
         saver.finish(3, lambda: ({"x": ONES}, {}))

@@ -1,4 +1,4 @@
-"""The job's store: where it listens, that it comes back, and that nothing in it is believed."""
+"""The job's store: where it listens, that it is restarted, and that no rank believes what is in it."""
 
 import os
 import signal

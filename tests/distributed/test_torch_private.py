@@ -1,4 +1,4 @@
-"""What of torch is used that its documentation does not promise: in one file, and all there."""
+"""The names of torch that its documentation does not promise: used in one file only, and all of them exist."""
 
 import re
 import subprocess

@@ -256,8 +256,8 @@ def test_one_hostile_client_costs_nobody_else_on_its_worker() -> None:
         for client, payload in replies.items():
             assert torch.equal(values(payload), (client + 1) * 2.0 * ONES)
         star.server.blame(0, "not finite")
-        position = star.server.position(2)
-        assert position == {
+        snapshot = star.server.snapshot(2)
+        assert snapshot == {
             "holders": [1, 2],
             "workers": [],
             "clients": [[2, 2, "wrong checksum"], [0, 1, ""]],
@@ -265,7 +265,7 @@ def test_one_hostile_client_costs_nobody_else_on_its_worker() -> None:
     with Star(shape_of(3, clients=6), replace(TERMS, offences=2, min_replies=6)) as star:
         star.start_honest(1, 2, 3)
         star.server.open()
-        star.server.resume(2, {"clients": position["clients"]}, False)
+        star.server.resume(2, {"clients": snapshot["clients"]}, False)
         with pytest.raises(RunError, match="only 5 of 6 clients are not in quarantine .*reasons: wrong checksum"):
             star.server.available()
         star.server.blame(0, "not finite")
@@ -295,7 +295,7 @@ def test_a_message_that_nobody_asked_for_is_an_offence() -> None:
         assert star.server.events[1:] == [
             "worker 1 is in quarantine after 2 offences, the last: sent a message that nobody asked for"
         ]
-        assert star.server.position(0)["workers"] == [[1, 2, "sent a message that nobody asked for"]]
+        assert star.server.snapshot(0)["workers"] == [[1, 2, "sent a message that nobody asked for"]]
 
 
 def test_what_gateways_tell_in_an_unlucky_order() -> None:

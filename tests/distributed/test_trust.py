@@ -1,4 +1,4 @@
-"""What no process of a run does: listen to the network, unpickle anything, or hold what it need not know."""
+"""What no process of a run does: listen to the network, unpickle anything, or have secrets that it does not need."""
 
 import os
 import re

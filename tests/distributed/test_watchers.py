@@ -1,4 +1,4 @@
-"""Whoever watches cannot end a run: real runs whose terminal closes, whose reader goes away, or that are hung up on."""
+"""Standard output cannot end a run: real runs whose terminal closes, whose reader goes away, or that get a hang-up."""
 
 import json
 import os

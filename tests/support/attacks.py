@@ -1,4 +1,4 @@
-"""Hostile clients of the tests' own, which use all that an attacker is told: g, the clipping level, what the server reads.
+"""The tests' own hostile clients, which use all that an attacker is told: g, the clipping level, what the server reads.
 
 A configuration names them as a user's own attacks: ``attack: {name: "tests.support.attacks:along"}``. Those of `HOSTILE` go as far as the
 server lets them: to the clipping level in sampled rounds, and to 1e6 where nothing is clipped.

@@ -62,7 +62,7 @@ def train(
     experiment = prepare(config, CPU)
     transport = end(experiment.shape(workers), NEVER)
     connect_workers(transport, config, CPU, workers, run=None)
-    evaluator = Evaluator(experiment.oracle.loss, experiment.shared_data, experiment.dataset, config.clients.good)
+    evaluator = Evaluator(experiment.oracle.loss, experiment.shared_data, experiment.dataset, config.clients.honest_ids)
     lines: list[dict[str, Any]] = []
 
     def show(record: RoundRecord, metrics: Metrics) -> None:

@@ -1,4 +1,4 @@
-"""Jobs of other kinds than classifying arrays, each with a Byzantine minority, and the same jobs on one's own."""
+"""Jobs of other kinds than classifying arrays, each with a Byzantine minority, and the same jobs without any."""
 
 from pathlib import Path
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""Records of rounds that no run has made, for the tests of what is told of them."""
+"""Records of rounds that no run has made, for tests of what reports them."""
 
 from collections.abc import Collection
 from typing import Any

@@ -1,4 +1,4 @@
-"""Runs' folders as a kill leaves them."""
+"""Folders of runs, as a kill leaves them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Operations that fail, or are watched, while a test looks at what follows, and pieces that are registered for as long: one way for all.
+"""The one way in which tests make operations fail, record calls, or register pieces for a while.
 
 A real situation (a file in the way, another owner, a limit) is better wherever it can be had.
 """

@@ -1,4 +1,4 @@
-"""A star in a few lines, for tests: a true server with its gateways, and workers as threads or whatever a test brings."""
+"""A star in a few lines, for tests: a true server with its gateways, and workers that are threads, or what a test provides."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""What spoils a good configuration, as words of the command line, one a line, and what the complaint must say."""
+"""Words of the command line that spoil a good configuration, and what the error must say."""
 
 WRONG: list[tuple[str, str]] = [
     # the experiment as a whole
@@ -163,7 +163,7 @@ WRONG: list[tuple[str, str]] = [
     ("attack={name: gaussian, sigma: 0}", r"attack.sigma: .*greater than 0"),
     ("attack={name: alie, z: .nan}", r"attack.z: .*finite"),
     ("attack=[]", r"attack: the list is empty"),
-    ("attack=[zero, {name: inf, clients: [2]}]", r"attack.1.clients: \[2\] are no Byzantine clients"),
+    ("attack=[zero, {name: inf, clients: [2]}]", r"attack.1.clients: \[2\] are not Byzantine clients"),
     ("attack={name: zero, rounds: [5, 2]}", r"attack.rounds: \[5, 2\]"),
     ("attack={name: label_flip, rounds: [2, 5]}", r"attack.rounds: 'label_flip' changes a client's data"),
     ("attack=[{name: zero, rounds: [2, 5]}, label_flip]", r"attack.1: 'label_flip' .* \[5, 6, 7, 8\] in some rounds"),
@@ -176,7 +176,7 @@ WRONG: list[tuple[str, str]] = [
     ("data={name: libsvm}", r"data.path: this key is required"),
     ("data={name: libsvm, path: nowhere}", r"data.path: there is no such file \(it is 'nowhere'\)"),
     ("data={name: libsvm, path: folder}", r"data.path: .*directory"),
-    ("data={name: libsvm, path: file}", r"data.path: this is no LIBSVM file"),
+    ("data={name: libsvm, path: file}", r"data.path: this is not a LIBSVM file"),
     ("data={name: mnist, path: folder}", r"data.path: .*train-images"),
     ("data.split=iidd", r"data.split: unknown split 'iidd'. Did you mean 'iid'\?"),
     ("data.split=5", r"data.split: .*5"),
@@ -187,7 +187,7 @@ WRONG: list[tuple[str, str]] = [
     ("model.l2=-1", r"model.l2: must be at least 0"),
     ("model=cnn", r"model.name: 'cnn' wants images"),
     ("model={name: mlp, hidden: [0]}", r"model.hidden.0: .*\(it is 0\)"),
-    ("model=json:loads", r"model: 'json:loads' is no model, which is called with \(feature_shape, classes,"),
+    ("model=json:loads", r"model: 'json:loads' cannot be called with \(feature_shape, classes,"),
     ("model=own:five", r"model: 'own:five' makes a int, not a torch module"),
     ("model=nowhere:Net", r"model: cannot import 'nowhere:Net'.*PYTHONPATH"),
     ("model=json:nothing", r"model: cannot import 'json:nothing'"),

@@ -1,4 +1,4 @@
-"""One thread, as in every process of a run, for small tensors on a busy machine take many times as long with more; and no
+"""One thread, as in every process of a run, because more threads make small tensors many times slower on a busy machine; and no
 process's log settings kept for the next test."""
 
 import gc

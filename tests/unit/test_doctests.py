@@ -15,8 +15,10 @@ INTERFACES = {
     "byzdist.compression.base",
     "byzdist.methods.base",
     "byzdist.methods.schedules",
+    "byzdist.methods.server_optimizers",
     "byzdist.participation",
     "byzdist.problem.data.base",
+    "byzdist.problem.data.splits",
     "byzdist.problem.models.base",
     "byzdist.problem.task",
 }

@@ -106,7 +106,7 @@ def test_what_points_the_wrong_way_is_found_wherever_it_is_written(tmp_path):
         "host/__init__": "",
         "host/files": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from byzdist import cli, errors\n",
         "cli/__init__": "",
-        "cli/main": "from byzdist.errors import told\nfrom byzdist.host import files\nimport os, torch.nn\n",
+        "cli/main": "from byzdist.errors import describe_error\nfrom byzdist.host import files\nimport os, torch.nn\n",
     }
     for name, text in texts.items():
         path = tmp_path / f"{name}.py"

@@ -1,4 +1,4 @@
-"""byzdist.norms: the length that a float64 copy would have, to the digits of the dtype, however long the vector."""
+"""byzdist.norms: the norm that a float64 copy would have, to the digits of the dtype, for vectors of any size."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What `import byzdist` offers, and that it costs nothing before it is asked for."""
+"""What `import byzdist` offers, and that it costs nothing before its first use."""
 
 import subprocess
 import sys

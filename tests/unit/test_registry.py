@@ -156,9 +156,9 @@ def test_a_users_own_piece_is_imported_and_its_parameters_are_checked(own):
         ("own_things:number", "'own_things:number' is not a function or class"),
         (
             "own_things:narrow",
-            r"'own_things:narrow' is no thing, which is called with \(one, two, key=value, ...\): too many",
+            r"'own_things:narrow' cannot be called with \(one, two, key=value, ...\), as any thing is: too many",
         ),
-        ("own_things:odd", "'own_things:odd' is no thing, .*'Nowhere' is not defined"),
+        ("own_things:odd", "'own_things:odd' cannot be called with .*'Nowhere' is not defined"),
     ],
 )
 def test_a_users_own_piece_that_does_not_fit_is_refused(own, name, complaint):

@@ -1,4 +1,4 @@
-"""What is said of words that are almost ours: names, keys, commands."""
+"""Hints at words that are almost ours: names, keys, commands."""
 
 import logging
 from typing import Annotated, Any, Literal
@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from byzdist.aggregation import aggregate
 from byzdist.config.reading import parse
-from byzdist.config.settings import KINDS, all_keys, meant, wanted
+from byzdist.config.settings import KINDS, all_keys, key_hint, wanted
 from byzdist.config.synonyms import KEYS
 from byzdist.errors import ConfigError
 from byzdist.words import closest, did_you_mean, shown, squeeze
@@ -173,7 +173,7 @@ def test_a_parameter_of_another_piece_is_told_as_such():
 
 
 def test_a_word_that_is_like_no_key_gets_the_list():
-    assert meant("method.qqqqqq", ["p", "clip"]) == " Known: clip, p."
+    assert key_hint("method.qqqqqq", ["p", "clip"]) == " Known: clip, p."
 
 
 def test_a_name_of_another_kind_is_told_as_such():

@@ -12,10 +12,10 @@ from byzdist.runtime.experiment import Experiment, prepare
 
 
 def rehearse(path: str, overrides: Sequence[str] = ()) -> str:
-    """Return the complete configuration as YAML, below a comment with what it amounts to; start nothing.
+    """Return the complete configuration as YAML, below a comment that sums it up; start nothing.
 
     Raises:
-        ConfigError: for whatever `byzdist run` would refuse as well.
+        ConfigError: for anything that `byzdist run` would refuse.
     """
     config = load(path, overrides)
     try:
@@ -35,7 +35,7 @@ def _summary(experiment: Experiment) -> list[str]:
         return [
             f"{config.name}: a run can start with this.",
             f"clients: {len(clients)}, {config.clients.byzantine} of them Byzantine",
-            f"data: each client's own, by {config.data.name} in its worker, which this does not call",
+            f"data: each client's own, by {config.data.name} in its worker, which this command does not call",
             *_rest(experiment),
         ]
     held = [split.size(client) for client in clients]

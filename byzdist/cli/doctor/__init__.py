@@ -10,7 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what every check finds; 1 if any of it is an error."""
+    """Print what every check finds; return 1 if any finding is an error."""
     from byzdist.cli.doctor.checks import examine
 
     findings = examine()

@@ -25,10 +25,10 @@ from byzdist.torch_private import HashStore, ProcessGroupGloo
 from byzdist.transport.keys import KEY, KEY_FILE, VARIABLES, own_key, run_secret
 from byzdist.transport.sockets import address_towards
 
-_PATIENCE = 5.0  # seconds for whatever needs another end
+_PATIENCE = 5.0  # seconds for each check that needs another end
 _FILES = 1024  # open files: enough for some 200 workers
 _SHARED_BYTES = 1 << 30  # what nccl needs at most for the ranks of one host
-_EPHEMERAL = 1000  # ports, two for each worker and some to spare
+_EPHEMERAL = 1000  # ports: two for each worker, and spare ones
 
 Environment = Mapping[str, str]
 
@@ -48,7 +48,7 @@ class Finding:
 
 
 def check_torch(environment: Environment, gone: Callable[[], list[str]] = torch_private.gone) -> Finding:
-    """Check that this build of torch can talk at all."""
+    """Check that this build of torch has what byzdist needs to communicate."""
     build = f"torch {torch.__version__}"
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
         return Finding(
@@ -96,7 +96,7 @@ def check_host_name(environment: Environment, look_up: Callable[..., list[Any]] 
 
 
 def check_interface(environment: Environment) -> Finding:
-    """Check that gloo can listen where it is told to, and that two ends can meet there."""
+    """Check that gloo can listen at the interface that it is told to use, and that two ends can meet there."""
     wanted = environment.get("GLOO_SOCKET_IFNAME")
     names = [name for _, name in socket.if_nameindex()]
     for name in wanted.split(",") if wanted else []:
@@ -117,7 +117,7 @@ def check_interface(environment: Environment) -> Finding:
 
 
 def _meet(where: dict[str, str]) -> float:
-    """Let two ends of a link find each other within this process; return the seconds that took.
+    """Connect two ends of a link within this process; return the seconds that it took.
 
     Raises:
         RuntimeError: gloo's, with the reason.
@@ -181,7 +181,7 @@ def check_meeting_point(environment: Environment) -> Finding:
 
 
 def check_ports(environment: Environment, file: Path = Path("/proc/sys/net/ipv4/ip_local_port_range")) -> Finding:
-    """Check that enough ports are left for links, which take any free one."""
+    """Check that the system has enough ports for links, which take any free one."""
     try:
         first, last = map(int, file.read_text().split())
     except (OSError, ValueError):
@@ -193,7 +193,7 @@ def check_ports(environment: Environment, file: Path = Path("/proc/sys/net/ipv4/
 
 
 def check_secret(environment: Environment) -> Finding:
-    """Check that this rank of a run over several hosts would find its secret: the run's own for the server, a worker's key."""
+    """Check that this rank of a run over several hosts finds its secret: the server the run's, a worker its key."""
     if "RANK" not in environment and not any(name in environment for name in VARIABLES):
         return Finding("ok", "secret", "none set: `byzdist run` makes what a run on one host needs")
     rank = environment.get("RANK", "0")
@@ -211,7 +211,7 @@ def check_secret(environment: Environment) -> Finding:
 
 
 def check_open_files(environment: Environment, limits: tuple[int, int] | None = None) -> Finding:
-    """Check the limit of open files: the server holds a few for each worker."""
+    """Check the limit of open files: the server needs a few for each worker."""
     soft, hard = limits or resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < _FILES:
         return Finding(
@@ -249,9 +249,7 @@ def check_cache(environment: Environment) -> Finding:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        remedy = (
-            "set BYZDIST_CACHE to a folder that this user can write; until then a temporary one, or none, has to do."
-        )
+        remedy = "set BYZDIST_CACHE to a folder that this user can write; until then a temporary one, or none, is used."
         return Finding("warning", "cache", f"cannot write {folder}: {error.strerror}", remedy)
     return Finding("ok", "cache", f"{folder}, {shutil.disk_usage(folder).free >> 30} GiB free")
 

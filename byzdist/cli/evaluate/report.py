@@ -21,7 +21,7 @@ from byzdist.storage.folder import CONFIG, checkpoints
 _FACTS, _VECTORS = (
     1 << 27,
     64,
-)  # bytes of facts and vectors of the model's size: more than a checkpoint of anybody's has
+)  # bytes of facts, and vectors of the model's size: more than any checkpoint has
 
 
 def evaluate(folder: Path, overrides: Sequence[str] = (), *, trust: bool = False) -> str:
@@ -29,7 +29,7 @@ def evaluate(folder: Path, overrides: Sequence[str] = (), *, trust: bool = False
 
     Args:
         folder: the run's.
-        overrides: other data, say.
+        overrides: of the run's configuration, such as other data.
         trust: whether code that the run's configuration names (``module:Name``) may be imported; the overrides are the user's own.
 
     Raises:
@@ -67,7 +67,7 @@ def _evaluate(folder: Path, tree: dict[str, Any]) -> str:
         experiment.oracle.loss,
         experiment.shared_data,
         data,
-        config.clients.good,
+        config.clients.honest_ids,
         validation=experiment.validation,
         samples=config.evaluate.samples,
         seed=config.seed,
@@ -80,7 +80,7 @@ def _evaluate(folder: Path, tree: dict[str, Any]) -> str:
         seen = f"{seen} samples"
     lines = [
         f"{config.name}, model after round {round_}, data {config.data.name}",
-        f"  loss {measured['loss']:.6g} (good clients' training samples)",
+        f"  loss {measured['loss']:.6g} (honest clients' training samples)",
     ]
     for name, metric in experiment.task.metrics.items():
         lines.append(f"  {name} {measured[name]:.6g} ({seen}){NOTES[metric.better]}")
@@ -88,7 +88,7 @@ def _evaluate(folder: Path, tree: dict[str, Any]) -> str:
 
 
 def _last_model(folder: Path, experiment: Experiment) -> tuple[int, torch.Tensor]:
-    """Return the newest intact model and its round; of a run that has diverged the last good one, with `stop` the best one."""
+    """Return the newest intact model and its round; for a run that has diverged the last good one, with `stop` the best one."""
     found = []
     if os.path.lexists(folder / "model.safetensors"):
         found.append(load_model(experiment.oracle.loss.model, folder))
@@ -120,5 +120,5 @@ def _fitting(x: torch.Tensor, experiment: Experiment, folder: Path) -> torch.Ten
 def _has_diverged(folder: Path) -> bool:
     try:
         return bool(read_json(folder / "summary.json")["status"] == "diverged")
-    except (OSError, ValueError, KeyError, TypeError):  # a run that goes on has none
+    except (OSError, ValueError, KeyError, TypeError):  # a run that still trains has none
         return False

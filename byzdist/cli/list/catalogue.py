@@ -15,8 +15,8 @@ SECTIONS: dict[str, Registry[Any]] = {
     f"{kind.title} ({kind.key}{'' if '.' in kind.key else '.name'})": kind.registry for kind in KINDS.values()
 }
 LEGEND = (
-    "n vectors, f of them hostile. Robustness: its constants, (f, kappa) or (delta, c). Norm: F, the most times that the "
-    "result can be longer than the longest vector. Cost: arithmetic beyond reading the n x d numbers."
+    "n vectors, f of them Byzantine. Robustness: its constants, (f, kappa) or (delta, c). Norm: F, a bound on the norm of "
+    "the result divided by the largest norm of a vector. Cost: arithmetic beyond reading the n x d numbers."
 )
 MORE = (
     "`byzdist list KIND NAME` shows one of them with its parameters, their ranges and defaults, and `byzdist list SECTION` the keys of "
@@ -106,7 +106,7 @@ def _kind(word: str, width: int) -> list[str]:
 
 
 def _piece(kind: Kind, name: str, width: int) -> list[str]:
-    """Return the lines of one piece: its documentation, what it is also called, its parameters."""
+    """Return the lines of one piece: its documentation, its other names, its parameters."""
     aliases, settings = _aliases(kind, name), piece_settings(kind, name)
     lines = [f"{name} ({kind.registry.kind}, {kind.key})", ""]
     for paragraph in kind.registry.document(name).split("\n\n"):

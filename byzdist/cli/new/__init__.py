@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def write(folder: Path) -> list[Path]:
-    """Write the files to begin with into a folder, which is made where it is not there; return their paths.
+    """Write the files to begin with into a folder, which is made if it does not exist; return their paths.
 
     Raises:
         ConfigError: if one of them is there already, or the folder cannot be written.

@@ -1,7 +1,7 @@
 """Data sets and how they are shared out among clients.
 
-A new data set is one file here: a function with ``@DATASETS.register("name")`` that returns a RawData, or, for samples that are to be
-read lazily, a map-style Dataset of torch's, (train, test) of them, a DataLoader, or a Lazy.
+A new data set is one file here: a function with ``@DATASETS.register("name")`` that returns a RawData or, for samples that are
+read lazily, a torch Dataset of map style, (train, test) of them, a DataLoader, or a Lazy.
 """
 
 from byzdist.problem.data.base import DATASETS, Dataset, RawData

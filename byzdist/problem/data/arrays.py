@@ -1,4 +1,4 @@
-"""From whatever a data function returns to arrays of numbers that a run can use, or to a sentence that says what is wrong with it."""
+"""Turns what a data function returns into arrays of numbers that a run can use, or into a sentence that says what is wrong with it."""
 
 from collections.abc import Mapping
 from math import prod
@@ -12,7 +12,7 @@ from byzdist.problem.data.base import RawData
 from byzdist.problem.task import Task
 from byzdist.problem.tasks.classification import CLASSIFICATION
 
-_MANY = 20  # labels of a kind that rather are numbers to predict than names of classes
+_MANY = 20  # more different labels than this are probably numbers to predict, not names of classes
 
 
 def as_arrays(
@@ -21,14 +21,14 @@ def as_arrays(
     """Return the parts of a data set by their names in `RawData`: numbers in ``dtype``, classes and tokens as int64.
 
     Args:
-        returned: a RawData, or (X, y), or (X, y, X_test, y_test), of anything that is an array or like one.
-        name: what returned it, for the error.
+        returned: a RawData, or (X, y), or (X, y, X_test, y_test), of arrays or anything like an array.
+        name: the data function, for the error.
         dtype: of the features, and of targets that are numbers.
         task: says what features and targets are.
-        whole: whether this is all the data, in which each class has samples; else it is one client's part.
+        whole: whether this is all the data, so that each class must have samples; else it is one client's part.
 
     Raises:
-        ConfigError: for what no model can learn from; the check comes after the last cast.
+        ConfigError: for data from which no model can learn; the check comes after the last cast.
     """
     raw = _as_raw(returned, name)
     arrays: dict[str, NDArray[Any]] = {}
@@ -55,7 +55,7 @@ def as_arrays(
 
 
 def outputs(arrays: Mapping[str, NDArray[Any]], task: Task) -> int:
-    """Return how many numbers a model gives for a sample (for each token, where targets are tokens); 0 where only the task knows."""
+    """Return how many numbers a model gives for a sample (for each token, where targets are tokens); 0 if only the task knows."""
     targets = arrays["labels"]
     if task.target == "classes":
         return int(targets.max()) + 1
@@ -92,27 +92,27 @@ def _as_raw(returned: Any, name: str) -> RawData:
     what = f"{len(returned)} things" if isinstance(returned, tuple | list) else f"a {type(returned).__name__}"
     raise ConfigError(
         f"data.name: {name!r} returns {what}; return (X, y), or (X, y, X_test, y_test), or a RawData: arrays, tensors, lists, data "
-        "frames or sparse matrices; or a map-style Dataset of torch's, see byzdist.problem.data.Lazy."
+        "frames or sparse matrices; or a torch Dataset of map style, see byzdist.problem.data.Lazy."
     )
 
 
 def _array(value: Any, what: str) -> NDArray[Any]:
-    """Return an array of whatever is one, or like one."""
+    """Return a numpy array of an array of any kind."""
     if np.ma.isMaskedArray(value) and np.ma.getmaskarray(value).any():
         raise ConfigError(f"{what} of which some are masked. Fill them, or leave these samples out.")
-    if hasattr(value, "detach"):  # a tensor of torch's, on any device
+    if hasattr(value, "detach"):  # a torch tensor, on any device
         value = value.detach().cpu().resolve_conj()
         value = (
             value.float() if value.dtype.itemsize == 2 and value.is_floating_point() else value
-        ).numpy()  # bfloat16
-    elif hasattr(value, "toarray"):  # a sparse matrix or array of scipy's
+        ).numpy()  # numpy has no bfloat16
+    elif hasattr(value, "toarray"):  # a scipy sparse matrix or array
         value = value.toarray()
-    elif hasattr(value, "to_numpy"):  # a frame or series of pandas', polars' and others'
+    elif hasattr(value, "to_numpy"):  # a data frame or series of pandas, polars and others
         value = value.to_numpy()
     try:
         return np.asarray(value)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{what} that are no array: {error}. Do all samples have one shape?") from error
+        raise ConfigError(f"{what} that are not an array: {error}. Do all samples have one shape?") from error
 
 
 def _numbers(value: Any, what: str) -> NDArray[Any]:
@@ -124,13 +124,13 @@ def _numbers(value: Any, what: str) -> NDArray[Any]:
             return array.astype(np.float64)
         except (ValueError, TypeError):
             raise ConfigError(
-                f"{what} that are no numbers: {_first_odd(array, value)}. Code it as numbers first."
+                f"{what} that are not numbers: {_first_odd(array, value)}. Code it as numbers first."
             ) from None
-    raise ConfigError(f"{what} of the type {array.dtype}, which are no real numbers. Turn them into such first.")
+    raise ConfigError(f"{what} of the type {array.dtype}, which are not real numbers. Convert them first.")
 
 
 def _first_odd(array: NDArray[Any], value: Any) -> str:
-    """Return the first entry that is no number, and where it is."""
+    """Return the first entry that is not a number, and where it is."""
     columns = list(getattr(value, "columns", ()))
     for place, entry in np.ndenumerate(array):
         try:
@@ -225,7 +225,7 @@ def _check_classes(labels: NDArray[np.int64], name: str, whole: bool) -> None:
 
 
 def advice(labels: NDArray[np.int64], classes: int) -> str | None:
-    """Return what there is to say of labels that work, but hardly as they are meant; None if nothing."""
+    """Return a warning about labels that work but are probably not meant so; None if there is none."""
     counts = np.bincount(labels, minlength=classes)
     empty = np.flatnonzero(counts == 0).tolist()
     if empty == [0]:

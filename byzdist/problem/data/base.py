@@ -1,16 +1,16 @@
 """What a data set is, before and after it is prepared, and the registry of data sets.
 
 A data function gets the parameters of the data section as keyword arguments and nothing else; one for private data (``where: worker``)
-gets a client's id before them. It must return the same each time: one process of a host calls it, and the cache keeps what it returns.
+gets a client's id before them. It must return the same at each call: one process of a host calls it, and the cache keeps the result.
 
 Returns:
     A `RawData`, or (X, y), or (X, y, X_test, y_test): features [N, ...] of finite numbers and targets [N, ...], as the task wants
     them; for classification the classes 0, 1, ... [N], each of which has samples. Or, for samples that are read lazily, a
-    map-style Dataset of torch's, (train, test) of them, a DataLoader, or a `Lazy`.
+    torch Dataset of map style, (train, test) of them, a DataLoader, or a `Lazy`.
 
 Raises:
-    ConfigError: for a wrong parameter or file; the message names the key, the value and the remedy. Whatever else it raises ends the
-        run before it starts, in a ConfigError with the error and its place.
+    ConfigError: for a wrong parameter or file; the message names the key, the value and the remedy. Any other exception ends the
+        run before it starts, in a ConfigError with its text and place.
 
 Example:
     >>> import numpy as np
@@ -45,7 +45,7 @@ from byzdist.registry import Registry
 class RawData:
     """What a data set returns: features [N, ...], labels (the targets) [N, ...], and the same of a test set or None.
 
-    Each is an array or like one: a tensor of torch's, a list, a data frame, a sparse matrix.
+    Each is an array or something like it: a torch tensor, a list, a data frame, a sparse matrix.
     """
 
     features: Any
@@ -58,9 +58,9 @@ class RawData:
 class Dataset:
     """A prepared data set; its arrays are mapped from files, so that the processes of a host share one copy.
 
-    features and test_features are [N, ...] in float32 or float64, or int64 where they are tokens; labels and test_labels are what the task
-    says, for classification int64 [N] in 0..classes-1. ``classes`` is how many outputs a model has: classes, numbers to predict, labels,
-    or the vocabulary. ``key`` names the content in the cache of this host: equal keys, equal numbers.
+    features and test_features are [N, ...] in float32 or float64, or int64 for tokens; labels and test_labels are what the task
+    wants, int64 [N] in 0..classes-1 for classification. ``classes`` is how many outputs a model has: classes, numbers to predict, labels,
+    or the vocabulary. ``key`` names the content in this host's cache: equal keys mean equal numbers.
     """
 
     key: str
@@ -87,7 +87,7 @@ class Dataset:
 
 
 READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError)
-"""What reading a missing, unreadable or damaged file raises, compressed or not."""
+"""The exceptions of reading a missing, unreadable or damaged file, compressed or not."""
 
 _COMPRESSED: dict[bytes, Callable[[BinaryIO], Any]] = {
     b"\x1f\x8b": gzip.open,
@@ -103,14 +103,14 @@ _ARCHIVES = {
 }
 
 DATASETS: Registry[Callable[..., Any]] = Registry("data set")
-"""An entry may have an attribute ``task``: the name of the task that it is for, where that is not classification."""
+"""An entry may have an attribute ``task``: the name of its task, if that is not classification."""
 
 
 def open_binary(path: Path) -> BinaryIO:
-    """Open a file for reading, through gzip, bz2 or xz where its first bytes say so.
+    """Open a file for reading, and unpack it if its first bytes are those of gzip, bz2 or xz.
 
     Raises:
-        OSError: if it cannot be opened, is no plain file, or is packed in another way.
+        OSError: if it cannot be opened, is not a plain file, or is packed in another format.
     """
     file = os.fdopen(open_plain(path, follow=True), "rb")
     begin = file.read(8)
@@ -126,5 +126,5 @@ def open_binary(path: Path) -> BinaryIO:
 
 
 def refuse(problem: str) -> PydanticCustomError:
-    """Return the error by which a validator refuses a parameter's value; the registry makes a ConfigError of it."""
+    """Return the error with which a validator refuses a parameter's value; the registry turns it into a ConfigError."""
     return PydanticCustomError("data", problem.replace("{", "{{").replace("}", "}}"))

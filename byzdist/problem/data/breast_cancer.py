@@ -1,4 +1,4 @@
-"""The breast cancer data that scikit-learn brings along."""
+"""scikit-learn's breast cancer data."""
 
 from byzdist.problem.data.base import DATASETS, RawData
 

@@ -16,7 +16,7 @@ from byzdist.errors import ConfigError
 from byzdist.problem.data.base import DATASETS, READ_ERRORS, RawData, open_binary
 from byzdist.problem.data.tabular import DataFile, Share, numbered, of_parts, parts
 
-_MOST_CATEGORIES = 1000  # of a column of words; more are a text, or names of samples
+_MOST_CATEGORIES = 1000  # different words of a column; with more, they are texts or names of samples
 
 
 class _Table:
@@ -37,7 +37,7 @@ class _Table:
         self._path = paths[0]
 
     def column(self, name: str) -> NDArray[Any]:
-        """Return a column as numbers, or as text where some entry is not one."""
+        """Return a column as numbers, or as text if some entry is not a number."""
         cells = self._columns[self.names.index(name)]
         empty = next((row for row, cell in enumerate(cells) if not cell.strip()), None)
         if empty is not None:
@@ -50,7 +50,7 @@ class _Table:
             return np.array([cell.strip() for cell in cells])
 
     def features(self, name: str) -> NDArray[Any]:
-        """Return a column as numbers [N, 1], or one of 0 and 1 for each of its words [N, words]."""
+        """Return a column as numbers [N, 1], or as one column of 0 and 1 for each of its words [N, words]."""
         column = self.column(name)
         if column.dtype.kind == "f":
             return column[:, None]

@@ -1,4 +1,4 @@
-"""The progression of diabetes, which scikit-learn brings along."""
+"""scikit-learn's diabetes data."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The small handwritten digits that scikit-learn brings along."""
+"""scikit-learn's small handwritten digits."""
 
 import numpy as np
 

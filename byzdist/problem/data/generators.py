@@ -1,4 +1,4 @@
-"""The global generators of torch, numpy and Python, from which a user's code draws; ours never does."""
+"""The global generators of torch, numpy and Python, from which a user's code draws; byzdist's own code never does."""
 
 import random
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def global_generators(generator: np.random.Generator) -> Iterator[None]:
-    """Seed the global generators (torch's on the CPU) from one of ours, for code of a user's; afterwards they are as before."""
+    """Seed the global generators (torch's on the CPU) from a keyed one, for a user's code, and restore them afterwards."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     seeds = generator.integers(2**32, size=3).tolist()
     try:

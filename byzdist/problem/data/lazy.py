@@ -1,4 +1,4 @@
-"""Samples that are read when they are needed, from a map-style Dataset of torch's or anything with a length and indices."""
+"""Samples that are read when they are needed, from a torch Dataset of map style or anything with a length and indices."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
-from byzdist.errors import ConfigError, RunError, told
+from byzdist.errors import ConfigError, RunError, describe_error
 from byzdist.problem.data.base import Dataset
 from byzdist.problem.data.generators import global_generators
 from byzdist.problem.task import Batch, Task
 from byzdist.randomness import stream
 
-_advice = logging.getLogger("byzdist.config.checks.data")  # what the server alone says, see logs
-_FEW = 16  # samples that stand for all, where every rank reads some at the start
+_advice = logging.getLogger("byzdist.config.checks.data")  # only the server logs it, see reporting/logs.py
+_FEW = 16  # samples that every rank reads at the start, in place of all
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Lazy:
     """What a data function may return to say more than a Dataset does.
 
     Attributes:
-        dataset: has a length and gives a sample for an index; a DataLoader gives its dataset and collate_fn.
+        dataset: has a length and returns a sample for an index; of a DataLoader, dataset and collate_fn are used.
         test: the same for a test set, or None.
-        collate: makes a batch of a list of samples; torch's default_collate unless it is given.
-        outputs: how many numbers the model gives for a sample: classes, or the vocabulary. Needed where the data set has neither
-            ``targets`` nor ``labels`` of its own.
+        collate: makes a batch of a list of samples; torch's default_collate by default.
+        outputs: how many numbers the model gives for a sample: classes, or the vocabulary. Needed if the data set has neither
+            ``targets`` nor ``labels``.
     """
 
     dataset: Any
@@ -42,7 +42,7 @@ class Lazy:
 
 
 class Reader:
-    """Reads batches, and makes of them what the task wants: on the CPU, numbers in the run's dtype."""
+    """Reads batches and checks that the task can use them. Batches are on the CPU, with floating-point numbers in the run's dtype."""
 
     def __init__(self, samples: Any, collate: Callable[[list[Any]], Any], name: str, dtype: str, task: Task) -> None:
         self._samples, self._collate, self._name, self._task = samples, collate, name, task
@@ -53,12 +53,12 @@ class Reader:
         """Return the samples at these places as one batch.
 
         Args:
-            indices: of the samples.
+            indices: which samples.
             generator: seeds the global generators of torch, numpy and Python while samples are read and collated.
-            whose: who reads, for errors.
+            whose: for whom they are read, for errors.
 
         Raises:
-            RunError: what the user's code raises, or a batch from which the task cannot learn.
+            RunError: for an exception of the user's code, or a batch from which the task cannot learn.
         """
         gathered = []
         with global_generators(generator):
@@ -67,14 +67,14 @@ class Reader:
                     gathered.append(self._samples[index])
                 except MemoryError:
                     raise
-                except (Exception, SystemExit) as error:  # whatever a user's own code raises
-                    raise self._error(whose, f"sample {index} ended with {told(error)}") from error
+                except (Exception, SystemExit) as error:  # a user's own code may raise anything
+                    raise self._error(whose, f"sample {index} ended with {describe_error(error)}") from error
             try:
                 batch = self._collate(gathered)
             except MemoryError:
                 raise
             except (Exception, SystemExit) as error:
-                raise self._error(whose, f"to collate {_listed(indices)} ended with {told(error)}") from error
+                raise self._error(whose, f"collating {_listed(indices)} ended with {describe_error(error)}") from error
         return self._fitting(batch, indices, whose)
 
     def _fitting(self, batch: Any, indices: Sequence[int], whose: str) -> Batch:
@@ -134,8 +134,8 @@ class Reader:
 class LazyDataset:
     """A prepared data set that is read lazily: what a `Dataset` is for arrays.
 
-    labels and test_labels are the targets where the data set tells them and they are classes, else NaN for each sample. ``batch_size``
-    is that of a DataLoader, ``repeatable`` says whether the same seeds give the same samples.
+    labels and test_labels are the targets if the data set tells them and they are classes, else NaN for each sample. ``batch_size``
+    is a DataLoader's, ``repeatable`` says whether the same seeds give the same samples.
     """
 
     key: str
@@ -149,7 +149,7 @@ class LazyDataset:
     repeatable: bool
 
     def some(self, step: int) -> NDArray[Any]:
-        """Return the numbers in some samples, at most one in ``step``; nothing where reading them again would give others."""
+        """Return the numbers in some samples, at most one in ``step``; nothing if reading them again would give others."""
         if not self.repeatable:
             return np.zeros(0)
         indices = range(0, len(self.reader), max(step, len(self.reader) // _FEW))[:_FEW]
@@ -169,23 +169,23 @@ Prepared = Dataset | LazyDataset
 
 
 def is_lazy(returned: Any) -> bool:
-    """Return whether a data function means its samples to be read lazily."""
+    """Return whether what a data function returned is to be read lazily."""
     parts = returned if isinstance(returned, tuple | list) and len(returned) == 2 else [returned]
     return any(isinstance(part, Lazy | TorchDataset | DataLoader) for part in parts)
 
 
 def prepare_lazy(returned: Any, name: str, key: str, dtype: str, task: Task) -> LazyDataset:
-    """Return what a data function returned, tried out: some samples are read.
+    """Return a data set that is read lazily, after reading some of its samples as a trial.
 
     Args:
         returned: a Dataset, a DataLoader or a `Lazy`, or two of the former: (train, test).
-        name: what returned it, for errors.
-        key: names it.
-        dtype: of numbers.
+        name: the data function, for errors.
+        key: names the data set.
+        dtype: of floating-point numbers.
         task: says what a batch is.
 
     Raises:
-        ConfigError: for what cannot be learnt from.
+        ConfigError: for data from which the task cannot learn.
     """
     if isinstance(returned, tuple | list):
         returned = Lazy(*returned)
@@ -239,7 +239,7 @@ def _part(part: Any, given: Lazy, name: str, dtype: str, task: Task) -> tuple[Re
     try:
         length = len(part)
     except Exception as error:  # whatever a user's own code raises
-        raise ConfigError(f"data: the length of what {name!r} returns ended with {told(error)}.") from error
+        raise ConfigError(f"data: the length of what {name!r} returns ended with {describe_error(error)}.") from error
     if not length:
         raise ConfigError(f"{what} a Dataset without a sample.")
     labels = _unknown(length)
@@ -268,7 +268,7 @@ def _unknown(length: int) -> NDArray[Any]:
 
 
 def _outputs(given: Lazy, labels: NDArray[Any], batch: Batch, name: str, task: Task) -> int:
-    """Return how many numbers a model gives for a sample; 0 where only the task knows."""
+    """Return how many numbers a model gives for a sample; 0 if only the task knows."""
     if given.outputs is not None:
         return given.outputs
     if task.target == "classes" and labels.dtype.kind == "i":
@@ -300,7 +300,7 @@ def _tensors(batch: Any) -> list[Tensor]:
 
 
 def cast(batch: Any, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Any:
-    """Return a batch with floating numbers in a dtype, and on a device; mappings, tuples and lists keep their form."""
+    """Return a batch with its floating-point numbers in a dtype, and on a device; mappings, tuples and lists keep their form."""
     if isinstance(batch, Tensor):
         return batch.to(device, dtype if batch.is_floating_point() else None)
     if isinstance(batch, Mapping):

@@ -17,8 +17,8 @@ from byzdist.errors import ConfigError
 from byzdist.problem.data.base import DATASETS, READ_ERRORS, RawData, open_binary, refuse
 
 _log = logging.getLogger(__name__)
-_BEGINNING = 1 << 16  # bytes in which a file shows what it is
-_MANY = 20  # labels of a kind that rather are numbers to predict than names of classes
+_BEGINNING = 1 << 16  # bytes that are read to recognise a file
+_MANY = 20  # more different labels than this are probably numbers to predict, not names of classes
 _MARKS = (  # utf-32's little-endian mark begins like utf-16's
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -29,7 +29,7 @@ _MARKS = (  # utf-32's little-endian mark begins like utf-16's
 
 
 class _OddLine(ValueError):
-    """What is wrong with a line, without its number."""
+    """What is wrong with a line, without the line's number."""
 
 
 def _begins_well(path: str) -> str:
@@ -42,7 +42,7 @@ def _begins_well(path: str) -> str:
         raise refuse(f"the file cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(lines) > 1 and not lines[-1].endswith(b"\n"):
         lines.pop()  # it may be cut
-    wrong = "this is no LIBSVM file: a line holds a label and then index:value pairs"
+    wrong = "this is not a LIBSVM file: a line holds a label and then index:value pairs"
     data = [(number, line) for number, line in enumerate(lines, 1) if _body(line)][:2]
     if not data:
         raise refuse(wrong)
@@ -65,8 +65,8 @@ def libsvm(
 ) -> RawData:
     """A file in the format of LIBSVM, plain, gzip, bz2 or xz; its labels, in sorted order, become 0, 1, ...
 
-    The array is kept dense. Indices begin at 0 where one of the two files has an index 0, else at 1. ``features`` is their
-    number where the file does not use the last ones; ``normalize`` scales each sample to Euclidean length 1. Query ids (``qid:``)
+    The array is kept dense. Indices begin at 0 if one of the two files has an index 0, else at 1. ``features`` is their
+    number, if the file does not use the last ones; ``normalize`` scales each sample to Euclidean length 1. Query ids (``qid:``)
     and a header line are skipped.
     """
     files = [(key, file) for key, file in (("data.path", path), ("data.test_path", test_path)) if file is not None]
@@ -88,7 +88,7 @@ def libsvm(
 
 
 def _text(content: bytes) -> bytes:
-    """Return text as UTF-8 without a byte-order mark and with line feeds; UTF-16 shows itself by a mark, or by its zeros."""
+    """Return text as UTF-8 without a byte-order mark and with line feeds; UTF-16 is recognised by a mark, or by its zeros."""
     for mark, encoding in _MARKS:
         if content.startswith(mark):
             content = content.removeprefix(mark) if encoding == "utf-8" else _decoded(content, encoding)
@@ -112,7 +112,7 @@ def _parsed(line: bytes) -> tuple[float, dict[int, float]] | None:
     """Return a line's label and values by index; None for an empty one.
 
     Raises:
-        _OddLine: saying what is wrong.
+        _OddLine: if it is malformed; the text says how.
     """
     label, *pairs = _body(line) or [b""]
     if not label:
@@ -124,7 +124,7 @@ def _parsed(line: bytes) -> tuple[float, dict[int, float]] | None:
         raise _OddLine(f"it has several labels, {shown!r}; a sample is of one class here")
     target = _number(label)
     if target is None or not math.isfinite(target):
-        raise _OddLine(f"its label is {shown!r}, which is no number")
+        raise _OddLine(f"its label is {shown!r}, which is not a number")
     values: dict[int, float] = {}
     for pair in pairs:
         index, colon, value = pair.partition(b":")
@@ -132,7 +132,7 @@ def _parsed(line: bytes) -> tuple[float, dict[int, float]] | None:
             continue
         number = _number(value)
         if not colon or not index.isdigit() or number is None:
-            raise _OddLine(f"{pair[:40].decode(errors='replace')!r} is no index:value pair")
+            raise _OddLine(f"{pair[:40].decode(errors='replace')!r} is not an index:value pair")
         if int(index) in values:
             raise _OddLine(f"it has the index {int(index)} twice")
         values[int(index)] = number
@@ -174,7 +174,7 @@ def _read(key: str, path: str) -> tuple[Any, NDArray[Any]]:
 
 
 def _without_header(path: str, content: bytes) -> bytes:
-    """Make a comment of a first line that is none of data where the next one is."""
+    """Turn a first line that is a header into a comment."""
     start = 0
     while start < len(content) and not _body(content[start : _end(content, start)]):
         start = _end(content, start) + 1
@@ -189,7 +189,7 @@ def _without_header(path: str, content: bytes) -> bytes:
 
 
 def _is_header(line: bytes, following: bytes) -> bool:
-    """Return whether a line is none of data, nor meant as such, and the next one is."""
+    """Return whether a line is not data, and not meant as data, and the next one is."""
     return bool(_cause(line)) and b":" not in line and bool(_body(following)) and _cause(following) is None
 
 
@@ -199,7 +199,7 @@ def _end(content: bytes, start: int) -> int:
 
 
 def _read_line_by_line(key: str, path: str, content: bytes) -> tuple[Any, NDArray[Any]]:
-    """Read what scikit-learn does not (indices in any order, or beyond 32 bits), or say which line cannot be read."""
+    """Read a file that scikit-learn cannot (with indices in any order, or beyond 32 bits), or say which line is malformed."""
     from scipy.sparse import csr_matrix
 
     labels, ends = list[float](), [0]

@@ -24,13 +24,13 @@ _FROM_ONE = "letters"  # the set of EMNIST whose labels are 1 to 26
 
 
 class _IdxError(Exception):
-    """An IDX file that is not there, or not what its name says."""
+    """An IDX file is missing, or is not what its name says."""
 
 
 def _find(folder: str, chosen: str | None = None) -> tuple[str, dict[str, Path]]:
-    """Return the name of a set ("" where it has none) and its four files.
+    """Return the name of a set ("" if it has none) and its four files.
 
-    They are in the folder, in its ``raw``, or in ``NAME/raw`` as torchvision leaves them; some unpackers put each file into a
+    They are in the folder, in its ``raw``, or in ``NAME/raw``, where torchvision puts them; some unpackers put each file into a
     folder of the file's name.
     """
     found: dict[tuple[Path, str], dict[str, Path]] = {}

@@ -1,4 +1,4 @@
-"""Arrays in one of numpy's files."""
+"""Arrays in a file of numpy's savez."""
 
 import os
 from pathlib import Path
@@ -30,7 +30,7 @@ def npz(
     test_share: Share = 0.0,
     standardize: bool = False,
 ) -> RawData:
-    """A file of `numpy.savez` with arrays ``X`` and ``y``, and perhaps ``X_test`` and ``y_test``, or other names."""
+    """A file of `numpy.savez` with arrays ``X`` and ``y``, and perhaps ``X_test`` and ``y_test``; parameters can give other names."""
     test_features, test_target = f"{features}_test", f"{target}_test"
     try:
         with _opened(Path(path)) as file, np.load(file, allow_pickle=False) as content:
@@ -43,7 +43,7 @@ def npz(
             arrays = [content[name] for name in names]
     except ConfigError:
         raise
-    except Exception as error:  # whatever a damaged archive makes numpy and zipfile raise
+    except Exception as error:  # numpy and zipfile raise many errors for a damaged archive
         raise ConfigError(f"data.path: {path!r} is not a file of numpy.savez: {error}.") from error
     if any(len(x) != len(y) for x, y in zip(arrays[::2], arrays[1::2], strict=True)):
         raise ConfigError(f"data.path: {path!r}: {features} and {target} have different lengths.")

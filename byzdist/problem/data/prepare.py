@@ -1,8 +1,8 @@
-"""From a configuration's data section to arrays that all processes of a host share.
+"""Turns a configuration's data section into arrays that all processes of a host share.
 
-The first process to come prepares plain .npy files in the cache folder; it and all others map them into memory. So
-only one process parses, nobody imports a parser when the cache is warm, and a data set is in memory once however many
-clients there are. Where nothing can be kept (no room, no rights), each process prepares the data for itself.
+The first process prepares plain .npy files in the cache folder; it and all others map them into memory. So only one
+process parses, no process imports a parser when the cache is warm, and a data set is in memory once for any number of
+clients. If the cache cannot be written (no room, no rights), each process prepares the data for itself.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from byzdist.errors import ConfigError, told
+from byzdist.errors import ConfigError, describe_error
 from byzdist.host.caching import cache_folders, make_cache, say_that_it_cannot_be_used
 from byzdist.host.files import check_plain, share
 from byzdist.host.locks import Lock
@@ -36,18 +36,18 @@ from byzdist.randomness import stream
 from byzdist.registry import Named, Spec
 
 _FORMAT = 3
-_MOST_MEMBERS = 10_000  # of a folder that stands for its content
+_MOST_MEMBERS = 10_000  # files of a folder that are looked at
 _log = logging.getLogger(__name__)
-_advice = logging.getLogger("byzdist.config.checks.data")  # what the server alone says, see logs
+_advice = logging.getLogger("byzdist.config.checks.data")  # only the server logs it, see reporting/logs.py
 
 
 def load(named: Named, cache: Path | None = None, dtype: str = "float64", task: Task = CLASSIFICATION) -> Prepared:
-    """Return the data set of a data section as a task wants it, with numbers of the given dtype, from the cache or prepared just now.
+    """Return the data set of a data section as a task wants it, with numbers of the given dtype, from the cache or freshly prepared.
 
-    What is read lazily is not kept in the cache: each process calls its function.
+    Data that are read lazily are not in the cache: each process calls their function.
 
     Raises:
-        ConfigError: an unknown name, a wrong parameter, a missing or damaged file, or a function of the user's own that fails.
+        ConfigError: for an unknown name, a wrong parameter, a missing or damaged file, or a user's own function that fails.
     """
     spec = DATASETS.check(named, "data")
     key = fingerprint(_FORMAT, spec.plain(), dtype, task.target, task.inputs, entry=DATASETS.get(spec.name))
@@ -85,7 +85,7 @@ def load(named: Named, cache: Path | None = None, dtype: str = "float64", task: 
 def fingerprint(*parts: Any, entry: Callable[..., Any]) -> str:
     """Return a short hash of configuration parts, of the files they name, and of the source file of ``entry``.
 
-    A string that names an existing file or folder stands for its content as size and time of change tell it.
+    A string that names an existing file or folder counts with the size and the time of change of its content.
     """
 
     def files(part: Any) -> list[tuple[str, int, int]]:
@@ -102,7 +102,7 @@ def fingerprint(*parts: Any, entry: Callable[..., Any]) -> str:
 
 
 def _members(path: Path, levels: int = 3) -> list[tuple[Path, os.stat_result]]:
-    """Return a file, or the files in a folder and a few levels below, with their facts; no more than a data set has."""
+    """Return a file, or the files in a folder and a few levels below, with their facts; at most as many as a data set may have."""
     found: list[tuple[Path, os.stat_result]] = []
     level = [path]
     for _ in range(levels + 1):
@@ -131,7 +131,7 @@ def _open(folder: Path, key: str, dtype: np.dtype[Any], task: Task) -> Dataset |
         tested = (folder / "test_labels.npy").exists()
         names = ("features", "labels", *(("test_features", "test_labels") if tested else ()))
         return _dataset(key, {name: array(name) for name in names}, task)
-    except (OSError, ValueError):  # not there, another user's alone, or torn by a crash of the machine
+    except (OSError, ValueError):  # missing, readable for another user only, or damaged by a crash of the machine
         return None
 
 
@@ -149,12 +149,12 @@ def _dataset(key: str, arrays: Mapping[str, NDArray[Any]], task: Task) -> Datase
 def _prepare(spec: Spec, key: str, dtype: np.dtype[Any], task: Task) -> Prepared | dict[str, NDArray[Any]]:
     _log.info("preparing data set %s", spec.name)
     try:
-        with global_generators(stream(0, "data")):  # random_split, say, is the same in every process
+        with global_generators(stream(0, "data")):  # so that random_split, say, is the same in every process
             returned = DATASETS.build(spec, key="data")
     except (ConfigError, MemoryError):
         raise
-    except (Exception, SystemExit) as error:  # whatever a user's own function raises
-        raise ConfigError(f"data: {spec.name!r} ended with {told(error)}.") from error
+    except (Exception, SystemExit) as error:  # a user's own function may raise anything
+        raise ConfigError(f"data: {spec.name!r} ended with {describe_error(error)}.") from error
     if is_lazy(returned):
         return prepare_lazy(returned, spec.name, key, dtype.name, task)
     return as_arrays(returned, spec.name, dtype, task)

@@ -1,9 +1,27 @@
 """Who holds which samples.
 
-``holders`` says among whom a split deals out the data: ``honest``, the default, or ``all``. f, the loss that a run minimizes, is that of
-the honest clients: what Byzantine ones held would be lost to it, and where a split goes by label that is whole classes, or all of
-a class but one client's part, which a robust rule may take for an attack. So Byzantine clients get copies of honest clients' shards, as
-in the experiments of [BRPP]. With ``all`` each client has data of its own.
+``holders`` says among whom a split deals out the data: ``honest``, the default, or ``all``. A run minimizes f, the loss of the honest
+clients, so f would lack what Byzantine ones held. If the split goes by label, that may be whole classes, or all of a class except one
+client's part, which a robust rule may take for an attack. So Byzantine clients get copies of honest clients' shards, as in the
+experiments of [BRPP]. With ``all`` each client has data of its own.
+
+A split is a function, called in every process, which must give the same split each time.
+
+Args:
+    labels: the targets, int64 [N]; NaN for each sample where they are not classes, or not known before reading.
+    count: how many clients hold data of their own.
+    generator: the source of its random draws, the same in every process.
+
+Returns:
+    The client 0..count-1 that holds each sample, int64 [N], each client at least once; None: every client holds all samples. Anything
+    else is a ConfigError.
+
+Example:
+    >>> import numpy as np
+    >>> def in_turn(labels: np.ndarray, count: int, generator: np.random.Generator, *, skip: int = 1) -> np.ndarray:
+    ...     return np.arange(len(labels)) * skip % count
+    >>> in_turn(np.zeros(5), 3, np.random.default_rng(0), skip=2)
+    array([0, 2, 1, 0, 2])
 """
 
 import csv
@@ -48,7 +66,7 @@ def by_label(labels: NDArray[np.int64], count: int, generator: np.random.Generat
     """Samples sorted by label and cut into shards of equal size, so that a client sees one label or two.
 
     Shards are dealt out so that clients with consecutive ids hold different labels: where the Byzantine clients, the last ones, hold
-    data of their own (``holders: all``), the good ones shall see every label where their number allows it.
+    data of their own (``holders: all``), the honest ones see every label if there are enough of them.
     """
     shuffled = generator.permutation(len(labels))
     ordered = shuffled[np.argsort(labels[shuffled], kind="stable")]
@@ -66,8 +84,8 @@ def dirichlet(
 ) -> Owners:
     """Each label is shared out in proportions from a Dirichlet(alpha) law: a small alpha makes clients unlike.
 
-    (Hsu, Qi, Brown, "Measuring the effects of non-identical data distribution", 2019.) A client left empty gets a
-    sample of the client that then has most.
+    (Hsu, Qi, Brown, "Measuring the effects of non-identical data distribution", 2019.) A client without samples gets
+    one from the client that then has most.
     """
     owners = np.empty(len(labels), np.int64)
     for label in range(int(labels.max()) + 1):
@@ -80,7 +98,7 @@ def dirichlet(
 
 
 def _even(samples: int, count: int) -> NDArray[np.int64]:
-    """Return 0..count-1, each repeated equally often up to one, in order."""
+    """Return 0..count-1 in order, each repeated equally often, up to one."""
     return np.arange(samples, dtype=np.int64) * count // samples
 
 
@@ -98,7 +116,7 @@ def _feed_the_empty(owners: Owners, count: int) -> None:
 
 
 class Split:
-    """The samples of each client: one array of positions in the data set, cut by offsets; a shard is found at once.
+    """The samples of each client: one array of positions in the data set, cut by offsets, so that a shard is found at once.
 
     The first ``holders`` of ``count`` clients (None: all) hold the data, a shard each, and client ``holders`` + i a copy of client i's.
     """
@@ -161,12 +179,12 @@ def check_split(named: Named) -> Spec:
 
 
 def split(named: Named, labels: NDArray[np.int64], count: int, seed: int, byzantine: int = 0) -> Split:
-    """Share a data set with these labels out among ``count`` clients; the same arguments give the same split anywhere.
+    """Deal a data set with these labels out to ``count`` clients; the same arguments give the same split everywhere.
 
     The last ``byzantine`` clients get copies of what the others hold, unless ``holders`` is ``all``.
 
     Raises:
-        ConfigError: a wrong section, or fewer samples than clients where each is to have its own.
+        ConfigError: for a wrong section, or for fewer samples than clients that each need one.
     """
     spec = check_split(named)
     entry = SPLITS.get(spec.name, "data.split")
@@ -190,12 +208,12 @@ def split(named: Named, labels: NDArray[np.int64], count: int, seed: int, byzant
 
 
 def warn_of_rare_classes(table: NDArray[np.int64], honest: int) -> None:
-    """Warn of classes that no rule can keep, as at most one of the ``honest`` first clients in the table of `Split.table` holds them."""
+    """Warn of classes that a rule may drop, because at most one of the ``honest`` first clients of a `Split.table` holds them."""
     holders = (table[:honest] > 0).sum(axis=0)
     rare = np.flatnonzero((holders <= 1) & (table.sum(axis=0) > 0)).tolist()
     if honest > 1 and rare:
         log.warning(
-            "data.split: at most one honest client holds class %s, and a robust rule may drop what one client alone says. Deal the "
+            "data.split: at most one honest client holds class %s, and a robust rule may drop what a single client sends. Deal the "
             "data to the honest clients (data.split.holders=honest), to fewer of them, or by another split.",
             ", ".join(map(str, rare)),
         )

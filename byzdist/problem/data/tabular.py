@@ -13,7 +13,7 @@ from byzdist.randomness import stream
 
 
 def can_be_read(path: str, opened: Callable[[Path], BinaryIO] = open_binary) -> str:
-    """Return a path whose file is there and not empty; the validator of a parameter."""
+    """Return a path whose file exists and is not empty; a parameter's validator."""
     try:
         with opened(Path(path)) as file:
             if not file.read(1):
@@ -62,7 +62,7 @@ def of_parts(
     *,
     standardize: bool,
 ) -> RawData:
-    """Return a data set of a training and perhaps a test part, standardized by the former where that is wanted."""
+    """Return a data set of a training and perhaps a test part, standardized by the former if ``standardize``."""
     if standardize:
         features, test_features = standardized(features, test_features)
     return RawData(features, targets, test_features, test_targets)

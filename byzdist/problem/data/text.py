@@ -1,4 +1,4 @@
-"""Text as bytes, in windows, for language models."""
+"""Text as bytes, cut into windows, for language models."""
 
 import sysconfig
 from pathlib import Path
@@ -38,7 +38,7 @@ def text(
 ) -> RawData:
     """The bytes of a file, or of the texts in a folder, cut into windows; the last ``test_share`` of them are the test set.
 
-    Without a path it is the source of Python's standard library, which every machine has. A sample is ``window`` bytes, and its
+    Without a path the text is the source of Python's standard library, which every machine has. A sample is ``window`` bytes, and its
     targets are the bytes that follow each of them.
     """
     source = Path(path) if path is not None else Path(sysconfig.get_path("stdlib"))

@@ -3,9 +3,9 @@
 A model function (or class) makes a torch module for the data. Its parameters that require a gradient are x.
 
 Args:
-    feature_shape: the shape of one sample's features, a tuple; () where private data do not say it.
-    classes: how many outputs there are for a sample, or for each token: classes, labels, numbers to predict, or the vocabulary;
-        0 where only the task knows.
+    feature_shape: the shape of one sample's features, a tuple; () if private data do not say it.
+    classes: how many outputs a sample, or each token, has: classes, labels, numbers to predict, or the vocabulary;
+        0 if only the task knows.
 
 Returns:
     A module on the CPU. It maps features [b, ...] to outputs [b, classes] (for two classes or one number also [b, 1]) that depend on x
@@ -13,7 +13,7 @@ Returns:
     `byzdist.problem.modules`.
 
 Raises:
-    ConfigError: for data that it does not fit. Whatever else it raises becomes a ConfigError with the error and its place.
+    ConfigError: for data that it does not fit. Any other exception becomes a ConfigError with its text and place.
 
 Example:
     >>> from math import prod
@@ -47,7 +47,7 @@ def build(named: Named, feature_shape: Sequence[int], classes: int, seed: int, *
     """Return the model of a configuration's model section, the same in every process, on the CPU; ``tokens``: features are integers.
 
     Raises:
-        ConfigError: an unknown name, a wrong parameter, or data that the model does not fit.
+        ConfigError: for an unknown name, a wrong parameter, or data that the model does not fit.
     """
     spec = MODELS.check(named, "model")
     name, default = spec.name, torch.get_default_dtype()
@@ -57,7 +57,7 @@ def build(named: Named, feature_shape: Sequence[int], classes: int, seed: int, *
             model = MODELS.build(spec, tuple(feature_shape), classes, key="model")
         except (ConfigError, MemoryError):
             raise
-        except Exception as error:  # whatever a user's own code raises
+        except Exception as error:  # a user's own code may raise anything
             raise ConfigError(
                 f"model: {name!r} cannot be made for features of shape {list(feature_shape)} and {classes} classes: "
                 f"{modules.reason(error)}."

@@ -1,4 +1,4 @@
-"""What models of images have in common."""
+"""What the models of images share."""
 
 from collections.abc import Sequence
 

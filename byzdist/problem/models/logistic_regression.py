@@ -13,17 +13,15 @@ from byzdist.problem.models.base import MODELS, Weight
 
 Array = Any
 """A torch tensor or a numpy array."""
-_SMALL = (
-    2**13
-)  # numbers in a batch for which calls cost more than arithmetic; numpy's BLAS starts no threads for so few
+_SMALL = 2**13  # numbers in a batch; up to here calls cost more than arithmetic, and numpy's BLAS starts no threads
 
 
 @MODELS.register("logistic_regression", "logreg", "softmax_regression")
 class LogisticRegression(nn.Module):
     """Logistic regression on the flattened features, from zero: one logit for two classes, multinomial for more.
 
-    Gradients and Hessian are in closed form, of flat vectors [d]: the weights [classes, features] (or [features]) before the bias
-    [classes] (or [1]). ``scale`` multiplies the SUM over the batch; the regularizer is not in it. Small batches on the CPU go through
+    Gradients and Hessian are in closed form, for flat vectors [d]: the weights [classes, features] (or [features]) before the bias
+    [classes] (or [1]). ``scale`` multiplies the SUM over the batch, without the regularizer. Small batches on the CPU go through
     numpy, whose calls cost half as much as torch's: on a9a a round takes a third less time (tests/benchmarks/rounds.py).
     """
 
@@ -71,7 +69,7 @@ class LogisticRegression(nn.Module):
     def add_difference(
         self, x_new: Tensor, x_old: Tensor, features: Tensor, labels: Tensor, scale: float, out: Tensor
     ) -> None:
-        """Add scale times the sum of the samples' gradients at x_new minus at x_old to out: the labels cancel."""
+        """Add scale times the sum of the samples' gradients at x_new minus at x_old to out; the labels cancel."""
         flat, new, old, out_ = self._arrays(features, x_new, x_old, out)
         change = _probabilities(self._logits(new, flat)) - _probabilities(self._logits(old, flat))
         self._add_outer(change * scale, flat, out_)
@@ -114,7 +112,7 @@ def _probabilities(logits: Array) -> Array:
     if isinstance(logits, Tensor):
         return logits.sigmoid() if logits.ndim == 1 else logits.softmax(1)
     if logits.ndim == 1:
-        return 0.5 + 0.5 * np.tanh(0.5 * logits)  # the logistic function, with nothing that overflows
+        return 0.5 + 0.5 * np.tanh(0.5 * logits)  # the logistic function, in a form that cannot overflow
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 

@@ -34,7 +34,7 @@ class ResidualBlock(nn.Module):
 def resnet18(feature_shape: Sequence[int], classes: int, *, l2: Weight = 0.0) -> nn.Module:
     """ResNet-18 (He et al. 2016) for small images: a 3 x 3 stem, and layer norm (GroupNorm of one group), as in [BRPP].
 
-    Batch norm would not do: its running statistics are state that no client may share.
+    It has no batch norm, because running statistics are state that clients cannot share.
     """
     depth, _, _ = image_shape("resnet18", feature_shape, least=8)
     layers: list[nn.Module] = [

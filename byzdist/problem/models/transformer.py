@@ -1,4 +1,4 @@
-"""A small transformer: a language model, or a classifier of tokens one by one."""
+"""A small transformer: a language model, or a classifier of single tokens."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -25,7 +25,7 @@ class Block(nn.Module):
         self.perceptron = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return [b, T, width]; a place sees itself and those before it."""
+        """Return [b, T, width]; a position sees itself and those before it."""
         b, t, width = x.shape
         parts = self.queries_keys_values(self.before_attention(x)).view(b, t, 3, self.heads, width // self.heads)
         queries, keys, values = parts.permute(2, 0, 3, 1, 4)
@@ -39,9 +39,9 @@ class Block(nn.Module):
 
 @MODELS.register("transformer", "gpt")
 class Transformer(nn.Module):
-    """A decoder-only transformer (pre-norm, learned places, tied embeddings) for tokens [b, T]; logits are [b, T, vocabulary].
+    """A decoder-only transformer (pre-norm, learned positions, tied embeddings) for tokens [b, T]; logits are [b, T, vocabulary].
 
-    T and the vocabulary are the data's; ``width`` is divided among ``heads``.
+    The data give T and the vocabulary; ``width`` is divided among ``heads``.
     """
 
     def __init__(

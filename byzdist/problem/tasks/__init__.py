@@ -1,4 +1,4 @@
-"""The tasks that come with byzdist, one a file; a new file is found here without being listed."""
+"""The tasks that come with byzdist, one per file; a new file is found here without being listed."""
 
 from byzdist.problem.task import TASKS
 from byzdist.registry import import_all

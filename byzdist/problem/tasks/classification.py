@@ -1,4 +1,4 @@
-"""Which of several classes a sample is of."""
+"""Classification: to which of several classes a sample belongs."""
 
 from typing import Literal
 
@@ -16,7 +16,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def correct(model: Model, batch: Batch) -> tuple[float, float]:
-    """Return how many samples get the right class, and of how many."""
+    """Return how many samples get the right class, and how many there are."""
     inputs, labels = batch
     logits = flat_logits(output_of(model, inputs))
     predicted = logits > 0 if logits.ndim == 1 else logits.argmax(1)

@@ -1,4 +1,4 @@
-"""Which of several labels a sample has: none, one or more."""
+"""Several labels: which of them a sample has, none, one or more."""
 
 from typing import Literal
 

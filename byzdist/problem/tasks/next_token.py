@@ -1,4 +1,4 @@
-"""Which token comes next: language models."""
+"""Language models: which token comes next."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from byzdist.problem.task import TASKS, Batch, Metric, Model, Task, output_of
 
 IGNORED = -100
-"""The target of a position that does not count, padding say; torch's own number for it."""
+"""The target of a position that does not count, such as padding; torch's own number for it."""
 
 
 def _entropy(model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -31,7 +31,7 @@ def _measured(model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
 
 @TASKS.register("next_token", "language_model")
 def next_token() -> Task:
-    """Cross-entropy a token, perplexity and token accuracy; inputs and targets are token ids [N, T], outputs [b, T, vocabulary].
+    """Cross-entropy per token, perplexity and token accuracy; inputs and targets are token ids [N, T], outputs [b, T, vocabulary].
 
     Targets of -100 do not count.
     """

@@ -1,4 +1,4 @@
-"""One number for each sample, or several."""
+"""Regression: one number for each sample, or several."""
 
 import math
 from typing import Literal

@@ -184,13 +184,13 @@ class CollectiveServer(ServerEnd):
                 work.wait(time_left(until))
         self._sends.clear()
 
-    def position(self, round_: int) -> dict[str, Any]:
+    def snapshot(self, round_: int) -> dict[str, Any]:
         """Return which workers hold the round's model."""
         return {"holders": [rank for rank, held in self._model_round.items() if held == round_]}
 
-    def resume(self, round_: int, position: dict[str, Any], everyone: bool) -> None:
+    def resume(self, round_: int, snapshot: dict[str, Any], everyone: bool) -> None:
         """Send the model once more to those who held it; see `ServerEnd.resume`."""
-        holders = position.get("holders", [])
+        holders = snapshot.get("holders", [])
         for rank in self._model_round:
             if everyone or rank in holders:
                 self._flush()  # messages share one header

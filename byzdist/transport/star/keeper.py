@@ -23,7 +23,7 @@ from typing import NoReturn
 import torch
 
 from byzdist.errors import RunError
-from byzdist.host.processes import call_process, die_with_parent
+from byzdist.host.processes import die_with_parent, name_process
 from byzdist.transport.base import Shape
 from byzdist.transport.star import small_forks
 from byzdist.transport.star.gateway import Gateway, GatewaySetup
@@ -122,7 +122,7 @@ def _fork_keeper(setup: GatewaySetup) -> tuple[int, int]:
         return pid, start
     try:
         die_with_parent(parent)
-        call_process("byzdist-keeper")
+        name_process("byzdist-keeper")
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *_TERMINAL):
             signal.signal(number, signal.SIG_IGN)  # a terminal's Ctrl-C is the server's to handle
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -174,7 +174,7 @@ def _keep(setup: GatewaySetup) -> NoReturn:
                 living[pid] = rank, time.monotonic()
             else:
                 die_with_parent(keeper)
-                call_process(f"byzdist-g{rank}")
+                name_process(f"byzdist-g{rank}")
                 _be_the_first_to_go()
                 time.sleep(pause)
                 Gateway(setup, rank, generations[rank], frame).run()

@@ -177,7 +177,7 @@ class Membership:
             "clients": [[client, it.offences, it.quarantine] for client, it in self.conducts.items()],
         }
 
-    def take_up(self, offences: Mapping[str, Any]) -> tuple[dict[int, str], dict[int, str]]:
+    def restore(self, offences: Mapping[str, Any]) -> tuple[dict[int, str], dict[int, str]]:
         """Restore what `offences` returned, or a part of it; return which clients and workers are in quarantine, and why."""
         for client, count, reason in offences.get("clients", []):
             self.conducts[client] = Conduct(count, reason)

@@ -251,24 +251,24 @@ class StarServer(ServerEnd):
         self.orders.forget(rank)
         worker.state = IN_QUARANTINE + reason
 
-    def position(self, round_: int) -> dict[str, Any]:
-        """Return who holds the round's model, and who has offended; see `ServerEnd.position`."""
+    def snapshot(self, round_: int) -> dict[str, Any]:
+        """Return who holds the round's model, and who has offended; see `ServerEnd.snapshot`."""
         workers = self.members.workers.items()
         holders = [rank for rank, worker in workers if worker.round == round_ and worker.is_free]
         return {"holders": holders, **self.members.offences()}
 
-    def resume(self, round_: int, position: dict[str, Any], everyone: bool) -> None:
+    def resume(self, round_: int, snapshot: dict[str, Any], everyone: bool) -> None:
         """Send the model once more to those who held it, and forget no offence; see `ServerEnd.resume`.
 
         A worker that joins later gets the order when it joins.
         """
-        clients, workers = self.members.take_up(position)
+        clients, workers = self.members.restore(snapshot)
         for client, reason in clients.items():
             self.members.isolate(client)
             self._give_up_host_of(client, reason)
         for rank, reason in workers.items():
             self._dismiss(rank, reason)
-        self._give_all(self.orders.resume(round_, position.get("holders", []), everyone))
+        self._give_all(self.orders.resume(round_, snapshot.get("holders", []), everyone))
         self._wait(lambda: not self.orders.is_anybody_busy())
         self.events.clear()  # the first round need not report that workers joined
 

@@ -1,4 +1,4 @@
-"""How many Byzantine rows steps and rule tolerate: every placement of so many is harmless, one more decides."""
+"""How many Byzantine rows steps and rule tolerate: that many are harmless in every placement, one more decides."""
 
 import itertools
 import math

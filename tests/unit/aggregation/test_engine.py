@@ -1,4 +1,4 @@
-"""The aggregator's contract: inputs of every make, workspaces, bits, clipping, limits of f, errors."""
+"""The aggregator's contract: inputs of every kind, workspaces, bits, clipping, limits of f, errors."""
 
 from typing import Any
 

@@ -70,7 +70,7 @@ def close_case(generator):
     """Return the same of rows that agree to some digits, on one line or around a point, and a clip level of their size.
 
     Hostile rows are near them too. What nnm lets in is within what the honest differ by before a clipping to less, which may
-    leave no difference between them: that chain is left out, for it promises no more.
+    leave no difference between them: that chain is left out, because it promises no more.
     """
     rule, chain = NAMED[generator.integers(len(NAMED))], CHAINS[generator.integers(len(CHAINS))]
     chain = chain if chain != ["nnm", CLIP] else ["nnm"]

@@ -198,7 +198,7 @@ def test_one_row_of_1e38_leaves_the_others_right():
     V = rows(9, 20_000).float()
     V[4] = 1e38
     np.testing.assert_allclose(squares(V), true_squares(V), rtol=1e-5)
-    assert np.isfinite(seen(V).lengths).all()
+    assert np.isfinite(seen(V).norms).all()
 
 
 def test_lengths_beyond_the_range_of_float64_stay_finite():
@@ -212,7 +212,7 @@ def test_lengths_beyond_the_range_of_float64_stay_finite():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_lengths(d, dtype):
     V = rows(7, d).to(dtype) * torch.tensor([0, 1e-30, 1e-5, 1, 1e5, 1e18, 1e30], dtype=dtype)[:, None]
-    np.testing.assert_allclose(seen(V).lengths, V.double().norm(dim=1), rtol=1e-6)
+    np.testing.assert_allclose(seen(V).norms, V.double().norm(dim=1), rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -234,7 +234,7 @@ def test_inner_products_do_not_depend_on_threads_tiles_or_alignment(n, offset, d
             monkeypatch.setattr("byzdist.aggregation.gram.WIDTH", width)
             V = torch.empty(n, d + spare, dtype=dtype)[:, shift : shift + d].copy_(source)
             geometry = seen(V)
-            results.append((geometry.gram, geometry.squared_distances, seen(V).lengths))
+            results.append((geometry.gram, geometry.squared_distances, seen(V).norms))
     finally:
         torch.set_num_threads(threads)
     for other in results[1:]:
@@ -253,7 +253,7 @@ def test_rows_that_are_shortened_to_nearly_the_same_are_as_near_as_they_are(d, s
     V[8] = hostile * direction
     clip = 70.0 * shortened
     geometry = seen(V)
-    factors = np.minimum(1.0, clip / np.maximum(geometry.lengths, 1e-99))
+    factors = np.minimum(1.0, clip / np.maximum(geometry.norms, 1e-99))
     points = Points(geometry).scaled(factors)
     X = factors.astype(np.longdouble)[:, None] * V.numpy()
     true = np.sqrt(((X[:, None] - X) ** 2).sum(-1)).astype(float)

@@ -1,4 +1,4 @@
-"""Networks are checked on every input of zeros and ones: by the 0-1 principle, that is every input there is."""
+"""Networks are checked on every input of zeros and ones: by the 0-1 principle, this proves them for every input."""
 
 import itertools
 

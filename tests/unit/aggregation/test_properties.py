@@ -31,7 +31,7 @@ def largest_f(rule, n):
 
 
 def well_spread(n, d, seed):
-    """Rows without ties, so that a rule's choice does not hang on rounding."""
+    """Rows without ties, so that a rule's choice does not depend on rounding."""
     return torch.from_numpy(np.random.default_rng(seed).normal(size=(n, d)))
 
 

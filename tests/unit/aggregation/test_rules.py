@@ -197,7 +197,7 @@ def test_the_pivot_of_monna_is_a_row_of_the_input_whatever_was_dropped():
     pivot = {"name": "monna", "pivot": 3}
     assert aggregate(V, pivot, f=2, nonfinite="drop").item() == 2.0
     for named, rows in (({"name": "monna", "pivot": 0}, V), ({"name": "monna", "pivot": 5}, V), (pivot, V[1:4])):
-        with pytest.raises(ConfigError, match=rf"monna.pivot: row {named['pivot']} is none of the \d vectors"):
+        with pytest.raises(ConfigError, match=rf"monna.pivot: row {named['pivot']} is not one of the \d vectors"):
             aggregate(rows, named, f=1, nonfinite="drop")
 
 

@@ -1,4 +1,4 @@
-"""The sums in C: the bits of the eager path, and right."""
+"""The sums in C are right, and equal those of the eager path bit for bit."""
 
 import numpy as np
 import pytest

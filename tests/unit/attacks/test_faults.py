@@ -1,4 +1,4 @@
-"""Faults, and who mounts which attack when."""
+"""Faults, and which client makes which attack in which round."""
 
 import time
 
@@ -58,7 +58,7 @@ def test_a_mix_is_by_client_and_round() -> None:
             "bit_flip",
         ]
     )
-    mix = assignments(checked.attacks, checked.clients.bad)
+    mix = assignments(checked.attacks, checked.clients.byzantine_ids)
 
     def name(client: int, round_: int) -> str | None:
         return next((entry.attack.__name__ for entry in mix if entry.covers(client, Round(round_, 0))), None)
@@ -70,7 +70,7 @@ def test_a_mix_is_by_client_and_round() -> None:
 
 def test_one_attack_is_everyones() -> None:
     checked = config({"name": "ipm", "epsilon": 0.5})
-    (entry,) = assignments(checked.attacks, checked.clients.bad)
+    (entry,) = assignments(checked.attacks, checked.clients.byzantine_ids)
     assert [client for client in range(9) if entry.covers(client, Round(17, 0))] == [5, 6, 7, 8]
     assert entry.has("omniscient") and not entry.has("on_wire")
 
@@ -78,9 +78,9 @@ def test_one_attack_is_everyones() -> None:
 @pytest.mark.parametrize(
     ("attack", "error"),
     [
-        ([{"name": "bit_flip", "clients": [1, 8]}], r"attack\.0\.clients: \[1\] are no Byzantine clients; .* 5\.\.8"),
-        ({"name": "bit_flip", "clients": 3}, r"attack\.clients: 3 are no Byzantine clients"),
-        ({"name": "bit_flip", "rounds": [5]}, r"attack\.rounds: \[5\] is no pair"),
+        ([{"name": "bit_flip", "clients": [1, 8]}], r"attack\.0\.clients: \[1\] are not Byzantine clients; .* 5\.\.8"),
+        ({"name": "bit_flip", "clients": 3}, r"attack\.clients: 3 are not Byzantine clients"),
+        ({"name": "bit_flip", "rounds": [5]}, r"attack\.rounds: \[5\] is not a pair"),
         ({"name": "bit_flip", "rounds": [5, 2]}, r"attack\.rounds"),
         ({"name": "label_flip", "rounds": [0, 2]}, r"attack\.rounds: 'label_flip' changes a client's data"),
         (["bit_flip", {"name": "short", "sise": 2}], r"attack\.1\.sise: unknown key. Did you mean 'size'"),

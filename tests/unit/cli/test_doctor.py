@@ -1,4 +1,4 @@
-"""byzdist.cli.doctor.checks: each check finds what is wrong when it is, and only then."""
+"""byzdist.cli.doctor.checks: each check finds its fault, and only if it is there."""
 
 import resource
 import socket

@@ -63,7 +63,7 @@ def test_words_around_an_equals_sign_are_told_to_come_together(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(BASE))
     assert main(["check", "config.yaml", "rounds", "=", "30"]) == 2
-    assert "'rounds': an override has the form key=value, without blanks" in capsys.readouterr().err
+    assert "'rounds': an override has the form key=value, without spaces" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["rounds=3e3"], ["rounds=3000"], ["rounds=3.0e+3"]])

@@ -1,4 +1,4 @@
-"""`byzdist new`: what it writes runs as it is, and where code of one's own is looked for."""
+"""`byzdist new`: what it writes runs as it is, and where a user's own code is looked for."""
 
 import json
 import logging

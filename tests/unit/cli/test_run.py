@@ -1,4 +1,4 @@
-"""`byzdist run`: a mistake is told before anything starts."""
+"""`byzdist run`: a mistake is reported before anything starts."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Somebody else's run is looked at without a line of its code being run."""
+"""byzdist reads somebody else's run without running a line of its code."""
 
 import shutil
 import sys
@@ -53,7 +53,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def theirs(finished, tmp_path, monkeypatch):
-    """A run whose configuration can be changed, with a module beside it, in the run and where the user stands."""
+    """A run whose configuration can be changed, with a module beside it, in the run and in the working folder."""
     shutil.copytree(finished, tmp_path / "run")
     for folder in (tmp_path, tmp_path / "run"):
         (folder / "mine.py").write_text(MINE)

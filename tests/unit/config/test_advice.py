@@ -162,7 +162,7 @@ def test_a_level_below_the_curvature_is_named_once_and_the_clip_that_is_advised_
     tree = configured(
         {"clip": 0.001, "p": 0.01, "step_size": 0.1}, rounds=250, clients={"count": 20}, evaluate={"every": 1000}
     )
-    with caplog.at_level(logging.WARNING, logger="byzdist.reporting.watcher"):
+    with caplog.at_level(logging.WARNING, logger="byzdist.reporting.round_warnings"):
         train(tree, tmp_path, workers=1)
     (message,) = [message for message in caplog.messages if "nearly every reply was clipped" in message]
     advised = float(message.partition("set method.clip to about ")[2].partition(" instead")[0])
@@ -201,6 +201,6 @@ def test_a_level_above_the_curvature_is_not_named(caplog, tmp_path):
     tree = configured(
         {"clip": 5.0, "p": 0.01, "step_size": 0.1}, rounds=120, clients={"count": 20}, evaluate={"every": 1000}
     )
-    with caplog.at_level(logging.WARNING, logger="byzdist.reporting.watcher"):
+    with caplog.at_level(logging.WARNING, logger="byzdist.reporting.round_warnings"):
         train(tree, tmp_path, workers=1)
     assert not caplog.messages

@@ -104,7 +104,7 @@ def test_defaults_are_filled_in():
 
 def test_the_last_clients_are_byzantine():
     clients = parse(BASE).clients
-    assert list(clients.good) == [0, 1, 2, 3, 4] and list(clients.bad) == [5, 6, 7, 8]
+    assert list(clients.honest_ids) == [0, 1, 2, 3, 4] and list(clients.byzantine_ids) == [5, 6, 7, 8]
 
 
 @pytest.mark.parametrize(

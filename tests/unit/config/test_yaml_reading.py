@@ -1,4 +1,4 @@
-"""YAML from anybody: read, or refused, in bounded time and memory."""
+"""YAML from anybody is read, or refused, in bounded time and memory."""
 
 import resource
 import time

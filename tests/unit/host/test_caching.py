@@ -1,4 +1,4 @@
-"""Caches that are not there, not writable, somebody else's or full: the next best one, or none, and a sentence."""
+"""Caches that are missing, not writable, another user's or full: the next one is used, or none, and a warning says so."""
 
 import errno
 import os
@@ -22,7 +22,7 @@ from tests.unit.storage.test_folder import experiment
 
 @pytest.fixture
 def temporary(tmp_path, monkeypatch):
-    """The folder of this user's among the temporary ones, which are elsewhere than usual."""
+    """The folder of this user's among the temporary ones, which this test has moved."""
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     monkeypatch.setenv("BYZDIST_CACHE", str(tmp_path / "cache"))

@@ -1,4 +1,4 @@
-"""The one door to files: plain files only, whole or not at all, and without what a file system does not have."""
+"""Access to files: plain files only, whole or not at all, whatever a file system lacks."""
 
 import errno
 import fcntl
@@ -25,7 +25,7 @@ from byzdist.host.files import (
     sync,
     write_text,
 )
-from byzdist.host.locks import Held, Lock
+from byzdist.host.locks import Lock, LockTaken
 from tests.support.standins import failing
 
 
@@ -197,7 +197,7 @@ def test_a_file_appears_once_with_all_that_it_holds(tmp_path, number):
 def test_who_has_a_lock_keeps_others_out_until_he_lets_go(tmp_path):
     with Lock(tmp_path / ".lock"):
         started = time.monotonic()
-        with pytest.raises(Held):
+        with pytest.raises(LockTaken):
             Lock(tmp_path / ".lock").acquire(0.2)
         assert 0.2 <= time.monotonic() - started < 60
     Lock(tmp_path / ".lock").acquire(0)
@@ -237,5 +237,5 @@ def test_a_planted_lock_is_refused_and_its_target_keeps_its_content(tmp_path, vi
 def test_another_users_lock_file_that_can_only_be_read_is_a_lock(tmp_path):
     (tmp_path / ".lock").touch()
     with failing(os, "open", errno.EACCES, when=lambda path, flags, mode: flags & os.O_RDWR):
-        with Lock(tmp_path / ".lock"), pytest.raises(Held):
+        with Lock(tmp_path / ".lock"), pytest.raises(LockTaken):
             Lock(tmp_path / ".lock").acquire(0)

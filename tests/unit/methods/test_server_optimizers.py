@@ -1,4 +1,4 @@
-"""Server optimizers against torch's own, and what clipping, a kill and attackers make of them."""
+"""Server optimizers against torch's own, and under clipping, a kill and attackers."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The module that those of the tests are made from, and a run of one."""
+"""The base of the tests' modules, and a run of one."""
 
 import re
 from typing import Any

@@ -129,7 +129,7 @@ def test_local_buffers_are_each_clients_own_and_survive_a_restart():
     run(range(6), whole)
     run(range(3), halves)
     resumed = ClientMemories([BUFFERS])
-    resumed.take_up(halves.tensors(), torch.device("cpu"))
+    resumed.restore(halves.tensors(), torch.device("cpu"))
     run(range(3, 6), resumed)
     assert whole.tensors().keys() == resumed.tensors().keys()
     for key, tensor in whole.tensors().items():

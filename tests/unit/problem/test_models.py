@@ -1,4 +1,4 @@
-"""Models: the same everywhere for a seed, of the promised shape, and nothing else touched."""
+"""Models: a seed gives the same one everywhere, of the promised shape, and changes nothing else."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Modules of a user's own that work: they train to a model that loads strictly, and what is odd about them is said."""
+"""A user's own modules that work: they train to a model that loads strictly, and warnings say what is odd about them."""
 
 import itertools
 import logging

@@ -1,4 +1,4 @@
-"""The minimum of f against an independent solver and against what a minimum is."""
+"""The minimum of f against an independent solver and against the definition of a minimum."""
 
 import logging
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""Modules whose declarations are wrong, that never come to be, or that are no modules: each is refused in a sentence that names it."""
+"""Wrong declarations, modules that cannot be made, and things that are not modules: a sentence that names it refuses each."""
 
 import pytest
 import torch
@@ -87,13 +87,13 @@ def a_pair(feature_shape, classes):
 
 WRONG = [
     ("SumLoss", r"has a loss that is [\d.]+ for a sample and [\d.]+ for the same sample twice; it must be the mean"),
-    ("VectorLoss", r"has a loss that is no finite number of shape \[1\]"),
-    ("NumberLoss", r"has a loss that is no finite number \([\d.]+\)"),
+    ("VectorLoss", r"has a loss that is not a finite number of shape \[1\]"),
+    ("NumberLoss", r"has a loss that is not a finite number \([\d.]+\)"),
     ("RaisingLoss", r"cannot take its own loss of logits \[1, 2\] and labels \[1\]: it raises RuntimeError"),
-    ("NegativeL2", r"has a byzdist_l2 that is no number of at least 0 \(it is -1.0\)"),
-    ("LayerAsL2", r"has a byzdist_l2 that is no number"),
+    ("NegativeL2", r"has a byzdist_l2 that is not a number of at least 0 \(it is -1.0\)"),
+    ("LayerAsL2", r"has a byzdist_l2 that is not a number"),
     ("WrongConvex", r"has a byzdist_convex that is neither true nor false \(it is 'yes'\)"),
-    ("WrongLoss", r"has a byzdist_loss that is no function of \(logits, labels\)"),
+    ("WrongLoss", r"has a byzdist_loss that is not a function of \(logits, labels\)"),
     ("WrongClosedForm", r"has an add_gradient that is not what its forward and its loss give"),
     ("WrongDifference", r"has an add_difference that is not what its forward and its loss give"),
     ("LazyUnused", r"never uses its lazy layer 'spare' \(LazyLinear\)"),

@@ -258,7 +258,7 @@ WRONG = [
     ("CentredByTheBatch", 2, r"gives a sample another output when others are in its batch"),
     ("Moving", 2, r"changes its buffer 'seen' while it trains"),
     ("Listed", 2, r"keeps layers in 'rest' of Listed, a list, where torch does not see .*nn.ModuleList"),
-    ("Loose", 2, r"has a tensor 'scale' in Loose that wants gradients and is no nn.Parameter"),
+    ("Loose", 2, r"has a tensor 'scale' in Loose that wants gradients and is not an nn.Parameter"),
     ("Complex", 2, r"has a parameter 'phase' that is complex"),
     ("OnMeta", 2, r"has a parameter 'second.weight' that has no values"),
     ("AllFrozen", 2, r"there is nothing to train in .*: they are all frozen"),

@@ -46,7 +46,7 @@ def test_what_is_no_identifier_is_refused(name):
 
 @pytest.mark.parametrize("metric", [one, Metric(one, cast(Any, "up"))])
 def test_what_is_no_metric_with_a_direction_is_refused(metric):
-    with pytest.raises(ConfigError, match="'mae' is no Metric whose `better` is 'higher' or 'lower'"):
+    with pytest.raises(ConfigError, match="'mae' is not a Metric whose `better` is 'higher' or 'lower'"):
         check_metrics(task(mae=metric))
     with pytest.raises(ConfigError, match="metrics are list"):
         check_metrics(Task(one, cast(Any, ["mae"])))

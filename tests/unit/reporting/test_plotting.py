@@ -1,4 +1,4 @@
-"""The picture is made, with the right curves, from run folders as DESIGN.md describes them."""
+"""The picture is made, with the right curves, from run folders as a run leaves them."""
 
 import json
 
@@ -29,7 +29,7 @@ def write_run(folder, name="fake", rounds=40, every=10, accuracy=True, gap=True,
 
 @pytest.fixture
 def figures():
-    """The figures that were saved, each the first argument of a call, for a look at what is in them."""
+    """The figures that were saved, each the first argument of a call, so that a test can look into them."""
     with watched(Figure, "savefig") as saved:
         yield saved
 

@@ -1,4 +1,4 @@
-"""Ranks agree about data and model at the join; what differs is named, with the rank."""
+"""Ranks agree about data and model at the join; the error names the difference and the rank."""
 
 import json
 import logging

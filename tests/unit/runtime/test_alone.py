@@ -35,7 +35,7 @@ class Plain(SGD):
 
 @pytest.fixture
 def configuration(tmp_path, monkeypatch):
-    monkeypatch.setattr(logs, "configure", lambda rank: None)  # for the logs of this process are pytest's
+    monkeypatch.setattr(logs, "configure", lambda rank: None)  # because this process's logs are pytest's
     config = case("ipm", name="sgd") | {"rounds": 4, "model": f"{__name__}:model", "transport": "local"}
     config["method"]["name"] = f"{__name__}:Plain"
     path = tmp_path / "config.yaml"
@@ -45,7 +45,7 @@ def configuration(tmp_path, monkeypatch):
 
 def test_what_a_run_held_is_free_as_soon_as_it_has_ended(tmp_path, configuration):
     gc.collect()
-    gc.disable()  # it would free what refers to itself in a circle, sooner or later
+    gc.disable()  # it would free reference cycles, sooner or later
     try:
         HELD.clear()
         run_alone(RunCommand(configuration, out=tmp_path / "run"))

@@ -1,4 +1,4 @@
-"""Early stopping: when a run ends, and which model it leaves, worked out again from its metrics and checkpoints."""
+"""Early stopping: when a run ends, and which model it leaves, computed again from its metrics and checkpoints."""
 
 import json
 

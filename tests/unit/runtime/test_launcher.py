@@ -126,7 +126,7 @@ def test_a_job_that_fails_is_started_again_unless_it_would_only_fail_again(here,
 
 
 def test_launch_leaves_environment_and_signals_as_it_found_them(here, monkeypatch):
-    monkeypatch.setattr(launcher, "itself", lambda words: ["true"])
+    monkeypatch.setattr(launcher, "own_command", lambda words: ["true"])
     numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
     before = dict(os.environ), [signal.getsignal(number) for number in numbers]
     with pytest.raises(RunError, match="before its first round"):  # its processes do nothing at all

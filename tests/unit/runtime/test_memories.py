@@ -1,4 +1,4 @@
-"""Pieces that remember: the same bits whatever happens to the processes, and their state is named nowhere but in them."""
+"""Pieces that remember: the same bits whatever happens to the processes, and no other code names their state."""
 
 import pytest
 import torch
@@ -66,6 +66,6 @@ def test_memories_are_apart_by_piece_and_client_and_those_of_others_are_lost():
     assert memories.tensors().keys() == {"method.a.b.3", "wire.a.b.3"}
     assert memories.knows(3, ["method"]) and not memories.knows(4, ["method", "wire"])
     others = ClientMemories(["method", "wire"])
-    others.take_up(memories.tensors(), torch.device("cpu"))
+    others.restore(memories.tensors(), torch.device("cpu"))
     assert torch.equal(others.of("method", 3)["a.b"], torch.ones(2)) and others.of("method", 4) == {}
     assert others.of("method", 3)["a.b"] is not memories.of("method", 3)["a.b"]

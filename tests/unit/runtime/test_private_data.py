@@ -96,7 +96,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "another place": ({"where": "cloud"}, {}, r"^data\.where: .*not 'cloud'"),
     "no features": ({"features": None}, {}, r"^data\.features: the server knows the model, never the data: give"),
     "no outputs": ({"outputs": None}, {}, r"^data\.outputs: the server knows the model, never the data: give"),
-    "no size": ({"features": [5, 0]}, {}, r"^data\.features: 0 is no whole number of at least 1"),
+    "no size": ({"features": [5, 0]}, {}, r"^data\.features: 0 is not a whole number of at least 1"),
     "default p": (
         {},
         {"method": {"name": "byz_vr_marina_pp", "step_size": 0.1, "cohort": 2}},

@@ -257,11 +257,11 @@ def test_what_is_known_of_clients_survives_a_change_of_ranks(tmp_path, workers, 
     told = []
 
     class Remembering(LocalServer):
-        def position(self, round_):
+        def snapshot(self, round_):
             return {"clients": [[3, 1, ""]], "holders": [1]}
 
-        def resume(self, round_, position, everyone):
-            told.append(position)
+        def resume(self, round_, snapshot, everyone):
+            told.append(snapshot)
 
     train_in(saved(BASE, 5), tmp_path / "run", end=Remembering)
     train_in(saved(BASE, 8), tmp_path / "run", workers, resume=True, end=Remembering)

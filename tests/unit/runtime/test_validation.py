@@ -1,4 +1,4 @@
-"""The server's own set: the task's metrics are measured on it, and nobody else needs it."""
+"""The server's own set: the task's metrics are measured on it, and no worker needs it."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A run's folder that goes away in mid-run: noticed, said, and saved what can be saved."""
+"""A run's folder disappears during the run: the run notices it, says so, and saves what it can."""
 
 import gc
 import json
@@ -11,7 +11,7 @@ import torch
 
 from byzdist.cli.evaluate.report import evaluate
 from byzdist.errors import RunError
-from byzdist.host.locks import Held, Lock
+from byzdist.host.locks import Lock, LockTaken
 from byzdist.runtime import vanishing
 from byzdist.transport.local import LocalServer
 from tests.support.cases import BASE, case
@@ -80,7 +80,7 @@ def test_a_folder_that_was_removed_is_locked_again(tmp_path):
             if request.round.number == 12:
                 shutil.rmtree(folder)
             if request.round.number == 20:
-                with pytest.raises(Held):
+                with pytest.raises(LockTaken):
                     Lock(folder / ".lock").acquire(0)
                 refusals.append(request.round.number)
             super().send(request)

@@ -82,7 +82,7 @@ def test_resuming_needs_a_folder():
 def test_nobody_else_gets_a_folder_in_use(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "_LOCK_PATIENCE", 0.05)
     leave_run(tmp_path)
-    with Lock(tmp_path / ".lock"), pytest.raises(ConfigError, match="a run is going on"):
+    with Lock(tmp_path / ".lock"), pytest.raises(ConfigError, match="a run is using"):
         resume(tmp_path)
     assert resume(tmp_path).name == "r1"
 
@@ -199,7 +199,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_afresh(tmp_path)
     (tmp_path / "checkpoint" / name(10)).write_bytes(b"torn")
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     before = content(tmp_path)
-    with pytest.raises(ConfigError, match="round-00000010.*start the run afresh"):
+    with pytest.raises(ConfigError, match="round-00000010.*start the run from the beginning"):
         resume(tmp_path)
     assert content(tmp_path) == before
     (tmp_path / "checkpoint" / name(10)).unlink()
@@ -208,12 +208,12 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_afresh(tmp_path)
 
 def test_a_run_knows_its_lives(tmp_path):
     fresh = claim(tmp_path / "new", experiment(), resume=False)
-    assert fresh.lives == (0, None)
+    assert fresh.attempts == (0, None)
     leave_run(tmp_path / "run")
     found = resume(tmp_path / "run")
-    assert found.lives == (2, 1)
+    assert found.attempts == (2, 1)
     found.checkpoint = None
-    assert found.lives == (2, None)
+    assert found.attempts == (2, None)
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):

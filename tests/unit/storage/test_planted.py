@@ -1,4 +1,4 @@
-"""A run's folder that somebody else has filled: nothing outside it is written to, nothing waits, and the reason is said."""
+"""A run's folder that somebody else has filled: byzdist writes nothing outside it, never blocks, and says why it stops."""
 
 import json
 import os
@@ -279,7 +279,7 @@ def test_the_file_for_scraping_follows_no_link(tmp_path, victim, place):
 def test_metrics_for_scraping_do_not_take_the_place_of_a_device(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
     os.mkfifo("fifo")
-    with pytest.raises(ConfigError, match="no plain file"):
+    with pytest.raises(ConfigError, match="not a plain file"):
         Prometheus(tmp_path / path, "r", 3)
 
 

@@ -194,8 +194,8 @@ def test_workers_that_are_gone_do_not_keep_a_run_from_its_end(tmp_path):
     ]
 
 
-def worker_saver(folder, rank=1, workers=2, run="r", lives=(0, 0)):
-    return WorkerSaver(folder, run, lives, rank, workers)
+def worker_saver(folder, rank=1, workers=2, run="r", attempts=(0, 0)):
+    return WorkerSaver(folder, run, attempts, rank, workers)
 
 
 def save_all(mine, round_, remembered, oldest=0):
@@ -233,10 +233,12 @@ def remembered(clients, more=0.0):
 
 
 def test_what_a_life_saved_without_a_checkpoint_does_not_count_in_a_later_one(tmp_path):
-    save_all(worker_saver(tmp_path, 3, 3, lives=(0, None)), 20, remembered([2, 5], more=0.5))  # and then all was killed
+    save_all(
+        worker_saver(tmp_path, 3, 3, attempts=(0, None)), 20, remembered([2, 5], more=0.5)
+    )  # and then all was killed
     for rank in (1, 2):
-        save_all(worker_saver(tmp_path, rank, 2, lives=(1, 0)), 20, remembered(range(rank - 1, 6, 2)))
-    found = worker_saver(tmp_path, 3, 3, lives=(2, 1)).load(20)
+        save_all(worker_saver(tmp_path, rank, 2, attempts=(1, 0)), 20, remembered(range(rank - 1, 6, 2)))
+    found = worker_saver(tmp_path, 3, 3, attempts=(2, 1)).load(20)
     assert {key: tensor.tolist() for key, tensor in found.items()} == {
         "method.momentum.2": [2.0] * 2,
         "method.momentum.5": [5.0] * 2,

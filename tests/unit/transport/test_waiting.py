@@ -1,4 +1,4 @@
-"""What is waited for is said once it takes longer than a moment, and not before."""
+"""A process says what it waits for once that takes longer than a moment, and not before."""
 
 import logging
 import time

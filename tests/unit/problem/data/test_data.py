@@ -161,7 +161,7 @@ def test_labels_of_libsvm_files_become_0_1_2_in_sorted_order(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "word"),
-    [(b"\x89PNG\r\n", "no LIBSVM file"), (b"", "no LIBSVM file"), (b"a,b,c\n1,2,3\n", "no LIBSVM file")],
+    [(b"\x89PNG\r\n", "not a LIBSVM file"), (b"", "not a LIBSVM file"), (b"a,b,c\n1,2,3\n", "not a LIBSVM file")],
 )
 def test_wrong_libsvm_files_are_refused_before_anything_is_loaded(tmp_path, content, word):
     (tmp_path / "a").write_bytes(content)

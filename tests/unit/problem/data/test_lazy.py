@@ -15,7 +15,7 @@ from byzdist.errors import ConfigError, RunError
 from byzdist.problem import data
 from byzdist.problem.data import DATASETS, Lazy, Split
 from byzdist.problem.data.generators import global_generators
-from byzdist.problem.dataset_data import DatasetData, hold
+from byzdist.problem.dataset_data import DatasetData, pooled_data
 from byzdist.problem.task import Task
 from byzdist.problem.tasks.regression import regression
 from byzdist.randomness import stream
@@ -70,7 +70,7 @@ def load(made, **options):
 def held(made, clients=3, **options):
     dataset = load(made)
     split = data.split({"name": "iid"}, dataset.labels, clients, 0)
-    return hold(dataset, split, **options)
+    return pooled_data(dataset, split, **options)
 
 
 def run(made, folder, workers=2, split="iid", **changes):
@@ -177,7 +177,7 @@ def test_both_points_of_a_difference_see_one_batch_read_once():
     for x in (new, old):
         gradients.append(torch.empty_like(out))
         oracle.gradient(x, 1, few, gradients[-1])
-    assert [noise for _, noise in Noted.given] == 3 * seen  # the same again, for it is the same client and round
+    assert [noise for _, noise in Noted.given] == 3 * seen  # the same again, because client and round are the same
     assert torch.allclose(out, gradients[0] - gradients[1], rtol=1e-12, atol=1e-12)
 
 
@@ -203,7 +203,9 @@ def test_a_data_loader_says_what_of_it_does_not_count(caplog):
     with registered(DATASETS, mine=lambda: loader), caplog.at_level(logging.WARNING, logger="byzdist"):
         experiment = prepare(parse({**BASE, "data": "mine"}), torch.device("cpu"))
     assert re.search("its sampler and its worker processes are not", caplog.text)
-    assert re.search("method.batch_size: 8, and the DataLoader of the data has batches of 16; ours counts", caplog.text)
+    assert (
+        "method.batch_size is 8, and the data's DataLoader has batches of 16; method.batch_size is used" in caplog.text
+    )
     ((x, _), _), *_ = experiment.data.batches(0, np.arange(3), Round(0, 0))
     assert np.array_equal(x, X[2::-1])  # its collate_fn
 
@@ -239,7 +241,7 @@ REFUSED = {
     "no length": (Lazy(iter([])), "a list_iterator without __len__ or __getitem__"),
     "empty": (Wrapped(X[:0], Y[:0]), "without a sample"),
     "classes not known": (Wrapped(tells=False), r"does not tell how many classes.*Lazy\(dataset, outputs=.*targets"),
-    "ragged": (Ragged(), r"for a trial: to collate samples 0, 1, 2, 3, \.\.\. ended with RuntimeError"),
+    "ragged": (Ragged(), r"for a trial: collating samples 0, 1, 2, 3, \.\.\. ended with RuntimeError"),
     "words": (Words(), "has a (list|tuple) as targets, not a tensor"),
     "no targets": (One(), r"is a Tensor; the task wants \(inputs, targets\)"),
     "not a number": (Wrapped(np.where(X == X[3, 4], np.nan, X)), "inputs that are NaN"),
@@ -307,13 +309,13 @@ def test_a_generator_of_its_own_is_said_to_prevent_a_repetition(caplog):
 def test_numbers_to_predict_and_integers_come_in_the_dtype_of_the_run():
     images = (np.abs(X) * 50).astype(np.uint8)
     dataset = load(Wrapped(images, X[:, :2]), dtype="float32", task=regression())
-    (inputs, targets), _ = next(iter(hold(dataset, Split(N, 1, None)).blocks(np.arange(5))))
+    (inputs, targets), _ = next(iter(pooled_data(dataset, Split(N, 1, None)).blocks(np.arange(5))))
     assert inputs.dtype == targets.dtype == torch.float32 and dataset.classes == 2
     assert np.array_equal(inputs, images[:5]) and np.array_equal(targets, X[:5, :2].astype(np.float32))
 
 
 class Parts(Wrapped):
-    """Features in two parts, as inputs that are no tensor."""
+    """Features in two parts, as inputs that are not a tensor."""
 
     def __getitem__(self, index):
         return {"first": self.x[index][:5], "rest": (self.x[index][5:], index)}, self.y[index]

@@ -1,4 +1,4 @@
-"""Own data is anything like an array; what is wrong with it is said, with what to do."""
+"""A user's own data may be anything like an array; errors say what is wrong with it and what to do."""
 
 import logging
 import re
@@ -119,13 +119,13 @@ WRONG = {
     "three things": ((X, Y, X), "returns 3 things"),
     "a data set of torch's": (Dataset(), "returns a Dataset"),
     "a dictionary": ({"X": X, "y": Y}, "returns a dict"),
-    "ragged rows": (([[1.0, 2.0], [3.0]], [0, 1]), "no array: .*Do all samples have one shape"),
-    "text": ((np.array([["a", "b"]] * 4), Y), r"no numbers: 'a' at \[0, 0\]"),
+    "ragged rows": (([[1.0, 2.0], [3.0]], [0, 1]), "not an array: .*Do all samples have one shape"),
+    "text": ((np.array([["a", "b"]] * 4), Y), r"not numbers: 'a' at \[0, 0\]"),
     "a word among numbers": ((np.array([[1, 2], [3, "x"], [1, 1], [1, 1]], object), Y), r"'x' at \[1, 1\]"),
     "a word in a column": ((Frame(np.array([[1, "x"]] * 4, object), ["age", "city"]), Y), "'x' at column 'city'"),
     "None among numbers": ((np.array([[1, None]] * 4, object), Y), r"NaN or infinite, the first at \[0, 1\]"),
-    "complex numbers": ((X + 1j, Y), "complex128, which are no real numbers"),
-    "dates": ((np.full((4, 2), np.datetime64("2024-01-01")), Y), "datetime64.*no real numbers"),
+    "complex numbers": ((X + 1j, Y), "complex128, which are not real numbers"),
+    "dates": ((np.full((4, 2), np.datetime64("2024-01-01")), Y), "datetime64.*not real numbers"),
     "masked": ((np.ma.masked_equal(X, 1.0), Y), "masked"),
     "NaN": ((np.where(X == 4, np.nan, X), Y), r"NaN or infinite, the first at \[2, 0\]"),
     "infinity": ((np.where(X == 4, np.inf, X), Y), r"NaN or infinite, the first at \[2, 0\]"),

@@ -1,4 +1,4 @@
-"""LIBSVM and IDX files as people have them: read what can be read, else the file, the line and the cause."""
+"""LIBSVM and IDX files as people have them: they are read, or the error names the file, the line and the cause."""
 
 import bz2
 import gzip
@@ -84,20 +84,20 @@ ODD = {
     "several labels further on": ("1 1:1\n2 1:1\n1,2 1:3\n", "line 3: it has several labels, '1,2'"),
     "no label": (" 1:1\n1 1:1\n2 1:1\n", "line 1: it begins with '1:1', and has no label"),
     "no label further on": ("1 1:1\n2 1:1\n3:1 4:1", "line 3: it begins with '3:1', and has no label"),
-    "a word for a label": ("cat 1:1\ndog 1:1\n", "line 1: its label is 'cat', which is no number"),
+    "a word for a label": ("cat 1:1\ndog 1:1\n", "line 1: its label is 'cat', which is not a number"),
     "a label that is NaN": ("1 1:1\n2 1:1\nnan 1:1\n", "line 3: its label is 'nan'"),
     "an infinite label": ("1 1:1\n2 1:1\ninf 1:1\n", "line 3: its label is 'inf'"),
-    "a word for a value": ("1 1:1\n\n# here\n2 1:x\n", "line 4: '1:x' is no index:value pair"),
-    "a negative index": ("1 1:1\n2 -4:1\n", "line 2: '-4:1' is no index:value pair"),
+    "a word for a value": ("1 1:1\n\n# here\n2 1:x\n", "line 4: '1:x' is not an index:value pair"),
+    "a negative index": ("1 1:1\n2 -4:1\n", "line 2: '-4:1' is not an index:value pair"),
     "a broken index": ("1 1:1\n2 1.5:1\n", "line 2: '1.5:1' is no"),
     "a value without an index": ("1 1:1\n2 7\n", "line 2: '7' is no"),
     "an index twice": ("1 1:1\n2 3:1 3:2\n", "line 2: it has the index 3 twice"),
     "a table": ("a,b,c\n1,2,3\n4,5,6\n", "line 1"),
     "a table of numbers": ("1,2.5,3\n4,5,6\n", "line 1: it has several labels"),
     "JSON": ('{"label": 1}\n{"label": 2}\n', "line 1"),
-    "a picture": ("\x89PNG\r\n\x1a\n\0\0", "no LIBSVM file"),
-    "nothing": ("", "no LIBSVM file"),
-    "comments only": ("# nothing\n\n", "no LIBSVM file"),
+    "a picture": ("\x89PNG\r\n\x1a\n\0\0", "not a LIBSVM file"),
+    "nothing": ("", "not a LIBSVM file"),
+    "comments only": ("# nothing\n\n", "not a LIBSVM file"),
     "an index of 40 bits": ("1 1:1\n2 1099511627776:1\n", "index 1099511627776.*kept dense.*hash them"),
     "an index of 63 bits": ("1 1:1\n2 9223372036854775807:1\n", "line 2 has the index 9223372036854775807.*kept dense"),
     "an index of 100 bits": (

@@ -1,4 +1,4 @@
-"""Tables and texts: what is read is what was written, and what cannot be read is said with its place."""
+"""Tables and texts: what is read is what was written, and errors name the place that cannot be read."""
 
 import gzip
 

@@ -42,7 +42,7 @@ def test_what_was_offended_is_taken_up_elsewhere():
     before, after = members(), members()
     before.offend(4, "one"), before.offend(4, "two"), before.offend(5, "one")
     before.workers[3].conduct.offend("expelled", 2)
-    clients, workers = after.take_up(before.offences())
+    clients, workers = after.restore(before.offences())
     assert (clients, workers) == ({4: "two"}, {})
     assert after.offences() == before.offences()
     assert after.offend(5, "two"), "the first one counts"

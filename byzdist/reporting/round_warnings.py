@@ -1,4 +1,4 @@
-"""Warnings during a run: what its rounds show. Each comes once, with the number, the reason and what to set."""
+"""Warnings during a run about what its rounds show. Each comes once, and names the number, the reason and what to set."""
 
 import logging
 from typing import Any
@@ -14,8 +14,8 @@ _ROUNDS = 100  # consecutive rounds with nearly everything clipped before a warn
 _SPARSE_ROUNDS = 20
 
 
-class Watcher:
-    """Watches the rounds of a run, as its server does."""
+class RoundWarnings:
+    """Looks at the rounds of a run in its server, and warns once of each thing that needs attention."""
 
     def __init__(self, method: Method) -> None:
         self._method = method
@@ -24,7 +24,7 @@ class Watcher:
         self._has_said = set[str]()
 
     def watch(self, vectors: Tensor, level: float | None, result: Aggregated) -> None:
-        """Look at a sampled round: its replies [n x d] before clipping, the level, and what the rule made of them."""
+        """Look at a sampled round: its replies [n x d] before clipping, the level, and the rule's result."""
         self._watch_sparsity(vectors, result.vector)
         self._clipped = self._clipped + 1 if level and 10 * result.clipped >= 9 * len(vectors) else 0
         if self._clipped == _ROUNDS:
@@ -32,8 +32,8 @@ class Watcher:
             norm = float(torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64).median())
             self._say(
                 "clipped",
-                "method.clip: for %d sampled rounds on end nearly every reply was clipped, in this one to %.2g of its median length. "
-                "Where these clients are honest, the estimate cannot follow the gradient: set method.clip to about %.2g instead of %g.",
+                "method.clip: for %d sampled rounds on end nearly every reply was clipped, in this one to %.2g of the median norm. "
+                "If these clients are honest, the estimate cannot follow the gradient: set method.clip to about %.2g instead of %g.",
                 _ROUNDS,
                 level / norm,
                 self._method.clip * norm / level,
@@ -51,12 +51,12 @@ class Watcher:
             self._say(
                 "sparse",
                 "the aggregation rule returns mostly zeros (%.2g of its vectors' entries): coordinate-wise medians of independently "
-                "sparsified vectors do. Use compression.support=shared, bucketing, or a rule that is not coordinate-wise.",
+                "sparsified vectors are sparse. Use compression.support=shared, bucketing, or a rule that is not coordinate-wise.",
                 self._results / self._vectors,
             )
 
     def untrusted(self, doubt: str, has_estimate: bool) -> None:
-        """Say that a round's replies, which are not clipped, could not be trusted."""
+        """Warn that a round's replies, which are not clipped, could not be trusted."""
         if has_estimate:
             self._say(
                 "kept",
