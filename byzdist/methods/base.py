@@ -42,7 +42,12 @@ class ClientTask:
 
     def batch(self, samples: int, size: int) -> np.ndarray:
         """Draw ``size`` of ``samples`` positions without replacement, or all where there are fewer, keyed by client and round."""
-        return self.round.rng("batch", self.client).choice(samples, min(size, samples), replace=False)
+        return draw_batch(self.round, self.client, samples, size)
+
+
+def draw_batch(round_: Round, client: int, samples: int, size: int) -> np.ndarray:
+    """Draw a client's mini-batch of a round, see `ClientTask.batch`."""
+    return round_.rng("batch", client).choice(samples, min(size, samples), replace=False)
 
 
 @dataclass(frozen=True)
@@ -232,6 +237,13 @@ class Method(ABC):
         Raises:
             Exception: whatever it raises ends the process that the client lives in.
         """
+
+    def positions(self, round_: Round, client: int, samples: int) -> np.ndarray | None:
+        """Return which of a client's ``samples`` `message` will read, None for all: what is read lazily is read ahead.
+
+        Where `message` reads others, nothing but time is lost.
+        """
+        return draw_batch(round_, client, samples, self.batch_size)
 
     def rows(self, g: Tensor, received: Messages, level: float | None) -> Tensor:
         """Return what the server is to clip and aggregate: by default what it received. The first part of the server half.

@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from byzdist.problem.data import Dataset, Split
+from byzdist.problem.data.reader import Reader
 from byzdist.problem.task import Batch
 from byzdist.rounds import Round
 
 Positions = NDArray[np.int64]
+Wanted = tuple[Round, int, Positions | None]
+"""What is asked of `ClientData.batches`: the round, the client, and the positions among its samples for one mini-batch; None for all."""
 _SMALL = 2**13  # numbers in a batch that numpy gathers faster than torch
 
 
@@ -37,6 +40,13 @@ class ClientData(ABC):
             positions: among the client's samples, for one mini-batch; None for all of them.
             round_: the generator of what is random in reading is this round's.
         """
+
+    def expect(self, wanted: Iterable[Wanted]) -> None:  # noqa: B027 - what is in memory is not read
+        """Say what `batches` will probably be asked for next, in this order, so that it can be read ahead."""
+
+    def readers(self) -> list[Reader]:
+        """Return what reads samples that are not in memory."""
+        return []
 
 
 class PooledData(ClientData):

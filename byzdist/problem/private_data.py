@@ -59,7 +59,7 @@ class PrivateData(ClientData):
         Raises:
             ConfigError: a function or parameters that do not fit, a function that fails, or data that are not what was configured.
         """
-        spec = PRIVATE.check(self._spec.without(*COMMON), "data")
+        spec = PRIVATE.check(self._spec.without(*COMMON, "workers"), "data")
         function = PRIVATE.bind(spec, "data")
         for client in clients:
             try:

@@ -19,7 +19,8 @@ from byzdist.errors import ConfigError
 from byzdist.methods import METHODS, Method, Sizes
 from byzdist.problem import data, models
 from byzdist.problem.client_data import ClientData, PooledData
-from byzdist.problem.data import Dataset, Prepared, Split
+from byzdist.problem.data import OURS, Dataset, LazyDataset, Prepared, Split
+from byzdist.problem.data.reader import read_ahead
 from byzdist.problem.dataset_data import hold
 from byzdist.problem.evaluation import measured_of
 from byzdist.problem.loss import Loss
@@ -133,6 +134,18 @@ class Experiment:
         """Where messages lie in this process: see `link_device`."""
         return link_device(self.config, self.device)
 
+    def read_ahead(self, *, server: bool = False) -> None:
+        """Start the processes that read lazy data ahead, if `data.workers` wants any; where the server evaluates, for test sets, too."""
+        readers, processes = self.data.readers(), self.config.data.parameters.get("workers", 0)
+        if server and isinstance(self.dataset, LazyDataset) and self.dataset.test is not None:
+            readers.append(self.dataset.test)
+        if processes and readers:
+            read_ahead(readers, processes)
+
+    def hosted(self, rank: int, workers: int) -> range:
+        """Return the clients that live on a worker's rank."""
+        return range(rank - 1, self.config.clients.count, workers)
+
     def shape(self, workers: int) -> Shape:
         """Return the sizes of the messages for a number of worker ranks."""
         method, clients, d = self.method, self.config.clients.count, self.oracle.dimension
@@ -188,7 +201,7 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     if private:
         dataset, split = known(config.data, config.dtype), Split(0, clients.count, None)
     else:
-        dataset = data.load(config.data.without("split"), dtype=config.dtype, task=task)
+        dataset = data.load(config.data.without(*OURS), dtype=config.dtype, task=task)
         named = config.data.parameters["split"]
         split = data.split(named, dataset.labels, clients.count, config.seed, clients.byzantine)
     tokens = task.inputs == "tokens"
@@ -208,6 +221,8 @@ def prepare(config: Config, device: torch.device) -> Experiment:
             chunk=loss.chunk(prod(dataset.feature_shape)),
             flipped=flipped(config.attacks, clients.bad),
         )
+        if config.data.parameters.get("workers") and not held.readers():
+            _advice.warning("data.workers: %r is in memory, so that nothing is read ahead.", config.data.name)
         if ":" in name:  # a user's own
             try_out(loss, held, dataset.classes, name)
     oracle = Oracle(loss, held)
@@ -244,7 +259,7 @@ def load_private(experiment: Experiment, rank: int, workers: int) -> None:
     held, config = experiment.data, experiment.config
     if not isinstance(held, PrivateData):
         return
-    hosted = range(rank - 1, config.clients.count, workers)
+    hosted = experiment.hosted(rank, workers)
     held.load(hosted)
     if ":" in config.model.name and hosted:
         first = held.of(hosted[0])

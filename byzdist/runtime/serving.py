@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from byzdist.errors import RunError
-from byzdist.problem.data import Dataset
+from byzdist.problem.data import OURS, Dataset
 from byzdist.problem.data import load as load_data
 from byzdist.problem.evaluation import Evaluator, ValidationOnly, measured_of
 from byzdist.problem.optimum import can_be_found, find
@@ -122,7 +122,7 @@ def _optimum(experiment: Experiment) -> float | None:
     if not isinstance(dataset, Dataset) or not can_be_found(experiment.oracle.loss, len(dataset.labels)):
         return None
     if config.dtype != "float64":
-        dataset = load_data(config.data.without("split"), dtype="float64", task=experiment.task)
+        dataset = load_data(config.data.without(*OURS), dtype="float64", task=experiment.task)
         assert isinstance(dataset, Dataset)
     return find(config.model.without("buffers"), experiment.task, dataset, experiment.split, config.clients.good)
 

@@ -38,6 +38,7 @@ _HARMLESS = (
     "checkpoint",
     "on_divergence",
     "aggregation.compile",  # to the same bits
+    "data.workers",
     "device",  # the kind of device that is chosen in the end is compared
     "transport.name",
     "transport.deadline",
