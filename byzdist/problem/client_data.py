@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from byzdist.problem.data import Dataset, Split
+from byzdist.problem.data.ahead import Job
 from byzdist.problem.data.reader import Reader
 from byzdist.problem.task import Batch
 from byzdist.rounds import Round
@@ -41,8 +42,15 @@ class ClientData(ABC):
             round_: the generator of what is random in reading is this round's.
         """
 
-    def expect(self, wanted: Iterable[Wanted]) -> None:  # noqa: B027 - what is in memory is not read
-        """Say what `batches` will probably be asked for next, in this order, so that it can be read ahead."""
+    def expect(self, wanted: Iterable[Wanted]) -> None:
+        """Have what `batches` will probably be asked for next, in this order, read by the processes that read ahead, if there are any."""
+        ahead = next((reader.ahead for reader in self.readers() if reader.ahead is not None), None)
+        if ahead is not None:
+            ahead.expect(job for round_, client, positions in wanted for job in self.jobs(client, positions, round_))
+
+    def jobs(self, client: int, positions: Positions | None, round_: Round) -> Iterable[Job]:
+        """Return what is to be read for `batches`, whose arguments these are: nothing of what is in memory."""
+        return ()
 
     def readers(self) -> list[Reader]:
         """Return what reads samples that are not in memory."""

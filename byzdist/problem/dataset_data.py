@@ -1,11 +1,11 @@
 """The samples of clients, read when they are needed; and which kind of data a prepared data set makes."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import torch
 
-from byzdist.problem.client_data import ArrayData, PooledData, Positions, Wanted
+from byzdist.problem.client_data import ArrayData, PooledData, Positions
 from byzdist.problem.data import Dataset, LazyDataset, Prepared, Split
 from byzdist.problem.data.ahead import Job
 from byzdist.problem.data.reader import Reader, cast
@@ -44,18 +44,11 @@ class DatasetData(PooledData):
 
     def batches(self, client: int, positions: Positions | None, round_: Round) -> Iterator[tuple[Batch, int]]:
         """Return a client's samples in batches of at most ``chunk``, each read when its turn comes, or ahead."""
-        for batch, samples in self._read(self._jobs(client, positions, round_)):
+        for batch, samples in self._read(self.jobs(client, positions, round_)):
             if client in self.flipped:
                 inputs, targets = batch
                 batch = inputs, self.classes - 1 - targets
             yield batch, samples
-
-    def expect(self, wanted: Iterable[Wanted]) -> None:
-        """Have the first of these batches read by the processes that read ahead, if there are any."""
-        if self._reader.ahead is not None:
-            self._reader.ahead.expect(
-                job for round_, client, places in wanted for job in self._jobs(client, places, round_)
-            )
 
     def readers(self) -> list[Reader]:
         """Return the one that reads the samples."""
@@ -65,8 +58,10 @@ class DatasetData(PooledData):
         """Return the samples at these places (None: all) in batches of at most ``chunk``."""
         return self._read(self._cut(indices, stream(0, "evaluation reading"), "the server"))
 
-    def _jobs(self, client: int, positions: Positions | None, round_: Round) -> Iterator[Job]:
-        generator = round_.rng("reading", self.split.shard(client) if positions is None else client)
+    def jobs(self, client: int, positions: Positions | None, round_: Round) -> Iterator[Job]:
+        """Return what is to be read for `batches`, a job for each batch."""
+        alike = positions is None and self.split.count > 1
+        generator = round_.rng("reading", self.split.shard(client) if alike else client)
         return self._cut(self.indices(client, positions), generator, f"client {client}")
 
     def _cut(self, indices: Positions | None, generator: np.random.Generator, whose: str) -> Iterator[Job]:

@@ -84,7 +84,9 @@ def is_lazy(returned: Any) -> bool:
     return any(isinstance(part, Lazy | TorchDataset | DataLoader) for part in parts)
 
 
-def prepare_lazy(returned: Any, name: str, key: str, dtype: str, task: Task) -> LazyDataset:
+def prepare_lazy(
+    returned: Any, name: str, key: str, dtype: str, task: Task, log: logging.Logger = _advice
+) -> LazyDataset:
     """Return what a data function returned, tried out: some samples are read.
 
     Args:
@@ -93,21 +95,20 @@ def prepare_lazy(returned: Any, name: str, key: str, dtype: str, task: Task) -> 
         key: names it.
         dtype: of numbers.
         task: says what a batch is.
+        log: takes warnings.
 
     Raises:
         ConfigError: for what cannot be learnt from.
     """
-    if isinstance(returned, tuple | list):
-        returned = Lazy(*returned)
-    given = returned if isinstance(returned, Lazy) else Lazy(returned)
-    reader, labels, batch_size = _part(given.dataset, given, name, dtype, task)
+    given = as_lazy(returned)
+    reader, labels, batch_size = _part(given.dataset, given, name, dtype, task, log)
     test, test_labels = None, None
     if given.test is not None:
-        test, test_labels, _ = _part(given.test, given, name, dtype, task)
+        test, test_labels, _ = _part(given.test, given, name, dtype, task, log)
     try:
         batch = _first(reader, range(min(_FEW, len(reader))))
         if labels.dtype.kind == "i" and not np.array_equal(np.sort(batch[1]), np.sort(labels[: len(batch[1])])):
-            _advice.warning("data: %r reads other targets than its `targets` say, which are not used.", name)
+            log.warning("data: %r reads other targets than its `targets` say, which are not used.", name)
             labels = _unknown(len(reader))
         reader.classes = classes = _outputs(given, labels, batch, name, task)
         again = _first(reader, range(min(_FEW, len(reader))))
@@ -118,7 +119,7 @@ def prepare_lazy(returned: Any, name: str, key: str, dtype: str, task: Task) -> 
         raise ConfigError(str(error)) from error
     repeatable = np.array_equal(_numbers(batch), _numbers(again))
     if not repeatable:
-        _advice.warning(
+        log.warning(
             "data: %r reads other samples a second time although the seeds are the same: the run cannot be repeated. Draw with the "
             "global generators of torch, numpy or Python, which byzdist seeds.",
             name,
@@ -127,11 +128,20 @@ def prepare_lazy(returned: Any, name: str, key: str, dtype: str, task: Task) -> 
     return LazyDataset(key, reader, labels, test, test_labels, classes, shape, batch_size, repeatable)
 
 
-def _part(part: Any, given: Lazy, name: str, dtype: str, task: Task) -> tuple[Reader, NDArray[Any], int | None]:
+def as_lazy(returned: Any) -> Lazy:
+    """Return what a data function returned to be read lazily in the one form that says most."""
+    if isinstance(returned, tuple | list):
+        return Lazy(*returned)
+    return returned if isinstance(returned, Lazy) else Lazy(returned)
+
+
+def _part(
+    part: Any, given: Lazy, name: str, dtype: str, task: Task, log: logging.Logger
+) -> tuple[Reader, NDArray[Any], int | None]:
     collate, batch_size, what = given.collate, None, f"data: {name!r} returns"
     if isinstance(part, DataLoader):
         if not isinstance(part.dataset, IterableDataset):
-            _advice.warning(
+            log.warning(
                 "data: of the DataLoader that %r returns, dataset and collate_fn are used; its sampler and its worker processes are not: "
                 "each client draws its own batches, of method.batch_size.",
                 name,
