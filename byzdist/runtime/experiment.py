@@ -24,6 +24,7 @@ from byzdist.problem.data.reader import read_ahead
 from byzdist.problem.dataset_data import hold
 from byzdist.problem.evaluation import measured_of
 from byzdist.problem.loss import Loss
+from byzdist.problem.optimum import can_be_found
 from byzdist.problem.oracle import Oracle
 from byzdist.problem.private_data import PrivateData, is_private, known
 from byzdist.problem.task import Task
@@ -192,10 +193,6 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     assert config.task is not None
     task = make(TASKS, config.task, "task", Task)
     check_metrics(task)
-    if config.stop is not None and config.stop.metric not in (measured := measured_of(task)):
-        raise ConfigError(
-            f"stop.metric: {config.stop.metric!r} is not measured in this run. Known: {', '.join(measured)}."
-        )
     private, clients, name = is_private(config.data), config.clients, config.model.name
     dataset: Prepared
     if private:
@@ -234,6 +231,8 @@ def prepare(config: Config, device: torch.device) -> Experiment:
         samples = [split.size(client) for client in range(clients.count)]
         _advise_on_batches(method, min(samples), None if isinstance(dataset, Dataset) else dataset.batch_size)
         mean = sum(samples) / clients.count
+    if config.stop is not None:
+        _check_stop(config, dataset, loss)
     d = oracle.dimension
     method = method.resolved(Sizes(clients.count, mean, d, compressor.nonzeros(d)))
     return Experiment(
@@ -248,6 +247,31 @@ def prepare(config: Config, device: torch.device) -> Experiment:
         dtype,
         torch.device(device),
     )
+
+
+def can_measure_gap(config: Config, dataset: Prepared, loss: Loss) -> bool:
+    """Return whether min f can be looked for: of samples that the server has, and that are the same each time."""
+    known_samples = isinstance(dataset, Dataset) and not is_private(config.data)
+    # An estimate of f has no gap to speak of.
+    return known_samples and config.evaluate.samples is None and can_be_found(loss, len(dataset.labels))
+
+
+def _check_stop(config: Config, dataset: Prepared, loss: Loss) -> None:
+    """Refuse to stop by what nobody measures."""
+    assert config.stop is not None
+    if is_private(config.data) and config.validation is None:
+        raise ConfigError(
+            "stop: with data.where=worker the server measures nothing, and what clients claim ends no run. Give it a set of its own: "
+            "validation."
+        )
+    metric, measured = config.stop.metric, measured_of(loss.task)
+    if metric not in measured:
+        raise ConfigError(f"stop.metric: {metric!r} is not measured in this run. Known: {', '.join(measured)}.")
+    if metric == "gap" and not can_measure_gap(config, dataset, loss):
+        raise ConfigError(
+            "stop.metric: the gap is not known in this run: it is f(x) - min f, and the minimum is found for convex models with l2 > 0, on "
+            "arrays that the server has, all of which it evaluates. Use loss."
+        )
 
 
 def load_private(experiment: Experiment, rank: int, workers: int) -> None:

@@ -33,7 +33,7 @@ _LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a run failed, by its first failure; ``is_final``: it would only fail again."""
+    """Why a run failed, by its first failure; ``is_final``: it is a user's mistake, and would only be one again."""
 
     reason: str
     is_final: bool
@@ -160,18 +160,19 @@ class Job:
 
     def _first_failure(self) -> Failure:
         codes = self._codes()
-        reports = dict[int, str]()
+        reports = dict[int, tuple[str, bool]]()
         self._reports.seek(0)
         for line in self._reports:
             with suppress(ValueError, KeyError, TypeError):  # a rank that died while it wrote
                 said = json.loads(line)
-                reports.setdefault(int(said["rank"]), str(said["message"]))
+                reports.setdefault(int(said["rank"]), (str(said["message"]), bool(said["mistake"])))
         killed = {rank: name for rank, code in codes.items() if (name := _signal_of(code))}
         if killed:  # that is a cause, and what others report may come of it
             rank = min(killed)
             reason = f"it was ended by {killed[rank]}"
         elif reports:
-            rank, reason = next(iter(reports.items()))
+            rank, (reason, is_mistake) = next(iter(reports.items()))
+            return Failure(f"rank {rank} failed: {reason}", is_mistake)
         else:
             rank = next(rank for rank, code in codes.items() if code)
             reason = f"it ended with exit code {codes[rank]} before it could say why; see its output above"

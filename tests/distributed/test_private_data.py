@@ -1,5 +1,6 @@
 """Three workers with three different private files, one of them hostile; the server has none of the data."""
 
+import re
 import sys
 import time
 from contextlib import ExitStack
@@ -181,3 +182,18 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits(tmp_path):
     assert torch.equal(whole.model, parts.model) and whole.summary["claimed"] == parts.summary["claimed"]
     assert [line.get("claimed") for line in whole.metrics] == [line.get("claimed") for line in parts.metrics]
     assert not any(line.startswith("0 ") for line in calls(tmp_path))
+
+
+@pytest.mark.parametrize("transport", ["star", "collective"])
+def test_a_function_that_fails_is_a_users_mistake(tmp_path, transport):
+    (tmp_path / "own.py").write_text(OWN)
+    config = experiment(tmp_path, transport=transport)  # whose files are not there
+    path = write_config(tmp_path, config)
+    with byzdist("run", path, "--out", tmp_path / "run", "--workers", "3") as job:
+        assert job.wait(120) == 2, job.output
+    last = job.output.strip().splitlines()[-1]
+    assert re.match(r"byzdist: (rank \d failed: )?data: 'own:rows' ended for client \d with FileNotFoundError: ", last)
+    assert (
+        re.search(r"rank (\d) failed: data: 'own:rows' ended for client (\d)", job.output)
+        and "Traceback" not in job.output
+    )
