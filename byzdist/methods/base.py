@@ -71,8 +71,9 @@ class Method(ABC):
         weight_decay: w in x^{k+1} = (1 - γ_k w) x^k - γ_k g^k; the gradients that clients send have no part of it.
         clip: α in the level λ = α‖x^k - x^{k-1}‖ to which the server clips the vectors of sampled rounds.
         clip_max: λ is at most this.
-        clip_growth: λ is at most this multiple of the level that the last full round's estimate gave, and a full round is called
-            where ‖g‖ stays above that multiple.
+        clip_growth: ‖g‖ counts in λ up to this multiple of what the last full round gave, and a full round is called where ‖g‖ stays
+            above it. With a server optimizer λ is as much less than α‖x^k - x^{k-1}‖ as ‖g‖ is beyond the bound: a bound on the
+            step itself would clip honest clients as soon as momentum has built up.
         clip_reference: "gradient" for λ = α‖g^{k-1}‖, as in the authors' code.
         state: what the server half remembers from round to round besides g.
 

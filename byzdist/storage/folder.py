@@ -30,6 +30,8 @@ _FILES = frozenset(
 )
 _LITTER_BEGINS = (".nfs", ".fuse_hidden", "._")
 _LOCK_PATIENCE = 10.0  # the processes of a killed run need a moment to let go
+# What earlier versions did, which had no keys for it.
+_UNSAID = {"precision": "full", "task.name": "classification", "task.inputs": "numbers"}
 # What a resumed run may change, by key or by the section that a key is in.
 _HARMLESS = (
     "name",
@@ -248,7 +250,7 @@ def _check_same(checkpoint: Checkpoint, wanted: Wanted) -> None:
 
 def _compare(before: Mapping[str, Any], config: Config) -> None:
     """Refuse a configuration that differs from the run's in more than harmless keys."""
-    old, new = _flat(before), _flat(config.model_dump(exclude_none=True))
+    old, new = _UNSAID | _flat(before), _flat(config.model_dump(exclude_none=True))
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and not _is_harmless(key))
     if changed:
         changes = "; ".join(
