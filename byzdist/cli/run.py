@@ -116,8 +116,9 @@ def _run_rank(arguments: argparse.Namespace) -> int:
 
         return run_rank(_command(arguments))
     except (ConfigError, RunError) as error:
-        if supervisor.report_failure(str(error)):
-            return supervisor.MISTAKE if isinstance(error, ConfigError) else 1
+        is_mistake = isinstance(error, ConfigError)
+        if supervisor.report_failure(str(error), is_mistake=is_mistake):
+            return supervisor.MISTAKE if is_mistake else 1
         raise
     except Exception as error:
         supervisor.report_failure(f"{type(error).__name__}: {error}")

@@ -15,7 +15,7 @@ from byzdist.config.schema import Config
 from byzdist.errors import ConfigError
 from byzdist.methods import METHODS
 from byzdist.participation import AVAILABILITY
-from byzdist.problem.data import DATASETS, SPLITS, check_split
+from byzdist.problem.data import DATASETS, OURS, SPLITS, check_split
 from byzdist.problem.loss import Buffers
 from byzdist.problem.models import MODELS
 from byzdist.problem.private_data import COMMON, is_private
@@ -24,6 +24,7 @@ from byzdist.registry import Registry, RunFacts, Spec
 from byzdist.words import shown
 
 log = logging.getLogger(__name__)
+_MOST_PROCESSES = 256
 
 
 def check(config: Config) -> Config:
@@ -84,7 +85,7 @@ def _pieces(config: Config) -> Iterator[tuple[Registry[Any], Spec, str]]:
     assert config.task is not None
     yield TASKS, config.task, "task"
     if not is_private(config.data):
-        yield DATASETS, config.data.without("split"), "data"
+        yield DATASETS, config.data.without(*OURS), "data"
         yield SPLITS, config.data.parameters["split"].without("holders"), "data.split"
     if config.validation is not None:
         yield DATASETS, config.validation, "validation"
@@ -128,13 +129,25 @@ def _data(config: Config, method: Spec) -> Spec:
         raise ConfigError(
             f"data.where: data lie with every rank ('shared') or with the clients' workers ('worker'), not {where!r}."
         )
-    data = _complete(DATASETS, config.data.without("split", "where"), "data")
+    data = _complete(DATASETS, config.data.without(*OURS, "where"), "data").plus(**_processes(config))
     given = config.data.parameters.get("split", "shared")
     split = Spec.of(given) if isinstance(given, str | dict) else Spec("")
     if not split.name:
         raise ConfigError(f"data.split: a split is a name or a mapping with a name (it is {given!r}).")
     SPLITS.canonical(split.name, "data.split")  # logs it if this is an alias
     return data.plus(split=check_split(split))
+
+
+def _processes(config: Config) -> dict[str, int]:
+    """Return how many processes read ahead, where it is said."""
+    given = config.data.parameters
+    if "workers" not in given:
+        return {}
+    if type(given["workers"]) is not int or not 0 <= given["workers"] <= _MOST_PROCESSES:
+        raise ConfigError(
+            f"data.workers: how many processes of each rank read data ahead is 0 to {_MOST_PROCESSES} (it is {shown(given['workers'])})."
+        )
+    return {"workers": given["workers"]}
 
 
 def _model(config: Config) -> Spec:
@@ -152,7 +165,7 @@ def _model(config: Config) -> Spec:
 
 def _private(config: Config, method: Spec) -> Spec:
     """Return the data section of private data. Workers check the function's own parameters, where it is called."""
-    data, own_model = config.data, ":" in config.model.name
+    data, own_model = config.data.plus(**_processes(config)), ":" in config.model.name
     given = data.parameters
     if ":" not in data.name:
         raise ConfigError(

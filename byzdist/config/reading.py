@@ -209,5 +209,6 @@ def dump(config: Config, *, paths: bool = True) -> str:
 
         if is_private(config.data):
             tree["data"] = {key: value for key, value in tree["data"].items() if key in ("name", *COMMON)}
+        tree["data"].pop("workers", None)
         tree = _changed_where_paths_are(tree, lambda section: {k: v for k, v in section.items() if not is_path(k)})
     return yaml.safe_dump(tree, sort_keys=False)

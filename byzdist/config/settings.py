@@ -166,7 +166,7 @@ def all_keys() -> dict[str, list[str]]:
         for name in kind.registry:
             for word in kind.registry.parameters(name, kind.key):
                 keys.setdefault(f"{kind.key}.{word}", []).append(name)
-    keys |= {key: [] for key in ("data.split", "data.where", "data.outputs")}
+    keys |= {key: [] for key in ("data.split", "data.where", "data.outputs", "data.workers")}
     return keys
 
 
@@ -193,7 +193,8 @@ def nearest_key(where: str, known: Sequence[str] = ()) -> str | None:
     """Return the dotted key, or the option, that a word probably meant; a key out of ``known`` is returned as it stands there."""
     keys, word = all_keys(), where.rpartition(".")[2]
     by_last_word = {key.rpartition(".")[2]: key for key in keys}
-    same = _same(word, known) or _same(where, keys) or _same(word, keys) or KEYS.get(squeeze(word))
+    same = _same(word, known) or KEYS.get(squeeze(where)) or _same(where, keys)
+    same = same or _same(word, keys) or KEYS.get(squeeze(word))
     if same is not None:
         return same
     near = closest(word, known)

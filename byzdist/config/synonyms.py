@@ -34,6 +34,7 @@ _KEYS = {
     "data.path": "data_path data_dir data_root root file train_file",
     "data.split": "partition partitioning partitioner heterogeneity noniid data_distribution distribution",
     "data.split.alpha": "dirichlet_alpha distribution_parameter concentration",
+    "data.workers": "data.num_workers data.n_workers prefetch prefetch_factor",
     "compression.name": "compressor quantization sparsification",
     "compression.ratio": "k sparsity compression_ratio keep_ratio",
     "attack.name": "adversary attack_name attack_type",

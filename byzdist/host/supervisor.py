@@ -66,13 +66,13 @@ def own_command(words: Sequence[str]) -> list[str]:
     return [sys.executable, "-c", program, *words]
 
 
-def report_failure(reason: str) -> bool:
+def report_failure(reason: str, *, is_mistake: bool = False) -> bool:
     """Report this rank's failure to our own launcher; return whether the launcher will print it, because it is the first."""
     if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         with contextlib.suppress(OSError), open(file, "w") as there:
             json.dump({"message": reason, "timestamp": str(int(time.time()))}, there)
     if number := os.environ.get(REPORT):
-        line = json.dumps({"rank": int(os.environ["RANK"]), "message": reason})
+        line = json.dumps({"rank": int(os.environ["RANK"]), "message": reason, "mistake": is_mistake})
         with contextlib.suppress(OSError):
             is_first = os.fstat(int(number)).st_size == 0
             os.write(int(number), line.encode() + b"\n")

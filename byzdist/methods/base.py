@@ -42,7 +42,12 @@ class ClientTask:
 
     def batch(self, samples: int, size: int) -> np.ndarray:
         """Draw ``size`` of ``samples`` positions without replacement, or all where there are fewer, keyed by client and round."""
-        return self.round.rng("batch", self.client).choice(samples, min(size, samples), replace=False)
+        return draw_batch(self.round, self.client, samples, size)
+
+
+def draw_batch(round_: Round, client: int, samples: int, size: int) -> np.ndarray:
+    """Draw a client's mini-batch of a round, see `ClientTask.batch`."""
+    return round_.rng("batch", client).choice(samples, min(size, samples), replace=False)
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,9 @@ class Method(ABC):
         weight_decay: w in x^{k+1} = (1 - γ_k w) x^k - γ_k g^k; the gradients that clients send have no part of it.
         clip: α in the level λ = α‖x^k - x^{k-1}‖ to which the server clips the vectors of sampled rounds.
         clip_max: λ is at most this.
-        clip_growth: λ is at most this multiple of the level that the last full round's estimate gave, and a full round is called
-            where ‖g‖ stays above that multiple.
+        clip_growth: ‖g‖ counts in λ up to this multiple of what the last full round gave, and a full round is called where ‖g‖ stays
+            above it. With a server optimizer λ is as much less than α‖x^k - x^{k-1}‖ as ‖g‖ is beyond the bound: a bound on the
+            step itself would clip honest clients as soon as momentum has built up.
         clip_reference: "gradient" for λ = α‖g^{k-1}‖, as in the authors' code.
         state: what the server half remembers from round to round besides g.
 
@@ -234,6 +240,13 @@ class Method(ABC):
         Raises:
             Exception: any exception ends the process that hosts the client.
         """
+
+    def positions(self, round_: Round, client: int, samples: int) -> np.ndarray | None:
+        """Return which of a client's ``samples`` `message` will read, None for all: what is read lazily is read ahead.
+
+        Where `message` reads others, nothing but time is lost.
+        """
+        return draw_batch(round_, client, samples, self.batch_size)
 
     def rows(self, g: Tensor, received: Messages, level: float | None) -> Tensor:
         """Return what the server is to clip and aggregate: by default what it received. The first part of the server half.

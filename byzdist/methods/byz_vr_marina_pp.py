@@ -3,11 +3,12 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from annotated_types import Ge
 from torch import Tensor
 
 from byzdist.errors import ConfigError
-from byzdist.methods.base import METHODS, ClientTask, ClipFactor, Full, Method, Probability, Sizes
+from byzdist.methods.base import METHODS, ClientTask, ClipFactor, Full, Method, Probability, Sizes, draw_batch
 from byzdist.problem.oracle import Oracle
 from byzdist.registry import RunFacts
 from byzdist.rounds import Round
@@ -50,6 +51,12 @@ class ByzVRMarinaPP(Method):
         else:
             batch = None if self.full_batch == "all" else task.batch(samples, self.full_batch)
             oracle.gradient(task.x, task.client, batch, out)
+
+    def positions(self, round_: Round, client: int, samples: int) -> np.ndarray | None:
+        """Return which samples `message` will read: in full rounds all or b', else a mini-batch."""
+        if not round_.full:
+            return super().positions(round_, client, samples)
+        return None if self.full_batch == "all" else draw_batch(round_, client, samples, self.full_batch)
 
     def apply(self, g: Tensor, aggregated: Tensor, round_: Round, level: float | None) -> None:
         """Server: g^k = ARAgg(received) in full rounds, else g^k = g^{k-1} + ARAgg(clip_λ(received))."""

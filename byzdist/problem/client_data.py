@@ -10,10 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from byzdist.problem.data import Dataset, Split
+from byzdist.problem.data.ahead import Job
+from byzdist.problem.data.reader import Reader
 from byzdist.problem.task import Batch
 from byzdist.rounds import Round
 
 Positions = NDArray[np.int64]
+Wanted = tuple[Round, int, Positions | None]
+"""What is asked of `ClientData.batches`: the round, the client, and the positions among its samples for one mini-batch; None for all."""
 _SMALL = 2**13  # numbers in a batch that numpy gathers faster than torch
 
 
@@ -37,6 +41,20 @@ class ClientData(ABC):
             positions: among the client's samples, for one mini-batch; None for all of them.
             round_: seeds what is random in reading.
         """
+
+    def expect(self, wanted: Iterable[Wanted]) -> None:
+        """Have what `batches` will probably be asked for next, in this order, read by the processes that read ahead, if there are any."""
+        ahead = next((reader.ahead for reader in self.readers() if reader.ahead is not None), None)
+        if ahead is not None:
+            ahead.expect(job for round_, client, positions in wanted for job in self.jobs(client, positions, round_))
+
+    def jobs(self, client: int, positions: Positions | None, round_: Round) -> Iterable[Job]:
+        """Return what is to be read for `batches`, whose arguments these are: nothing of what is in memory."""
+        return ()
+
+    def readers(self) -> list[Reader]:
+        """Return what reads samples that are not in memory."""
+        return []
 
 
 class PooledData(ClientData):

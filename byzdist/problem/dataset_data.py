@@ -7,7 +7,8 @@ import torch
 
 from byzdist.problem.client_data import ArrayData, PooledData, Positions
 from byzdist.problem.data import Dataset, LazyDataset, Prepared, Split
-from byzdist.problem.data.lazy import cast
+from byzdist.problem.data.ahead import Job
+from byzdist.problem.data.reader import Reader, cast
 from byzdist.problem.task import Batch
 from byzdist.randomness import stream
 from byzdist.rounds import Round
@@ -42,25 +43,41 @@ class DatasetData(PooledData):
         self._reader = dataset.reader
 
     def batches(self, client: int, positions: Positions | None, round_: Round) -> Iterator[tuple[Batch, int]]:
-        """Return a client's samples in batches of at most ``chunk``, each read when its turn comes."""
-        generator = round_.rng("reading", self.split.shard(client) if positions is None else client)
-        for batch, samples in self._read(self.indices(client, positions), generator, f"client {client}"):
+        """Return a client's samples in batches of at most ``chunk``, each read when its turn comes, or ahead."""
+        for batch, samples in self._read(self.jobs(client, positions, round_)):
             if client in self.flipped:
                 inputs, targets = batch
                 batch = inputs, self.classes - 1 - targets
             yield batch, samples
 
+    def readers(self) -> list[Reader]:
+        """Return the one that reads the samples."""
+        return [self._reader]
+
     def blocks(self, indices: Positions | None) -> Iterator[tuple[Batch, int]]:
         """Return the samples at these places (None: all) in batches of at most ``chunk``."""
-        return self._read(indices, stream(0, "evaluation reading"), "the server")
+        return self._read(self._cut(indices, stream(0, "evaluation reading"), "the server"))
 
-    def _read(
-        self, indices: Positions | None, generator: np.random.Generator, whose: str
-    ) -> Iterator[tuple[Batch, int]]:
-        listed = range(self.split.samples) if indices is None else indices.tolist()
-        for start in range(0, len(listed), self.chunk):
-            part = listed[start : start + self.chunk]
-            yield cast(self._reader.read(part, generator, whose), device=self.device), len(part)
+    def jobs(self, client: int, positions: Positions | None, round_: Round) -> Iterator[Job]:
+        """Return what is to be read for `batches`, a job for each batch."""
+        alike = positions is None and self.split.count > 1
+        generator = round_.rng("reading", self.split.shard(client) if alike else client)
+        return self._cut(self.indices(client, positions), generator, f"client {client}")
+
+    def _cut(self, indices: Positions | None, generator: np.random.Generator, whose: str) -> Iterator[Job]:
+        total = self.split.samples if indices is None else len(indices)
+        for start in range(0, total, self.chunk):
+            end = min(start + self.chunk, total)
+            part = list(range(start, end)) if indices is None else indices[start:end].tolist()
+            yield self._reader.job(part, generator, whose)
+
+    def _read(self, jobs: Iterator[Job]) -> Iterator[tuple[Batch, int]]:
+        if self._reader.ahead is None:
+            for job in jobs:
+                yield cast(self._reader.read(job), device=self.device), len(job.indices)
+        else:
+            for job, batch in self._reader.ahead.batches(jobs):
+                yield cast(batch, device=self.device), len(job.indices)
 
 
 def pooled_data(

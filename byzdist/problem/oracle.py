@@ -1,11 +1,11 @@
 """The client side of the problem: gradients of each client's loss f_i, at one point or two."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from byzdist.problem.client_data import ClientData, Positions
+from byzdist.problem.client_data import ClientData, Positions, Wanted
 from byzdist.problem.loss import Loss
 from byzdist.rounds import ClientMemories, Round
 
@@ -46,6 +46,19 @@ class Oracle:
         self._round, self._points = round_, points
         self._found.clear()
         self._pull = None
+
+    def expect(self, wanted: Iterable[Wanted]) -> None:
+        """Say which samples the next gradients will probably be made of, in this order, so that they can be read ahead."""
+        self.data.expect(self._distinct(wanted))
+
+    def _distinct(self, wanted: Iterable[Wanted]) -> Iterator[Wanted]:
+        """Leave out full gradients that are had from another client."""
+        seen = set[tuple[int, Hashable]]()
+        for round_, client, batch in wanted:
+            samples = self._shared(client) if batch is None else None
+            if samples is None or (round_.number, samples) not in seen:
+                yield round_, client, batch
+            seen.add((round_.number, samples))
 
     def gradient(self, x: Tensor, client: int, batch: Positions | None, out: Tensor) -> None:
         """Write into out [d] the gradient at x of the client's loss, or of its mean over a mini-batch.
@@ -108,11 +121,13 @@ class Oracle:
 
     def _key(self, x: Tensor, client: int) -> tuple[int, Hashable] | None:
         """Return what a full gradient depends on; None if no two clients have it in common."""
-        if self.loss.is_random or self.loss.buffers == "local":
-            return None
         place = next((place for place, point in enumerate(self._points) if point is x), None)
-        samples = self.data.shared(client)
+        samples = self._shared(client)
         return None if place is None or samples is None else (place, samples)
+
+    def _shared(self, client: int) -> Hashable | None:
+        """Return a key that is equal for clients with the same full gradient, None for a client with one of its own."""
+        return None if self.loss.is_random or self.loss.buffers == "local" else self.data.shared(client)
 
     def _here(self, *vectors: Tensor) -> Sequence[Tensor]:
         """Return the vectors themselves, or copies of them on the device, in reused buffers."""

@@ -1,20 +1,30 @@
 """Samples that are a client's own, on the host of its worker: no other process ever reads them."""
 
+import logging
 from collections.abc import Callable, Collection, Hashable, Iterable
+from dataclasses import replace
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from byzdist.errors import ConfigError, describe_error
-from byzdist.problem.client_data import ArrayData, ClientData, Positions
-from byzdist.problem.data import Dataset, Split
+from byzdist.problem.client_data import ClientData, PooledData, Positions
+from byzdist.problem.data import Dataset, Prepared, Split
+from byzdist.problem.data.ahead import Job
 from byzdist.problem.data.arrays import as_arrays, outputs
+from byzdist.problem.data.generators import draw_seeds, global_generators
+from byzdist.problem.data.lazy import as_lazy, is_lazy, prepare_lazy
+from byzdist.problem.data.reader import Reader
+from byzdist.problem.dataset_data import pooled_data
 from byzdist.problem.loss import Loss
 from byzdist.problem.task import Batch
+from byzdist.randomness import stream
 from byzdist.registry import Registry, Spec
 from byzdist.rounds import Round
 
+log = logging.getLogger(__name__)
+_advice = logging.getLogger("byzdist.config.checks.data")  # what the server alone says, see logs
 COMMON = ("where", "features", "outputs", "samples")
 """The keys of a private data section that are not parameters of the function, and are the same on every rank."""
 PRIVATE: Registry[Callable[..., Any]] = Registry("function for private data", "client")
@@ -51,7 +61,7 @@ class PrivateData(ClientData):
 
     def __init__(self, spec: Spec, known: Dataset, loss: Loss, flipped: Collection[int]) -> None:
         self._spec, self._known, self._loss, self._flipped = spec, known, loss, flipped
-        self._held: dict[int, ArrayData] = {}
+        self._held: dict[int, PooledData] = {}
 
     def load(self, clients: Iterable[int]) -> None:
         """Call the user's function, once for each of these clients.
@@ -59,11 +69,14 @@ class PrivateData(ClientData):
         Raises:
             ConfigError: for a function or parameters that do not fit, a function that fails, or data that differ from the configuration.
         """
-        spec = PRIVATE.check(self._spec.without(*COMMON), "data")
+        spec = PRIVATE.check(self._spec.without(*COMMON, "workers"), "data")
         function = PRIVATE.bind(spec, "data")
         for client in clients:
             try:
-                returned = function(client)
+                with global_generators(
+                    draw_seeds(stream(0, "data", client))
+                ):  # random_split, say, deals as before a restart
+                    returned = function(client)
             except (ConfigError, MemoryError):
                 raise
             except (Exception, SystemExit) as error:  # a user's own function may raise anything
@@ -72,34 +85,47 @@ class PrivateData(ClientData):
                 ) from error
             self._held[client] = self._taken(returned, f"{spec.name} of client {client}", client)
 
-    def of(self, client: int) -> ArrayData:
+    def of(self, client: int) -> PooledData:
         """Return the samples of a client that lives here."""
         assert client in self._held, f"the data of client {client} are not in this process"
         return self._held[client]
 
-    def _taken(self, returned: Any, name: str, client: int) -> ArrayData:
-        loss, known = self._loss, self._known
-        arrays = as_arrays(returned, name, np.dtype(str(loss.dtype).removeprefix("torch.")), loss.task, whole=False)
-        features, targets = arrays["features"], arrays["labels"]
-        shape, wanted = features.shape[1:], known.feature_shape
+    def readers(self) -> list[Reader]:
+        """Return what reads the samples of the clients here that are not in memory."""
+        return [reader for data in self._held.values() for reader in data.readers()]
+
+    def _taken(self, returned: Any, name: str, client: int) -> PooledData:
+        loss, task, known, dtype = (
+            self._loss,
+            self._loss.task,
+            self._known,
+            str(self._loss.dtype).removeprefix("torch."),
+        )
+        dataset: Prepared
+        if is_lazy(returned):
+            given = replace(as_lazy(returned), test=None)
+            given = replace(given, outputs=given.outputs or known.classes or None)
+            first_of_all = log if not self._held else _advice
+            dataset = prepare_lazy(given, name, "private", dtype, task, first_of_all)
+            found = max(dataset.classes, int(dataset.labels.max()) + 1 if dataset.labels.dtype.kind == "i" else 0)
+        else:
+            arrays = as_arrays(returned, name, np.dtype(dtype), task, whole=False)
+            dataset = Dataset(name, arrays["features"], arrays["labels"], None, None, known.classes)
+            found = outputs(arrays, task)
+        shape, wanted, classes = dataset.feature_shape, known.feature_shape, known.classes
         if wanted and shape != wanted:
             raise ConfigError(
                 f"data.features: {name} has features of shape {list(shape)}, and {list(wanted)} is configured."
             )
-        found, classes = outputs(arrays, loss.task), known.classes
-        counts_classes = loss.task.target in ("classes", "tokens")
-        if classes and (found > classes if counts_classes else found not in (0, classes)):
+        if classes and (found > classes if task.target in ("classes", "tokens") else found not in (0, classes)):
             raise ConfigError(f"data.outputs: {name} needs {found} outputs, and {classes} are configured.")
-        dataset = Dataset(name, features, targets, None, None, classes)
-        split = Split(len(targets), 1, None)
-        flipped = {client} & set(self._flipped)
-        return ArrayData(
-            dataset,
-            split,
+        return pooled_data(
+            replace(dataset, classes=classes),
+            Split(len(dataset.labels), 1, None),
             device=loss.device,
             dtype=loss.dtype,
             chunk=loss.chunk(prod(shape)),
-            flipped=flipped,
+            flipped={client} & set(self._flipped),
         )
 
     def samples(self, client: int) -> int:
@@ -109,6 +135,10 @@ class PrivateData(ClientData):
     def shared(self, client: int) -> Hashable | None:
         """Return None: each client has samples of its own."""
         return None
+
+    def jobs(self, client: int, positions: Positions | None, round_: Round) -> Iterable[Job]:
+        """Return what is to be read for `batches`."""
+        return self.of(client).jobs(client, positions, round_)
 
     def batches(self, client: int, positions: Positions | None, round_: Round) -> Iterable[tuple[Batch, int]]:
         """Return a client's samples in batches."""

@@ -7,6 +7,7 @@ from byzdist.config.schema import Config
 from byzdist.reporting import logs
 from byzdist.runtime.command import RunCommand
 from byzdist.runtime.experiment import choose_device, load_private, prepare
+from byzdist.runtime.foresight import Foresight
 from byzdist.runtime.identity import claim
 from byzdist.runtime.serving import serve
 from byzdist.runtime.stopping import signals_given_back
@@ -30,6 +31,7 @@ def run_alone(command: RunCommand) -> int:
     device = choose_device(config, 0)
     experiment = prepare(config, device)
     run = claim(command.out, experiment, command.resume)
+    experiment.read_ahead(server=True)
     try:
         transport = LocalServer(experiment.shape(workers=1), config.transport.offences)
         connect_workers(transport, config, device, 1, run)
@@ -49,6 +51,7 @@ def connect_workers(
     for rank in range(1, workers + 1):
         experiment = prepare(config, device)
         load_private(experiment, rank, workers)
+        experiment.read_ahead()
         shape = experiment.shape(workers)
         collusion = None
         if experiment.attackers_collude:
@@ -56,5 +59,6 @@ def connect_workers(
         saver = None
         if run is not None and experiment.clients_remember:
             saver = WorkerSaver(run.checkpoints, run.name, run.attempts, rank, workers, run.missing)
-        made.append(Worker(experiment, collusion, saver))
+        hosted = experiment.hosted(rank, workers)
+        made.append(Worker(experiment, collusion, saver, Foresight.of(experiment, hosted)))
     transport.connect(*(worker.handle for worker in made))

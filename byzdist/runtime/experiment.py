@@ -19,10 +19,12 @@ from byzdist.errors import ConfigError
 from byzdist.methods import METHODS, Method, Sizes
 from byzdist.problem import data, models
 from byzdist.problem.client_data import ClientData, PooledData
-from byzdist.problem.data import Dataset, Prepared, Split
+from byzdist.problem.data import OURS, Dataset, LazyDataset, Prepared, Split
+from byzdist.problem.data.reader import read_ahead
 from byzdist.problem.dataset_data import pooled_data
 from byzdist.problem.evaluation import measured_of
 from byzdist.problem.loss import Loss
+from byzdist.problem.optimum import can_be_found
 from byzdist.problem.oracle import Oracle
 from byzdist.problem.private_data import PrivateData, is_private, known
 from byzdist.problem.task import Task
@@ -133,6 +135,18 @@ class Experiment:
         """Where messages lie in this process: see `link_device`."""
         return link_device(self.config, self.device)
 
+    def read_ahead(self, *, server: bool = False) -> None:
+        """Start the processes that read lazy data ahead, if `data.workers` wants any; where the server evaluates, for test sets, too."""
+        readers, processes = self.data.readers(), self.config.data.parameters.get("workers", 0)
+        if server and isinstance(self.dataset, LazyDataset) and self.dataset.test is not None:
+            readers.append(self.dataset.test)
+        if processes and readers:
+            read_ahead(readers, processes)
+
+    def hosted(self, rank: int, workers: int) -> range:
+        """Return the clients that live on a worker's rank."""
+        return range(rank - 1, self.config.clients.count, workers)
+
     def shape(self, workers: int) -> Shape:
         """Return the sizes of the messages for a number of worker ranks."""
         method, clients, d = self.method, self.config.clients.count, self.oracle.dimension
@@ -179,16 +193,12 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     assert config.task is not None
     task = make(TASKS, config.task, "task", Task)
     check_metrics(task)
-    if config.stop is not None and config.stop.metric not in (measured := measured_of(task)):
-        raise ConfigError(
-            f"stop.metric: {config.stop.metric!r} is not measured in this run. Known: {', '.join(measured)}."
-        )
     private, clients, name = is_private(config.data), config.clients, config.model.name
     dataset: Prepared
     if private:
         dataset, split = known(config.data, config.dtype), Split(0, clients.count, None)
     else:
-        dataset = data.load(config.data.without("split"), dtype=config.dtype, task=task)
+        dataset = data.load(config.data.without(*OURS), dtype=config.dtype, task=task)
         named = config.data.parameters["split"]
         split = data.split(named, dataset.labels, clients.count, config.seed, clients.byzantine)
     tokens = task.inputs == "tokens"
@@ -208,6 +218,8 @@ def prepare(config: Config, device: torch.device) -> Experiment:
             chunk=loss.chunk(prod(dataset.feature_shape)),
             flipped=flipped(config.attacks, clients.byzantine_ids),
         )
+        if config.data.parameters.get("workers") and not held.readers():
+            _advice.warning("data.workers: %r is in memory, so that nothing is read ahead.", config.data.name)
         if ":" in name:  # a user's own
             try_out(loss, held, dataset.classes, name)
     oracle = Oracle(loss, held)
@@ -219,6 +231,8 @@ def prepare(config: Config, device: torch.device) -> Experiment:
         samples = [split.size(client) for client in range(clients.count)]
         _advise_on_batches(method, min(samples), None if isinstance(dataset, Dataset) else dataset.batch_size)
         mean = sum(samples) / clients.count
+    if config.stop is not None:
+        _check_stop(config, dataset, loss)
     d = oracle.dimension
     method = method.resolved(Sizes(clients.count, mean, d, compressor.nonzeros(d)))
     return Experiment(
@@ -235,6 +249,31 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     )
 
 
+def can_measure_gap(config: Config, dataset: Prepared, loss: Loss) -> bool:
+    """Return whether min f can be looked for: of samples that the server has, and that are the same each time."""
+    known_samples = isinstance(dataset, Dataset) and not is_private(config.data)
+    # An estimate of f has no gap to speak of.
+    return known_samples and config.evaluate.samples is None and can_be_found(loss, len(dataset.labels))
+
+
+def _check_stop(config: Config, dataset: Prepared, loss: Loss) -> None:
+    """Refuse to stop by what nobody measures."""
+    assert config.stop is not None
+    if is_private(config.data) and config.validation is None:
+        raise ConfigError(
+            "stop: with data.where=worker the server measures nothing, and what clients claim ends no run. Give it a set of its own: "
+            "validation."
+        )
+    metric, measured = config.stop.metric, measured_of(loss.task)
+    if metric not in measured:
+        raise ConfigError(f"stop.metric: {metric!r} is not measured in this run. Known: {', '.join(measured)}.")
+    if metric == "gap" and not can_measure_gap(config, dataset, loss):
+        raise ConfigError(
+            "stop.metric: the gap is not known in this run: it is f(x) - min f, and the minimum is found for convex models with l2 > 0, on "
+            "arrays that the server has, all of which it evaluates. Use loss."
+        )
+
+
 def load_private(experiment: Experiment, rank: int, workers: int) -> None:
     """Load the private data of the clients that live on a worker's rank, if there are any, and try a user's own model on them.
 
@@ -244,7 +283,7 @@ def load_private(experiment: Experiment, rank: int, workers: int) -> None:
     held, config = experiment.data, experiment.config
     if not isinstance(held, PrivateData):
         return
-    hosted = range(rank - 1, config.clients.count, workers)
+    hosted = experiment.hosted(rank, workers)
     held.load(hosted)
     if ":" in config.model.name and hosted:
         first = held.of(hosted[0])

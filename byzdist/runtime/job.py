@@ -33,7 +33,7 @@ _LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 
 @dataclass(frozen=True)
 class Failure:
-    """The first failure of a run, which ends it; ``is_final``: another start would fail in the same way."""
+    """The first failure of a run, which ends it; ``is_final``: it is a user's mistake, and another start would fail in the same way."""
 
     reason: str
     is_final: bool
@@ -162,18 +162,19 @@ class Job:
 
     def _first_failure(self) -> Failure:
         codes = self._codes()
-        reports = dict[int, str]()
+        reports = dict[int, tuple[str, bool]]()
         self._reports.seek(0)
         for line in self._reports:
             with suppress(ValueError, KeyError, TypeError):  # a rank that died while it wrote
                 said = json.loads(line)
-                reports.setdefault(int(said["rank"]), str(said["message"]))
+                reports.setdefault(int(said["rank"]), (str(said["message"]), bool(said["mistake"])))
         killed = {rank: name for rank, code in codes.items() if (name := _signal_of(code))}
         if killed:  # a kill is the cause, and what others report may follow from it
             rank = min(killed)
             reason = f"it was ended by {killed[rank]}"
         elif reports:
-            rank, reason = next(iter(reports.items()))
+            rank, (reason, is_mistake) = next(iter(reports.items()))
+            return Failure(f"rank {rank} failed: {reason}", is_mistake)
         else:
             rank = next(rank for rank, code in codes.items() if code)
             reason = f"it ended with exit code {codes[rank]} before it could say why; see its output above"

@@ -39,7 +39,7 @@ def launch(
     of this process calls, if it can be forked (see `byzdist.host.processes.start`); without it each rank is a new interpreter.
 
     Raises:
-        ConfigError: before anything is started.
+        ConfigError: before anything is started, or where a rank's own data or files are at fault.
         RunError: if the run failed, with the first failure's reason.
     """
     resolve = partial(_resolve, command, workers)
@@ -60,7 +60,9 @@ def _run(job: Job, max_restarts: int) -> None:
         failure = job.run(attempt)
         if failure is None:
             return
-        if failure.is_final or attempt == max_restarts:
+        if failure.is_final:
+            raise ConfigError(failure.reason)
+        if attempt == max_restarts:
             raise RunError(failure.reason)
 
 

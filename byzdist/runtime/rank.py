@@ -40,6 +40,7 @@ def run_rank(command: RunCommand) -> int:
     if rank:
         return work(experiment, rank, workers, command.out)
     run = claim(command.out, experiment, command.resume or int(os.environ.get(ATTEMPT, "0")) > 0)
+    experiment.read_ahead(server=True)
     shape = experiment.shape(workers)
     memory = 2 * shape.max_cohort * shape.dimension * shape.dtype.itemsize if experiment.attackers_collude else 0
     facts = introduction(experiment, run)

@@ -10,10 +10,10 @@ from typing import NamedTuple
 from torch import Tensor
 
 from byzdist.errors import RunError
-from byzdist.problem.data import Dataset
+from byzdist.problem.data import OURS, Dataset
 from byzdist.problem.data import load as load_data
 from byzdist.problem.evaluation import Evaluator, ValidationOnly, measured_of
-from byzdist.problem.optimum import can_be_found, find
+from byzdist.problem.optimum import find
 from byzdist.reporting import logs
 from byzdist.reporting.metrics import Metrics
 from byzdist.reporting.progress import Progress
@@ -23,7 +23,7 @@ from byzdist.runtime import advice
 from byzdist.runtime.best import Best
 from byzdist.runtime.describing import describe
 from byzdist.runtime.divergence import Diverged, Guard
-from byzdist.runtime.experiment import Experiment
+from byzdist.runtime.experiment import Experiment, can_measure_gap
 from byzdist.runtime.identity import identity
 from byzdist.runtime.recording import Recorder, Watching
 from byzdist.runtime.server import Server
@@ -109,9 +109,7 @@ def _evaluation(experiment: Experiment) -> Callable[[Tensor], dict[str, float]]:
         experiment.dataset,
         config.clients.honest_ids,
         validation=experiment.validation,
-        optimum=None
-        if config.evaluate.samples
-        else _optimum(experiment),  # a gap to an estimate of f would mean nothing
+        optimum=_optimum(experiment),
         samples=config.evaluate.samples,
         seed=config.seed,
     ).evaluate
@@ -120,11 +118,11 @@ def _evaluation(experiment: Experiment) -> Callable[[Tensor], dict[str, float]]:
 def _optimum(experiment: Experiment) -> float | None:
     """Return f(x*), found in float64 whatever the dtype of the run; None where it is not looked for."""
     config, dataset = experiment.config, experiment.dataset
-    # Data that are read lazily may give other samples each time.
-    if not isinstance(dataset, Dataset) or not can_be_found(experiment.oracle.loss, len(dataset.labels)):
+    if not can_measure_gap(config, dataset, experiment.oracle.loss):
         return None
+    assert isinstance(dataset, Dataset)
     if config.dtype != "float64":
-        dataset = load_data(config.data.without("split"), dtype="float64", task=experiment.task)
+        dataset = load_data(config.data.without(*OURS), dtype="float64", task=experiment.task)
         assert isinstance(dataset, Dataset)
     return find(config.model.without("buffers"), experiment.task, dataset, experiment.split, config.clients.honest_ids)
 

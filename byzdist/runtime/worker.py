@@ -18,6 +18,7 @@ from byzdist.reporting.logs import at_round
 from byzdist.rounds import ClientMemories, Round
 from byzdist.runtime.claims import Claims
 from byzdist.runtime.experiment import Experiment
+from byzdist.runtime.foresight import Foresight
 from byzdist.storage.saving import WorkerSaver
 from byzdist.transport.base import Received, Reply, Resume, Save, WorkerEnd
 
@@ -34,11 +35,12 @@ class Worker:
         experiment: Experiment,
         collusion: Collusion | None = None,
         saver: WorkerSaver | None = None,
+        foresight: Foresight | None = None,
     ) -> None:
         config, oracle = experiment.config, experiment.oracle
         self._config, self._oracle = config, oracle
         self._method, self._compressors = experiment.method, experiment.compressors
-        self._collusion, self._saver = collusion, saver
+        self._collusion, self._saver, self._foresight = collusion, saver, foresight
         self._byzantine = frozenset(config.clients.byzantine_ids)
         self._assignments = assignments(config.attacks, config.clients.byzantine_ids)
         self._effect = Effect()
@@ -79,6 +81,8 @@ class Worker:
         at_round(received.round.number)
         points = [point for point in (received.x, received.previous) if point is not None]
         self._oracle.begin(received.round, *points)
+        if self._foresight is not None:
+            self._foresight.tell(received.round, received.mine)
         compressor = self._compressors[received.round.full]
         length = end = compressor.length(self._oracle.dimension, received.x.dtype)
         if self._claims is not None:
@@ -97,7 +101,7 @@ class Worker:
             transport.reply(Reply(received.round, client, payload, afresh, forge))
 
     def _assignment(self, round_: Round, client: int) -> Assignment | None:
-        if client not in self._bad:
+        if client not in self._byzantine:
             return None
         return next((entry for entry in self._assignments if entry.covers(client, round_)), None)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from byzdist.attacks.collusion import Collusion
 from byzdist.errors import RunError
 from byzdist.runtime.experiment import Experiment, load_private
+from byzdist.runtime.foresight import Foresight
 from byzdist.runtime.joining import Joining
 from byzdist.runtime.stopping import Stop, on_signals
 from byzdist.runtime.worker import Worker
@@ -18,6 +19,7 @@ from byzdist.transport.store import STORE_PATIENCE, connect
 def work(experiment: Experiment, rank: int, workers: int, out: Path | None) -> int:
     """Be a worker until the server ends the run; return the exit code."""
     load_private(experiment, rank, workers)
+    experiment.read_ahead()  # before the links are open, which a fork would hold
     joining = Joining(experiment, rank)
     transport = open_worker(experiment.config.transport, experiment.shape(workers), rank, joining.hear)
     stop = Stop(transport.stop_waiting)  # the server is the one to end the run
@@ -43,7 +45,8 @@ def _worker(experiment: Experiment, joining: Joining, rank: int, workers: int, o
         assert out is not None and joining.joined is not None
         run = joining.joined
         saver = WorkerSaver(checkpoints(out), run.run, run.attempts, rank, workers, run.missing)
-    return Worker(experiment, collusion, saver)
+    hosted = experiment.hosted(rank, workers)
+    return Worker(experiment, collusion, saver, Foresight.of(experiment, hosted))
 
 
 def _channel() -> Store:

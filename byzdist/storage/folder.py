@@ -30,6 +30,8 @@ _FILES = frozenset(
 )
 _LITTER_BEGINS = (".nfs", ".fuse_hidden", "._")
 _LOCK_PATIENCE = 10.0  # seconds: the processes of a killed run need a moment to release it
+# What earlier versions did, which had no keys for it.
+_IMPLIED = {"precision": "full", "task.name": "classification", "task.inputs": "numbers"}
 # What a resumed run may change: keys, or whole sections.
 _HARMLESS = (
     "name",
@@ -38,6 +40,7 @@ _HARMLESS = (
     "checkpoint",
     "on_divergence",
     "aggregation.compile",  # it gives the same bits
+    "data.workers",
     "device",  # the kind of the device that results is compared
     "transport.name",
     "transport.deadline",
@@ -245,7 +248,7 @@ def _check_same(checkpoint: Checkpoint, wanted: Wanted) -> None:
 
 def _compare(before: Mapping[str, Any], config: Config) -> None:
     """Refuse a configuration that differs from the run's in any key that is not harmless."""
-    old, new = _flat(before), _flat(config.model_dump(exclude_none=True))
+    old, new = _IMPLIED | _flat(before), _flat(config.model_dump(exclude_none=True))
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and not _is_harmless(key))
     if changed:
         changes = "; ".join(

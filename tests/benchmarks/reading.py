@@ -1,9 +1,10 @@
-"""What reading lazily costs: the share of a round that an augmenting Dataset takes, and the same run on arrays.
+"""What reading lazily costs: the share of a round for which it is waited for, read in place and ahead, and the same run on arrays.
 
 usage: python -m tests.benchmarks.reading [--rounds N]
 
 The shipped cnn on images of 28 x 28, batches of 32, 20 clients of which 4 are asked, in one process (transport local). Each image
-is turned from bytes into numbers, shifted by up to two pixels and, every second time, mirrored. Sampled rounds alone are measured.
+is turned from bytes into numbers, shifted by up to two pixels and, every second time, mirrored; from a slow disk the first image of
+a batch comes after 5 ms. ``data.workers`` says how many processes read ahead. Sampled rounds alone are measured.
 """
 
 import argparse
@@ -19,14 +20,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
-from byzdist.problem.data import DATASETS
-from byzdist.problem.data.lazy import Reader
+from byzdist.problem.data import DATASETS, Lazy
+from byzdist.problem.data.ahead import ReadAhead
+from byzdist.problem.data.reader import Reader
 from tests.support.inprocess import train
 from tests.support.standins import registered
 
-SAMPLES, WARM = 2000, 5
+SAMPLES, WARM, DELAY = 2000, 5, 5e-3
 CONFIG: dict[str, Any] = {
     "name": "reading",
     "clients": {"count": 20, "byzantine": 4},
@@ -63,45 +65,65 @@ class Images(Dataset[tuple[Tensor, int]]):
         return image.flip(1) if mirrored % 2 else image, self.targets[index]
 
 
+def slow() -> Lazy:
+    """Return the same from a slow disk."""
+
+    def collate(samples: list[Any]) -> Any:
+        time.sleep(DELAY)
+        return default_collate(samples)
+
+    return Lazy(Images(), collate=collate)
+
+
 def arrays() -> tuple[Any, Any]:
     """Return the same images as arrays, which cannot be augmented."""
     images = Images()
     return images.images.float().div_(255), images.targets
 
 
-def measure(data: Callable[[], Any], rounds: int) -> tuple[float, float]:
-    """Return the median seconds of a round, and those of reading in it."""
-    spent, read, notes = 0.0, Reader.read, list[float]()
+def measure(data: Callable[[], Any], rounds: int, workers: int) -> tuple[float, float]:
+    """Return the median seconds of a round, and those in it in which batches are waited for."""
+    spent, notes = 0.0, list[float]()
+    owner, method = (ReadAhead, "_take") if workers else (Reader, "read")
+    wait = getattr(owner, method)
 
     def timed(*arguments: Any) -> Any:
         nonlocal spent
         start = time.perf_counter()
-        batch = read(*arguments)
+        batch = wait(*arguments)
         spent += time.perf_counter() - start
         return batch
 
+    name = f"benchmark_{data.__name__.lower()}"  # of its own: arrays are kept in the cache by it
     with (
-        registered(DATASETS, images=data),
+        registered(DATASETS, **{name: data}),
         tempfile.TemporaryDirectory() as folder,
-        patch.object(Reader, "read", timed),
+        patch.object(owner, method, timed),
     ):
-        tree = {**CONFIG, "data": "images", "rounds": rounds + WARM}
+        tree = {**CONFIG, "data": {"name": name, "workers": workers}, "rounds": rounds + WARM}
         trained = train(tree, Path(folder), 1, lambda server, round_: notes.append(spent))
     assert all(line["kind"] == "sampled" for line in trained.metrics[WARM:])
     total = statistics.median(line["seconds"]["total"] for line in trained.metrics[WARM:-1])
-    readings = [after - before for before, after in zip(notes[WARM - 1 :], notes[WARM:-1], strict=False)]
-    return total, statistics.median(readings)
+    waits = [after - before for before, after in zip(notes[WARM - 1 :], notes[WARM:-1], strict=False)]
+    return total, statistics.median(waits)
 
 
 def main() -> None:
-    """Print both."""
+    """Print all."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=100)
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
-    for name, data in (("augmenting Dataset", Images), ("arrays", arrays)):
-        total, reading = measure(data, rounds)
-        print(f"{name:>18}: {1e3 * total:.2f} ms a round, {1e3 * reading:.2f} ms of it reading, {reading / total:.1%}")
+    for name, data, most in (("arrays", arrays, 0), ("augmenting Dataset", Images, 2), ("from a slow disk", slow, 2)):
+        in_place = 0.0
+        for workers in range(most + 1):
+            total, wait = measure(data, rounds, workers)
+            in_place = in_place or wait
+            hidden = f", {1 - wait / in_place:.0%} of the reading hidden" if workers else ""
+            print(
+                f"{name:>18}, data.workers {workers}: {1e3 * total:.2f} ms a round, {1e3 * wait:.2f} ms of it waiting for batches, "
+                f"{wait / total:.1%}{hidden}"
+            )
 
 
 if __name__ == "__main__":

@@ -103,9 +103,9 @@ def test_the_reason_is_the_first_failure(
 
 
 def test_a_mistake_in_the_configuration_would_only_come_again() -> None:
-    assert run("rank == 1 and (report_failure('no such key'), sys.exit(2)); time.sleep(60)") == Failure(
-        "rank 1 failed: no such key", True
-    )
+    assert run(
+        "rank == 1 and (report_failure('no such key', is_mistake=True), sys.exit(2)); time.sleep(60)"
+    ) == Failure("rank 1 failed: no such key", True)
 
 
 def test_the_run_is_over_when_the_server_has_ended_well() -> None:

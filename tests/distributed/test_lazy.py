@@ -1,11 +1,16 @@
 """Data that are read lazily and augmented, in real processes: the same bits on every transport, and an error that names its sample."""
 
+import signal
+from collections.abc import Generator
+from itertools import tee
+
 import numpy as np
 import pytest
 import torch
 
 from byzdist.errors import ConfigError, RunError
 from byzdist.problem.data import Lazy
+from byzdist.problem.data.ahead import ReadAhead, _Helper
 from tests.support.cases import BASE
 from tests.support.harness import comparable, train
 from tests.support.inprocess import train_in
@@ -31,12 +36,13 @@ def augmented(*, broken: int = -1):
     return Lazy(Noisy(broken))
 
 
-def test_an_augmented_run_has_the_same_bits_on_every_transport(tmp_path):
+def test_an_augmented_run_has_the_same_bits_on_every_transport_read_ahead_or_in_place(tmp_path):
     folders = [tmp_path / name for name in ("star", "collective", "local")]
     for folder in folders[:2]:
         folder.mkdir()
-    star = train(folders[0], {**TREE, "transport": "star"}, workers=3)
-    collective = train(folders[1], {**TREE, "transport": "collective"}, workers=2)
+    ahead = [{**TREE, "data": {**TREE["data"], "workers": processes}} for processes in (2, 1)]
+    star = train(folders[0], {**ahead[0], "transport": "star"}, workers=3)
+    collective = train(folders[1], {**ahead[1], "transport": "collective"}, workers=2)
     local = train_in({**TREE, "transport": "local"}, folders[2], workers=1)
     assert torch.equal(star.model, collective.model) and torch.equal(star.model, local)
     bytes_differ = ("news", "bytes_up", "bytes_down")
@@ -49,8 +55,42 @@ def test_a_run_goes_on_with_the_same_draws(tmp_path):
     assert torch.equal(parts, train_in(TREE, tmp_path / "whole", workers=2))
 
 
-def test_what_a_sample_raises_ends_the_run_with_client_sample_and_place(tmp_path):
-    data = {**TREE["data"], "broken": 41, "split": "shared"}
+@pytest.mark.parametrize("split", ["shared", "iid"])
+def test_batches_of_a_round_are_asked_for_while_the_round_before_is_computed(tmp_path, monkeypatch, split):
+    """Worker and server are one thread here: whatever `Foresight.tell` finds under way was asked for in the round before."""
+    under_way, begins = list[bool](), ReadAhead.expect
+
+    def expect(self, jobs):
+        if isinstance(jobs, Generator):  # of a worker's foresight
+            jobs, copy = tee(jobs)
+            under_way.append(self._is_next(next(copy)))
+        begins(self, jobs)
+
+    monkeypatch.setattr(ReadAhead, "expect", expect)
+    data = {**TREE["data"], "split": split, "workers": 1}
+    ahead = train_in({**TREE, "data": data, "attack": "none"}, tmp_path / "ahead", workers=1)
+    assert under_way == [False] + [True] * 15
+    in_place = {**TREE, "data": {**data, "workers": 0}, "attack": "none"}
+    assert torch.equal(ahead, train_in(in_place, tmp_path / "in place", workers=1))
+
+
+def test_a_reading_process_that_is_killed_ends_the_run_with_its_name(tmp_path, monkeypatch):
+    ask = _Helper.ask
+
+    def killed(self, job):
+        self._process.send_signal(signal.SIGKILL)
+        ask(self, job)
+
+    monkeypatch.setattr(_Helper, "ask", killed)
+    with pytest.raises(
+        RunError, match=r"a process that reads ahead \(data.workers\) was ended by SIGKILL while it read"
+    ):
+        train_in({**TREE, "data": {**TREE["data"], "workers": 1}}, tmp_path / "run")
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_what_a_sample_raises_ends_the_run_with_client_sample_and_place(tmp_path, processes):
+    data = {**TREE["data"], "broken": 41, "split": "shared", "workers": processes}
     wanted = r"cannot be read for client [0-8]: sample 41 ended with KeyError: 'no such picture' \(.*in __getitem__\)"
     with pytest.raises(RunError, match=wanted):
         train_in({**TREE, "data": data}, tmp_path / "run")

@@ -1,5 +1,6 @@
 """Three workers with three different private files, one of them hostile; the server has none of the data."""
 
+import re
 import sys
 import time
 from contextlib import ExitStack
@@ -17,7 +18,9 @@ OWN = """
 import os
 from pathlib import Path
 
+import byzdist
 import numpy as np
+import torch
 
 
 def rows(client, *, path: str):
@@ -28,6 +31,22 @@ def rows(client, *, path: str):
         raise RuntimeError("the server reads private data")
     with np.load(Path(path, f"client-{client}.npz")) as held:
         return held["X"], held["y"]
+
+
+class Rows(torch.utils.data.Dataset):
+    def __init__(self, X, y):
+        self.X, self.targets = X, y
+
+    def __len__(self):
+        return len(self.X)
+
+    def __getitem__(self, index):
+        return self.X[index], self.targets[index]
+
+
+def lazily(client, *, path: str):  # a Dataset, a DataLoader, and what says more
+    data = Rows(*rows(client, path=path))
+    return [data, torch.utils.data.DataLoader(data, batch_size=8), byzdist.Lazy(data, outputs=2)][client]
 """
 COUNT, FEATURES, L2 = 3, 6, 0.01
 
@@ -80,7 +99,15 @@ def test_equal_bits_on_every_transport_and_the_server_reads_nothing(tmp_path):
     with byzdist("run", path, "--out", folder / "run") as job:
         assert job.wait(120) == 0, job.output
         runs["local"] = Run(folder / "run", job.output)
+    folder = tmp_path / "lazy"
+    files(folder, 0, 1, 2)
+    (folder / "own.py").write_text(OWN)
+    config = experiment(folder)
+    lazy = train(folder, {**config, "data": {**config["data"], "name": "own:lazily", "workers": 1}}, workers=2)
+    assert lazy.output.count("its sampler and its worker processes are not") == 1
     star = runs["star"]
+    assert torch.equal(star.model, lazy.model)
+    assert star.summary["claimed"]["loss"] == pytest.approx(lazy.summary["claimed"]["loss"], rel=1e-12)
     assert torch.equal(star.model, runs["collective"].model) and torch.equal(star.model, runs["local"].model)
     ended = [run.summary["claimed"] for run in runs.values()]
     assert ended[0] == ended[1] == ended[2] and ended[0]["loss"]["clients"] > 0
@@ -155,3 +182,18 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits(tmp_path):
     assert torch.equal(whole.model, parts.model) and whole.summary["claimed"] == parts.summary["claimed"]
     assert [line.get("claimed") for line in whole.metrics] == [line.get("claimed") for line in parts.metrics]
     assert not any(line.startswith("0 ") for line in calls(tmp_path))
+
+
+@pytest.mark.parametrize("transport", ["star", "collective"])
+def test_a_function_that_fails_is_a_users_mistake(tmp_path, transport):
+    (tmp_path / "own.py").write_text(OWN)
+    config = experiment(tmp_path, transport=transport)  # whose files are not there
+    path = write_config(tmp_path, config)
+    with byzdist("run", path, "--out", tmp_path / "run", "--workers", "3") as job:
+        assert job.wait(120) == 2, job.output
+    last = job.output.strip().splitlines()[-1]
+    assert re.match(r"byzdist: (rank \d failed: )?data: 'own:rows' ended for client \d with FileNotFoundError: ", last)
+    assert (
+        re.search(r"rank (\d) failed: data: 'own:rows' ended for client (\d)", job.output)
+        and "Traceback" not in job.output
+    )

@@ -137,6 +137,7 @@ HINTS = {
     "gpu": "'device'",
     "eval_interval": "'evaluate.every'",
     "workers": "the option --workers",
+    "data.num_workers": "'workers'",
     "output_dir": "the option --out",
     # a key of another section
     "step_size": "'method.step_size'",

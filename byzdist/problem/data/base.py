@@ -102,6 +102,8 @@ _ARCHIVES = {
     b"\x04\x22M\x18": "lz4",
 }
 
+OURS = ("split", "workers")
+"""The keys of a data section that are not for the data function: who holds what, and how many processes read ahead."""
 DATASETS: Registry[Callable[..., Any]] = Registry("data set")
 """An entry may have an attribute ``task``: the name of its task, if that is not classification."""
 

@@ -1,18 +1,23 @@
 """The global generators of torch, numpy and Python, from which a user's code draws; byzdist's own code never does."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 
 
+def draw_seeds(generator: np.random.Generator) -> list[int]:
+    """Draw a seed for each of the three from one of ours."""
+    seeds: list[int] = generator.integers(2**32, size=3).tolist()
+    return seeds
+
+
 @contextmanager
-def global_generators(generator: np.random.Generator) -> Iterator[None]:
-    """Seed the global generators (torch's on the CPU) from a keyed one, for a user's code, and restore them afterwards."""
+def global_generators(seeds: Sequence[int]) -> Iterator[None]:
+    """Seed the global generators (torch's on the CPU) for a user's code, and restore them afterwards."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    seeds = generator.integers(2**32, size=3).tolist()
     try:
         torch.default_generator.manual_seed(seeds[0])
         np.random.seed(seeds[1])

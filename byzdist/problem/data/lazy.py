@@ -4,10 +4,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate
@@ -15,7 +14,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from byzdist.errors import ConfigError, RunError, describe_error
 from byzdist.problem.data.base import Dataset
-from byzdist.problem.data.generators import global_generators
+from byzdist.problem.data.reader import Reader
 from byzdist.problem.task import Batch, Task
 from byzdist.randomness import stream
 
@@ -39,95 +38,6 @@ class Lazy:
     test: Any = None
     collate: Callable[[list[Any]], Any] | None = None
     outputs: int | None = None
-
-
-class Reader:
-    """Reads batches and checks that the task can use them. Batches are on the CPU, with floating-point numbers in the run's dtype."""
-
-    def __init__(self, samples: Any, collate: Callable[[list[Any]], Any], name: str, dtype: str, task: Task) -> None:
-        self._samples, self._collate, self._name, self._task = samples, collate, name, task
-        self._dtype: torch.dtype = getattr(torch, dtype)
-        self.classes = 0  # unknown
-
-    def read(self, indices: Sequence[int], generator: np.random.Generator, whose: str) -> Batch:
-        """Return the samples at these places as one batch.
-
-        Args:
-            indices: which samples.
-            generator: seeds the global generators of torch, numpy and Python while samples are read and collated.
-            whose: for whom they are read, for errors.
-
-        Raises:
-            RunError: for an exception of the user's code, or a batch from which the task cannot learn.
-        """
-        gathered = []
-        with global_generators(generator):
-            for index in indices:
-                try:
-                    gathered.append(self._samples[index])
-                except MemoryError:
-                    raise
-                except (Exception, SystemExit) as error:  # a user's own code may raise anything
-                    raise self._error(whose, f"sample {index} ended with {describe_error(error)}") from error
-            try:
-                batch = self._collate(gathered)
-            except MemoryError:
-                raise
-            except (Exception, SystemExit) as error:
-                raise self._error(whose, f"collating {_listed(indices)} ended with {describe_error(error)}") from error
-        return self._fitting(batch, indices, whose)
-
-    def _fitting(self, batch: Any, indices: Sequence[int], whose: str) -> Batch:
-        task = self._task
-
-        def refuse(problem: str) -> NoReturn:
-            raise self._error(whose, f"the batch of {_listed(indices)} {problem}")
-
-        if task.target == "own" and not (isinstance(batch, tuple | list) and len(batch) == 2):
-            return cast(batch, self._dtype)
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            refuse(f"is a {type(batch).__name__}; the task wants (inputs, targets), see `collate` of Lazy")
-        inputs, targets = batch
-        if isinstance(inputs, Tensor) and task.inputs == "numbers":
-            inputs = inputs.to(self._dtype)
-            if not bool(inputs.isfinite().all()):
-                refuse("has inputs that are NaN or infinite")
-        elif isinstance(inputs, Tensor):
-            if inputs.is_floating_point():
-                refuse(f"has inputs in {inputs.dtype}, and tokens are integers")
-            inputs = inputs.long()
-        else:
-            inputs = cast(inputs, self._dtype)
-        if task.target == "own":
-            return inputs, cast(targets, self._dtype)
-        if not isinstance(targets, Tensor):
-            refuse(f"has a {type(targets).__name__} as targets, not a tensor")
-        if task.target != "tokens" and (not targets.ndim or len(targets) != len(indices)):
-            refuse(f"has targets of shape {list(targets.shape)} for {len(indices)} samples")
-        if targets.ndim == 2 and targets.shape[1] == 1 and task.target in ("classes", "numbers"):
-            targets = targets[:, 0]
-        if task.target in ("numbers", "labels"):
-            targets = targets.to(self._dtype)
-            if not bool(targets.isfinite().all()):
-                refuse("has targets that are NaN or infinite")
-            return inputs, targets
-        if targets.is_floating_point() and not bool((targets == targets.floor()).all()):
-            refuse("has targets that are not integers; for numbers to predict set task=regression")
-        targets = targets.long()
-        if task.target == "classes":
-            if targets.ndim != 1:
-                refuse(f"has targets of shape {list(targets.shape)}; want one class for each sample")
-            lowest, highest = int(targets.min()), int(targets.max())
-            if lowest < 0 or (self.classes and highest >= self.classes):
-                most = f"0 to {self.classes - 1}" if self.classes else "0, 1, ..."
-                refuse(f"has targets from {lowest} to {highest}, not the integers {most} of its classes")
-        return inputs, targets
-
-    def _error(self, whose: str, problem: str) -> RunError:
-        return RunError(f"data: {self._name!r} cannot be read for {whose}: {problem}.")
-
-    def __len__(self) -> int:
-        return len(self._samples)
 
 
 @dataclass(frozen=True)
@@ -174,7 +84,9 @@ def is_lazy(returned: Any) -> bool:
     return any(isinstance(part, Lazy | TorchDataset | DataLoader) for part in parts)
 
 
-def prepare_lazy(returned: Any, name: str, key: str, dtype: str, task: Task) -> LazyDataset:
+def prepare_lazy(
+    returned: Any, name: str, key: str, dtype: str, task: Task, log: logging.Logger = _advice
+) -> LazyDataset:
     """Return a data set that is read lazily, after reading some of its samples as a trial.
 
     Args:
@@ -183,21 +95,20 @@ def prepare_lazy(returned: Any, name: str, key: str, dtype: str, task: Task) -> 
         key: names the data set.
         dtype: of floating-point numbers.
         task: says what a batch is.
+        log: takes warnings.
 
     Raises:
         ConfigError: for data from which the task cannot learn.
     """
-    if isinstance(returned, tuple | list):
-        returned = Lazy(*returned)
-    given = returned if isinstance(returned, Lazy) else Lazy(returned)
-    reader, labels, batch_size = _part(given.dataset, given, name, dtype, task)
+    given = as_lazy(returned)
+    reader, labels, batch_size = _part(given.dataset, given, name, dtype, task, log)
     test, test_labels = None, None
     if given.test is not None:
-        test, test_labels, _ = _part(given.test, given, name, dtype, task)
+        test, test_labels, _ = _part(given.test, given, name, dtype, task, log)
     try:
         batch = _first(reader, range(min(_FEW, len(reader))))
         if labels.dtype.kind == "i" and not np.array_equal(np.sort(batch[1]), np.sort(labels[: len(batch[1])])):
-            _advice.warning("data: %r reads other targets than its `targets` say, which are not used.", name)
+            log.warning("data: %r reads other targets than its `targets` say, which are not used.", name)
             labels = _unknown(len(reader))
         reader.classes = classes = _outputs(given, labels, batch, name, task)
         again = _first(reader, range(min(_FEW, len(reader))))
@@ -208,7 +119,7 @@ def prepare_lazy(returned: Any, name: str, key: str, dtype: str, task: Task) -> 
         raise ConfigError(str(error)) from error
     repeatable = np.array_equal(_numbers(batch), _numbers(again))
     if not repeatable:
-        _advice.warning(
+        log.warning(
             "data: %r reads other samples a second time although the seeds are the same: the run cannot be repeated. Draw with the "
             "global generators of torch, numpy or Python, which byzdist seeds.",
             name,
@@ -217,11 +128,20 @@ def prepare_lazy(returned: Any, name: str, key: str, dtype: str, task: Task) -> 
     return LazyDataset(key, reader, labels, test, test_labels, classes, shape, batch_size, repeatable)
 
 
-def _part(part: Any, given: Lazy, name: str, dtype: str, task: Task) -> tuple[Reader, NDArray[Any], int | None]:
+def as_lazy(returned: Any) -> Lazy:
+    """Return what a data function returned to be read lazily in the one form that says most."""
+    if isinstance(returned, tuple | list):
+        return Lazy(*returned)
+    return returned if isinstance(returned, Lazy) else Lazy(returned)
+
+
+def _part(
+    part: Any, given: Lazy, name: str, dtype: str, task: Task, log: logging.Logger
+) -> tuple[Reader, NDArray[Any], int | None]:
     collate, batch_size, what = given.collate, None, f"data: {name!r} returns"
     if isinstance(part, DataLoader):
         if not isinstance(part.dataset, IterableDataset):
-            _advice.warning(
+            log.warning(
                 "data: of the DataLoader that %r returns, dataset and collate_fn are used; its sampler and its worker processes are not: "
                 "each client draws its own batches, of method.batch_size.",
                 name,
@@ -283,7 +203,7 @@ def _outputs(given: Lazy, labels: NDArray[Any], batch: Batch, name: str, task: T
 
 
 def _first(reader: Reader, indices: Sequence[int]) -> Batch:
-    return reader.read(indices, stream(0, "trial"), "a trial")
+    return reader.read(reader.job(list(indices), stream(0, "trial"), "a trial"))
 
 
 def _numbers(batch: Any) -> NDArray[Any]:
@@ -297,20 +217,3 @@ def _tensors(batch: Any) -> list[Tensor]:
         return [batch]
     parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
     return [tensor for part in parts for tensor in _tensors(part)]
-
-
-def cast(batch: Any, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Any:
-    """Return a batch with its floating-point numbers in a dtype, and on a device; mappings, tuples and lists keep their form."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, dtype if batch.is_floating_point() else None)
-    if isinstance(batch, Mapping):
-        return {key: cast(part, dtype, device) for key, part in batch.items()}
-    if isinstance(batch, tuple | list):
-        parts = [cast(part, dtype, device) for part in batch]
-        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
-    return batch
-
-
-def _listed(indices: Sequence[int]) -> str:
-    some = ", ".join(map(str, indices[:4]))
-    return f"sample {some}" if len(indices) == 1 else f"samples {some}{', ...' if len(indices) > 4 else ''}"

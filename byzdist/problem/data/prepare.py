@@ -28,7 +28,7 @@ from byzdist.host.files import check_plain, share
 from byzdist.host.locks import Lock
 from byzdist.problem.data.arrays import advice, as_arrays, outputs
 from byzdist.problem.data.base import DATASETS, Dataset
-from byzdist.problem.data.generators import global_generators
+from byzdist.problem.data.generators import draw_seeds, global_generators
 from byzdist.problem.data.lazy import Prepared, is_lazy, prepare_lazy
 from byzdist.problem.task import Task
 from byzdist.problem.tasks.classification import CLASSIFICATION
@@ -149,7 +149,9 @@ def _dataset(key: str, arrays: Mapping[str, NDArray[Any]], task: Task) -> Datase
 def _prepare(spec: Spec, key: str, dtype: np.dtype[Any], task: Task) -> Prepared | dict[str, NDArray[Any]]:
     _log.info("preparing data set %s", spec.name)
     try:
-        with global_generators(stream(0, "data")):  # so that random_split, say, is the same in every process
+        with global_generators(
+            draw_seeds(stream(0, "data"))
+        ):  # so that random_split, say, is the same in every process
             returned = DATASETS.build(spec, key="data")
     except (ConfigError, MemoryError):
         raise

@@ -231,3 +231,17 @@ def test_everybody_byzantine_is_refused_whatever_is_declared():
 def test_the_message_of_a_missing_file_names_it():
     with pytest.raises(ConfigError, match="nowhere.yaml: cannot read the configuration"):
         load(Path("nowhere.yaml"))
+
+
+@pytest.mark.parametrize("given", [-1, "two", True, 257, 1.0, None])
+def test_a_wrong_number_of_processes_that_read_ahead_is_refused(given):
+    with pytest.raises(ConfigError, match=r"^data.workers: .* is 0 to 256"):
+        parse({**BASE, "data": {"name": "digits", "workers": given}})
+    private = {"name": "mine:rows", "where": "worker", "features": [3], "outputs": 2, "workers": given}
+    with pytest.raises(ConfigError, match=r"^data.workers: .* is 0 to 256"):
+        parse({**BASE, "data": private})
+
+
+def test_ranks_need_not_agree_on_how_many_processes_read_ahead():
+    few, many = (parse({**BASE, "data": {"name": "digits", "workers": workers}}) for workers in (0, 2))
+    assert dump(few) != dump(many) and dump(few, paths=False) == dump(many, paths=False)

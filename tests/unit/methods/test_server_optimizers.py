@@ -45,6 +45,26 @@ def test_the_clipping_level_is_that_of_the_model_s_own_step(tmp_path):
         assert lines[k]["kind"] != "sampled" or lines[k]["clip_level"] == pytest.approx(0.7 * moved, rel=1e-9)
 
 
+@pytest.mark.parametrize("optimizer", [{"name": "adam"}, {"name": "sgd", "momentum": 0.9}])
+def test_growth_of_the_estimate_beyond_the_bound_takes_the_level_back_to_it(tmp_path, optimizer):
+    """Whatever ‖g‖, the level is α times the step that x takes, and where ‖g‖ is too large, as much less as ‖g‖ is."""
+    tree = case("none", name="sgd", clip=0.7, clip_growth=1.5, server_optimizer=optimizer) | {"rounds": 14}
+    seen = []
+
+    def grow(server, round_):
+        seen.append((server.x.clone(), float(torch.linalg.vector_norm(server.estimate.g.mul_(2.0)))))
+
+    lines, bounded = train(tree, tmp_path, tamper=grow).metrics, 0
+    reference = seen[0][1] / 2.0
+    for k, line in enumerate(lines[1:], 1):
+        if line["kind"] == "full":
+            break
+        moved, size = float(torch.linalg.vector_norm(seen[k][0] - seen[k - 1][0])), seen[k - 1][1]
+        assert line["clip_level"] == pytest.approx(0.7 * moved * min(1.0, 1.5 * reference / size), rel=1e-9)
+        bounded += size > 1.5 * reference
+    assert bounded == 3 and k == 4 and "|g| is" in lines[k]["called"]  # the full round that a large estimate calls
+
+
 @pytest.mark.parametrize("name", ["nesterov", "adam"])
 def test_a_killed_run_goes_on_to_the_same_bits(name, tmp_path):
     tree = case("none", name="momentum_sgd", server_optimizer={"name": name}, weight_decay=0.01)

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from byzdist.cli.evaluate.report import evaluate
 from byzdist.config.reading import parse
 from byzdist.config.schema import Stopping
-from byzdist.errors import RunError
+from byzdist.errors import ConfigError, RunError
 from byzdist.runtime.best import Best
 from byzdist.runtime.experiment import prepare
 from byzdist.storage.checkpoint import rounds
@@ -100,3 +100,23 @@ def test_what_is_no_number_is_never_best_and_a_metric_that_is_missing_ends_the_r
     assert best.round == 3 and not best.reason
     with pytest.raises(RunError, match="stop.metric: 'gap' is not known"):
         Best(Stopping(metric="gap"), "lower").watch(record(0, loss=1.0), torch.ones(2))
+
+
+NO_GAP = {
+    "no l2": {"model": {"name": "logistic_regression", "l2": 0.0}},
+    "not convex": {"model": "mlp"},
+    "an estimate": {"evaluate": {"every": 2, "samples": 10}},
+}
+
+
+@pytest.mark.parametrize("why", NO_GAP)
+def test_a_gap_that_is_not_known_is_refused_before_anything_starts(why):
+    prepare(parse(stopping("gap")), CPU)
+    with pytest.raises(ConfigError, match="^stop.metric: the gap is not known in this run"):
+        prepare(parse(stopping("gap") | NO_GAP[why]), CPU)
+
+
+def test_claims_stop_no_run():
+    data = {"name": "mine:rows", "where": "worker", "features": [5], "outputs": 2}
+    with pytest.raises(ConfigError, match="^stop: .*the server measures nothing"):
+        prepare(parse(stopping() | {"data": data, "method": {**case("none")["method"], "p": 0.5}}), CPU)

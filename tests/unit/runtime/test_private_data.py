@@ -14,6 +14,7 @@ from byzdist.config.reading import dump, load, parse
 from byzdist.config.yaml_reading import read_yaml
 from byzdist.errors import ConfigError
 from byzdist.problem.data import RawData
+from byzdist.rounds import Round
 from byzdist.runtime.claims import Claims
 from byzdist.runtime.experiment import load_private, prepare
 from byzdist.runtime.joining import _digest
@@ -329,3 +330,64 @@ def test_a_validation_set_of_the_server_takes_the_place_of_claims(tmp_path):
     assert lines[-1]["loss"] == pytest.approx(loss, rel=1e-12)
     assert lines[-1]["accuracy"] == pytest.approx(((scores > 0) == labels).mean(), rel=1e-12)
     assert json.loads((tmp_path / "summary.json").read_text())["loss"] == lines[-1]["loss"]
+
+
+class Lazily(torch.utils.data.Dataset):
+    def __init__(self, width, targets):
+        self.width, self.targets = width, targets
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, index):
+        return torch.full((self.width,), float(index)), self.targets[index]
+
+
+class Streamed(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(())
+
+
+def lazy_wide(client):
+    return Lazily(6, [0, 1, 1])
+
+
+def lazy_classes(client):
+    return Lazily(5, [0, 1, 2])
+
+
+def lazy_stream(client):
+    return Streamed()
+
+
+LAZY_REFUSED = {
+    "lazy_wide": r"^data\.features: .*lazy_wide of client 0 has features of shape \[6\], and \[5\] is configured",
+    "lazy_classes": r"lazy_classes of client 0' cannot be read for a trial: .* has targets from 0 to 2",
+    "lazy_stream": r"lazy_stream of client 0' returns an IterableDataset",
+}
+
+
+@pytest.mark.parametrize("name", LAZY_REFUSED)
+def test_a_dataset_that_does_not_fit_is_refused_by_its_client(name):
+    experiment = prepare(parse(tree({"name": f"{__name__}:{name}"})), CPU)
+    with pytest.raises(ConfigError, match=LAZY_REFUSED[name]):
+        load_private(experiment, rank=1, workers=1)
+
+
+def dealt(client):
+    X, y = samples_of(client)
+    kept = torch.randperm(len(y))[:10].numpy()
+    return X[kept], y[kept]
+
+
+def first_row(experiment, client):
+    [((features, _), _)] = experiment.data.batches(client, np.arange(1), Round(0, 0))
+    return features
+
+
+def test_what_a_function_draws_is_the_same_after_a_restart_and_another_clients_is_not():
+    seen = []
+    for _ in range(2):
+        load_private(experiment := prepare(parse(tree({"name": f"{__name__}:dealt"})), CPU), rank=1, workers=1)
+        seen.append([first_row(experiment, client) for client in (0, 1)])
+    assert torch.equal(seen[0][0], seen[1][0]) and not torch.equal(*seen[0])

@@ -7,6 +7,7 @@ from collections import namedtuple
 
 import pytest
 import torch
+import yaml
 
 from byzdist import __version__
 from byzdist.config.reading import dump, parse
@@ -65,6 +66,19 @@ def test_a_run_is_not_overwritten_without_the_word(tmp_path):
     with pytest.raises(ConfigError, match="add --resume"):
         claim(tmp_path, experiment(), resume=False)
     assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize("round_", [None, 10])
+def test_a_run_of_a_version_without_tasks_goes_on_as_the_classification_that_it_is(tmp_path, round_):
+    said = identity(of := experiment())["config"]
+    for key in ("task", "precision"):
+        del said[key]
+    leave_run(tmp_path, of, round_, config=said)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(said))
+    assert (resume(tmp_path).checkpoint is None) == (round_ is None)
+    for change in ({"precision": "bf16"}, {"task": {"name": "classification", "inputs": "tokens"}}):
+        with pytest.raises(ConfigError, match="--resume: the configuration would change the run"):
+            folders._compare(said, parse(BASE | change))
 
 
 def test_a_run_goes_on_from_its_last_checkpoint(tmp_path):

@@ -14,7 +14,7 @@ from byzdist.config.reading import parse
 from byzdist.errors import ConfigError, RunError
 from byzdist.problem import data
 from byzdist.problem.data import DATASETS, Lazy, Split
-from byzdist.problem.data.generators import global_generators
+from byzdist.problem.data.generators import draw_seeds, global_generators
 from byzdist.problem.dataset_data import DatasetData, pooled_data
 from byzdist.problem.task import Task
 from byzdist.problem.tasks.regression import regression
@@ -145,7 +145,7 @@ def test_the_users_generators_are_left_as_they_are():
     random.seed(1), np.random.seed(2), torch.manual_seed(3)
     for _ in held(Augmented()).batches(0, None, Round(0, 0)):
         pass
-    with pytest.raises(ZeroDivisionError), global_generators(stream(0, "test")):
+    with pytest.raises(ZeroDivisionError), global_generators(draw_seeds(stream(0, "test"))):
         random.random(), np.random.rand(), torch.rand(()), 1 / 0
     assert (random.random(), np.random.rand(), float(torch.rand(()))) == wanted
 
