@@ -26,7 +26,7 @@ class Gathering:
     def __init__(self) -> None:
         self._gathered: dict[int, Tensor] = {}
 
-    def __call__(self, group: Any, bucket: Any) -> Any:
+    def __call__(self, group, bucket):
         mine, ranks = bucket.buffer(), dist.get_world_size(group)
         known = self._gathered.get(bucket.index())
         if known is None or known.shape != (ranks, len(mine)):
