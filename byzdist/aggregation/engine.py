@@ -1,10 +1,7 @@
 """The aggregator: pre-aggregation steps, then the rule, over the data at most twice."""
 
-import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -15,18 +12,18 @@ from byzdist.aggregation import gram
 from byzdist.aggregation.columns import LARGEST_NETWORK, Columns
 from byzdist.aggregation.geometry import Geometry
 from byzdist.aggregation.kernels import native
-from byzdist.aggregation.kernels.compiled import NO_LOOPS, Compiler
+from byzdist.aggregation.kernels.compiled import NO_LOOPS, Compiler, kept_compiler
 from byzdist.aggregation.mixing import Generator
 from byzdist.aggregation.points import Points
 from byzdist.aggregation.rules import PRE, RULES, Facts, PreStep, Rule, minority
 from byzdist.aggregation.span import clip_factors
 from byzdist.aggregation.types import Floats
-from byzdist.aggregation.vectors import Vectors, Workspace, as_array, as_tensor
+from byzdist.aggregation.vectors import NonfiniteRows, Vectors, Workspace, as_array, as_tensor
 from byzdist.errors import ConfigError
 from byzdist.registry import Named
 from byzdist.rounds import Memory
 
-Compile: TypeAlias = bool | Literal["auto", "sums"]
+Compile: TypeAlias = bool | Literal["auto", "kept", "sums"]
 _MANY = 1 << 18  # numbers; calls of numpy take about a millisecond for them
 
 _OWN = Facts(max_f=minority, breakdown="unknown: a user's own", robustness="", norm_bound=lambda n, f: float("nan"))
@@ -58,17 +55,25 @@ class Aggregator:
         compile: what is done by loops in C. "sums": inner products, norms and weighted sums, where there is a compiler (CC,
             else cc) and the matrix is large; those loops are made once in a process, in some tenths of a second. "auto": on
             the CPU also column rules where that pays within some hundred calls: several times faster, to the same bits, and as long to make
-            for each number of rows. True: both, whatever the size (on a GPU: torch.compile, ten seconds and more, for
+            for each number of rows. "kept": the same with loops that all such aggregators of the process share, each made when
+            it is asked for the third time. True: both, whatever the size (on a GPU: torch.compile, ten seconds and more, for
             column rules alone). False: nothing. Inner products in C differ from others in the last digits; all else has the
             same bits with a compiler and without.
         key: where the configuration names all this, for errors.
+        workspace: the buffers to use, by one call at a time; its own by default.
 
     Attributes:
         memory: what a rule that `remembers` keeps from call to call.
     """
 
     def __init__(
-        self, rule: Named, pre: Sequence[Named] = (), *, compile: Compile = "sums", key: str = "aggregation"
+        self,
+        rule: Named,
+        pre: Sequence[Named] = (),
+        *,
+        compile: Compile = "sums",
+        key: str = "aggregation",
+        workspace: Workspace | None = None,
     ) -> None:
         spec = RULES.check(rule, f"{key}.rule")
         found, self._parameters = RULES.get(spec.name), dict(spec.parameters)
@@ -82,11 +87,13 @@ class Aggregator:
         self._inner = Aggregator(inner, compile=compile, key=f"{key}.rule") if inner is not None else None
         steps = any(step.products or step.mixes and i + 1 < len(self.pre) for i, (step, _) in enumerate(self.pre))
         self._products: bool = steps or self.rule.products or (self._inner is not None and self._inner._products)
-        self._workspace = Workspace()
+        self._workspace = workspace or Workspace()
         self.memory: Memory = {}
         self._remembered = (self.memory,) if self.rule.remembers else ()
         self._compile = compile
-        self._compiler = Compiler() if compile is True or compile and native.is_possible() else None
+        self._compiler: Compiler | None = None
+        if compile is True or compile and native.is_possible():
+            self._compiler = _kept(self.rule, self._parameters) if compile == "kept" else Compiler()
 
     def max_f(self, n: int) -> int:
         """Return the largest number of Byzantine rows, of n, that steps and rule accept."""
@@ -134,22 +141,48 @@ class Aggregator:
             f: how many rows may be Byzantine; at most ``max_f(n)`` is used, and returned.
             clip: the server's threshold, to which each row is shortened before anything else.
             generator: what bucketing draws its permutation from.
-            out: where the result goes, d entries; a new tensor by default.
+            out: where the result goes, d entries; a new tensor by default. After an error it holds anything.
             nonfinite: rows with NaN or infinity are an "error", are left out ("drop", each counted against f), or were
                 removed by the caller ("trust").
         """
         assert V.ndim == 2 and V.shape[0] >= 1 and V.is_floating_point(), "V is n x d, n >= 1, floating point"
-        dropped = () if nonfinite == "trust" else nonfinite_rows(V)
+        try:
+            with np.errstate(invalid="ignore"):
+                return self._aggregate(V, f, clip, generator, out, finite=nonfinite == "trust")
+        except NonfiniteRows as found:
+            dropped = found.rows
         if len(dropped) == len(V):
             raise ConfigError(f"V: all {len(V)} rows hold NaN or infinity; none is left to aggregate.")
-        if dropped and nonfinite == "error":
+        if nonfinite == "error":
             raise ConfigError(f"V: rows {list(dropped)} hold NaN or infinity; remove them, or pass nonfinite='drop'.")
+        return self._aggregate(V, f, clip, generator, out, dropped)
+
+    def _aggregate(
+        self,
+        V: Tensor,
+        f: int,
+        clip: float | None,
+        generator: Generator,
+        out: Tensor | None,
+        dropped: tuple[int, ...] = (),
+        finite: bool = True,
+    ) -> Aggregated:
+        """Aggregate the rows that were not dropped.
+
+        Raises:
+            NonfiniteRows: if they are not known to be ``finite`` and some are not. Nothing was drawn or remembered then.
+        """
         rows = [i for i in range(len(V)) if i not in dropped] if dropped else None
         compiler = self._compiler_for(V.numel(), V.device)
         loops = NO_LOOPS if compiler is None else compiler.sums(V, self._products)
-        vectors = Vectors(V, self._workspace, rows, loops)
+        vectors = Vectors(V, self._workspace, rows, loops, finite)
         f = min(max(0, f - len(dropped)), self.max_f(vectors.n))
         points, clipped = Points(Geometry(vectors, self._products)), 0
+        # A pass of its own for that takes as long as a rule; most rules make one that tells.
+        if not finite and self._products and vectors.n > 1:
+            points.norms()
+        elif self.pre or self._remembered or self.rule.kind in ("plain", "wrapper"):
+            vectors.check()
         if clip is not None:
             norms = points.norms()
             factors = clip_factors(norms, clip / points.unit)
@@ -161,6 +194,7 @@ class Aggregator:
         if out is None:
             out = torch.empty(V.shape[1], dtype=V.dtype, device=V.device)
         self._apply(points, f, out)
+        vectors.check()
         if points.unit != 1.0:
             limit = torch.finfo(out.dtype).max
             out.mul_(points.unit).clamp_(-limit, limit)
@@ -198,6 +232,7 @@ class Aggregator:
         vectors, m = points.vectors, points.size
         if m <= LARGEST_NETWORK and self._fused(points, f, out):
             return out
+        vectors.check()
         direct, mixed = out.dtype == vectors.dtype and out.is_contiguous(), points.mix is not None
         target = as_array(out) if direct else out
 
@@ -226,7 +261,7 @@ class Aggregator:
     def _fused(self, points: Points, f: int, out: Tensor) -> bool:
         """Write a column rule's result by compiled loops; False where there are none."""
         vectors = points.vectors
-        compiler = self._compiler_for(points.size * vectors.d, vectors.device)
+        compiler, finite = self._compiler_for(points.size * vectors.d, vectors.device), points.mix is None
         if compiler is None or self._compile == "sums":
             return False
         in_place, direct = points.mix is None and vectors.is_plain, out.dtype == vectors.dtype and out.is_contiguous()
@@ -234,11 +269,23 @@ class Aggregator:
             if points.mix is not None:
                 tile = vectors.mixed(points.mix, tile)
             row = out[start:stop] if direct else as_tensor(vectors.buffer("result", 1, stop - start)[0])
-            if not compiler.run(self.rule.function, as_tensor(tile), f, self._parameters, row):
+            ran = compiler.run(self.rule.function, as_tensor(tile), f, self._parameters, row)
+            if not ran.done:
                 return False
+            finite = finite and ran.finite
             if not direct:
                 out[start:stop] = row
+        vectors.finite = vectors.finite or finite
         return True
+
+
+def _kept(rule: Rule, parameters: Mapping[str, Any]) -> Compiler:
+    """Return the compiler that the process keeps for a rule; a fresh one where parameters cannot be compared."""
+    key = tuple(sorted((name, type(value), value) for name, value in parameters.items()))
+    try:
+        return kept_compiler(rule.function, key)
+    except TypeError:
+        return Compiler(after=2)
 
 
 def _weigh(points: Points, weights: Floats, out: Tensor) -> Tensor:
@@ -263,66 +310,3 @@ def max_byzantine(rule: Named, pre: Sequence[Named], n: int) -> int:
         ConfigError: an unknown name or a wrong parameter.
     """
     return Aggregator(rule, pre).max_byzantine(n)
-
-
-def nonfinite_rows(V: Tensor) -> tuple[int, ...]:
-    """Return the rows of V (n x d) with NaN or infinity: their sums show them, or overflow and are looked at closely."""
-    sums = V.sum(dim=1).tolist()
-    return tuple(i for i, total in enumerate(sums) if not math.isfinite(total) and not torch.isfinite(V[i]).all())
-
-
-def aggregate(
-    V: Any,
-    rule: Named,
-    *,
-    pre: Sequence[Named] = (),
-    f: float = 0,
-    generator: Generator = None,
-    nonfinite: Literal["error", "drop"] = "error",
-) -> Tensor:
-    """Aggregate the rows of V once: the pre-aggregation steps in order, then the rule.
-
-    Args:
-        V: n x d: a tensor on any device or a numpy array, both floating point, whose rows may be strided and are never written
-            to; or a list of rows, each a vector of any of these kinds or a list of numbers, which counts as float64.
-        rule: a registered name, or {name: ..., parameters}.
-        pre: steps, each given likewise.
-        f: the declared number of Byzantine rows, a whole number.
-        generator: a torch.Generator or numpy Generator; only bucketing draws.
-        nonfinite: "error", or "drop" to leave rows with NaN or infinity out and count them against f.
-
-    Returns:
-        d entries, of V's dtype and on its device.
-
-    Raises:
-        ConfigError: an unknown name, a wrong parameter, an f larger than the rule's maximum, rows that are not finite, a V
-            that is not a matrix of numbers.
-    """
-    matrix = _as_matrix(V)
-    aggregator = Aggregator(rule, pre, key="aggregate")
-    most = aggregator.max_f(matrix.shape[0])
-    if isinstance(f, bool) or not isinstance(f, Real) or not f == f // 1 or not 0 <= f <= most:
-        raise ConfigError(f"f: {f!r} of {len(matrix)} rows; 0 to {most} are possible with these steps and this rule.")
-    if nonfinite not in ("error", "drop"):
-        raise ConfigError(f"nonfinite: error or drop (it is {nonfinite!r}).")
-    return aggregator(matrix, f=int(f), generator=generator, nonfinite=nonfinite).vector
-
-
-def _as_matrix(V: Any) -> Tensor:
-    """Return the rows as a tensor; memory is shared where it can be."""
-    try:
-        if isinstance(V, list | tuple):
-            rows = [torch.as_tensor(row, dtype=torch.float64 if isinstance(row, list | tuple) else None) for row in V]
-            V = torch.stack(rows) if rows else torch.empty(0, 0)
-        if isinstance(V, np.ndarray) and min(V.strides, default=0) < 0:
-            V = V.copy()  # which torch cannot view
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that the array is read-only: it is only read
-            matrix = torch.as_tensor(V)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"V: n x d numbers are needed, a tensor, an array or a list of rows: {error}") from None
-    if matrix.ndim != 2 or not matrix.is_floating_point() or matrix.shape[0] == 0:
-        raise ConfigError(
-            f"V: n x d of a floating type with n >= 1 is needed (it is {tuple(matrix.shape)}, {matrix.dtype})."
-        )
-    return matrix

@@ -34,6 +34,7 @@ class Geometry:
     @cached_property
     def _geometry(self) -> tuple[Floats, Floats]:
         found = gram.geometry(self.vectors)
+        self.vectors.witness(found[1][-1, :-1])
         return (
             gram.geometry(self.vectors) if self._unsafe(np.sqrt(found[1][-1, :-1])) and self.vectors.tame() else found
         )
@@ -60,6 +61,7 @@ class Geometry:
         if self._products:
             return np.sqrt(self.squared_distances[-1, :-1])
         found = gram.norms(self.vectors)
+        self.vectors.witness(found)
         return gram.norms(self.vectors) if self._unsafe(found) and self.vectors.tame() else found
 
     def _unsafe(self, norms: Floats) -> bool:

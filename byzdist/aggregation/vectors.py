@@ -6,6 +6,7 @@ in C where that was compiled, else by calls of numpy, to the same bits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -55,11 +56,36 @@ def full_precision(device: torch.device) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
+class NonfiniteRows(Exception):
+    """Some rows hold NaN or infinity: their numbers."""
+
+    def __init__(self, rows: tuple[int, ...]) -> None:
+        super().__init__(rows)
+        self.rows = rows
+
+
+def nonfinite_rows(V: Tensor) -> tuple[int, ...]:
+    """Return the rows of V (n x d) with NaN or infinity: their sums show them, or overflow and are looked at closely."""
+    sums = V.sum(dim=1).tolist()
+    return tuple(i for i, total in enumerate(sums) if not math.isfinite(total) and not torch.isfinite(V[i]).all())
+
+
 class Workspace:
     """Named buffers that grow and are kept: fresh memory costs more than the arithmetic done in it."""
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, torch.dtype, torch.device], tuple[int, Array]] = {}
+
+    def bytes(self) -> int:
+        """Return how much memory the buffers take."""
+        return sum(buffer.nbytes for _, buffer in self._buffers.values())
+
+    def shrink(self, most: int) -> None:
+        """Forget buffers, the largest first, until the others take at most ``most`` bytes."""
+        for key, (_, buffer) in sorted(self._buffers.items(), key=lambda item: -item[1][1].nbytes):
+            if self.bytes() <= most:
+                break
+            del self._buffers[key], buffer
 
     def get(self, name: str, rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Array:
         """Return a rows x columns array; what it held is overwritten."""
@@ -80,8 +106,10 @@ class Vectors:
         workspace: where tiles live between calls.
         rows: the rows that take part; all of them by default.
         loops: what forms sums, where it was compiled.
+        finite: whether all numbers are known to be finite.
 
     Attributes:
+        finite: the same; a pass over the rows that would have met another number sets it.
         unit: what these rows are multiplied with to be those of V, a power of two; 1 but for numbers whose squares float64
             does not hold (see ``tame``, which `Geometry` calls with its first measurement where it has to).
     """
@@ -92,6 +120,7 @@ class Vectors:
         workspace: Workspace,
         rows: list[int] | None = None,
         loops: Loops = NO_LOOPS,
+        finite: bool = True,
     ) -> None:
         V = V.detach()
         self.V, self.rows, self.workspace = V, rows, workspace
@@ -99,12 +128,32 @@ class Vectors:
         self.d: int = V.shape[1]
         self.device = V.device
         self.dtype = torch.float64 if V.dtype == torch.float64 else torch.float32
-        self.loops, self.unit = loops, 1.0
+        self.loops, self.unit, self.finite = loops, 1.0, finite
         self._scale: Tensor | None = None  # a power of two for each row
         self._tamed = self.dtype != torch.float64
         plain = rows is None and V.dtype == self.dtype and (V.stride(1) == 1 or self.d == 1)
         self._array: Array | None = as_array(V) if plain else None
         self.lib: ModuleType = np if V.device.type == "cpu" else torch
+
+    def check(self) -> None:
+        """Make sure that all numbers are finite, by a pass over them if that is not known.
+
+        Raises:
+            NonfiniteRows: if some are not.
+        """
+        if not self.finite:
+            if found := nonfinite_rows(self.V):
+                raise NonfiniteRows(found)
+            self.finite = True
+
+    def witness(self, measured: Floats) -> None:
+        """Take note of a length of each row, which says of those that are finite that their numbers are.
+
+        Raises:
+            NonfiniteRows: if some are not.
+        """
+        self.finite = self.finite or bool(np.isfinite(measured).all())
+        self.check()
 
     def width(self, largest: int, multiple: int = 16, buffers: int = 1) -> int:
         """Return how many columns a tile has, so that workspaces of n rows of them stay small beside V."""
@@ -186,15 +235,18 @@ class Vectors:
             return out.copy_(self.V[self.number(used[0])])
         direct, mix = out.dtype == self.dtype and out.is_contiguous(), weights[None]
         whole = self.is_plain and direct and self.loops.sums is not None and self._light(mix) is None
+        finite = len(used) == self.n  # whatever is not then shows in the sums
         for start, stop, tile in self.tiles(self.d if whole else self.width(32768)):
             row = as_array(out[None, start:stop]) if direct else self.buffer("sum", 1, stop - start)
             self._add_up(mix, tile, row)
             if not self.lib.isfinite(row).all():  # rounding alone took it beyond the range of the numbers
+                finite = False
                 limit = torch.finfo(self.dtype).max / 2
                 self._add_up(mix / 2, tile, row)
                 row[...] = 2 * row.clip(-limit, limit)
             if not direct:
                 out[start:stop] = as_tensor(row[0])
+        self.finite = self.finite or finite
         return out
 
     def mixed(self, mix: Matrix, tile: Array) -> Array:

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/aggregation.py PART [--threads 1 2] [--compile] [--repeat N]
 
-PARTs: passes, byzfl, peers, memory, latency, device.
+PARTs: passes, oneshot, byzfl, peers, memory, latency, device.
 
 One pass is ``V.sum()``. Candidate and pass alternate, and the median of their ratios is printed, so that what else
 the machine does falls on both; on a busy machine look at the minimum beside it. Small matrices are rotated through
@@ -104,6 +104,32 @@ def passes(arguments: argparse.Namespace) -> None:
                         f"{1e3 * min(times['rule']):9.2f} {1e3 * min(times['pass']):9.3f}",
                         flush=True,
                     )
+
+
+def oneshot(arguments: argparse.Namespace) -> None:
+    """Print how much longer a call of ``aggregate`` takes than one of a kept aggregator, which does not look for NaN."""
+    n, d = 20, min(arguments.largest, 1_000_000)
+    V, f = torch.randn(n, d, generator=torch.Generator().manual_seed(0)), 4
+    print(
+        f"n = {n}, d = {d}, f = {f}; aggregate(V, rule) over Aggregator(rule, compile='auto')(V), at most 1.2 is wanted"
+    )
+    print("threads  rule                                one-shot ms   kept ms   ratio (median)")
+    for threads in arguments.threads:
+        torch.set_num_threads(threads)
+        for rule in (*COLUMN_RULES, "bulyan", *SPAN_RULES, "smea"):
+            if arguments.only not in label(rule):
+                continue
+            kept = Aggregator(rule, compile="auto")
+            calls: dict[str, Callable[[], object]] = {
+                "one": lambda: aggregate(V, rule, f=f),  # noqa: B023
+                "kept": lambda: kept(V, f=f),  # noqa: B023
+            }
+            for call in 2 * list(calls.values()):  # loops are made for the third call
+                call()
+            times = alternate(calls, arguments.repeat)
+            ratio = statistics.median(a / b for a, b in zip(times["one"], times["kept"], strict=True))
+            one, other = (1e3 * statistics.median(times[name]) for name in calls)
+            print(f"{threads:7d}  {label(rule):34s} {one:12.2f} {other:9.2f} {ratio:10.2f}", flush=True)
 
 
 def import_byzfl() -> types.ModuleType:
@@ -299,7 +325,7 @@ def device(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = {f.__name__: f for f in (passes, byzfl, peers, memory, latency, device, one)}
+    parts = {f.__name__: f for f in (passes, oneshot, byzfl, peers, memory, latency, device, one)}
     parser.add_argument("part", choices=parts)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeat", type=int, default=15)

@@ -11,6 +11,7 @@ ROOMS = (
     "ground",
     "host",
     "aggregation",
+    "integrations",
     "compression",
     "problem",
     "methods",

@@ -2,7 +2,9 @@
 
 import logging
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Hashable
+from functools import lru_cache
 from subprocess import CalledProcessError
 from typing import Any, NamedTuple
 
@@ -27,14 +29,26 @@ class Loops(NamedTuple):
 NO_LOOPS = Loops()
 
 
+class Ran(NamedTuple):
+    """What came of a loop: whether it wrote the result, and whether it saw that all values are finite."""
+
+    done: bool
+    finite: bool = False
+
+
 class Compiler:
     """Makes and keeps the loops of a column rule for each number of rows, f, dtype and device; those of sums are common.
 
     Without a compiler there are none, and a warning says so once.
+
+    Args:
+        after: how often a loop of a column rule has to be asked for before it is made.
     """
 
-    def __init__(self) -> None:
-        self._loops: dict[Any, Callable[[Tensor, Tensor], object]] = {}
+    def __init__(self, after: int = 0) -> None:
+        self._loops: dict[Any, Callable[[Tensor, Tensor], bool]] = {}
+        self._asked = Counter[Any]()
+        self._after = after
         self.works = True
 
     def sums(self, rows: Tensor, products: bool) -> Loops:
@@ -49,23 +63,26 @@ class Compiler:
             self._give_up(error)
             return NO_LOOPS
 
-    def run(self, rule: Callable[..., Row], tile: Tensor, f: int, parameters: dict[str, Any], out: Tensor) -> bool:
+    def run(self, rule: Callable[..., Row], tile: Tensor, f: int, parameters: dict[str, Any], out: Tensor) -> Ran:
         """Write the rule's result for the columns of ``tile`` to ``out``, both of unit stride.
 
-        False where nothing can be compiled, and where a sum left the range of the numbers: a loop that checked for that would
-        cost twice as much.
+        It is not done where nothing can be compiled, and where a sum left the range of the numbers: a loop that checked for that
+        would cost twice as much.
         """
         if not self.works:
-            return False
+            return Ran(False)
         key = (tile.shape[0], f, tile.dtype, tile.device)
         try:
             if key not in self._loops:
+                self._asked[key] += 1
+                if self._asked[key] <= self._after:
+                    return Ran(False)
                 self._loops[key] = self._make(rule, tile, f, parameters)
-            self._loops[key](tile, out)
+            finite = self._loops[key](tile, out)
         except Exception as error:
             self._give_up(error)
-            return False
-        return all(map(math.isfinite, torch.aminmax(out)))
+            return Ran(False)
+        return Ran(all(map(math.isfinite, torch.aminmax(out))), finite)
 
     def _give_up(self, error: Exception) -> None:
         """Whatever the compiler chokes on, the eager path does the same work."""
@@ -77,8 +94,17 @@ class Compiler:
     @staticmethod
     def _make(
         rule: Callable[..., Row], tile: Tensor, f: int, parameters: dict[str, Any]
-    ) -> Callable[[Tensor, Tensor], object]:
+    ) -> Callable[[Tensor, Tensor], bool]:
         n = tile.shape[0]
         if tile.device.type == "cpu":
             return native_columns.make_loop(rule, n, f, parameters, tile.dtype)
         return traced.make_loop(rule, n, f, parameters)
+
+
+@lru_cache(maxsize=64)
+def kept_compiler(rule: Callable[..., Any], parameters: Hashable) -> Compiler:
+    """Return the compiler that this process keeps for a rule with such parameters; threads may share it.
+
+    It makes a loop when that is asked for the third time: who calls twice would wait longer than he gains.
+    """
+    return Compiler(after=2)

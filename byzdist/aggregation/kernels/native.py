@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -22,7 +23,12 @@ _PATIENCE = 60.0  # seconds for the compiler
 
 def is_possible() -> bool:
     """Return whether there is a C compiler."""
-    return shutil.which(_compiler()[0]) is not None
+    return _is_found(_compiler()[0], os.environ.get("PATH"))
+
+
+@lru_cache(maxsize=8)
+def _is_found(command: str, path: str | None) -> bool:
+    return shutil.which(command, path=path) is not None
 
 
 def _compiler() -> list[str]:

@@ -21,21 +21,37 @@ _FLAGS = "-ffp-contract=off -ffinite-math-only -fno-signed-zeros -fno-trapping-m
 _NARROWEST = 1 << 15  # columns that are worth a thread
 _LOOP = """
 #include <stdint.h>
+#include <string.h>
 typedef {type} real;
+typedef uint{bits}_t bits;
+
+/* The exponent's bits; one more turns the sign's on where the value is NaN or infinite, which the compiler must not hear of. */
+static const bits exponent = (bits){exponent}, one = (bits)1 << {mantissa};
+static inline bits look(real value) {{
+    bits seen;
+    memcpy(&seen, &value, sizeof seen);
+    return (seen & exponent) + one;
+}}
 
 /* Apart from the threads, because what is known of these pointers is lost in code that threads share. */
 static __attribute__((noinline))
-void part(const real *restrict rows, int64_t stride, int64_t start, int64_t stop, real zero, real *restrict out) {{
+bits part(const real *restrict rows, int64_t stride, int64_t start, int64_t stop, real zero, real *restrict out) {{
+    bits seen = 0;
     for (int64_t j = start; j < stop; j++) {{
 {body}
+        seen |= {seen};
         out[j] = {result} + zero;
     }}
+    return seen;
 }}
 
-void loop(const real *rows, int64_t stride, int64_t columns, real zero, real *out, int threads) {{
-#pragma omp parallel for num_threads(threads)
+/* Returns whether all values are finite. */
+int loop(const real *rows, int64_t stride, int64_t columns, real zero, real *out, int threads) {{
+    bits seen = 0;
+#pragma omp parallel for num_threads(threads) reduction(|: seen)
     for (int t = 0; t < threads; t++)
-        part(rows, stride, columns * t / threads, columns * (t + 1) / threads, zero, out);
+        seen |= part(rows, stride, columns * t / threads, columns * (t + 1) / threads, zero, out);
+    return !(seen >> ({bits} - 1));
 }}
 """
 
@@ -84,8 +100,11 @@ class WrittenColumns(Columns):
 
 def make_loop(
     rule: Callable[..., Row], n: int, f: int, parameters: dict[str, Any], dtype: torch.dtype
-) -> Callable[[Tensor, Tensor], object]:
+) -> Callable[[Tensor, Tensor], bool]:
     """Return the loop (rows [n x d], out [d]) of a column rule; rows and out are the CPU's, of ``dtype``, unit stride.
+
+    It returns whether all rows are finite: a look at each value costs next to nothing while it is in a register. If they are
+    not, the result is anything.
 
     Raises:
         OSError, subprocess.SubprocessError: without a C compiler (CC, else cc) that can do it.
@@ -93,13 +112,22 @@ def make_loop(
     name, scalar = native.REALS[dtype]
     written = WrittenColumns(n)
     result = rule(written, f, **parameters)
-    source = _LOOP.format(type=name, body="\n".join(written.lines), result=result)
+    bits, mantissa = 8 * dtype.itemsize, {torch.float32: 23, torch.float64: 52}[dtype]
+    source = _LOOP.format(
+        type=name,
+        bits=bits,
+        mantissa=mantissa,
+        exponent=hex((1 << bits - 1) - (1 << mantissa)),
+        seen=" | ".join(f"look(v{i})" for i in range(n)),
+        body="\n".join(written.lines),
+        result=result,
+    )
     loop = native.compile_source(source, _FLAGS).loop
     loop.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, scalar, ctypes.c_void_p, ctypes.c_int]
-    loop.restype = None
+    loop.restype = ctypes.c_int
 
-    def run(rows: Tensor, out: Tensor) -> None:
+    def run(rows: Tensor, out: Tensor) -> bool:
         threads = native.threads(rows.shape[1], _NARROWEST)
-        loop(rows.data_ptr(), rows.stride(0), rows.shape[1], 0.0, out.data_ptr(), threads)
+        return bool(loop(rows.data_ptr(), rows.stride(0), rows.shape[1], 0.0, out.data_ptr(), threads))
 
     return run

@@ -45,10 +45,11 @@ class TracedColumns(Columns):
         return best
 
 
-def make_loop(
-    rule: Callable[..., Row], n: int, f: int, parameters: dict[str, Any]
-) -> Callable[[Tensor, Tensor], object]:
-    """Return the loop (rows [n x d], out [d]) of a column rule; whatever the compiler chokes on is raised when it is called."""
+def make_loop(rule: Callable[..., Row], n: int, f: int, parameters: dict[str, Any]) -> Callable[[Tensor, Tensor], bool]:
+    """Return the loop (rows [n x d], out [d]) of a column rule; whatever the compiler chokes on is raised when it is called.
+
+    It returns False: it does not look whether the rows are finite.
+    """
 
     def loop(rows: Tensor, out: Tensor) -> Tensor:  # writes to the memory given: fresh memory costs more than the loop
         result: Tensor = rule(TracedColumns([rows[i] for i in range(n)]), f, **parameters)
@@ -56,4 +57,9 @@ def make_loop(
 
     flat = torch.fx.symbolic_trace(loop)  # leaves the compiler nothing but arithmetic to look at
     compiled: Callable[[Tensor, Tensor], object] = torch.compile(flat, dynamic=True, fullgraph=True)
-    return compiled
+
+    def run(rows: Tensor, out: Tensor) -> bool:
+        compiled(rows, out)
+        return False
+
+    return run

@@ -201,9 +201,9 @@ def test_rows_may_be_a_tensor_an_array_or_a_list():
     V = rows(5, 4)
     expected = aggregate(V, "trimmed_mean", f=1)
     for given in (V.numpy(), V.numpy()[::-1], V.tolist(), list(V), list(V.numpy()), tuple(V)):
-        assert torch.equal(aggregate(given, "trimmed_mean", f=1.0), expected)
+        assert torch.equal(torch.as_tensor(aggregate(given, "trimmed_mean", f=1.0)), expected)
     two: Any = np.int64(2)
-    assert aggregate(V.float().numpy(), "mean", f=two).dtype == torch.float32
+    assert aggregate(V.float().numpy(), "mean", f=two).dtype == np.float32
     assert aggregate([[1, 2], [3, 4]], "mean").tolist() == [2.0, 3.0]
 
 

@@ -1,0 +1,112 @@
+"""Robust aggregation of gradients in torch's DistributedDataParallel, by a hook; docs/integrations.md says what it protects from."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import GradBucket  # type: ignore[attr-defined]  # the stub forgets it
+
+from byzdist.aggregation import Aggregator
+from byzdist.errors import ConfigError
+from byzdist.randomness import stream
+from byzdist.registry import Named
+
+Hook = Callable[[dist.ProcessGroup | None, GradBucket], torch.futures.Future[Tensor]]
+
+
+def robust_hook(rule: Named, *, f: int, pre: Sequence[Named] = (), seed: int = 0) -> Hook:
+    """Return a communication hook that aggregates the ranks' gradients by a robust rule, where DDP would average them.
+
+    Each bucket of gradients is gathered and aggregated by itself, by every rank, to the same bits on machines of one kind, while
+    the backward pass goes on. Rows with NaN or infinity are left out and count against f; where more than f ranks
+    send some, an honest one does, and the result is NaN, as plain DDP's would be: a GradScaler then skips the step.
+
+    Args:
+        rule: a registered name, {name: ..., parameters}, or a spec. One that remembers is refused.
+        f: how many ranks may send anything as their gradient.
+        pre: pre-aggregation steps in order, each given likewise.
+        seed: what draws are keyed by, with the bucket and how often it was aggregated; the same on all ranks.
+
+    Returns:
+        The hook, whose state is a process group or None for the default one. It keeps the gathered gradients: as many times the
+        model's size as there are ranks.
+
+    Raises:
+        ConfigError: an unknown name, a wrong parameter, an f that steps and rule do not tolerate among the ranks. The latter is
+            raised here if the default group exists, and by the first backward pass of a smaller group.
+
+    Example:
+        >>> import byzdist
+        >>> hook = byzdist.ddp.robust_hook("trimmed_mean", pre=["nnm"], f=2)  # model.register_comm_hook(None, hook)
+        >>> byzdist.ddp.robust_hook("trimmed_mean", f=-1)
+        Traceback (most recent call last):
+        byzdist.errors.ConfigError: ddp.f: -1; a whole number of ranks is needed.
+    """
+
+    def new() -> Aggregator:
+        return Aggregator(rule, pre, compile="kept", key="ddp")
+
+    first = new()
+    if first.rule.remembers:
+        raise ConfigError(
+            f"ddp.rule: {rule!r} remembers what it saw, which no checkpoint of a DDP script holds; take another."
+        )
+    if isinstance(f, bool) or not isinstance(f, int) or f < 0:
+        raise ConfigError(f"ddp.f: {f!r}; a whole number of ranks is needed.")
+    if dist.is_available() and dist.is_initialized():
+        _check(first, f, dist.get_world_size())
+    buckets: dict[int, _Bucket] = {}
+
+    def hook(group: dist.ProcessGroup | None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+        number, mine = bucket.index(), bucket.buffer()
+        kept = buckets.get(number)
+        if kept is None:
+            _check(first, f, dist.get_world_size(group))
+            kept = buckets[number] = _Bucket(new(), f, seed, number)
+        return kept.aggregate(mine, group)
+
+    return hook
+
+
+def _check(aggregator: Aggregator, f: int, ranks: int) -> None:
+    most = min(aggregator.max_f(ranks), aggregator.max_byzantine(ranks))
+    if f > most:
+        raise ConfigError(
+            f"ddp.f: {f} of {ranks} ranks; these steps and this rule tolerate {most} in the worst case. "
+            "Declare fewer, add ranks, or take another rule."
+        )
+
+
+class _Bucket:
+    """What is kept for one bucket: buckets are aggregated at the same time, so each has buffers of its own."""
+
+    def __init__(self, aggregator: Aggregator, f: int, seed: int, number: int) -> None:
+        self._aggregator, self._f, self._seed, self._number = aggregator, f, seed, number
+        self._gathered = torch.empty(0)
+        self._calls = 0
+
+    def aggregate(self, mine: Tensor, group: dist.ProcessGroup | None) -> torch.futures.Future[Tensor]:
+        """Return the future of the aggregate of all ranks' gradients, which takes the place of this rank's."""
+        ranks, call = dist.get_world_size(group), self._calls
+        self._calls += 1
+        known = self._gathered
+        if (known.shape, known.dtype, known.device) != (
+            (ranks, len(mine)),
+            mine.dtype,
+            mine.device,
+        ):  # DDP deals them anew
+            self._gathered = torch.empty(ranks, len(mine), dtype=mine.dtype, device=mine.device)
+        work = dist.all_gather_single(self._gathered.view(-1), mine, group=group, async_op=True)
+        assert work is not None
+
+        def finish(_: torch.futures.Future[list[Tensor]]) -> Tensor:
+            draws = stream(self._seed, "ddp", self._number, call)
+            try:
+                result = self._aggregator(self._gathered, f=self._f, generator=draws, out=mine, nonfinite="drop")
+            except ConfigError:  # no row is finite
+                return mine.fill_(float("nan"))
+            return mine if len(result.dropped) <= self._f else mine.fill_(float("nan"))
+
+        done: torch.futures.Future[Tensor] = work.get_future().then(finish)
+        return done
