@@ -10,6 +10,7 @@ from byzdist.errors import ConfigError, told
 from byzdist.problem.client_data import ArrayData, ClientData, Positions
 from byzdist.problem.data import Dataset, Split
 from byzdist.problem.data.arrays import as_arrays, outputs
+from byzdist.problem.data.lazy import is_lazy, read_whole
 from byzdist.problem.loss import Loss
 from byzdist.problem.task import Batch
 from byzdist.registry import Registry, Spec
@@ -77,7 +78,10 @@ class PrivateData(ClientData):
 
     def _taken(self, returned: Any, name: str, client: int) -> ArrayData:
         loss, known = self._loss, self._known
-        arrays = as_arrays(returned, name, np.dtype(str(loss.dtype).removeprefix("torch.")), loss.task, whole=False)
+        dtype = str(loss.dtype).removeprefix("torch.")
+        if is_lazy(returned):
+            returned = read_whole(returned, name, dtype, loss.task)
+        arrays = as_arrays(returned, name, np.dtype(dtype), loss.task, whole=False)
         features, targets = arrays["features"], arrays["labels"]
         shape, wanted = features.shape[1:], known.feature_shape
         if wanted and shape != wanted:

@@ -217,6 +217,16 @@ def prepare_lazy(returned: Any, name: str, key: str, dtype: str, task: Task) -> 
     return LazyDataset(key, reader, labels, test, test_labels, classes, shape, batch_size, repeatable)
 
 
+def read_whole(returned: Any, name: str, dtype: str, task: Task) -> Batch:
+    """Return all samples of a Dataset, a DataLoader or a `Lazy` as one batch; arguments and errors as for `prepare_lazy`."""
+    given = returned if isinstance(returned, Lazy) else Lazy(returned)
+    reader, _, _ = _part(given.dataset, given, name, dtype, task)
+    try:
+        return reader.read(range(len(reader)), stream(0, "data"), name)
+    except RunError as error:
+        raise ConfigError(str(error)) from error
+
+
 def _part(part: Any, given: Lazy, name: str, dtype: str, task: Task) -> tuple[Reader, NDArray[Any], int | None]:
     collate, batch_size, what = given.collate, None, f"data: {name!r} returns"
     if isinstance(part, DataLoader):
