@@ -15,7 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from byzdist.errors import ConfigError
 from byzdist.problem.data import Lazy, RawData
-from byzdist.problem.task import Batch, Model, Task, output_of
+from byzdist.problem.task import Batch, Model, Task, flat_logits, output_of
 from byzdist.problem.tasks.classification import CLASSIFICATION
 from byzdist.problem.tasks.regression import regression
 from byzdist.registry import Spec
@@ -98,7 +98,7 @@ def _task_of(loss: Callable[..., Any]) -> Task:
     if next(iter(_parameters(loss)), "") == "model":
         return Task(loss)
     if _is_one_of(loss, _OF_NUMBERS):
-        return Task(partial(_of_batch, loss), regression().metrics, "numbers")
+        return Task(partial(_of_numbers, loss), regression().metrics, "numbers")
     if _is_one_of(loss, _OF_CLASSES):
         return Task(partial(_of_batch, loss), CLASSIFICATION.metrics, "classes")
     return Task(partial(_of_batch, loss))
@@ -106,11 +106,13 @@ def _task_of(loss: Callable[..., Any]) -> Task:
 
 def _of_batch(loss: Callable[..., Any], model: Model, batch: Batch) -> Any:
     inputs, targets = batch
+    return loss(output_of(model, inputs), targets)
+
+
+def _of_numbers(loss: Callable[..., Any], model: Model, batch: Batch) -> Any:
+    inputs, targets = batch
     output = output_of(model, inputs)
-    is_column = (
-        targets.ndim == 1 and output.ndim == 2 and output.shape[1] == 1
-    )  # which a loss would spread over all targets
-    return loss(output[:, 0] if is_column else output, targets)
+    return loss(flat_logits(output) if targets.ndim == 1 else output, targets)  # torch's would compare a column with all targets
 
 
 def _is_one_of(loss: Any, kinds: Sequence[Any]) -> bool:

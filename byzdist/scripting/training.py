@@ -1,5 +1,6 @@
 """`byzdist.train`: an experiment from a script, a notebook's cell, or a script under torchrun."""
 
+import itertools
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -18,7 +19,9 @@ from byzdist.scripting.keywords import tree_of
 from byzdist.scripting.leaving import undisturbed
 from byzdist.scripting.naming import Objects
 from byzdist.scripting.results import Run
+from byzdist.transport.store import SERIES
 
+_calls = itertools.count()
 OnRound = Callable[[RoundRecord], bool | None]
 
 
@@ -71,27 +74,23 @@ def train(
         >>> run.summary["status"]  # doctest: +SKIP
         'finished'
     """
-    if (
-        config is None
-        and data is None
-        and isinstance(model, str | os.PathLike)
-        and Path(model).suffix in (".yaml", ".yml")
-    ):
+    if config is None and isinstance(model, str | os.PathLike) and Path(model).suffix in (".yaml", ".yml"):
         model, config = None, model
     if isinstance(workers, bool) or not isinstance(workers, int | None) or (workers or 0) < 0:
         raise ConfigError(f"workers: {workers!r} is no number of worker processes; give 0 for a run in this process.")
     objects, hearing = Objects(), _Hearing(on_round)
     with undisturbed():
         tree = tree_of(config, {"model": model, "data": data, **settings}, objects)
-        alone = "RANK" not in os.environ and (workers == 0 or workers is None and _transport(tree) in (None, "local"))
-        if alone:
+        is_rank = "RANK" in os.environ
+        if alone := not is_rank and _is_alone(workers, _transport(tree)):
             tree["transport"] = {**_section(tree), "name": "local"}
         command = RunCommand("-", out=None if out is None else Path(out), resume=resume, tree=tree)
         hears = hearing.hear if on_round is not None else None
         signals: list[int] = []
         folder: Path | None
         with giving(objects.by_name):
-            if alone or "RANK" in os.environ:
+            if alone or is_rank:
+                os.environ[SERIES] = str(next(_calls))  # the same on all ranks of one script
                 run = run_alone if alone else run_rank
                 _, folder, number = run(command, Caller(hears, progress, lives_on=True))
                 signals = [] if number is None else [number]
@@ -102,6 +101,13 @@ def train(
     for number in signals[:1]:
         signal.raise_signal(number)  # now it is the caller's: a KeyboardInterrupt, unless the caller has it otherwise
     return None if folder is None else Run(folder, objects.by_name)
+
+
+def _is_alone(workers: int | None, transport: Any) -> bool:
+    """Return whether this process does it all."""
+    if workers and transport == "local":
+        raise ConfigError(f"workers: {workers} processes, but with transport.name=local there is one. Leave one of the two out.")
+    return workers == 0 or (workers is None and transport in (None, "local"))
 
 
 def _section(tree: Mapping[str, Any]) -> dict[str, Any]:
