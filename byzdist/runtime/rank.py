@@ -60,7 +60,9 @@ def run_rank(command: RunCommand, caller: Caller = COMMAND_LINE) -> Ended:
         warn_of_torchrun()
     config = command.load()
     if config.transport.name == "local":
-        raise ConfigError("transport.name: local is a run in one process, and this is one rank of several (RANK is set).")
+        raise ConfigError(
+            "transport.name: local is a run in one process, and this is one rank of several (RANK is set)."
+        )
     grant(config.transport.restarts if config.transport.name == "star" else None)
     torch.set_num_threads(config.threads)
     device = choose_device(config, int(os.environ.get("LOCAL_RANK", "0")))

@@ -112,7 +112,9 @@ def _of_batch(loss: Callable[..., Any], model: Model, batch: Batch) -> Any:
 def _of_numbers(loss: Callable[..., Any], model: Model, batch: Batch) -> Any:
     inputs, targets = batch
     output = output_of(model, inputs)
-    return loss(flat_logits(output) if targets.ndim == 1 else output, targets)  # torch's would compare a column with all targets
+    return loss(
+        flat_logits(output) if targets.ndim == 1 else output, targets
+    )  # torch's would compare a column with all targets
 
 
 def _is_one_of(loss: Any, kinds: Sequence[Any]) -> bool:

@@ -151,7 +151,7 @@ def _source(thing: Any) -> str:
     """Return the source of a function or class; where there is none, such as at a prompt, what Python has made of it."""
     code = getattr(thing, "__code__", None)
     try:
-        return _lambda(code) if getattr(thing, "__name__", "") == "<lambda>" else inspect.getsource(thing)
+        return _lambda(thing.__code__) if getattr(thing, "__name__", "") == "<lambda>" else inspect.getsource(thing)
     except (OSError, TypeError, SyntaxError):
         return _compiled(code) if code is not None else f"{thing.__module__}:{thing.__qualname__}"
 
@@ -159,7 +159,11 @@ def _source(thing: Any) -> str:
 def _lambda(code: types.CodeType) -> str:
     """Return the source of a lambda without that of the statement around it; of all that begin in its line, where there are several."""
     text = "".join(inspect.findsource(code)[0])
-    found = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Lambda) and node.lineno == code.co_firstlineno]
+    found = [
+        node
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Lambda) and node.lineno == code.co_firstlineno
+    ]
     if not found:
         raise OSError("the source is not there any more")
     return "".join(ast.unparse(node) for node in found) + (_compiled(code) if len(found) > 1 else "")

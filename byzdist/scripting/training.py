@@ -106,7 +106,9 @@ def train(
 def _is_alone(workers: int | None, transport: Any) -> bool:
     """Return whether this process does it all."""
     if workers and transport == "local":
-        raise ConfigError(f"workers: {workers} processes, but with transport.name=local there is one. Leave one of the two out.")
+        raise ConfigError(
+            f"workers: {workers} processes, but with transport.name=local there is one. Leave one of the two out."
+        )
     return workers == 0 or (workers is None and transport in (None, "local"))
 
 

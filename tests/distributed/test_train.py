@@ -1,4 +1,4 @@
-"""`byzdist.train` in one process: what it takes, what it gives back, and what it leaves alone."""
+"""`byzdist.train` in one process: what it takes, what it returns, and what it leaves alone."""
 
 import logging
 import os
@@ -295,13 +295,18 @@ def test_a_run_that_diverges_is_an_error_and_its_folder_has_the_reason():
     assert byzdist.load_run("run").summary["status"] == "diverged"
 
 
-def test_an_interrupt_ends_the_run_after_its_round_and_is_then_the_callers(here):
-    def interrupt(record):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_after_its_round_and_is_then_the_callers(here, number):
+    def come(record):
         if record.round == 2:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
 
-    with pytest.raises(KeyboardInterrupt):
-        short(out="run", on_round=interrupt)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            short(out="run", on_round=come)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert byzdist.load_run("run").summary["status"] == "stopped"
     assert byzdist.load_run("run").metrics["round"].tolist() == [0, 1, 2]
 
@@ -312,7 +317,7 @@ def test_nothing_is_left_behind_however_a_run_ends():
             signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
         ]
         loggers = [logging.getLogger(name).level for name in ("byzdist", "byzdist.registry", "byzdist.config.checks")]
-        draws = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+        draws = random.getstate(), np.random.get_state(legacy=True)[1].tolist()  # type: ignore[index], torch.get_rng_state().tolist()
         root = logging.getLogger().handlers[:], logging.raiseExceptions
         return dict(os.environ), handlers, loggers, root, draws, torch.get_num_threads(), sys.path[:]
 
@@ -349,3 +354,14 @@ def test_where_forks_cannot_work_the_remedy_is_told(monkeypatch, prepare, said):
     prepare(monkeypatch)
     with pytest.raises(ConfigError, match=said):
         short(workers=2, threads=1 if "SECRET" in said else 2)
+
+
+def test_a_run_is_a_picture_in_a_notebook_and_a_data_frame_for_pandas(monkeypatch):
+    run = short(evaluate=2)
+    assert "data:image/png;base64,iVBOR" in run._repr_html_() and run.plot()._repr_png_().startswith(b"\x89PNG")
+    frame = run.metrics.to_pandas()
+    assert frame["loss"].isna().tolist() == [False, True, False, True, False, True, False]
+    assert frame["cohort"][1] == run.metrics["cohort"][1]
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ConfigError, match="pip install pandas"):
+        run.metrics.to_pandas()
