@@ -1,5 +1,6 @@
 """The same with ByzFL, which simulates the clients in one process."""
 
+import byzfl.fed_framework.models as models
 import torch
 from byzfl import ByzantineClient, Client, Server
 from sklearn.datasets import load_digits
@@ -7,11 +8,11 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-import byzfl.fed_framework.models as models
-
 
 class Net(nn.Sequential):
-    def __init__(self):
+    """The model."""
+
+    def __init__(self) -> None:
         super().__init__(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
 
 
@@ -23,6 +24,8 @@ torch.manual_seed(0)
 common = {
     "model_name": "Net",
     "device": "cpu",
+    "optimizer_name": "SGD",
+    "optimizer_params": {},
     "learning_rate": 0.5,
     "weight_decay": 0.0,
     "milestones": [],
@@ -35,6 +38,7 @@ clients = [
             "loss_name": "CrossEntropyLoss",
             "LabelFlipping": False,
             "momentum": 0.0,
+            "store_per_client_metrics": False,
             "nb_labels": 10,
             "training_dataloader": DataLoader(TensorDataset(X[i::15], y[i::15]), batch_size=32, shuffle=True),
         }
@@ -43,12 +47,18 @@ clients = [
 ]
 test = DataLoader(TensorDataset(X_test, y_test), batch_size=256)
 server = Server(
-    {**common, "test_loader": test, "aggregator_info": {"name": "Median", "parameters": {}}, "pre_agg_list": []}
+    {
+        **common,
+        "test_loader": test,
+        "validation_loader": None,
+        "aggregator_info": {"name": "Median", "parameters": {}},
+        "pre_agg_list": [],
+    }
 )
 byzantine = ByzantineClient({"name": "InnerProductManipulation", "f": 5, "parameters": {"tau": 1.5}})
 for _ in range(100):
     for client in clients:
-        client.set_parameters(server.get_dict_parameters())
+        client.set_parameters(server.get_flat_parameters())
         client.compute_gradients()
     gradients = [client.get_flat_gradients_with_momentum() for client in clients]
     server.update_model_with_gradients(gradients + byzantine.apply_attack(gradients))

@@ -33,7 +33,7 @@ if __name__ == "__main__":
         rounds=300,
         clients=20,
         byzantine=5,
-        method=byzdist.byz_vr_marina_pp(step_size=0.3, cohort=8, p=0.1, clip=2.0),
+        method=byzdist.byz_vr_marina_pp(step_size=0.3, cohort=4, p=0.2, clip=1.0),
         rule=middle,
         attack=push,
         evaluate=100,

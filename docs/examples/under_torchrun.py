@@ -15,7 +15,7 @@ run = byzdist.train(
     rounds=200,
     clients=20,
     byzantine=5,
-    method=byzdist.byz_vr_marina_pp(step_size=0.3, cohort=8, p=0.1, clip=2.0),
+    method=byzdist.byz_vr_marina_pp(step_size=0.3, cohort=4, p=0.2, clip=1.0),
     rule="coordinate_median",
     attack="ipm",
     on_round=lambda record: record.evaluation.get("accuracy", 0.0) > 0.9,  # good enough: end here

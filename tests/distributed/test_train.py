@@ -317,7 +317,7 @@ def test_nothing_is_left_behind_however_a_run_ends():
             signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
         ]
         loggers = [logging.getLogger(name).level for name in ("byzdist", "byzdist.registry", "byzdist.config.checks")]
-        draws = random.getstate(), np.random.get_state(legacy=True)[1].tolist()  # type: ignore[index], torch.get_rng_state().tolist()
+        draws = random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()
         root = logging.getLogger().handlers[:], logging.raiseExceptions
         return dict(os.environ), handlers, loggers, root, draws, torch.get_num_threads(), sys.path[:]
 
