@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, ClassVar, Generic, TypeAlias, TypeVar, Union
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar, Union, cast
+from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, create_model
 from pydantic_core import CoreSchema, core_schema
 
+from byzdist import given
 from byzdist.errors import ConfigError, describe_error
 from byzdist.words import closest, did_you_mean, explain
 
@@ -157,7 +159,7 @@ class Registry(Generic[T]):
         self.aliases: dict[str, str] = {}
         self._arguments = arguments
         self._entries: dict[str, T] = {}
-        self._models: dict[T, type[BaseModel]] = {}
+        self._models: WeakKeyDictionary[T, type[BaseModel]] = WeakKeyDictionary()
         self._all.append(self)
 
     def register(self, name: str, *aliases: str) -> Callable[[T], T]:
@@ -208,6 +210,8 @@ class Registry(Generic[T]):
         return did_you_mean(name, list(self._entries)) + own
 
     def _import(self, name: str, key: str) -> T:
+        if given.is_given(name):
+            return cast(T, given.find(name, key))
         module_name, _, attribute = name.partition(":")
         if (trusted := _trusted.get()) is not None and name not in trusted:
             raise ConfigError(

@@ -3,12 +3,11 @@
 import argparse
 import os
 import threading
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from byzdist.errors import ConfigError, RunError
+from byzdist.errors import ConfigError
 from byzdist.host import interrupt, speech, supervisor
 from byzdist.host.processes import Program
 
@@ -95,10 +94,11 @@ def _can_fork() -> bool:
     return not threads and not any(name in os.environ for name in VARIABLES)
 
 
-def _forked(words: Sequence[str]) -> Program:
+def _forked(command: "RunCommand") -> Program:
     """Return what runs a command in a fork of this process."""
     from byzdist.cli.main import main
 
+    words = command.words()
     return partial(main, words, again=partial(main, words))
 
 
@@ -107,19 +107,10 @@ def _run_alone(arguments: argparse.Namespace) -> int:
 
     if arguments.workers not in (None, 1):
         raise ConfigError(f"--workers: {arguments.workers} processes, but with transport.name=local there is one.")
-    return run_alone(_command(arguments))
+    return run_alone(_command(arguments)).code
 
 
 def _run_rank(arguments: argparse.Namespace) -> int:
-    try:
-        from byzdist.runtime.rank import run_rank
+    from byzdist.runtime.rank import run_reporting
 
-        return run_rank(_command(arguments))
-    except (ConfigError, RunError) as error:
-        is_mistake = isinstance(error, ConfigError)
-        if supervisor.report_failure(str(error), is_mistake=is_mistake):
-            return supervisor.MISTAKE if is_mistake else 1
-        raise
-    except Exception as error:
-        supervisor.report_failure(f"{type(error).__name__}: {error}")
-        raise
+    return run_reporting(_command(arguments))

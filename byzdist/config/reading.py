@@ -25,11 +25,11 @@ def override(tree: Mapping[str, Any], assignment: str) -> dict[str, Any]:
         raise ConfigError(
             f"{assignment!r}: an override has the form key=value, without spaces, for example method.clip=none."
         )
-    return _put(tree, path.split("."), read_yaml(text, path), path)
+    return put(tree, path.split("."), read_yaml(text, path), path)
 
 
-def _put(node: Mapping[str, Any], keys: Sequence[str], value: object, path: str) -> dict[str, Any]:
-    """Return the node with ``value`` at ``keys``; ``path`` is for the error."""
+def put(node: Mapping[str, Any], keys: Sequence[str], value: object, path: str) -> dict[str, Any]:
+    """Return the node with ``value`` at ``keys``; ``path`` is for the error, a ConfigError."""
     first, *others = keys
     if not others:
         return {**node, first: value}
@@ -38,7 +38,7 @@ def _put(node: Mapping[str, Any], keys: Sequence[str], value: object, path: str)
         below = {"name": below}
     if not isinstance(below, dict | None):
         raise ConfigError(f"{path}: {first!r} holds {below!r}, which has no keys below it.")
-    return {**node, first: _put(below or {}, others, value, path)}
+    return {**node, first: put(below or {}, others, value, path)}
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), local: Path | None = None) -> Config:
@@ -61,7 +61,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), local: Path | None = N
     tree = resolve_paths(tree, Path(path).parent)
     if local is not None:
         for key, value in read_local(local).items():
-            tree = _put(tree, ["data", key], value, f"data.{key}")
+            tree = put(tree, ["data", key], value, f"data.{key}")
     for folder in (os.path.dirname(os.path.abspath(path)), os.getcwd()):
         if str(path) != "-" and folder not in sys.path:
             sys.path.append(folder)
@@ -97,7 +97,7 @@ def read_local(path: Path) -> dict[str, Any]:
 
     tree: dict[str, Any] = {}
     for key, value in read_tree(path).items():
-        tree = _put(tree, str(key).split("."), value, str(key))
+        tree = put(tree, str(key).split("."), value, str(key))
     others = [key for key in tree if key != "data"]
     if others or not isinstance(tree.get("data"), dict):
         what = f"{others[0]!r} is not one of them" if others else "it has none"

@@ -16,7 +16,7 @@ from byzdist.errors import ConfigError, RunError
 Program = Sequence[str] | Callable[[], int]
 """The words of a command, or a function that a fork calls; its result is the exit code."""
 _HANDLED = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
-_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_GET_NAME = 1, 15, 16
 _PRCTL = getattr(ctypes.CDLL(None), "prctl", None)  # Linux only; looked up once, before any fork
 
 
@@ -31,7 +31,15 @@ def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> Non
 def name_process(name: str) -> None:
     """Set the name of this process that ps and pkill show, at most 15 characters (Linux)."""
     if _PRCTL is not None:
-        _PRCTL(_PR_SET_NAME, name.encode(), 0, 0, 0)
+        _PRCTL(_PR_SET_NAME, name.encode(errors="surrogateescape"), 0, 0, 0)
+
+
+def process_name() -> str:
+    """Return the name by which ps and pkill know this process; "" where there is none."""
+    name = ctypes.create_string_buffer(16)
+    if _PRCTL is not None:
+        _PRCTL(_PR_GET_NAME, name, 0, 0, 0)
+    return name.value.decode(errors="surrogateescape")
 
 
 class Process(Protocol):

@@ -49,7 +49,7 @@ def configure(rank: int) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("[%(place)s] %(levelname)s %(message)s"))
     handler.addFilter(_place)
-    logging.basicConfig(handlers=[handler], force=True)
+    logging.getLogger().handlers[:] = [handler]  # the others stay open, because a caller may want them back
     logging.raiseExceptions = False  # no traceback if a log cannot be written
     logging.getLogger("byzdist").setLevel(level)
     _set_advice(logging.ERROR if rank else logging.NOTSET)
@@ -63,6 +63,21 @@ def leave_advice_to_the_server() -> None:
 def _set_advice(level: int) -> None:
     for name in ADVISERS:
         logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def given_back() -> Iterator[None]:
+    """Afterwards have loggers and handlers as before: a process that goes on after a run, and keeps nothing of it."""
+    root, names = logging.getLogger(), ("byzdist", *ADVISERS)
+    handlers, raises, place = root.handlers[:], logging.raiseExceptions, (_place.who, _place.round)
+    levels = {name: logging.getLogger(name).level for name in names}
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        logging.raiseExceptions, (_place.who, _place.round) = raises, place
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def at_round(round_: int) -> None:

@@ -1,5 +1,6 @@
 """Runs in one picture: gap or loss, and the task's first metric, against rounds and against uplink bytes."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from byzdist.reporting.names import is_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _LABELS = {
     "gap": "gap f(x) − f(x*)",
@@ -49,10 +51,27 @@ def plot(folders: Sequence[str | Path], out: str | Path) -> None:
     Raises:
         ConfigError: for a folder that holds no run or nothing to draw yet, or a picture that cannot be written.
     """
+    figure = draw(folders)
+    try:
+        figure.savefig(out, dpi=150)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"-o: cannot write the picture {str(out)!r}: {error}") from error
+
+
+def draw(folders: Sequence[str | Path]) -> "Figure":
+    """Return the picture of the runs in these folders, which a notebook shows; see `plot`.
+
+    Raises:
+        ConfigError: a folder that is no run or has nothing to draw yet, or where matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure  # slow to import, and only needed here
     except ImportError as error:
         raise ConfigError(f"plot: pictures need matplotlib ({error}): pip install 'byzdist[plot]'.") from None
+
+    class Picture(Figure):
+        def _repr_png_(self) -> bytes:  # for notebooks that have not imported pyplot, which would see to it
+            return png(self)
 
     runs = _distinct([_read(Path(folder)) for folder in folders])
     rows = ["gap" if all("gap" in run.evaluations for run in runs) else "loss"]
@@ -60,7 +79,7 @@ def plot(folders: Sequence[str | Path], out: str | Path) -> None:
     labels = _LABELS | {name: name + NOTES[better] for name, better in own.items()}
     rows += own
     heights = [3.4] * len(rows) + [0.24 * len(runs)]
-    figure = Figure(figsize=(11, sum(heights) + 0.6), layout="constrained")
+    figure = Picture(figsize=(11, sum(heights) + 0.6), layout="constrained")
     grid = figure.subplots(len(heights), 2, sharex="col", gridspec_kw={"height_ratios": heights})
     for column, x in enumerate(("round", "bytes")):
         for row, y in enumerate(rows):
@@ -68,10 +87,14 @@ def plot(folders: Sequence[str | Path], out: str | Path) -> None:
             grid[row, 0].set_ylabel(labels[y])
         _strip(grid[-1, column], runs, x)
     grid[0, 0].legend(fontsize="small")
-    try:
-        figure.savefig(out, dpi=150)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"-o: cannot write the picture {str(out)!r}: {error}") from error
+    return figure
+
+
+def png(figure: "Figure", dpi: int = 80) -> bytes:
+    """Return a picture as the bytes of a PNG file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi)
+    return file.getvalue()
 
 
 def _curves(axes: "Axes", runs: Sequence[_Run], x: str, y: str) -> None:

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -51,13 +52,27 @@ def _out_of_turn(summary: dict[str, Any]) -> str:
 
 
 class Progress:
-    """Shows rounds as they pass; a context manager."""
+    """Shows rounds as they pass; a context manager.
 
-    def __init__(self, config: Config, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self._rounds, self._folder, self._clock = config.rounds, folder, clock
+    Args:
+        shows: whether anything is shown.
+        may_be_widget: whether this is the process to which a notebook's cell belongs: it shows a widget where ipywidgets is installed.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        shows: bool = True,
+        may_be_widget: bool = False,
+    ) -> None:
+        self._rounds, self._folder, self._shows, self._clock = config.rounds, folder, shows, clock
         speech.wait_for_nobody()
-        self._live = sys.stdout.isatty()
         self._console = Console()
+        widget = may_be_widget and self._console.is_jupyter and find_spec("ipywidgets") is not None
+        self._live = shows and (sys.stdout.isatty() or widget)
         self._next = 0.0
         self._first: tuple[int, float] | None = None  # the first round that was shown, and the time then
         self._bar = Bar(
@@ -84,7 +99,7 @@ class Progress:
     def show(self, record: RoundRecord, metrics: Metrics) -> None:
         """Show a round."""
         now = self._clock()
-        if now < self._next:
+        if now < self._next or not self._shows:
             return
         self._next = now + (_REFRESH if self._live else _PLAIN_EVERY)
         self._first = self._first or (record.round, now)
@@ -107,6 +122,8 @@ class Progress:
         """Print how the run ended, how good its model is (``better``: in which direction), and where it is."""
         self._bar.update(self._task, completed=self._rounds if summary["status"] == "finished" else None)
         self._bar.stop()
+        if not self._shows:
+            return
         notes = {"loss": "", "gap": ""} | {name: NOTES[better[name]] for name in _own(better)}
         quality = "  ".join(f"{k} {summary[k]:.4g}{note}" for k, note in notes.items() if summary.get(k) is not None)
         print(

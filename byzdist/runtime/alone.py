@@ -5,10 +5,12 @@ import torch
 from byzdist.attacks.collusion import Collusion
 from byzdist.config.schema import Config
 from byzdist.reporting import logs
+from byzdist.runtime.caller import COMMAND_LINE, Caller
 from byzdist.runtime.command import RunCommand
 from byzdist.runtime.experiment import choose_device, load_private, prepare
 from byzdist.runtime.foresight import Foresight
 from byzdist.runtime.identity import claim
+from byzdist.runtime.rank import Ended
 from byzdist.runtime.serving import serve
 from byzdist.runtime.stopping import signals_given_back
 from byzdist.runtime.worker import Worker
@@ -18,8 +20,8 @@ from byzdist.torch_private import HashStore
 from byzdist.transport.local import LocalServer
 
 
-def run_alone(command: RunCommand) -> int:
-    """Run an experiment, server and clients, in this thread; return the exit code.
+def run_alone(command: RunCommand, caller: Caller = COMMAND_LINE) -> Ended:
+    """Run an experiment, server and clients, in this thread.
 
     Raises:
         ConfigError: before the run has begun.
@@ -36,10 +38,9 @@ def run_alone(command: RunCommand) -> int:
         transport = LocalServer(experiment.shape(workers=1), config.transport.offences)
         connect_workers(transport, config, device, 1, run)
         with signals_given_back():
-            serve(experiment, 1, run, transport)
+            return Ended(0, run.path, serve(experiment, 1, run, transport, caller))
     finally:
         run.lock.release()
-    return 0
 
 
 def connect_workers(

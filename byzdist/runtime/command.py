@@ -1,10 +1,11 @@
 """What a user asks for with `byzdist run`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from byzdist.config.reading import load
+from byzdist.config.reading import load, parse
 from byzdist.config.schema import Config
 
 
@@ -18,6 +19,7 @@ class RunCommand:
         out: the run's folder; None for a new one, named after the run and the time.
         local: a file with keys of the data section for this rank alone.
         resume: whether to continue from the last checkpoint in that folder.
+        tree: the configuration itself; None if it comes from a file.
     """
 
     path: str
@@ -25,6 +27,7 @@ class RunCommand:
     out: Path | None = None
     resume: bool = False
     local: Path | None = None
+    tree: Mapping[str, Any] | None = None
 
     def load(self) -> Config:
         """Return the configuration with its overrides.
@@ -32,4 +35,10 @@ class RunCommand:
         Raises:
             ConfigError: if it cannot be read, or is not valid.
         """
+        if self.tree is not None:
+            return parse(self.tree)
         return load(self.path, self.overrides, self.local)
+
+    def words(self) -> list[str]:
+        """Return the command line of a rank, which has the resolved configuration on its standard input."""
+        return ["run", "-", "--out", str(self.out), *(["--resume"] if self.resume else [])]

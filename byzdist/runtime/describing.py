@@ -33,6 +33,11 @@ def describe(experiment: Experiment, workers: int, run: RunFolder) -> None:
         "parameters": experiment.oracle.dimension,
         "method": {key: value for key, value in vars(experiment.method).items() if key != "state"},
         "metrics": measured_of(experiment.task),
+        "problem": {
+            "features": list(experiment.dataset.feature_shape),
+            "outputs": experiment.dataset.classes,
+            "inputs": experiment.task.inputs,
+        },
         "device": str(experiment.device),
         "threads": config.threads,
         "host": {

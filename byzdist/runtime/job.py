@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -46,10 +47,23 @@ class Job:
         configuration: the text that each rank reads from its standard input.
         secret: the run's. The server gets it; a worker gets its own key, and wipes the secret if it is a fork.
         patience: seconds in which the ranks must end once a signal has told them to, or one of them has failed.
+        idle: called with some seconds, again and again, while the ranks work.
+
+    Attributes:
+        signals: those that this process got meanwhile.
     """
 
-    def __init__(self, program: Program, configuration: str, workers: int, secret: bytearray, patience: float) -> None:
+    def __init__(
+        self,
+        program: Program,
+        configuration: str,
+        workers: int,
+        secret: bytearray,
+        patience: float,
+        idle: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._program, self._workers, self._secret, self._patience = program, workers, secret, patience
+        self._idle = idle
         self._configuration = tempfile.TemporaryFile()  # has no name: nobody can change it, and nothing is left of it
         self._configuration.write(configuration.encode())
         self._configuration.flush()
@@ -58,7 +72,7 @@ class Job:
         self._socket.bind(("127.0.0.1", 0))
         self._socket.listen(4096)
         self._ranks: dict[int, Process] = {}
-        self._told: list[int] = []  # the signals that this process got
+        self.signals: list[int] = []
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "Job":
@@ -76,27 +90,27 @@ class Job:
             file.close()
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        self._told.append(number)
+        self.signals.append(number)
 
     def run(self, attempt: int) -> Failure | None:
         """Start all ranks and wait for their end; None if the server ended well, or all were told to end and did."""
         self._reports.truncate(0)
         for rank in range(1 + self._workers):
-            if not self._told:
+            if not self.signals:
                 self._ranks[rank] = self._start(rank, attempt)
         passed_on, until = 0, float("inf")
         while self._living():
-            for number in self._told[passed_on:]:
+            for number in self.signals[passed_on:]:
                 self._send(number)
                 passed_on += 1
                 until = min(until, time.monotonic() + self._patience)
             codes = self._codes()
-            if 0 in codes or (any(codes.values()) and not self._told) or time.monotonic() > until:
+            if 0 in codes or (any(codes.values()) and not self.signals) or time.monotonic() > until:
                 break
-            time.sleep(_LOOK)
+            self._idle(_LOOK)
         is_good = self._codes().get(0) == 0
         self._wait(_END_PATIENCE if is_good else _SETTLE)
-        failure = None if is_good or self._told else self._first_failure()
+        failure = None if is_good or self.signals else self._first_failure()
         server_is_alive = 0 not in self._codes()  # the server, which has a round to finish
         self._end(_END_PATIENCE if not failure else self._patience if server_is_alive else _ORPHAN_PATIENCE)
         return failure
@@ -148,9 +162,9 @@ class Job:
 
     def _wait(self, seconds: float) -> None:
         """Wait for the end of all ranks; a signal meanwhile says that this takes too long."""
-        until, told = time.monotonic() + seconds, len(self._told)
-        while self._living() and time.monotonic() < until and len(self._told) == told:
-            time.sleep(_LOOK)
+        until, told = time.monotonic() + seconds, len(self.signals)
+        while self._living() and time.monotonic() < until and len(self.signals) == told:
+            self._idle(_LOOK)
 
     def _end(self, patience: float) -> None:
         """End all processes of the job: by SIGTERM, and by SIGKILL after ``patience`` seconds."""

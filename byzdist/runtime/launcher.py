@@ -4,9 +4,11 @@ The ranks use what is resolved here: they read the configuration from standard i
 """
 
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -23,36 +25,75 @@ from byzdist.runtime.identity import claim
 from byzdist.runtime.job import Job
 from byzdist.transport.keys import SECRET, SECRET_FILE, new_secret, run_secret
 
+Fork = Callable[[RunCommand], Program]
 _DEFAULT_WORKERS = 4
 _PATIENCE = 60.0  # seconds, in addition to a round's deadline, in which ranks must end once they are told to
+
+
+class Launched(NamedTuple):
+    """A run that has ended: its folder, and the signals that this process got meanwhile."""
+
+    folder: Path
+    signals: list[int]
 
 
 def launch(
     command: RunCommand,
     workers: int | None = None,
     max_restarts: int = 0,
-    fork: Callable[[Sequence[str]], Program] | None = None,
+    fork: Fork | None = None,
 ) -> int:
-    """Run the experiment with 1 + ``workers`` processes, by default as many as the run to resume had; return the exit code.
+    """Run the experiment as `launched` does, and say what is started; return the exit code."""
+    launched(command, workers, max_restarts, fork, say=speech.say)
+    return 0
 
-    This process's environment and signal handlers are restored afterwards. ``fork`` maps a command line to the function that a fork
-    of this process calls, if it can be forked (see `byzdist.host.processes.start`); without it each rank is a new interpreter.
+
+def launched(
+    command: RunCommand,
+    workers: int | None,
+    max_restarts: int,
+    fork: Fork | None,
+    *,
+    say: Callable[[str], None],
+    idle: Callable[[float], None] = time.sleep,
+) -> Launched:
+    """Run the experiment with 1 + ``workers`` processes, by default as many as the run to resume had.
+
+    Environment, signal handlers and loggers of this process are restored afterwards.
+
+    Args:
+        command: the experiment.
+        workers: how many worker processes there are.
+        max_restarts: how often all processes are started again when one fails.
+        fork: maps a rank's command to the function that a fork of this process calls, if it can be forked (see
+            `byzdist.host.processes.start`); without it each rank is a new interpreter.
+        say: is told what is started.
+        idle: called with some seconds, again and again, while the ranks train.
 
     Raises:
         ConfigError: before anything is started, or where a rank's own data or files are at fault.
         RunError: if the run failed, with the first failure's reason.
     """
     resolve = partial(_resolve, command, workers)
-    configuration, folder, workers, deadline = call_in_fork(resolve) if fork else resolve()
-    speech.say(f"starting {workers} workers; {folder}")
-    words = ["run", "-", "--out", folder, *(["--resume"] if command.resume else [])]
+    with logs.given_back():
+        configuration, folder, workers, deadline = (
+            call_in_fork(partial(_with_one_thread, resolve)) if fork else resolve()
+        )
+    say(f"starting {workers} workers; {folder}")
+    rank = RunCommand("-", out=Path(folder), resume=command.resume)
     given = SECRET in os.environ or SECRET_FILE in os.environ
     secret = bytearray(run_secret() if given else new_secret().encode())
-    program = fork(words) if fork else own_command(words)
-    with Job(program, configuration, workers, secret, _PATIENCE + deadline) as job:
+    program = fork(rank) if fork else own_command(rank.words())
+    with Job(program, configuration, workers, secret, _PATIENCE + deadline, idle) as job:
         _run(job, max_restarts)
     _check_end(Path(folder))
-    return 0
+    return Launched(Path(folder), job.signals)
+
+
+def _with_one_thread(resolve: Callable[[], tuple[str, str, int, float]]) -> tuple[str, str, int, float]:
+    """Resolve in a fork: threads that torch has started in this process are not there, and OpenMP would wait for them."""
+    torch.set_num_threads(1)
+    return resolve()
 
 
 def _run(job: Job, max_restarts: int) -> None:

@@ -2,13 +2,15 @@
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from byzdist.errors import ConfigError
+from byzdist.errors import ConfigError, RunError
 from byzdist.host.processes import name_process
-from byzdist.host.supervisor import ATTEMPT, grant
+from byzdist.host.supervisor import ATTEMPT, MISTAKE, grant, report_failure
 from byzdist.reporting import logs
+from byzdist.runtime.caller import COMMAND_LINE, Caller
 from byzdist.runtime.command import RunCommand
 from byzdist.runtime.experiment import Experiment, choose_device, prepare
 from byzdist.runtime.identity import claim
@@ -19,8 +21,36 @@ from byzdist.transport.opening import open_server
 from byzdist.transport.rendezvous import warn_of_torchrun
 
 
-def run_rank(command: RunCommand) -> int:
-    """Run this process's part, as the environment (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) says; return the exit code.
+class Ended(NamedTuple):
+    """How a rank's part of a run has ended.
+
+    Attributes:
+        code: the exit code for its process.
+        folder: the run's; None on a worker.
+        signal: what ended the run, where a signal did and the process goes on.
+    """
+
+    code: int
+    folder: Path | None = None
+    signal: int | None = None
+
+
+def run_reporting(command: RunCommand, caller: Caller = COMMAND_LINE) -> int:
+    """Run this process's part, see `run_rank`; return the exit code. Whoever started the rank is told why it fails."""
+    try:
+        return run_rank(command, caller).code
+    except (ConfigError, RunError) as error:
+        is_mistake = isinstance(error, ConfigError)
+        if report_failure(str(error), is_mistake=is_mistake):
+            return MISTAKE if is_mistake else 1
+        raise
+    except Exception as error:
+        report_failure(f"{type(error).__name__}: {error}")
+        raise
+
+
+def run_rank(command: RunCommand, caller: Caller = COMMAND_LINE) -> Ended:
+    """Run this process's part, as the environment (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) says.
 
     A job that torchrun has restarted resumes by itself.
     """
@@ -30,6 +60,10 @@ def run_rank(command: RunCommand) -> int:
     if rank == 0:
         warn_of_torchrun()
     config = command.load()
+    if config.transport.name == "local":
+        raise ConfigError(
+            "transport.name: local is a run in one process, and this is one rank of several (RANK is set)."
+        )
     grant(config.transport.restarts if config.transport.name == "star" else None)
     torch.set_num_threads(config.threads)
     device = choose_device(config, int(os.environ.get("LOCAL_RANK", "0")))
@@ -38,15 +72,14 @@ def run_rank(command: RunCommand) -> int:
     experiment = prepare(config, device)
     _check_out(command.out, experiment)
     if rank:
-        return work(experiment, rank, workers, command.out)
+        return Ended(work(experiment, rank, workers, command.out))
     run = claim(command.out, experiment, command.resume or int(os.environ.get(ATTEMPT, "0")) > 0)
     experiment.read_ahead(server=True)
     shape = experiment.shape(workers)
     memory = 2 * shape.max_cohort * shape.dimension * shape.dtype.itemsize if experiment.attackers_collude else 0
     facts = introduction(experiment, run)
     transport = open_server(config.transport, shape, facts, memory)  # before any thread: it forks
-    serve(experiment, workers, run, transport)
-    return 0
+    return Ended(0, run.path, serve(experiment, workers, run, transport, caller))
 
 
 def _place() -> tuple[int, int]:

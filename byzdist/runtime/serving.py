@@ -21,13 +21,14 @@ from byzdist.reporting.prometheus import VARIABLE as SCRAPED
 from byzdist.reporting.prometheus import Prometheus
 from byzdist.runtime import advice
 from byzdist.runtime.best import Best
+from byzdist.runtime.caller import COMMAND_LINE, Caller
 from byzdist.runtime.describing import describe
 from byzdist.runtime.divergence import Diverged, Guard
 from byzdist.runtime.experiment import Experiment, can_measure_gap
 from byzdist.runtime.identity import identity
 from byzdist.runtime.recording import Recorder, Watching
 from byzdist.runtime.server import Server
-from byzdist.runtime.stopping import Stop, on_signals
+from byzdist.runtime.stopping import Stop, interrupt_on_signals, on_signals
 from byzdist.runtime.vanishing import FolderWatch
 from byzdist.storage.export import save_model
 from byzdist.storage.folder import RunFolder
@@ -46,8 +47,12 @@ class _End(NamedTuple):
     error: Diverged | None = None
 
 
-def serve(experiment: Experiment, workers: int, run: RunFolder, transport: ServerEnd) -> None:
+def serve(
+    experiment: Experiment, workers: int, run: RunFolder, transport: ServerEnd, caller: Caller = COMMAND_LINE
+) -> int | None:
     """Be the parameter server: begin the run, or go on with it, and leave its results in its folder.
+
+    Return the signal that ended the run, if one did.
 
     Nothing made here is part of a reference cycle, so all memory of the run is freed as soon as it ends.
 
@@ -60,12 +65,16 @@ def serve(experiment: Experiment, workers: int, run: RunFolder, transport: Serve
     guard, stop = Guard(config, metrics), Stop(transport.stop_waiting)
     best = Best(config.stop, metrics.better[config.stop.metric]) if config.stop else None
     judges = [guard.watch] if best is None else [guard.watch, best.watch]
-    with logs.kept_in(run.path), Progress(config, run.path) as progress:
+    shown = Progress(config, run.path, shows=caller.shows_progress, may_be_widget=caller.lives_on)
+    with logs.kept_in(run.path), shown as progress:
         watch = FolderWatch(run, partial(describe, experiment, workers, run), stop, saver, config.rounds)
-        watchers = [progress.show, *_scraped(config.name, config.rounds), watch.look]
+        watchers = [progress.show, *_scraped(config.name, config.rounds), watch.look, *caller.watchers(stop.tell)]
         recorder = Recorder(config, metrics, evaluate, watchers, judges)
         server = Server(experiment, transport, recorder, stop, saver, best)
-        on_signals(stop.tell)
+        if caller.lives_on:
+            interrupt_on_signals(stop.hear)
+        else:
+            on_signals(stop.tell)
         end = _End()
         try:
             _meet(transport, config.transport.join_timeout)
@@ -83,6 +92,7 @@ def serve(experiment: Experiment, workers: int, run: RunFolder, transport: Serve
         progress.finish(summary, metrics.better)
         if end.error is not None:
             raise end.error
+    return stop.signal
 
 
 def _begin(experiment: Experiment, workers: int, run: RunFolder) -> Metrics:

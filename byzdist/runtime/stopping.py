@@ -3,6 +3,7 @@
 import _thread
 import ctypes
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,11 +26,18 @@ class Stop:
 
     Attributes:
         is_told: whether it was made.
+        signal: the first one that made it; None if no signal did.
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
         self.is_told = False
+        self.signal: int | None = None
+
+    def hear(self, number: int) -> None:
+        """Give the word because this signal has come."""
+        self.signal = self.signal or number
+        self.tell()
 
     def tell(self) -> None:
         """Make the request, from any thread or signal handler."""
@@ -50,6 +58,28 @@ def on_signals(told: Callable[[], None]) -> None:
     for number in _HEEDED:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(number, first)
+
+
+def interrupt_on_signals(told: Callable[[int], None]) -> None:
+    """Have ``told`` called at SIGINT or SIGTERM, in a process that goes on after the run.
+
+    A second one, seconds later, is a KeyboardInterrupt.
+
+    Nothing is done outside the main thread, which alone gets signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    came: list[float] = []
+
+    def heed(number: int, frame: FrameType | None) -> None:
+        if came and time.monotonic() - came[0] > _SAME_SIGNAL:
+            raise KeyboardInterrupt
+        came.append(time.monotonic())
+        told(number)
+
+    for number in _FATAL:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, heed)
 
 
 def _heed_again() -> None:

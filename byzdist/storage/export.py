@@ -57,6 +57,23 @@ def load_model(model: nn.Module, folder: Path) -> tuple[int, Tensor]:
     Raises:
         ConfigError: if it does not exist, or is of another module.
     """
+    round_, tensors = _read(model, folder)
+    return round_, torch.cat([tensors[saved_name(name)].flatten() for name in trained(model)])
+
+
+def fill(model: nn.Module, folder: Path) -> nn.Module:
+    """Give a module the values in model.safetensors, in their dtype, and return it; errors as for `load_model`."""
+    _, tensors = _read(model, folder)
+    model.to(next(tensors[saved_name(name)].dtype for name in trained(model)))
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if isinstance(tensor, Tensor):
+                tensor.copy_(tensors[saved_name(name)])
+    return model
+
+
+def _read(model: nn.Module, folder: Path) -> tuple[int, dict[str, Tensor]]:
+    """Return the round of model.safetensors and its tensors, which are those of this module."""
     path = folder / "model.safetensors"
     wanted = {
         saved_name(name): list(tensor.shape)
@@ -75,8 +92,7 @@ def load_model(model: nn.Module, folder: Path) -> tuple[int, Tensor]:
                 )
             tensors = {key: file.get_tensor(key) for key in wanted}
             round_ = int((file.metadata() or {})["round"])
-        flat = [tensors[saved_name(name)].flatten() for name in trained(model)]
-        if not all(tensor.is_floating_point() for tensor in flat):
+        if not all(tensors[saved_name(name)].is_floating_point() for name in trained(model)):
             raise ValueError("its numbers are not floating point")
     except ConfigError:  # it is a ValueError, too
         raise
@@ -88,4 +104,4 @@ def load_model(model: nn.Module, folder: Path) -> tuple[int, Tensor]:
         RuntimeError,
     ) as error:  # RuntimeError: it does not fit into memory
         raise ConfigError(f"{str(path)!r} cannot be read: {error}.") from None
-    return round_, torch.cat(flat)
+    return round_, tensors

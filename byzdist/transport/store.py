@@ -29,6 +29,7 @@ from byzdist.transport.sockets import keep_alive, open_files
 log = logging.getLogger(__name__)
 Connect = Callable[[float], Store]  # opens a connection for the calling process, within so many seconds
 SOCKET = "BYZDIST_STORE_SOCKET"  # the descriptor of a listening socket, where the launcher has chosen the port
+SERIES = "BYZDIST_SERIES"  # the number of this run, in a job whose script trains several times
 STORE_PATIENCE = 300.0  # seconds to wait for the store: ranks of one job may start minutes apart
 _MEMORY = 256 << 20  # bytes that a store may take, beyond what the run stores
 _FILES = 16, 256  # descriptors of the store for each worker, and for strangers
@@ -183,7 +184,7 @@ def connect(patience: float) -> Store:
     except (DistError, RuntimeError) as error:
         raise _no_store(address, port, str(error).splitlines()[0]) from None
     keep_alive(open_files() - before)
-    return PrefixStore(f"byzdist/{os.environ.get(ATTEMPT, '0')}", store)
+    return PrefixStore(f"byzdist/{os.environ.get(ATTEMPT, '0')}/{os.environ.get(SERIES, '0')}", store)
 
 
 def _await(address: str, port: int, until: float) -> None:

@@ -37,7 +37,7 @@ def _rank(folder: Path, rank: int, size: int, port: int) -> int:
             "LOCAL_WORLD_SIZE": f"{size}",
         }
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}", "GLOO_SOCKET_IFNAME": "lo"}
-        code = run_rank(RunCommand(str(folder / "config.yaml"), out=folder / "run"))
+        code = run_rank(RunCommand(str(folder / "config.yaml"), out=folder / "run")).code
     except BaseException:
         traceback.print_exc()
     finally:

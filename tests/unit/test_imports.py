@@ -22,9 +22,10 @@ ROOMS = (
     "storage",
     "reporting",
     "runtime",
+    "scripting",
     "cli",
 )
-GROUND = {"__init__", "errors", "norms", "randomness", "registry", "rounds", "torch_private", "words"}
+GROUND = {"__init__", "errors", "given", "norms", "randomness", "registry", "rounds", "torch_private", "words"}
 
 
 def modules(package):

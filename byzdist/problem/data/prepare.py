@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from byzdist.errors import ConfigError, describe_error
+from byzdist.given import is_given
 from byzdist.host.caching import cache_folders, make_cache, say_that_it_cannot_be_used
 from byzdist.host.files import check_plain, share
 from byzdist.host.locks import Lock
@@ -53,7 +54,10 @@ def load(named: Named, cache: Path | None = None, dtype: str = "float64", task: 
     key = fingerprint(_FORMAT, spec.plain(), dtype, task.target, task.inputs, entry=DATASETS.get(spec.name))
     name = f"{re.sub('[^a-z0-9_]', '_', spec.name.lower())[:40]}-{key}"
     wanted = np.dtype(dtype)
-    folders = [folder / "data" / name for folder in ([cache] if cache is not None else cache_folders())]
+    kept = (
+        [] if is_given(spec.name) else [cache] if cache is not None else cache_folders()
+    )  # its source tells little of an object
+    folders = [folder / "data" / name for folder in kept]
     found = next(filter(None, (_open(folder, key, wanted, task) for folder in folders)), None)
     prepared: Prepared | dict[str, NDArray[Any]] | None = None
     for folder in [] if found else folders:

@@ -34,7 +34,9 @@ def job(monkeypatch):
     seen: dict[str, Any] = {"acts": lambda folder: None, "attempts": []}
 
     class Job:
-        def __init__(self, command, configuration, workers, secret, patience):
+        signals: list[int] = []
+
+        def __init__(self, command, configuration, workers, secret, patience, idle):
             seen.update(command=command, configuration=configuration, workers=workers, secret=secret)
 
         def __enter__(self):
