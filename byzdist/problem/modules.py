@@ -190,13 +190,13 @@ def swap_norms(model: nn.Module, groups: int = 32) -> nn.Module:
 
     Args:
         model: any module; a batch norm itself is replaced by what is returned.
-        groups: the largest number of groups of a layer; it is the largest divisor of the channels up to this.
+        groups: the largest number of groups of a layer; it is the largest divisor of the channels up to this. In place of a BatchNorm1d,
+            whose input may have one number a channel, each group has two channels or more.
     """
     if isinstance(model, _BatchNorm):
         channels = model.num_features
-        norm = nn.GroupNorm(
-            next(g for g in range(min(groups, channels), 0, -1) if channels % g == 0), channels, model.eps
-        )
+        most = max(1, channels // 2) if isinstance(model, nn.BatchNorm1d) else channels
+        norm = nn.GroupNorm(next(g for g in range(min(groups, most), 0, -1) if channels % g == 0), channels, model.eps)
         if model.affine:
             norm.weight, norm.bias = model.weight, model.bias
         else:

@@ -91,7 +91,8 @@ class _Trial:
             ) from None
 
     def _look_at_outputs(self) -> None:
-        for b in (1, len(self._features)):
+        few = len(self._features)
+        for b in (1, few) if self._loss.buffers != "local" else (few,):  # see `_look_at_loss`
             features = self._features[:b].clone()
             output, steps = self._pass(self._start, features)
             if not torch.equal(features, self._features[:b]):
@@ -191,7 +192,9 @@ class _Trial:
             return found[0] / found[1] if isinstance(found, tuple) else found
 
     def _look_at_loss(self) -> None:
-        loss = self._value(self._features[:1], self._labels[:1])
+        few = len(self._features) if self._loss.buffers == "local" else 1  # a batch norm cannot take one sample
+        features, labels = self._features[:few], self._labels[:few]
+        loss = self._value(features, labels)
         if not isinstance(loss, Tensor) or loss.ndim or not bool(loss.isfinite()):
             shape = f"of shape {list(loss.shape)}" if isinstance(loss, Tensor) and loss.ndim else f"({loss!r})"
             raise Refused(
@@ -202,7 +205,7 @@ class _Trial:
                 "has a loss that does not depend on its parameters: look for detach(), torch.no_grad(), .data, numpy or argmax "
                 "on the way."
             )
-        twice = self._value(self._features[:1].repeat_interleave(2, 0), self._labels[:1].repeat_interleave(2, 0))
+        twice = self._value(features.repeat_interleave(2, 0), labels.repeat_interleave(2, 0))
         if not self._close(loss, twice):
             raise Refused(
                 f"has a loss that is {float(loss):.6g} for a sample and {float(twice):.6g} for the same sample twice; it must be "

@@ -38,7 +38,10 @@ _SMALLEST_GAP = 1e-17  # rounding can make a gap zero or negative, and a logarit
 class _Run:
     label: str
     metric: dict[str, Better]  # the task's first metric, and in which direction it is better; empty if there is none
-    evaluations: dict[str, NDArray[np.float64]]  # of the evaluation rounds: round, bytes, and what was measured
+    evaluations: dict[
+        str, NDArray[np.float64]
+    ]  # of the evaluation rounds: round, bytes, and what was measured or claimed
+    spread: dict[str, NDArray[np.float64]]  # of what was claimed
     majority: dict[str, NDArray[np.float64]]  # of the rounds with a Byzantine majority: round, bytes
 
 
@@ -46,7 +49,8 @@ def plot(folders: Sequence[str | Path], out: str | Path) -> None:
     """Draw the runs in these folders into one picture; the suffix of ``out`` gives its format (png, pdf, svg, ...).
 
     The gap is drawn if every run has one, else the loss; the first metric of each task too, if some run has it. A strip below marks
-    the rounds in which the Byzantine clients were a strict majority of the cohort.
+    the rounds in which the Byzantine clients were a strict majority of the cohort. Claims of clients, if the server measures nothing,
+    are marked as claimed: the median, in a band of the median distance from it.
 
     Raises:
         ConfigError: for a folder that holds no run or nothing to draw yet, or a picture that cannot be written.
@@ -106,7 +110,7 @@ def _curves(axes: "Axes", runs: Sequence[_Run], x: str, y: str) -> None:
         axes.plot(
             run.evaluations[x],
             np.where(values < _SMALLEST_GAP, _SMALLEST_GAP, values) if y == "gap" else values,
-            label=run.label,
+            label=f"{run.label} (claimed)" if run.spread else run.label,
             color=f"C{number}",
             linestyle=_LINES[number % len(_LINES)],
             marker=_MARKERS[number % len(_MARKERS)],
@@ -115,6 +119,9 @@ def _curves(axes: "Axes", runs: Sequence[_Run], x: str, y: str) -> None:
             markersize=5,
             linewidth=1.4,
         )
+        if y in run.spread:
+            low, high = values - run.spread[y], values + run.spread[y]
+            axes.fill_between(run.evaluations[x], low, high, color=f"C{number}", alpha=0.2, linewidth=0)
     if y == "gap":
         axes.set_yscale("log")
         highest = _HIGHEST * max(run.evaluations[y][0] for run in runs)
@@ -157,10 +164,10 @@ def _read(folder: Path) -> tuple[str, _Run]:
         for number, line in enumerate(lines, 1)
         if number < len(lines) or _whole(line)
     ]
-    if not any("loss" in line for line in rounds):
+    evaluated = [number for number, line in enumerate(rounds) if "loss" in line or "claimed" in line]
+    if not evaluated:
         raise ConfigError(f"{folder}: this run has no evaluation yet; there is nothing to draw.")
     sent = np.cumsum([line["bytes_up"] for line in rounds], dtype=np.float64)
-    evaluated = [number for number, line in enumerate(rounds) if "loss" in line]
     majority = [number for number, line in enumerate(rounds) if 2 * line["byzantine"] > len(line["cohort"])]
     at = np.array([line["round"] for line in rounds], dtype=np.float64)
     evaluations = {"round": at[evaluated], "bytes": sent[evaluated]}
@@ -168,8 +175,26 @@ def _read(folder: Path) -> tuple[str, _Run]:
         values = [rounds[number].get(key) for number in evaluated]
         if any(value is not None for value in values):
             evaluations[key] = np.array(values, dtype=np.float64)  # None, of a run that diverged, becomes NaN
+    claims = [_claims(folder, rounds[number], keys) for number in evaluated]
+    spread = dict[str, NDArray[np.float64]]()
+    for key in keys:
+        if any(key in claim for claim in claims):
+            evaluations[key], spread[key] = np.array([claim.get(key, (np.nan, np.nan)) for claim in claims]).T
     name = str(config.get("name") or folder.name)[:_LONGEST_NAME]
-    return str(folder), _Run(name, metric, evaluations, {"round": at[majority], "bytes": sent[majority]})
+    return str(folder), _Run(name, metric, evaluations, spread, {"round": at[majority], "bytes": sent[majority]})
+
+
+def _claims(folder: Path, line: dict[str, Any], keys: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Return the median and the spread of what clients claim in a line of metrics, by the keys that are drawn."""
+    try:
+        claimed = {
+            key: (found["median"], found["spread"]) for key, found in line.get("claimed", {}).items() if key in keys
+        }
+        if all(_is_number(value) for claim in claimed.values() for value in claim):
+            return claimed
+    except (AttributeError, TypeError, KeyError):
+        pass
+    raise ConfigError(f"{folder}/metrics.jsonl: round {line['round']}: claimed is not what a run writes.")
 
 
 def _first_metric(folder: Path) -> dict[str, Better]:

@@ -62,7 +62,7 @@ class Prometheus:
 
 
 def render(record: RoundRecord, metrics: Metrics, run: str, now: float) -> str:
-    """Return the file's text: the state after a round, with the totals of the run and the last evaluation.
+    """Return the file's text: the state after a round, with the totals of the run and the last evaluation or claims.
 
     ``run`` is the run's name; it has no character that a label must escape.
     """
@@ -77,10 +77,21 @@ def render(record: RoundRecord, metrics: Metrics, run: str, now: float) -> str:
         "byzdist_missing_replies_total": [("", totals["missing"])],
         "byzdist_byzantine_majorities_total": [("", totals["byzantine_majorities"])],
         **{f"byzdist_{key}": [("", value)] for key, value in measured.items()},
+        **{
+            f"byzdist_claimed_{key}": [(f',of="{of}"', claim[of]) for of in ("median", "spread", "clients")]
+            for key, claim in metrics.claimed.items()
+        },
     }
     meanings = _HELP | {
         f"byzdist_{key}": ("gauge", f"The last evaluation's {key}; {metrics.better[key]} is better.")
         for key in measured
+    }
+    meanings |= {
+        f"byzdist_claimed_{key}": (
+            "gauge",
+            f"What clients claimed of the {key} when they last evaluated: it may be a lie.",
+        )
+        for key in metrics.claimed
     }
     text = []
     for name, entries in samples.items():

@@ -152,6 +152,11 @@ def _labels(value: Any, what: str) -> NDArray[np.int64]:
         and (array.sum(1) == 1).all()
     ):
         raise ConfigError(f"{what} of shape {array.shape}, one-hot. Give the classes themselves: y.argmax(1).")
+    if array.ndim > 1:
+        raise ConfigError(
+            f"{what} of shape {array.shape}; want one class for each sample, [N]. For several labels of 0 or 1 each set "
+            "task=multi_label, for several numbers task=regression."
+        )
     if array.dtype.kind == "O":
         array = _from_objects(array)
     if array.dtype.kind in "biu":

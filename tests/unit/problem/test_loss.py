@@ -11,8 +11,10 @@ from byzdist.errors import ConfigError
 from byzdist.problem.data import Dataset, Split
 from byzdist.problem.loss import Loss
 from byzdist.problem.modules import swap_norms
+from byzdist.problem.objective import is_counted
 from byzdist.problem.oracle import BUFFERS
 from byzdist.problem.tasks.classification import CLASSIFICATION
+from byzdist.problem.trial import try_out
 from byzdist.randomness import stream
 from byzdist.rounds import ClientMemories, Round
 from tests.support.problem import oracle_of
@@ -210,3 +212,17 @@ def test_a_recurrent_network_with_dropout_trains_and_follows_x():
         losses.append(oracle.loss.measure(x, (oracle.data.features, oracle.data.targets), SAMPLES).loss)
         x = x - 2.0 * gradient(oracle, x, round_=number)
     assert losses[-1] < losses[0] - 0.05  # labels are random: there is little to learn
+
+
+def test_batch_norm_of_flat_features_can_be_swapped_or_local():
+    """One number a channel: a group of one channel, or a batch of one sample, would leave nothing of it."""
+    layers = [*map(nn.BatchNorm1d, (1, 2, 7, 8)), nn.BatchNorm2d(8)]
+    groups = [norm.num_groups for norm in map(swap_norms, layers) if isinstance(norm, nn.GroupNorm)]
+    assert groups == [1, 1, 1, 4, 8]
+    for module, options in (
+        (swap_norms(stack(nn.BatchNorm1d(8))), {}),
+        (stack(nn.BatchNorm1d(8)), {"buffers": "local"}),
+    ):
+        oracle = oracle_with(module, **options)
+        try_out(oracle.loss, oracle.data, 3, "mine:net")
+        assert not is_counted(oracle.loss, oracle.data)

@@ -139,3 +139,24 @@ def test_folders_that_are_no_runs_are_refused(tmp_path, name, content, word):
 def test_a_picture_that_cannot_be_written_is_a_users_mistake(tmp_path, out):
     with pytest.raises(ConfigError, match="-o: cannot write"):
         plot([write_run(tmp_path / "a")], tmp_path / out)
+
+
+def test_what_clients_claim_is_a_curve_in_a_band_and_marked(tmp_path, figures):
+    runs = [write_run(tmp_path / "a", name="measured", gap=False), write_run(tmp_path / "b", name="told", gap=False)]
+    (runs[1] / "run.json").write_text(json.dumps({"metrics": {"loss": "lower", "gap": "lower", "mae": "lower"}}))
+    lines = [json.loads(line) for line in (runs[1] / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line.pop("loss", None) is not None:
+            told = {"median": 2.0 - line["round"] / 100, "spread": 0.25, "clients": 3}
+            line["claimed"] = {"loss": told} if line["round"] else {"loss": told, "mae": told}
+    (runs[1] / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    plot(runs, tmp_path / "runs.png")
+    loss = figures[0][0].axes[0]
+    assert [line.get_label() for line in loss.lines] == ["measured", "told (claimed)"]
+    np.testing.assert_allclose(loss.lines[1].get_ydata(), [2.0, 1.9, 1.8, 1.7])
+    [band] = loss.collections
+    assert {tuple(point) for point in band.get_paths()[0].vertices} >= {(10.0, 1.65), (10.0, 2.15)}
+    lines[10]["claimed"] = {"loss": {"median": "low", "spread": 0.1}}
+    (runs[1] / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    with pytest.raises(ConfigError, match="round 10: claimed is not what a run writes"):
+        plot(runs, tmp_path / "runs.png")

@@ -107,3 +107,14 @@ def test_a_file_that_cannot_be_written_is_a_mistake_at_the_start_and_a_warning_l
     exporter.show(round_record(1), metrics)
     assert "cannot write" in caplog.text
     metrics.close("finished")
+
+
+def test_what_clients_claim_is_told_as_that(tmp_path: Path) -> None:
+    metrics, told = Metrics(tmp_path), record(3)
+    told.claimed = {"loss": {"median": 0.5, "spread": 0.125, "clients": 3}}
+    metrics.add(told)
+    text = render(told, metrics, "toy", 1.0)
+    found = samples(text)
+    assert found['byzdist_claimed_loss,of="median"'] == 0.5 and found['byzdist_claimed_loss,of="spread"'] == 0.125
+    assert found['byzdist_claimed_loss,of="clients"'] == 3 and "byzdist_loss" not in found
+    assert "# HELP byzdist_claimed_loss What clients claimed" in text

@@ -133,6 +133,7 @@ WRONG = {
     "one feature": ((X[:, 0], Y), r"shapes .*X\[:, None\]"),
     "fewer labels": ((X, Y[:3]), "shapes"),
     "one-hot": ((X, np.eye(2)[Y]), r"one-hot.*argmax\(1\)"),
+    "several labels": ((X, np.ones((len(X), 3), int)), r"want one class for each sample, \[N\]. .*task=multi_label"),
     "names of classes": ((X, ["cat", "dog", "dog", "cat"]), r"'cat'.*integers 0, 1.*np.unique"),
     "names of classes in a series": ((X, Frame(np.array(["cat", "dog"] * 2, object), None)), "'cat'.*np.unique"),
     "plus and minus one": ((X, 2 * Y - 1), r"labels -1 and 1, not the integers 0, 1.*np.unique"),
