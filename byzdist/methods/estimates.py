@@ -12,6 +12,8 @@ from byzdist.problem.oracle import Oracle
 from byzdist.registry import RunFacts
 from byzdist.rounds import Messages, Round
 
+_DIRECTION = "_direction"  # beside what the server optimizer remembers, by whatever names
+
 
 @dataclass(kw_only=True)
 class ClippedEstimates(Method):
@@ -39,12 +41,12 @@ class ClippedEstimates(Method):
 
     def direction(self, g: Tensor) -> Tensor:
         """Return what the server optimizer made of g^k, or g^k itself."""
-        return self.state.get("direction", g)
+        return self.state.get(_DIRECTION, g)
 
     def end_round(self, g: Tensor) -> None:
         """Let the server optimizer, if there is one, take g^k."""
         if self.server_optimizer is not None:
-            out = self.state.setdefault("direction", g.clone())
+            out = self.state.setdefault(_DIRECTION, g.clone())
             OPTIMIZERS.build(self.server_optimizer, g, self.state, out, key="method.server_optimizer")
 
     def rows(self, g: Tensor, received: Messages, level: float | None) -> Tensor:

@@ -36,7 +36,7 @@ from byzdist.problem.tasks.classification import CLASSIFICATION
 from byzdist.randomness import stream
 from byzdist.registry import Named, Spec
 
-_FORMAT = 3
+_FORMAT = 4
 _MOST_MEMBERS = 10_000  # files of a folder that are looked at
 _log = logging.getLogger(__name__)
 _advice = logging.getLogger("byzdist.config.checks.data")  # only the server logs it, see reporting/logs.py
