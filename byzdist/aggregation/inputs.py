@@ -47,9 +47,11 @@ def _tensor(given: Any, dtype: torch.dtype | None = None) -> Tensor:
     try:
         if isinstance(given, np.ndarray) and min(given.strides, default=0) < 0:
             given = given.copy()  # which torch cannot view
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that the array is read-only: it is only read
-            return torch.as_tensor(given, dtype=dtype).detach()
+        if isinstance(given, np.ndarray) and not given.flags.writeable:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # that the array is read-only: it is only read
+                return torch.as_tensor(given)
+        return torch.as_tensor(given, dtype=dtype).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"V: n x d numbers are needed, a tensor, an array or a list of rows, tensors, arrays or state_dicts: {error}"
@@ -75,7 +77,9 @@ def _stacked(rows: Sequence[Tensor], workspace: Workspace) -> Tensor:
 
 
 def _room(workspace: Workspace, n: int, d: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    if dtype == torch.bfloat16:  # which numpy does not know
+    if (
+        dtype == torch.bfloat16 or device.type != "cpu"
+    ):  # which numpy does not know; whose streams may still use what is kept
         return torch.empty(n, d, dtype=dtype, device=device)
     return as_tensor(workspace.get("given", n, d, dtype, device))
 

@@ -85,17 +85,12 @@ class RobustStrategy(FedAvg):  # type: ignore[misc, unused-ignore]  # of type An
         updates, contents = map(list, zip(*good, strict=True))
         metrics = self.train_metrics_aggr_fn(contents, self.weighted_by_key)
         if not (self._clip and self._last) and self._bounds.max_byzantine(len(good)) < self._f:
-            log(
-                WARNING,
-                "round %d: %d replies are too few for f = %d; the model stays.",
-                server_round,
-                len(good),
-                self._f,
-            )
+            few = "round %d: %d replies are too few for f = %d; the model stays."
+            log(WARNING, few, server_round, len(good), self._f)
             return None, metrics
         try:
             self._last = self._aggregated(updates, server_round)
-        except ConfigError as error:  # no reply is finite
+        except ConfigError as error:  # all differ from u^{k-1} by more than their type holds
             log(WARNING, "round %d: the model stays: %s", server_round, error)
             return None, metrics
         change = self._last
@@ -107,8 +102,8 @@ class RobustStrategy(FedAvg):  # type: ignore[misc, unused-ignore]  # of type An
         pre = list(self._pre)
         if self._clip and self._last:
             updates = [{name: u - self._last[name] if _real(u) else u for name, u in one.items()} for one in updates]
-            step = math.hypot(*(norm(torch.from_numpy(np.ravel(u))) for u in self._last.values() if _real(u)))
-            pre = [{"name": "clip", "threshold": max(self._clip * step, 1e-300)}, *pre]
+            step = math.hypot(*(norm(torch.from_numpy(np.ravel(u)).double()) for u in self._last.values() if _real(u)))
+            pre = [{"name": "clip", "threshold": max(self._clip * step, 1e-300)}, *pre]  # which has to be positive
         f, draws = min(self._f, self._bounds.max_f(len(updates))), stream(self._seed, "flower", 0, server_round)
         found = aggregate(updates, self._rule, pre=pre, f=f, generator=draws, nonfinite="drop")
         if not (self._clip and self._last):
@@ -129,6 +124,8 @@ class RobustStrategy(FedAvg):  # type: ignore[misc, unused-ignore]  # of type An
                 raise ValueError(f"{name} is {array.shape}, {array.dtype}; the model has {sent.shape}, {sent.dtype}")
             with np.errstate(invalid="ignore", over="ignore"):
                 update[name] = array - sent if _real(sent) else array
+            if not np.isfinite(update[name]).all():
+                raise ValueError(f"{name} holds NaN or infinity")
         return update
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:

@@ -20,19 +20,19 @@ from torch.nn.parallel import DistributedDataParallel
 import byzdist
 
 
-class Gathering:
-    """The hook to compare with: each bucket is gathered as the robust hook gathers it, and averaged."""
+def gathering():
+    """Return the hook to compare with: each bucket is gathered as the robust hook gathers it, and averaged."""
+    gathered: dict[int, Tensor] = {}
 
-    def __init__(self) -> None:
-        self._gathered: dict[int, Tensor] = {}
-
-    def __call__(self, group, bucket):
+    def hook(group, bucket):
         mine, ranks = bucket.buffer(), dist.get_world_size(group)
-        known = self._gathered.get(bucket.index())
+        known = gathered.get(bucket.index())
         if known is None or known.shape != (ranks, len(mine)):
-            known = self._gathered[bucket.index()] = torch.empty(ranks, len(mine), dtype=mine.dtype)
+            known = gathered[bucket.index()] = torch.empty(ranks, len(mine), dtype=mine.dtype)
         work = dist.all_gather_single(known.view(-1), mine, group=group, async_op=True)
         return work.get_future().then(lambda _: torch.mean(known, 0, out=mine))
+
+    return hook
 
 
 def network(width: int) -> nn.Module:
@@ -53,7 +53,7 @@ def main() -> None:
     dist.init_process_group("gloo")
     rank, ranks = dist.get_rank(), dist.get_world_size()
     features = torch.randn(arguments.batch, arguments.width)
-    hooks: dict[str, Callable[..., Any] | None] = {"all-reduce": None, "gather": Gathering()}
+    hooks: dict[str, Callable[..., Any] | None] = {"all-reduce": None, "gather": gathering()}
     hooks |= {rule: byzdist.ddp.robust_hook(rule, f=(ranks - 1) // 2) for rule in arguments.rule}
     models = {}
     for name, hook in hooks.items():

@@ -138,8 +138,8 @@ def test_replies_of_another_form_are_left_out_and_named(caplog):
         )
     assert model["w"].tolist() == [1.0] * 4 and model["n"] == 7
     said = [line for line in caplog.messages if "left out" in line]
-    assert len(said) == 4
-    for words in ("w is (2,)", "other names", "w is (4,), float64", "expected 1, got 0"):
+    assert len(said) == 5
+    for words in ("w is (2,)", "other names", "w is (4,), float64", "expected 1, got 0", "w holds NaN"):
         assert sum(words in line for line in said) == 1
 
 
