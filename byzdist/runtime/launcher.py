@@ -23,6 +23,7 @@ from byzdist.runtime.command import RunCommand
 from byzdist.runtime.experiment import prepare
 from byzdist.runtime.identity import claim
 from byzdist.runtime.job import Job
+from byzdist.runtime.logging_out import check_loggers
 from byzdist.transport.keys import SECRET, SECRET_FILE, new_secret, run_secret
 
 Fork = Callable[[RunCommand], Program]
@@ -112,6 +113,7 @@ def _resolve(command: RunCommand, workers: int | None) -> tuple[str, str, int, f
     """
     logs.leave_advice_to_the_server()
     config = command.load()
+    check_loggers(config)
     try:
         experiment = prepare(config, torch.device("cpu"))  # also warms the data cache for the processes to come
     except MemoryError as error:

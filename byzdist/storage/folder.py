@@ -35,6 +35,7 @@ _HARMLESS = (
     "name",
     "rounds",
     "evaluate",
+    "metrics",
     "checkpoint",
     "on_divergence",
     "aggregation.compile",  # to the same bits

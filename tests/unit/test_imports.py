@@ -16,6 +16,7 @@ ROOMS = (
     "methods",
     "participation",
     "attacks",
+    "loggers",
     "config",
     "transport",
     "storage",

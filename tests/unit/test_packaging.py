@@ -13,6 +13,7 @@ import yaml
 
 import byzdist
 from byzdist.errors import ConfigError
+from byzdist.loggers import LOGGERS
 from byzdist.reporting.plotting import plot
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +46,7 @@ def imported():
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
     extra = declared("plot")
     assert set(imported()) - extra == declared()
-    assert extra == {"matplotlib"} and imported()["matplotlib"] == {"plotting.py"}
+    assert extra == {"matplotlib"} and imported()["matplotlib"] == {"plotting.py", "results.py"}
 
 
 def test_the_version_is_written_once_and_repeated_where_others_read_it():
@@ -92,7 +93,11 @@ def test_the_newest_torch_that_is_tried_is_within_the_bounds():
 
 
 def test_what_serves_one_thing_is_an_extra():
-    assert set(metadata("byzdist").get_all("Provides-Extra")) == {"plot", "dev", "benchmark"}
+    (written,) = re.findall(
+        r"^\[project.optional-dependencies\]\n(.*?)^\[", (ROOT / "pyproject.toml").read_text(), re.M | re.S
+    )
+    extras = set(re.findall(r"^(\w+) = \[", written, re.M))
+    assert {"plot", "dev", "benchmark"} | set(LOGGERS) <= extras
     assert declared("benchmark") == {"byzfl"} and not {"byzfl", "matplotlib", "pandas"} & declared()
     assert {"scipy", "numpy", "torch"} <= declared()
 
