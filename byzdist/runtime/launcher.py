@@ -44,8 +44,13 @@ def launch(
     max_restarts: int = 0,
     fork: Fork | None = None,
 ) -> int:
-    """Run the experiment as `launched` does, and say what is started; return the exit code."""
-    launched(command, workers, max_restarts, fork, say=speech.say)
+    """Run the experiment as `launched` does, and say what is started; return the exit code.
+
+    Raises:
+        ConfigError: before anything is started.
+        RunError: if the run failed, with the first failure's reason, or was told to end before the end of a round.
+    """
+    _check_end(launched(command, workers, max_restarts, fork, say=speech.say).folder)
     return 0
 
 
@@ -87,7 +92,6 @@ def launched(
     program = fork(rank) if fork else itself(rank.words())
     with Job(program, configuration, workers, secret, _PATIENCE + deadline, idle) as job:
         _run(job, max_restarts)
-    _check_end(Path(folder))
     return Launched(Path(folder), job.signals)
 
 
