@@ -11,8 +11,9 @@ from byzdist.attacks import ATTACKS
 from byzdist.attacks.assignment import ASSIGNED, check_assignment, flipped
 from byzdist.compression import COMPRESSORS
 from byzdist.config import advice
-from byzdist.config.schema import Config
+from byzdist.config.schema import Config, MetricsOut
 from byzdist.errors import ConfigError
+from byzdist.loggers import LOGGERS
 from byzdist.methods import METHODS
 from byzdist.participation import AVAILABILITY
 from byzdist.problem.data import DATASETS, OURS, SPLITS, check_split
@@ -50,6 +51,7 @@ def check(config: Config) -> Config:
             "task": _task(config),
             "validation": config.validation and _complete(DATASETS, config.validation, "validation"),
             "attack": _attack(config),
+            "metrics": _metrics(config),
         }
     )
     _check_flips(config)
@@ -198,6 +200,16 @@ def _private(config: Config, method: Spec) -> Spec:
             "data.outputs: label_flip takes class y for class L-1-y, and L, the number of outputs, is not given."
         )
     return data
+
+
+def _metrics(config: Config) -> MetricsOut:
+    """Return the section on metrics with its loggers complete."""
+    several = isinstance(config.metrics.log, list)
+    checked = [
+        _complete(LOGGERS, spec, f"metrics.log.{i}" if several else "metrics.log")
+        for i, spec in enumerate(config.metrics.loggers)
+    ]
+    return config.metrics.model_copy(update={"log": checked if several else checked[0]})
 
 
 def _task(config: Config) -> Spec:

@@ -125,6 +125,23 @@ class Stopping(Section):
     min_delta: Annotated[float, Field(ge=0)] = 0.0
 
 
+class MetricsOut(Section):
+    """Where metrics go besides the run's folder.
+
+    Attributes:
+        tensorboard: whether files for TensorBoard are written into the run's folder.
+        log: other loggers, one or a list: wandb, mlflow, or 'module:function'.
+    """
+
+    tensorboard: bool = False
+    log: Spec | list[Spec] = []
+
+    @property
+    def loggers(self) -> list[Spec]:
+        """The entries of ``log``, one or a list."""
+        return self.log if isinstance(self.log, list) else [self.log]
+
+
 class Config(Section):
     """An experiment; the sections that name a registered piece are checked against that piece's own parameters."""
 
@@ -150,6 +167,7 @@ class Config(Section):
     attack: Spec | list[Spec] = Spec("none")
     transport: Transport = Transport()
     evaluate: Evaluate = Evaluate()
+    metrics: MetricsOut = MetricsOut()
     checkpoint: Checkpoints = Checkpoints()
     stop: Stopping | None = None
     device: str = "auto"

@@ -16,6 +16,7 @@ from byzdist.attacks import ATTACKS
 from byzdist.compression import COMPRESSORS
 from byzdist.config.schema import Config
 from byzdist.config.synonyms import KEYS
+from byzdist.loggers import LOGGERS
 from byzdist.methods import METHODS
 from byzdist.methods.schedules import SCHEDULES
 from byzdist.methods.server_optimizers import OPTIMIZERS
@@ -50,6 +51,7 @@ KINDS = {
     "task": Kind("tasks", "task", TASKS),
     "schedule": Kind("schedules of the step size", "method.step_size", SCHEDULES),
     "optimizer": Kind("server optimizers", "method.server_optimizer", OPTIMIZERS),
+    "logger": Kind("loggers", "metrics.log", LOGGERS),
     "availability": Kind("availability models", "clients.availability", AVAILABILITY),
 }
 

@@ -10,6 +10,7 @@ from byzdist.runtime.command import RunCommand
 from byzdist.runtime.experiment import choose_device, load_private, prepare
 from byzdist.runtime.foresight import Foresight
 from byzdist.runtime.identity import claim
+from byzdist.runtime.logging_out import check_loggers
 from byzdist.runtime.rank import Ended
 from byzdist.runtime.serving import serve
 from byzdist.runtime.stopping import signals_given_back
@@ -29,6 +30,7 @@ def run_alone(command: RunCommand, caller: Caller = COMMAND_LINE) -> Ended:
     """
     logs.configure(0)
     config = command.load()
+    check_loggers(config)
     torch.set_num_threads(config.threads)
     device = choose_device(config, 0)
     experiment = prepare(config, device)

@@ -23,6 +23,7 @@ from byzdist.runtime.command import RunCommand
 from byzdist.runtime.experiment import prepare
 from byzdist.runtime.identity import claim
 from byzdist.runtime.job import Job
+from byzdist.runtime.logging_out import check_loggers
 from byzdist.transport.keys import SECRET, SECRET_FILE, new_secret, run_secret
 
 Fork = Callable[[RunCommand], Program]
@@ -43,8 +44,13 @@ def launch(
     max_restarts: int = 0,
     fork: Fork | None = None,
 ) -> int:
-    """Run the experiment as `launched` does, and say what is started; return the exit code."""
-    launched(command, workers, max_restarts, fork, say=speech.say)
+    """Run the experiment as `launched` does, and say what is started; return the exit code.
+
+    Raises:
+        ConfigError: before anything is started.
+        RunError: if the run failed, with the first failure's reason, or was told to end before the end of a round.
+    """
+    _check_end(launched(command, workers, max_restarts, fork, say=speech.say).folder)
     return 0
 
 
@@ -86,7 +92,6 @@ def launched(
     program = fork(rank) if fork else own_command(rank.words())
     with Job(program, configuration, workers, secret, _PATIENCE + deadline, idle) as job:
         _run(job, max_restarts)
-    _check_end(Path(folder))
     return Launched(Path(folder), job.signals)
 
 
@@ -114,6 +119,7 @@ def _resolve(command: RunCommand, workers: int | None) -> tuple[str, str, int, f
     """
     logs.leave_advice_to_the_server()
     config = command.load()
+    check_loggers(config)
     try:
         experiment = prepare(config, torch.device("cpu"))  # also warms the data cache for the processes to come
     except MemoryError as error:

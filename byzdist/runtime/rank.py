@@ -15,6 +15,7 @@ from byzdist.runtime.command import RunCommand
 from byzdist.runtime.experiment import Experiment, choose_device, prepare
 from byzdist.runtime.identity import claim
 from byzdist.runtime.joining import introduction
+from byzdist.runtime.logging_out import check_loggers
 from byzdist.runtime.serving import serve
 from byzdist.runtime.working import work
 from byzdist.transport.opening import open_server
@@ -73,6 +74,7 @@ def run_rank(command: RunCommand, caller: Caller = COMMAND_LINE) -> Ended:
     _check_out(command.out, experiment)
     if rank:
         return Ended(work(experiment, rank, workers, command.out))
+    check_loggers(config)
     run = claim(command.out, experiment, command.resume or int(os.environ.get(ATTEMPT, "0")) > 0)
     experiment.read_ahead(server=True)
     shape = experiment.shape(workers)

@@ -26,6 +26,7 @@ from byzdist.runtime.describing import describe
 from byzdist.runtime.divergence import Diverged, Guard
 from byzdist.runtime.experiment import Experiment, can_measure_gap
 from byzdist.runtime.identity import identity
+from byzdist.runtime.logging_out import Loggers
 from byzdist.runtime.recording import Recorder, Watching
 from byzdist.runtime.server import Server
 from byzdist.runtime.stopping import Stop, interrupt_on_signals, on_signals
@@ -68,7 +69,14 @@ def serve(
     shown = Progress(config, run.path, shows=caller.shows_progress, may_be_widget=caller.lives_on)
     with logs.kept_in(run.path), shown as progress:
         watch = FolderWatch(run, partial(describe, experiment, workers, run), stop, saver, config.rounds)
-        watchers = [progress.show, *_scraped(config.name, config.rounds), watch.look, *caller.watchers(stop.tell)]
+        loggers = Loggers(config, run.path)
+        watchers = [
+            progress.show,
+            *_scraped(config.name, config.rounds),
+            watch.look,
+            loggers.show,
+            *caller.watchers(stop.tell),
+        ]
         recorder = Recorder(config, metrics, evaluate, watchers, judges)
         server = Server(experiment, transport, recorder, stop, saver, best)
         if caller.lives_on:
@@ -88,6 +96,7 @@ def serve(
             raise
         finally:
             summary = metrics.close(end.status, end.reason)
+            loggers.close(summary)
         watch.finish(server.round)
         progress.finish(summary, metrics.better)
         if end.error is not None:

@@ -15,6 +15,7 @@ from byzdist.config.reading import read_tree
 from byzdist.errors import ConfigError
 from byzdist.given import giving, is_given
 from byzdist.host.files import parse_json, read_json, read_text
+from byzdist.host.optional import optional
 from byzdist.problem import models
 from byzdist.registry import Spec, importing_only
 from byzdist.reporting.plotting import draw, png
@@ -68,10 +69,7 @@ class Columns(Mapping[str, NDArray[Any]]):
         Raises:
             ConfigError: if pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise ConfigError(f"to_pandas: data frames need pandas ({error}): pip install pandas.") from None
+        pandas = optional("pandas", "to_pandas: data frames need", "pandas")
         return pandas.DataFrame(
             {key: list(column) if column.dtype == object else column for key, column in self.items()}
         )

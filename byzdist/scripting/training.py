@@ -9,6 +9,7 @@ from typing import Any
 
 from byzdist.errors import ConfigError
 from byzdist.given import giving
+from byzdist.registry import Spec
 from byzdist.reporting.record import RoundRecord
 from byzdist.runtime.alone import run_alone
 from byzdist.runtime.caller import Caller
@@ -100,7 +101,12 @@ def train(
         raise hearing.error
     for number in signals[:1]:
         signal.raise_signal(number)  # now it is the caller's: a KeyboardInterrupt, unless the caller has it otherwise
-    return None if folder is None else Run(folder, objects.by_name)
+    if folder is None:
+        return None
+    model_name = Spec.of(tree["model"]).name
+    return Run(
+        folder, {name: made for name, made in objects.by_name.items() if name == model_name}
+    )  # the data are not kept
 
 
 def _is_alone(workers: int | None, transport: Any) -> bool:

@@ -37,6 +37,7 @@ _HARMLESS = (
     "name",
     "rounds",
     "evaluate",
+    "metrics",
     "checkpoint",
     "on_divergence",
     "aggregation.compile",  # it gives the same bits

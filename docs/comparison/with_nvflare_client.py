@@ -30,8 +30,7 @@ def main() -> None:
         loss = nn.functional.cross_entropy(model(X[batch]), y[batch])
         (loss if number < 15 else -1.5 * loss).backward()
         torch.optim.SGD(model.parameters(), lr=0.5).step()
-        params = {key: value.numpy() for key, value in model.state_dict().items()}
-        flare.send(flare.FLModel(params=params, metrics={"accuracy": accuracy}))
+        flare.send(flare.FLModel(params=model.state_dict(), metrics={"accuracy": accuracy}))
 
 
 if __name__ == "__main__":

@@ -118,3 +118,19 @@ def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path: Path) -> No
     assert re.search(r"stopped after \d+ rounds", printed) and re.search(
         r"[1-9]\d* of 301 rounds had a hostile majority", printed
     )
+
+
+def test_the_lines_of_the_comparison_are_counted() -> None:
+    folder = EXAMPLES.parent / "comparison"
+    rows = re.findall(r"^\| \S+(?: [\d.]+)? \| (.*?) \| (\d+) \|", (folder / "README.md").read_text(), re.MULTILINE)
+    told = {tuple(re.findall(r"\((\w+\.py)\)", programs)): int(lines) for programs, lines in rows}
+    assert len(told) == 4 and {name for names in told for name in names} == {
+        path.name for path in folder.glob("with_*.py")
+    }
+    assert {names: sum(own_lines(folder / name) for name in names) for names in told} == told
+
+
+def test_our_program_of_the_comparison_runs(tmp_path: Path) -> None:
+    with Job([sys.executable, str(EXAMPLES.parent / "comparison" / "with_byzdist.py")], cwd=tmp_path) as job:
+        assert job.wait(90) == 0, job.output
+    assert float(job.output.split()[-1]) > 0.85

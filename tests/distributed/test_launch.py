@@ -84,20 +84,24 @@ def test_the_first_sign_of_life_comes_before_what_takes_seconds(odd_place: Path)
 
 
 PROGRAM = """
-import os, signal, sys
+import logging, os, signal, sys
 from pathlib import Path
 import sklearn.datasets  # sets variables of its own when it is imported
 from byzdist.errors import RunError
+from byzdist.reporting.logs import ADVISERS
 from byzdist.runtime.command import RunCommand
 from byzdist.runtime.launcher import launch
-numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+def state():
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    return dict(os.environ), handlers, [logging.getLogger(name).level for name in ADVISERS]
+
 signal.signal(signal.SIGTERM, lambda *_: None)
-before = dict(os.environ), [signal.getsignal(number) for number in numbers]
+before = state()
 try:
     code = launch(RunCommand("config.yaml", sys.argv[1:], Path("run")), 2)
 except RunError as error:
     code = str(error)
-assert (dict(os.environ), [signal.getsignal(number) for number in numbers]) == before
+assert state() == before
 print("code", code)
 """
 

@@ -363,5 +363,5 @@ def test_a_run_is_a_picture_in_a_notebook_and_a_data_frame_for_pandas(monkeypatc
     assert frame["loss"].isna().tolist() == [False, True, False, True, False, True, False]
     assert frame["cohort"][1] == run.metrics["cohort"][1]
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(ConfigError, match="pip install pandas"):
+    with pytest.raises(ConfigError, match="pip install 'pandas'"):
         run.metrics.to_pandas()

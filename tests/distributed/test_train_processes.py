@@ -144,6 +144,13 @@ def test_a_failure_is_one_exception_in_the_caller_and_nothing_is_left(tmp_path: 
 
 
 INTERRUPTED = """
+for delay in (0.02, 0.4):  # before anything has begun, and amid the start
+    threading.Timer(delay, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    try:
+        go(workers=2, rounds=10**6)
+    except KeyboardInterrupt:
+        print("early", flush=True)
+
 def say(record):
     if record.round == 3:
         print("round 3", flush=True)
@@ -167,7 +174,7 @@ def test_a_signal_ends_the_run_and_is_then_the_scripts_own(tmp_path: Path, numbe
         assert job.wait(60) == 0, job.output
         job.assert_clean()
     assert ("interrupted stopped" if number == signal.SIGINT else "mine") in job.output, job.output
-    assert "goes on" in job.output
+    assert "goes on" in job.output and job.output.count("early") == 2, job.output
 
 
 def test_a_killed_script_takes_its_processes_along(tmp_path: Path) -> None:

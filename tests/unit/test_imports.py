@@ -17,6 +17,7 @@ ROOMS = (
     "methods",
     "participation",
     "attacks",
+    "loggers",
     "config",
     "transport",
     "storage",

@@ -15,15 +15,22 @@ def draw_seeds(generator: np.random.Generator) -> list[int]:
 
 
 @contextmanager
-def global_generators(seeds: Sequence[int]) -> Iterator[None]:
-    """Seed the global generators (torch's on the CPU) for a user's code, and restore them afterwards."""
+def restored_generators() -> Iterator[None]:
+    """Restore the global generators (torch's on the CPU) afterwards."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
-        torch.default_generator.manual_seed(seeds[0])
-        np.random.seed(seeds[1])
-        random.seed(seeds[2])
         yield
     finally:
         torch.set_rng_state(states[0])
         np.random.set_state(states[1])
         random.setstate(states[2])
+
+
+@contextmanager
+def global_generators(seeds: Sequence[int]) -> Iterator[None]:
+    """Seed the global generators (torch's on the CPU) for a user's code, and restore them afterwards."""
+    with restored_generators():
+        torch.default_generator.manual_seed(seeds[0])
+        np.random.seed(seeds[1])
+        random.seed(seeds[2])
+        yield
