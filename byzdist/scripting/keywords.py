@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from byzdist.config.reading import put, read_tree, resolve_paths
 from byzdist.errors import ConfigError
 from byzdist.scripting import handed
@@ -65,6 +67,7 @@ def _keys(settings: Mapping[str, Any]) -> dict[str, Any]:
         if value is None:
             continue
         key = SHORT.get(word, word)
+        value = value.item() if isinstance(value, np.generic) else value
         if isinstance(value, int) and not isinstance(value, bool):
             key = _NUMBERS.get(key, key)
         if key in keys:

@@ -34,6 +34,7 @@ RUN: dict[str, Any] = {
     "aggregation": {"rule": "medoid", "pre": "median_clip", "allow_breakdown": True},
     "attack": {"name": "constant", "value": 2.0},
     "evaluate": {"every": 6},
+    "metrics": {"log": {"name": "table", "digits": 3}},
     "transport": "local",
     "device": "cpu",
 }
@@ -59,6 +60,7 @@ def test_there_is_an_example_of_each_kind_and_none_of_them_is_shipped():
         "availability": RUN["clients"],
         "schedule": RUN["method"],
         "optimizer": RUN["method"],
+        "logger": RUN["metrics"],
     }
     chosen = {kind: section[kind][one.key.rpartition(".")[2]] for kind, one in KINDS.items()}
     names = {kind: piece if isinstance(piece, str) else piece["name"] for kind, piece in chosen.items()}
@@ -77,6 +79,11 @@ def test_a_run_trains_with_all_of_them_none_of_which_is_listed_anywhere(copy):
     sampled = [line for line in rest if line["kind"] == "sampled"]
     assert sampled and all(line["bytes_up"] == len(line["cohort"]) * (64 + 40 * 4) for line in sampled)
     assert json.loads((copy / "run" / "summary.json").read_text())["loss"] < first["loss"]
+    lines = (copy / "run" / "losses.tsv").read_text().splitlines()
+    assert (
+        lines == [f"{line['round']}\t{line['loss']:.3g}" for line in [first, *rest] if "loss" in line]
+        and len(lines) == 3
+    )
 
 
 def test_the_examples_keep_the_package_s_style(tmp_path):

@@ -2,6 +2,7 @@
 
 import inspect
 
+import numpy as np
 import pytest
 
 import byzdist
@@ -35,7 +36,8 @@ def test_a_method_is_found_as_soon_as_it_is_registered():
 
 def test_keywords_become_a_configuration():
     settings = {
-        "model": "linear", "data": "digits", "rounds": 5, "clients": 9, "byzantine": 2, "rule": byzdist.krum, "pre": ["nnm"], "evaluate": 5,
+        "model": "linear", "data": "digits",
+        "rounds": 5, "clients": np.int64(9), "byzantine": 2, "rule": byzdist.krum, "pre": ["nnm"], "evaluate": 5,
         "split": byzdist.dirichlet(alpha=0.5), "attack": None, "method": byzdist.sgd(step_size=0.1), "method.cohort": 4,
         "loss": "classification",
     }  # fmt: skip
