@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from byzdist.config.reading import put, read_tree, resolve_paths
+from byzdist.config.schema import Config
 from byzdist.errors import ConfigError
 from byzdist.scripting import handed
 from byzdist.scripting.naming import Objects
+from byzdist.words import closest
 
 SHORT = {
     "byzantine": "clients.byzantine",
@@ -66,6 +68,8 @@ def _keys(settings: Mapping[str, Any]) -> dict[str, Any]:
     for word, value in settings.items():
         if value is None:
             continue
+        if word not in SHORT and word not in Config.model_fields and (meant := closest(word, SHORT, cutoff=0.8)):
+            raise ConfigError(f"{word}: unknown key. Did you mean {meant!r}?")
         key = SHORT.get(word, word)
         value = value.item() if isinstance(value, np.generic) else value
         if isinstance(value, int) and not isinstance(value, bool):
