@@ -1,17 +1,16 @@
 """A process that goes on after a run finds everything as it left it."""
 
 import os
-import random
 import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
 from byzdist.host.processes import call_process, process_name
+from byzdist.problem.data import generators
 from byzdist.reporting import logs
 from byzdist.runtime.stopping import signals_given_back
 
@@ -21,17 +20,13 @@ def undisturbed() -> Iterator[None]:
     """Give back, however a run ends: environment, signals, loggers, import path, limits, threads, random states, process group and name."""
     environment, path, limits = dict(os.environ), sys.path[:], resource.getrlimit(resource.RLIMIT_NOFILE)
     threads, name, had_group = torch.get_num_threads(), process_name(), _has_group()
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-    with signals_given_back(), logs.given_back():
+    with signals_given_back(), logs.given_back(), generators.given_back():
         try:
             yield
         finally:
             if _has_group() and not had_group:
                 dist.destroy_process_group()
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-            torch.set_rng_state(states[2])
             if on_gpus:
                 torch.cuda.set_rng_state_all(on_gpus)
             torch.set_num_threads(threads)
