@@ -1,6 +1,7 @@
 """The real TensorBoard, Weights & Biases (offline) and MLflow get what a run measures."""
 
 import json
+import time
 
 import pytest
 from torch import nn
@@ -34,7 +35,9 @@ def test_weights_and_biases_keeps_a_run_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     done = run(tmp_path / "run", {"log": {"name": "wandb", "project": "mine"}})
     (kept,) = (done.path / "wandb").glob("offline-run-*/run-*.wandb")
-    content = kept.read_bytes()
+    until = time.monotonic() + 60.0
+    while b"accuracy" not in (content := kept.read_bytes()) and time.monotonic() < until:
+        time.sleep(0.05)  # a process of wandb's own writes it
     assert b"bytes_up" in content and b"accuracy" in content and b"coordinate_median" not in content
 
 
