@@ -87,7 +87,7 @@ PROGRAM = """
 import logging, os, signal, sys
 from pathlib import Path
 import sklearn.datasets  # sets variables of its own when it is imported
-from byzdist.errors import RunError
+from byzdist.errors import ConfigError, RunError
 from byzdist.reporting.logs import ADVISERS
 from byzdist.runtime.command import RunCommand
 from byzdist.runtime.launcher import launch
@@ -99,7 +99,7 @@ signal.signal(signal.SIGTERM, lambda *_: None)
 before = state()
 try:
     code = launch(RunCommand("config.yaml", sys.argv[1:], Path("run")), 2)
-except RunError as error:
+except (ConfigError, RunError) as error:
     code = str(error)
 assert state() == before
 print("code", code)
