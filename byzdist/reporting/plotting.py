@@ -1,96 +1,109 @@
-"""Runs in one picture: gap or loss, and the task's first metric, against rounds and against uplink bytes."""
+"""Runs in one picture: curves side by side or in facets, a heat map, or the timeline of one run."""
 
 import io
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from byzdist.config.reading import read_tree
 from byzdist.errors import ConfigError
-from byzdist.host.files import parse_json, read_json, read_text
-from byzdist.problem.evaluation import NOTES, OF_ANY_TASK
 from byzdist.problem.task import Better
-from byzdist.reporting.names import is_name
+from byzdist.reporting.pictures.curves import Axis, Curve, curve, groups
+from byzdist.reporting.pictures.heat import draw_heat
+from byzdist.reporting.pictures.history import History, histories
+from byzdist.reporting.pictures.panels import axis_below, draw_strips, legend, panel, strips
+from byzdist.reporting.pictures.settings import differing, ordered, short, values
+from byzdist.reporting.pictures.style import SETTINGS, metric_label, plain
+from byzdist.reporting.pictures.timeline import draw_timeline
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_LABELS = {
-    "gap": "gap f(x) − f(x*)",
-    "loss": "loss f(x)",
-    "round": "round",
-    "bytes": "uplink",
-}
-_LINES, _MARKERS = ("-", "--", "-.", ":"), "osD^vPX*"
-_LARGEST = 1 << 30  # bytes of metrics
-_LARGEST_NUMBER = 1.7e308
-_LONGEST_NAME = 100
-_HIGHEST = 1e3  # times the first gap: the largest gap that the axis shows
-_SMALLEST_GAP = 1e-17  # rounding can make a gap zero or negative, and a logarithmic axis must still show it
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Run:
-    label: str
-    metric: dict[str, Better]  # the task's first metric, and in which direction it is better; empty if there is none
-    evaluations: dict[
-        str, NDArray[np.float64]
-    ]  # of the evaluation rounds: round, bytes, and what was measured or claimed
-    spread: dict[str, NDArray[np.float64]]  # of what was claimed
-    majority: dict[str, NDArray[np.float64]]  # of the rounds with a Byzantine majority: round, bytes
+class View:
+    """What a picture shows of the runs.
+
+    Attributes:
+        y: the metrics, a row each; () for the gap if every run has one, else the loss, and the first metric of each task.
+        x: what they are drawn against; None for rounds and, beside them, uplink bytes.
+        group: the keys whose values make a curve; None: runs that differ in seed only are one.
+        facet: the keys of rows and columns of panels, at most two.
+        heat: the keys of rows and columns of a heat map, in place of curves.
+        timeline: whether to draw the one run round by round, in place of curves.
+    """
+
+    y: tuple[str, ...] = ()
+    x: Axis | None = None
+    group: tuple[str, ...] | None = None
+    facet: tuple[str, ...] = ()
+    heat: tuple[str, ...] = ()
+    timeline: bool = False
 
 
-def plot(folders: Sequence[str | Path], out: str | Path) -> None:
+def plot(folders: Sequence[str | Path], out: str | Path, view: View = View()) -> None:  # noqa: B008 - it cannot change
     """Draw the runs in these folders into one picture; the suffix of ``out`` gives its format (png, pdf, svg, ...).
 
-    The gap is drawn if every run has one, else the loss; the first metric of each task too, if some run has it. A strip below marks
-    the rounds in which the Byzantine clients were a strict majority of the cohort. Claims of clients, if the server measures nothing,
-    are marked as claimed: the median, in a band of the median distance from it.
+    A curve is the mean over the runs that differ in seed only, in a band of one standard error. A strip below marks the rounds in
+    which the Byzantine clients were a strict majority of the cohort. Claims of clients, if the server measures nothing, are marked
+    as claimed: the median, in a band of the median distance from it.
 
     Raises:
         ConfigError: for a folder that holds no run or nothing to draw yet, or a picture that cannot be written.
     """
-    figure = draw(folders)
+    figure = draw(folders, view)
     try:
         figure.savefig(out, dpi=150)
     except (OSError, ValueError) as error:
         raise ConfigError(f"-o: cannot write the picture {str(out)!r}: {error}") from error
 
 
-def draw(folders: Sequence[str | Path]) -> "Figure":
+def draw(folders: Sequence[str | Path], view: View = View()) -> "Figure":  # noqa: B008 - it cannot change
     """Return the picture of the runs in these folders, which a notebook shows; see `plot`.
 
     Raises:
         ConfigError: a folder that is no run or has nothing to draw yet, or where matplotlib is not installed.
     """
+    check_installed()
+    return picture(histories(folders), view)
+
+
+def check_installed() -> None:
+    """Refuse to draw without matplotlib.
+
+    Raises:
+        ConfigError: if it is not installed.
+    """
     try:
-        from matplotlib.figure import Figure  # slow to import, and only needed here
+        import matplotlib.figure  # noqa: F401 - slow to import, and only needed for pictures
     except ImportError as error:
         raise ConfigError(f"plot: pictures need matplotlib ({error}): pip install 'byzdist[plot]'.") from None
+
+
+def picture(runs: Sequence[History], view: View) -> "Figure":
+    """Return the picture of runs that have been read; see `draw`."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
 
     class Picture(Figure):
         def _repr_png_(self) -> bytes:  # for notebooks that have not imported pyplot, which would see to it
             return png(self)
 
-    runs = _distinct([_read(Path(folder)) for folder in folders])
-    rows = ["gap" if all("gap" in run.evaluations for run in runs) else "loss"]
-    own = {name: better for run in runs for name, better in run.metric.items() if name in run.evaluations}
-    labels = _LABELS | {name: name + NOTES[better] for name, better in own.items()}
-    rows += own
-    heights = [3.4] * len(rows) + [0.24 * len(runs)]
-    figure = Picture(figsize=(11, sum(heights) + 0.6), layout="constrained")
-    grid = figure.subplots(len(heights), 2, sharex="col", gridspec_kw={"height_ratios": heights})
-    for column, x in enumerate(("round", "bytes")):
-        for row, y in enumerate(rows):
-            _curves(grid[row, column], runs, x, y)
-            grid[row, 0].set_ylabel(labels[y])
-        _strip(grid[-1, column], runs, x)
-    grid[0, 0].legend(fontsize="small")
+    with rc_context(SETTINGS):
+        figure = Picture(figsize=(11, 4), layout="constrained")
+        if view.timeline:
+            _draw_timeline(figure, runs)
+            return figure
+        shown = _evaluated(runs)
+        if view.heat:
+            _draw_heat(figure, shown, view)
+        elif view.facet:
+            _draw_facets(figure, shown, view)
+        else:
+            _draw_rows(figure, shown, view)
     return figure
 
 
@@ -101,143 +114,137 @@ def png(figure: "Figure", dpi: int = 80) -> bytes:
     return file.getvalue()
 
 
-def _curves(axes: "Axes", runs: Sequence[_Run], x: str, y: str) -> None:
-    for number, run in enumerate(runs):
-        if y not in run.evaluations:
-            continue
-        values = run.evaluations[y]
-        every = max(1, len(values) // 12)
-        axes.plot(
-            run.evaluations[x],
-            np.where(values < _SMALLEST_GAP, _SMALLEST_GAP, values) if y == "gap" else values,
-            label=f"{run.label} (claimed)" if run.spread else run.label,
-            color=f"C{number}",
-            linestyle=_LINES[number % len(_LINES)],
-            marker=_MARKERS[number % len(_MARKERS)],
-            # A dozen markers on each curve, at different places, so that overlapping curves can be told apart.
-            markevery=(number * every // 4 % every, every),
-            markersize=5,
-            linewidth=1.4,
-        )
-        if y in run.spread:
-            low, high = values - run.spread[y], values + run.spread[y]
-            axes.fill_between(run.evaluations[x], low, high, color=f"C{number}", alpha=0.2, linewidth=0)
-    if y == "gap":
-        axes.set_yscale("log")
-        highest = _HIGHEST * max(run.evaluations[y][0] for run in runs)
-        if axes.get_ylim()[1] > highest > 0:  # a diverging run leaves the picture, so that the others stay visible
-            lowest = min(np.nanmin(run.evaluations[y]) for run in runs)
-            axes.set_ylim(max(lowest, _SMALLEST_GAP) / 3, highest)
-    axes.grid(alpha=0.3)
+def _evaluated(runs: Sequence[History]) -> list[History]:
+    """Return the runs that have an evaluation; a warning names the others."""
+    without = [str(run.folder) for run in runs if not run.is_evaluated]
+    if len(without) == len(runs):
+        raise ConfigError(f"{without[0]}: this run has no evaluation yet; there is nothing to draw.")
+    if without:
+        log.warning("not drawn, because there is no evaluation yet: %s", ", ".join(without))
+    return [run for run in runs if run.is_evaluated]
 
 
-def _strip(axes: "Axes", runs: Sequence[_Run], x: str) -> None:
-    from matplotlib.ticker import EngFormatter
-
-    for number, run in enumerate(runs):
-        axes.eventplot(run.majority[x], lineoffsets=-number, linelengths=0.8, linewidths=0.6, colors=f"C{number}")
-    axes.set_ylim(0.5 - len(runs), 0.5)
-    labels = [run.label for run in runs] if x == "round" else []
-    axes.set_yticks([-number for number in range(len(labels))], labels, fontsize="x-small")
-    if x == "bytes":
-        axes.tick_params(left=False)
-        axes.xaxis.set_major_formatter(EngFormatter(unit="B"))
-    axes.set_xlabel(f"{_LABELS[x]}    (strip: rounds with a Byzantine majority in the cohort)", fontsize="small")
+def better(runs: Sequence[History]) -> dict[str, Better]:
+    """Return in which direction the metrics of the runs' tasks are better."""
+    return {name: direction for run in runs for name, direction in run.metrics.items()}
 
 
-def _distinct(runs: list[tuple[str, _Run]]) -> list[_Run]:
-    """Label runs by their names, or by their folders if two runs have the same name."""
-    names = [run.label for _, run in runs]
-    return [run if names.count(run.label) == 1 else replace(run, label=folder) for folder, run in runs]
+def main_metrics(runs: Sequence[History]) -> list[str]:
+    """Return the gap if every run has one, else the loss; and the first metric of each task, if some run has it."""
+    first = [next(iter(run.metrics), None) for run in runs]
+    own = dict.fromkeys(name for run, name in zip(runs, first, strict=True) if name and run.measured(name) is not None)
+    return ["gap" if all(run.measured("gap") is not None for run in runs) else "loss", *own]
 
 
-def _read(folder: Path) -> tuple[str, _Run]:
+def _check_measured(runs: Sequence[History], metrics: Sequence[str]) -> None:
+    for y in metrics:
+        if all(run.measured(y) is None for run in runs):
+            there = dict.fromkeys(
+                key for run in runs for line in run.lines for key in (*line, *line.get("claimed", {}))
+            )
+            known = [key for key in there if any(_is_measured(run, key) for run in runs)]
+            raise ConfigError(f"--y: no run has {y!r}; there are {', '.join(known)}.")
+
+
+def _is_measured(run: History, key: str) -> bool:
     try:
-        config = read_tree(folder / "config.yaml", follow=False)
-        lines = read_text(folder / "metrics.jsonl", _LARGEST).splitlines()
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder}: this folder holds no run (config.yaml and metrics.jsonl): {error}") from error
-    metric = _first_metric(folder)
-    keys = ("gap", "loss", *metric)
-    rounds = [
-        _parse(folder, number, line, keys)
-        for number, line in enumerate(lines, 1)
-        if number < len(lines) or _whole(line)
-    ]
-    evaluated = [number for number, line in enumerate(rounds) if "loss" in line or "claimed" in line]
-    if not evaluated:
-        raise ConfigError(f"{folder}: this run has no evaluation yet; there is nothing to draw.")
-    sent = np.cumsum([line["bytes_up"] for line in rounds], dtype=np.float64)
-    majority = [number for number, line in enumerate(rounds) if 2 * line["byzantine"] > len(line["cohort"])]
-    at = np.array([line["round"] for line in rounds], dtype=np.float64)
-    evaluations = {"round": at[evaluated], "bytes": sent[evaluated]}
-    for key in keys:
-        values = [rounds[number].get(key) for number in evaluated]
-        if any(value is not None for value in values):
-            evaluations[key] = np.array(values, dtype=np.float64)  # None, of a run that diverged, becomes NaN
-    claims = [_claims(folder, rounds[number], keys) for number in evaluated]
-    spread = dict[str, NDArray[np.float64]]()
-    for key in keys:
-        if any(key in claim for claim in claims):
-            evaluations[key], spread[key] = np.array([claim.get(key, (np.nan, np.nan)) for claim in claims]).T
-    name = str(config.get("name") or folder.name)[:_LONGEST_NAME]
-    return str(folder), _Run(name, metric, evaluations, spread, {"round": at[majority], "bytes": sent[majority]})
-
-
-def _claims(folder: Path, line: dict[str, Any], keys: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """Return the median and the spread of what clients claim in a line of metrics, by the keys that are drawn."""
-    try:
-        claimed = {
-            key: (found["median"], found["spread"]) for key, found in line.get("claimed", {}).items() if key in keys
-        }
-        if all(_is_number(value) for claim in claimed.values() for value in claim):
-            return claimed
-    except (AttributeError, TypeError, KeyError):
-        pass
-    raise ConfigError(f"{folder}/metrics.jsonl: round {line['round']}: claimed is not what a run writes.")
-
-
-def _first_metric(folder: Path) -> dict[str, Better]:
-    """Return the first metric of the run's task and its direction, as run.json has it; accuracy if it does not say."""
-    try:
-        described = read_json(folder / "run.json")
-        metrics = described.get("metrics", {"accuracy": "higher"})  # earlier versions do not say
-        own = {name: better for name, better in metrics.items() if name not in OF_ANY_TASK}
-    except FileNotFoundError:
-        return {"accuracy": "higher"}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{folder}/run.json: this is not what a run writes: {error}") from error
-    for name, better in own.items():
-        if not is_name(name) or better not in ("higher", "lower"):
-            raise ConfigError(f"{folder}/run.json: 'metrics' is not what a run writes.")
-    return dict(list(own.items())[:1])
-
-
-def _whole(line: str) -> bool:
-    """Return whether the last line is complete: a run that still trains, or was killed, may leave a part of one."""
-    try:
-        parse_json(line)
-    except ValueError:
+        return run.measured(key) is not None
+    except ConfigError:
         return False
-    return True
 
 
-def _parse(folder: Path, number: int, text: str, keys: Sequence[str]) -> dict[str, Any]:
-    try:
-        line: dict[str, Any] = parse_json(text)
-        missing = {"round", "cohort", "byzantine", "bytes_up"} - line.keys()
-    except (ValueError, AttributeError) as error:
-        raise ConfigError(f"{folder}/metrics.jsonl: line {number} is not a metrics line: {error}") from error
-    if missing:
-        raise ConfigError(f"{folder}/metrics.jsonl: line {number} lacks {', '.join(sorted(missing))}.")
-    wrong = [key for key in ("round", "byzantine", "bytes_up") if not _is_number(line[key])]
-    wrong += [key for key in keys if line.get(key) is not None and not _is_number(line[key])]
-    if wrong or not isinstance(line["cohort"], list):
-        raise ConfigError(
-            f"{folder}/metrics.jsonl: line {number}: {', '.join(wrong) or 'cohort'} is not what a run writes."
-        )
-    return line
+def _draw_timeline(figure: "Figure", runs: Sequence[History]) -> None:
+    if len(runs) != 1 or not runs[0].lines:
+        what = f"{len(runs)} runs" if len(runs) != 1 else "a run without any round yet"
+        raise ConfigError(f"--timeline: it shows one run, and {what} were given; name the folder of one run.")
+    draw_timeline(figure, runs[0])
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and abs(value) < _LARGEST_NUMBER or value != value
+def _draw_heat(figure: "Figure", runs: Sequence[History], view: View) -> None:
+    y = _one_metric(runs, view)
+    rows, columns = (ordered(values(runs, key)) for key in view.heat)
+    figure.set_size_inches(max(5.0, 3.0 + 1.3 * len(columns)), max(3.0, 1.6 + 0.6 * len(rows)))
+    draw_heat(figure, runs, view.heat, y, better(runs))
+    _note_mean(figure, runs, view.heat)
+
+
+def _one_metric(runs: Sequence[History], view: View) -> str:
+    """Return the metric of heat maps and facets: by default the first of the task's own, else the gap or the loss."""
+    if view.y[1:]:
+        raise ConfigError("--y: facets and heat maps show one metric; name one.")
+    _check_measured(runs, view.y)
+    return view.y[0] if view.y else main_metrics(runs)[-1]
+
+
+def _note_mean(figure: "Figure", runs: Sequence[History], keys: Sequence[str]) -> None:
+    """Say over which settings the picture takes means, if over more than seeds."""
+    over = [key for key in differing(runs) if not any(key == of or key.startswith(f"{of}.") for of in keys)]
+    if over:
+        figure.suptitle(plain(f"means over {', '.join(over)} and seeds"), fontsize="small", x=0.01, ha="left")
+
+
+def _draw_rows(figure: "Figure", runs: Sequence[History], view: View) -> None:
+    """Draw a row for each metric, a column for each axis, and strips below."""
+    _check_measured(runs, view.y)
+    metrics = view.y or main_metrics(runs)
+    columns: tuple[Axis, ...] = ("rounds", "bytes") if view.x is None else (view.x,)
+    found = groups(runs, view.group)
+    looks = {label: number for number, label in enumerate(found)}
+    shared = strips(found, columns)
+    heights = [3.4] * len(metrics) + ([0.3 * len(shared)] if shared else [])
+    _resize(figure, 5.5 * len(columns), sum(heights) + 0.6, found)
+    grid = figure.subplots(
+        len(heights), len(columns), sharex="col", squeeze=False, gridspec_kw={"height_ratios": heights}
+    )
+    directions = better(runs)
+    for column, x in enumerate(columns):
+        for row, y in enumerate(metrics):
+            panel(grid[row, column], _curves(found, y, x), looks, y, directions)
+            grid[row, 0].set_ylabel(metric_label(y, directions))
+        if shared:
+            draw_strips(grid[-1, column], shared, looks, column, x)
+        else:
+            axis_below(grid[-1, column], x)
+    legend(figure, list(grid[: len(metrics), 0]))
+    if view.group is not None:
+        _note_mean(figure, runs, view.group)
+
+
+def _curves(found: dict[str, list[History]], y: str, x: Axis) -> list[Curve]:
+    curves = (curve(label, runs, y, x) for label, runs in found.items())
+    return [drawn for drawn in curves if drawn is not None]
+
+
+def _draw_facets(figure: "Figure", runs: Sequence[History], view: View) -> None:
+    """Draw a panel for each pair of values of the facets' keys, with the same axes."""
+    y, x, keys = _one_metric(runs, view), view.x or "rounds", view.facet
+    places = [values(runs, key) for key in keys] + [[""] * len(runs)] * (2 - len(keys))
+    rows, columns = (ordered(place) for place in places)
+    group = view.group
+    if group is None:
+        group = tuple(key for key in differing(runs) if not any(key == of or key.startswith(f"{of}.") for of in keys))
+    found = groups(runs, group)
+    looks = {label: number for number, label in enumerate(found)}
+    _resize(figure, 2.8 * len(columns) + 0.6, 2.2 * len(rows) + 0.6, found)
+    grid = figure.subplots(len(rows), len(columns), sharex=True, sharey=True, squeeze=False)
+    directions = better(runs)
+    for i, row in enumerate(rows):
+        for j, column in enumerate(columns):
+            here = [run for run, *place in zip(runs, *places, strict=True) if place == [row, column]]
+            inside = {label: [run for run in part if run in here] for label, part in found.items()}
+            panel(grid[i, j], _curves({k: v for k, v in inside.items() if v}, y, x), looks, y, directions)
+            if not here:
+                grid[i, j].text(0.5, 0.5, "no run", transform=grid[i, j].transAxes, ha="center", va="center")
+        grid[i, 0].set_ylabel(f"{plain(f'{short(keys[0], keys)}: {row}')}\n{metric_label(y, directions)}")
+    for j, column in enumerate(columns):
+        axis_below(grid[-1, j], x)
+        if column:
+            grid[0, j].set_title(plain(f"{short(keys[1], keys)}: {column}"), fontsize="medium")
+    legend(figure, list(grid.flat))
+    _note_mean(figure, runs, (*keys, *group))
+
+
+def _resize(figure: "Figure", width: float, height: float, found: dict[str, list[History]]) -> None:
+    """Give a picture room for its panels and, beside them, the legend."""
+    longest = max(len(plain(label)) for label in found)
+    figure.set_size_inches(width + 0.8 + 0.075 * longest, max(height, 0.4 + 0.21 * len(found)))

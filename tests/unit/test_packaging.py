@@ -44,7 +44,7 @@ def imported():
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
-    extras = {"plot": {"plotting.py", "results.py"}, "flower": {"flower.py"}, "nvflare": {"nvflare.py"}}
+    extras = {"plot": {"plotting.py", "results.py", "panels.py", "heat.py", "timeline.py"}, "flower": {"flower.py"}, "nvflare": {"nvflare.py"}}
     for extra, files_of in extras.items():
         (distribution,) = declared(extra)
         assert imported()[distribution] == files_of
