@@ -28,6 +28,7 @@ _FIRST = (
     "list",
     "doctor",
     "plot",
+    "report",
 )  # first in the help; others follow by name
 
 

@@ -71,8 +71,8 @@ def draw(folders: Sequence[str | Path], view: View = View()) -> "Figure":  # noq
     return picture(histories(folders), view)
 
 
-def check_installed() -> None:
-    """Refuse to draw without matplotlib.
+def check_installed(command: str = "plot") -> None:
+    """Refuse a command that draws, if matplotlib is not there.
 
     Raises:
         ConfigError: if it is not installed.
@@ -80,7 +80,7 @@ def check_installed() -> None:
     try:
         import matplotlib.figure  # noqa: F401 - slow to import, and only needed for pictures
     except ImportError as error:
-        raise ConfigError(f"plot: pictures need matplotlib ({error}): pip install 'byzdist[plot]'.") from None
+        raise ConfigError(f"{command}: pictures need matplotlib ({error}): pip install 'byzdist[plot]'.") from None
 
 
 def picture(runs: Sequence[History], view: View) -> "Figure":

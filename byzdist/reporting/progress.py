@@ -22,7 +22,8 @@ from byzdist.reporting.record import RoundRecord
 _REFRESH, _PLAIN_EVERY = 0.1, 5.0  # seconds
 
 
-def _bytes(count: float) -> str:
+def spelled_bytes(count: float) -> str:
+    """Return a number of bytes as people read it."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -105,7 +106,7 @@ class Progress:
         self._first = self._first or (record.round, now)
         totals = metrics.totals
         quality = _quality(metrics) or _claims(metrics.claimed)
-        state = f"{quality}  up {_bytes(totals['bytes_up'])}  down {_bytes(totals['bytes_down'])}"
+        state = f"{quality}  up {spelled_bytes(totals['bytes_up'])}  down {spelled_bytes(totals['bytes_down'])}"
         if totals["missing"]:
             state += f"  missing {totals['missing']}"
         if totals["untrusted"]:
@@ -130,7 +131,7 @@ class Progress:
             f"{summary['status']} after {summary['rounds']} rounds in {summary['seconds']:.1f} s "
             f"({summary['rounds_per_second']:.0f} rounds/s)\n"
             f"  {quality or _claims(summary.get('claimed', {}))}\n"
-            f"  up {_bytes(summary['bytes_up'])}, down {_bytes(summary['bytes_down'])}, "
+            f"  up {spelled_bytes(summary['bytes_up'])}, down {spelled_bytes(summary['bytes_down'])}, "
             f"{summary['missing']} replies missing, {summary['byzantine_majorities']} rounds with a Byzantine majority\n"
             f"{_out_of_turn(summary)}"
             f"  {self._folder}",

@@ -44,7 +44,8 @@ def imported():
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
-    extras = {"plot": {"plotting.py", "results.py", "panels.py", "heat.py", "timeline.py"}, "flower": {"flower.py"}, "nvflare": {"nvflare.py"}}
+    pictures = {"plotting.py", "results.py", "panels.py", "heat.py", "timeline.py", "svg.py"}
+    extras = {"plot": pictures, "flower": {"flower.py"}, "nvflare": {"nvflare.py"}}
     for extra, files_of in extras.items():
         (distribution,) = declared(extra)
         assert imported()[distribution] == files_of

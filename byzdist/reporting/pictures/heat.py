@@ -10,7 +10,7 @@ from byzdist.problem.evaluation import OF_ANY_TASK
 from byzdist.problem.task import Better
 from byzdist.reporting.pictures.history import Array, History
 from byzdist.reporting.pictures.settings import ordered, short, values
-from byzdist.reporting.pictures.style import COLOURS, metric_label, plain
+from byzdist.reporting.pictures.style import COLOURS, INK, metric_label, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,10 +87,10 @@ def draw_heat(
             axes.add_patch(
                 Rectangle(corner, 1, 1, fill=False, hatch="//", edgecolor=COLOURS[3], linewidth=0, alpha=0.6)
             )
-        shade = image.cmap(norm(value)) if np.isfinite(value) else (1.0, 1.0, 1.0, 1.0)
+        shade = image.cmap(norm(value))
         bright = 0.3 * shade[0] + 0.59 * shade[1] + 0.11 * shade[2] > 0.5
-        axes.text(j, i, text, ha="center", va="center", fontsize="small", color="black" if bright else "white")
-    axes.set_facecolor("white")
+        colour = INK if np.isnan(value) else "black" if bright else "white"
+        axes.text(j, i, text, ha="center", va="center", fontsize="small", color=colour)
     axes.set_xticks(range(len(found.columns)), [plain(text) for text in found.columns], rotation=20, ha="right")
     axes.set_yticks(range(len(found.rows)), [plain(text) for text in found.rows])
     axes.set_xlabel(plain(short(keys[1], keys)))

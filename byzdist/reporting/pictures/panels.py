@@ -10,7 +10,7 @@ from byzdist.problem.evaluation import OF_ANY_TASK
 from byzdist.problem.task import Better
 from byzdist.reporting.pictures.curves import Axis, Curve, positions
 from byzdist.reporting.pictures.history import History
-from byzdist.reporting.pictures.style import axis_label, look, plain
+from byzdist.reporting.pictures.style import axis_label, look, plain, thin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -144,7 +144,8 @@ def draw_strips(axes: "Axes", found: Sequence[Strip], looks: Mapping[str, int], 
     """Draw the strips below a column of panels; the first column names them."""
     for row, strip in enumerate(found):
         colour = look(looks[strip.labels[0]] if len(strip.labels) == 1 else 0)["color"]
-        axes.eventplot(strip.places[column], lineoffsets=-row, linelengths=0.8, linewidths=0.6, colors=colour)
+        places = strip.places[column]
+        axes.eventplot(places, lineoffsets=-row, linelengths=0.8, linewidths=0.6, colors=colour, **thin(places))
     axes.set_ylim(0.5 - len(found), 0.5)
     told = [] if column else [strip.labels for strip in found]
     names = [plain(labels[0]) if len(labels) == 1 else f"{len(labels)} curves" for labels in told]

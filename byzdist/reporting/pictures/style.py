@@ -1,5 +1,6 @@
 """How curves look: colours that the colour-blind can tell apart, and lines and markers that need no colour."""
 
+from collections.abc import Sized
 from typing import Any, Final
 
 from byzdist.problem.evaluation import NOTES
@@ -11,12 +12,14 @@ COLOURS: Final = (INK, "#E69F00", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#
 _LINES: Final = ("-", "--", "-.", ":")
 _MARKERS: Final = "osD^vPX*<"  # 9 markers and 4 lines: 36 curves differ without colour
 _LONGEST = 120
+_TICKS = 2000
 SETTINGS: Final[dict[Any, str]] = {
     "text.color": INK,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "xtick.color": INK,
     "ytick.color": INK,
+    "legend.framealpha": "0",
 }
 _AXES: Final = {"rounds": "round", "gradients": "sample gradients", "bytes": "uplink", "seconds": "seconds"}
 _METRICS: Final = {"gap": "gap f(x) − f(x*)", "loss": "loss f(x)"}
@@ -36,6 +39,11 @@ def plain(text: str) -> str:
     text = "".join(c if c.isprintable() else "�" for c in text)
     text = text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}…{text[-_LONGEST // 2 :]}"
     return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
+
+
+def thin(ticks: Sized) -> dict[str, Any]:
+    """Return how a strip draws its ticks: more than a file of vectors should hold as an image in it."""
+    return {"rasterized": len(ticks) > _TICKS}
 
 
 def metric_label(y: str, better: dict[str, Better]) -> str:

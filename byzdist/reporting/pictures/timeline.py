@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from byzdist.reporting.pictures.history import Array, History
-from byzdist.reporting.pictures.style import COLOURS
+from byzdist.reporting.pictures.style import COLOURS, thin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,7 +97,9 @@ def draw_timeline(figure: "Figure", run: History) -> None:
     if marks:
         strips = grid[-1]
         for row, rounds in enumerate(marks.values()):
-            strips.eventplot(rounds, lineoffsets=-row, linelengths=0.8, linewidths=0.7, colors=COLOURS[row])
+            strips.eventplot(
+                rounds, lineoffsets=-row, linelengths=0.8, linewidths=0.7, colors=COLOURS[row], **thin(rounds)
+            )
         strips.set_ylim(0.5 - len(marks), 0.5)
         strips.set_yticks([-row for row in range(len(marks))], list(marks), fontsize="small")
     grid[-1].set_xlabel("round", fontsize="small")

@@ -25,7 +25,7 @@ class Clock:
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (123_456, "123.5 kB"), (5.5e9, "5.5 GB"), (2e13, "20.0 TB")],
 )
 def test_bytes(count, text):
-    assert progress._bytes(count) == text
+    assert progress.spelled_bytes(count) == text
 
 
 def test_away_from_a_terminal_a_plain_line_comes_now_and_then(tmp_path, capsys):

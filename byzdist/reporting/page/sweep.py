@@ -1,0 +1,66 @@
+"""The report on several runs."""
+
+from collections.abc import Sequence
+
+from byzdist.reporting.page.html import Cell, Html, element, section, table
+from byzdist.reporting.page.one_run import all_settings, ending, repeat, seconds, versions
+from byzdist.reporting.page.svg import inline
+from byzdist.reporting.page.words import count, number, size
+from byzdist.reporting.pictures.heat import last_value
+from byzdist.reporting.pictures.history import History
+from byzdist.reporting.pictures.settings import differing, ordered, short, values
+from byzdist.reporting.plotting import View, main_metrics
+
+_FIRST = ("aggregation.rule", "attack")  # of the keys that differ, those that make rows and columns if they can
+_PANELS = 30  # more facets are too small to see
+
+
+def sweep_page(runs: Sequence[History]) -> list[Html]:
+    """Return the sections of the report on runs."""
+    keys = sorted(differing(runs), key=lambda key: _FIRST.index(key) if key in _FIRST else len(_FIRST))
+    evaluated = [run for run in runs if run.is_evaluated]
+    metrics = main_metrics(evaluated) if evaluated else []
+    sections = [ending(runs), _differences(runs, keys)]
+    if evaluated:
+        sections += _pictures(evaluated, differing(evaluated), keys, metrics[-1])
+    else:
+        sections.append(section("Curves", element("p", "Nothing has been evaluated yet.")))
+    sections.append(section("Runs", _runs(runs, keys, metrics), element("p", "A heading sorts the table.")))
+    sections.append(section("Settings of the first run", all_settings(runs[0]), folded=True))
+    return [*sections, repeat(runs), versions(runs)]
+
+
+def _differences(runs: Sequence[History], keys: Sequence[str]) -> Html:
+    rows = [(key, ", ".join(ordered(values(runs, key)))) for key in keys]
+    seeds = ordered([str(run.settings.get("seed")) for run in runs])
+    return section("What differs", table(("key", "values"), [*rows, ("seed", ", ".join(seeds))]))
+
+
+def _pictures(runs: Sequence[History], there: Sequence[str], keys: Sequence[str], y: str) -> list[Html]:
+    """Return the curves, in facets if two keys or more differ, and a heat map of the first two."""
+    sides = tuple(key for key in keys if key in there)[:2]
+    panels = 1
+    for key in sides:
+        panels *= len(set(values(runs, key)))
+    note = element("p", "Curves are means over seeds, in a band of one standard error.")
+    if len(sides) < 2 or panels > _PANELS:
+        return [section("Curves", inline(runs, View(x="rounds"), "curves of all runs"), note)]
+    curves = inline(runs, View(y=(y,), facet=sides), f"{y} by {' and '.join(sides)}")
+    map_ = inline(runs, View(y=(y,), heat=sides), f"last {y} by {' and '.join(sides)}")
+    return [section("Curves", curves, note), section(f"Last {y}", map_)]
+
+
+def _runs(runs: Sequence[History], keys: Sequence[str], metrics: Sequence[str]) -> Html:
+    columns = [values(runs, key) for key in keys]
+    head = [short(key, keys) for key in keys]
+    rows: list[list[str | Cell]] = []
+    for number_, run in enumerate(runs):
+        settings = [column[number_] for column in columns]
+        measured = [number(last_value(run, y)) for y in metrics]
+        up = size(sum(line["bytes_up"] for line in run.lines))
+        seed = str(run.settings.get("seed"))
+        rows.append(
+            [*settings, seed, run.status, *measured, count(len(run.lines)), up, number(seconds(run)), run.folder.name]
+        )
+    head += ["seed", "status", *(f"last {y}" for y in metrics), "rounds", "uplink", "seconds", "folder"]
+    return table(head, rows, sortable=True)
