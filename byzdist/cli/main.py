@@ -23,6 +23,8 @@ _FIRST = (
     "new",
     "check",
     "run",
+    "sweep",
+    "table",
     "keys",
     "evaluate",
     "list",

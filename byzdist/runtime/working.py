@@ -33,6 +33,8 @@ def work(experiment: Experiment, rank: int, workers: int, out: Path | None) -> i
         if not stop.is_told:
             raise
         return 1  # the server was told to end as well, and was faster: it says so for all workers
+    finally:
+        transport.leave()
     return 0
 
 

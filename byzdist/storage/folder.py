@@ -249,7 +249,7 @@ def _check_same(checkpoint: Checkpoint, wanted: Wanted) -> None:
 
 def _compare(before: Mapping[str, Any], config: Config) -> None:
     """Refuse a configuration that differs from the run's in any key that is not harmless."""
-    old, new = _IMPLIED | _flat(before), _flat(config.model_dump(exclude_none=True))
+    old, new = _IMPLIED | flat(before), flat(config.model_dump(exclude_none=True))
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and not _is_harmless(key))
     if changed:
         changes = "; ".join(
@@ -260,11 +260,12 @@ def _compare(before: Mapping[str, Any], config: Config) -> None:
         )
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of a tree by their dotted keys."""
+    values: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return values
 
 
 def _is_harmless(key: str) -> bool:

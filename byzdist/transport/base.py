@@ -274,3 +274,7 @@ class WorkerEnd(ABC):
     def stop_waiting(self) -> None:
         """From now on end this worker's run when its link breaks. A signal handler may call this."""
         return None
+
+    def leave(self) -> None:
+        """Note that this worker's part in the run is over: its process may go on to another run."""
+        return None

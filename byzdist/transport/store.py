@@ -35,6 +35,7 @@ _MEMORY = 256 << 20  # bytes that a store may take, beyond what the run stores
 _FILES = 16, 256  # descriptors of the store for each worker, and for strangers
 _SPARE_MEMORY, _SPARE_FILES = 64 << 20, 16  # a store that is this close to its limits counts as full
 _QUEUE = 4096  # connections that may wait for the store
+_keepers: list[int] = []  # of the stores that this process hosts
 _GLANCE, _PAUSE = 0.02, 0.1  # seconds between two tries to connect, and between two looks at the store's process
 
 
@@ -56,6 +57,7 @@ def host(workers: int, memory: int = 0) -> Callable[[], None]:
     server = os.getpid()
     if keeper := os.fork():
         listening.close()
+        _keepers.append(keeper)
         return lambda: _end(keeper)
     try:
         die_with_parent(server)
@@ -65,6 +67,12 @@ def host(workers: int, memory: int = 0) -> Callable[[], None]:
         _keep(listening, server, workers, _MEMORY + memory)
     finally:
         os._exit(1)
+
+
+def dismiss() -> None:
+    """End the store that this process hosts, if it does: between two runs of one job, whose ranks wait for the next one meanwhile."""
+    while _keepers:
+        _end(_keepers.pop())
 
 
 def _end(keeper: int) -> None:

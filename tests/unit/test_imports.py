@@ -24,6 +24,7 @@ ROOMS = (
     "reporting",
     "runtime",
     "scripting",
+    "sweeping",
     "cli",
 )
 GROUND = {"__init__", "errors", "given", "norms", "randomness", "registry", "rounds", "torch_private", "words"}

@@ -15,7 +15,7 @@ from byzdist.transport.inbox import Inbox
 from byzdist.transport.reply_rows import ReplyRows
 from byzdist.transport.star.link import BRIEF, END, Link, LinkLost, join, read_note
 from byzdist.transport.star.shared import link_frame
-from byzdist.transport.store import STORE_PATIENCE, Connect, NoStore
+from byzdist.transport.store import SERIES, STORE_PATIENCE, Connect, NoStore
 from byzdist.transport.wire import Kind, Stage, bare_message, checksum
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,7 @@ class StarWorker(WorkerEnd):
         self._expected: Work | None = None  # the receive of the next request's first message
         self._stays = True
         self._turns = 0  # how many replies this worker still owes
+        self._has_left = threading.Event()
 
     def open(self) -> bool:
         """Join; see `WorkerEnd.open`. The store may appear minutes after this process, but must not be away later for so long.
@@ -72,14 +73,15 @@ class StarWorker(WorkerEnd):
     def end_with_the_run(self, patience: float) -> None:
         """Start a thread that ends this process ``patience`` seconds after its part in the run, should it hang.
 
-        The server's note counts only without an open link, because on a link the server itself says that the run is over.
+        In a job that trains several times the thread goes when the worker leaves this run. The server's
+        note counts only without an open link, because on a link the server itself says that the run is over.
         """
-        main = threading.main_thread()
+        main, lives_on = threading.main_thread(), SERIES in os.environ
 
         def watch() -> None:
             code, until = 0, time.monotonic() + self._join_timeout
             store = None
-            while main.is_alive():
+            while main.is_alive() and not (lives_on and self._has_left.is_set()):
                 time.sleep(_LOOK)
                 link = self._link  # a copy: the main thread may drop the link at any moment
                 if self._attempt == "" or (link is not None and link.is_open):
@@ -96,12 +98,18 @@ class StarWorker(WorkerEnd):
                     if time.monotonic() > until:  # no note can come any more
                         code = 1
                         break
-            main.join(patience)
+            if lives_on and self._has_left.wait(patience):
+                return
+            main.join(0 if lives_on else patience)
             if main.is_alive():
                 os._exit(code)
 
         # Not a daemon: the interpreter must wait for it, because ending it inside the store's code aborts the process.
         threading.Thread(target=watch).start()
+
+    def leave(self) -> None:
+        """Note that this worker's part in the run is over; see `WorkerEnd.leave`."""
+        self._has_left.set()
 
     def receive(self) -> Received | Save | Resume | None:
         """Wait for the next request or order, joining first if there is no link; see `WorkerEnd.receive`.

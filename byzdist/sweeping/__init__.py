@@ -1,0 +1,1 @@
+"""Sweeps: which runs a study has, how they are trained, and what they show."""

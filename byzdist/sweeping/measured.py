@@ -1,0 +1,155 @@
+"""What runs have measured, for tables: of each run its settings, how it has ended, and one number."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from byzdist.config.reading import read_tree
+from byzdist.errors import ConfigError
+from byzdist.host.files import parse_json, read_json, read_text
+from byzdist.problem.evaluation import OF_ANY_TASK
+from byzdist.problem.task import Better
+from byzdist.storage.folder import CONFIG, RUN, flat
+from byzdist.sweeping.folder import Status, is_sweep, load, reasons, state_of
+from byzdist.sweeping.naming import label
+
+_LARGEST = 1 << 30  # bytes of metrics
+_UNNAMED = ("name",)  # keys that say nothing of what was trained
+_PLACE = re.compile(r"last|best|round=\d{1,9}")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of a run: a name of its summary or its metrics, and where in the run: ``last``, ``best`` or ``round=N``."""
+
+    name: str
+    at: str = "last"
+
+    @classmethod
+    def of(cls, text: str, at: str = "last") -> "Metric":
+        """Return the metric that a text ``NAME`` or ``NAME@PLACE`` means.
+
+        Raises:
+            ConfigError: for another place.
+        """
+        name, _, place = text.partition("@")
+        if not _PLACE.fullmatch(place or at):
+            raise ConfigError(f"--at: {place or at!r} is none of last, best and round=N.")
+        return cls(name, place or at)
+
+    def __str__(self) -> str:
+        return {"last": self.name, "best": f"best {self.name}"}.get(
+            self.at, f"{self.name} after {self.at.replace('=', ' ')}"
+        )
+
+
+class Measured(NamedTuple):
+    """A run's number; None where the run has not finished, or has no such number."""
+
+    status: Status
+    value: float | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run, wherever its folder is.
+
+    Attributes:
+        settings: by dotted key, as text; of a sweep's run what the sweep sets, of any other its whole configuration.
+        reason: why it failed, if it could not write that down itself.
+    """
+
+    folder: Path
+    settings: Mapping[str, str]
+    reason: str = ""
+
+    def measure(self, metric: Metric) -> Measured:
+        """Return the run's number.
+
+        Raises:
+            ConfigError: if its files are not what a run writes, or it has finished without such a number.
+        """
+        state = state_of(self.folder)
+        if state.status != "finished":
+            return Measured("failed" if self.reason else state.status, None)
+        if metric.at == "last" and metric.name in state.summary:
+            value = state.summary[metric.name]
+        else:
+            value = self._search(metric)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not is_number:
+            raise ConfigError(f"--value: {metric.name!r} of {self.folder} is {value!r}, which is no number.")
+        return Measured("finished", float(value)) if is_number else Measured("diverged", None)
+
+    def _search(self, metric: Metric) -> Any:
+        """Return the value in the metrics; null, which stands for a number that is not finite, is None."""
+        lines = {line["round"]: line[metric.name] for line in self._lines() if metric.name in line}
+        if not lines:
+            names = [key for key in state_of(self.folder).summary if key not in ("status", "reason", "claimed")]
+            raise ConfigError(
+                f"--value: {metric.name!r} was not measured in {self.folder}. There are {', '.join(names)}."
+            )
+        if metric.at == "last":
+            return lines[max(lines)]
+        if metric.at == "best":
+            numbers = [value for value in lines.values() if value is not None]
+            choose = max if self.better(metric.name) == "higher" else min
+            return choose(numbers) if numbers else None
+        round_ = int(metric.at.partition("=")[2])
+        if round_ not in lines:
+            near = min(lines, key=lambda there: abs(there - round_))
+            raise ConfigError(
+                f"--at: {metric.name!r} was not measured after round {round_} in {self.folder}; the nearest is {near}."
+            )
+        return lines[round_]
+
+    def _lines(self) -> list[dict[str, Any]]:
+        path = self.folder / "metrics.jsonl"
+        try:
+            lines = [parse_json(line) for line in read_text(path, _LARGEST).split("\n")[:-1]]
+            assert all(isinstance(line, dict) and isinstance(line["round"], int) for line in lines)
+        except (OSError, ValueError, KeyError, AssertionError) as error:
+            raise ConfigError(f"{path}: this is not what a run writes: {error}.") from None
+        return lines
+
+    def better(self, name: str) -> Better | None:
+        """Return in which direction a metric is better; None where the run does not say."""
+        if name in OF_ANY_TASK:
+            return OF_ANY_TASK[name]
+        try:
+            found = read_json(self.folder / RUN)["metrics"].get(name)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ConfigError(f"{self.folder / RUN}: this is not what a run writes: {error}.") from None
+        return found if found in ("higher", "lower") else None
+
+
+def find(folders: Sequence[Path]) -> list[Found]:
+    """Return the runs in these folders: of a sweep's folder all of its runs, those that are missing, too.
+
+    Raises:
+        ConfigError: for a folder that holds neither.
+    """
+    found: list[Found] = []
+    for folder in folders:
+        if is_sweep(folder):
+            why, sweep = reasons(folder), load(folder)
+            for member in sweep.members():
+                settings = {key: label(value) for key, value in {**sweep.tree["set"], **member.settings}.items()}
+                found.append(Found(folder / member.name, settings, why.get(member.name, "")))
+        elif (folder / CONFIG).is_file():
+            tree = flat(_named(read_tree(folder / CONFIG, follow=False)))
+            found.append(Found(folder, {key: label(value) for key, value in tree.items() if key not in _UNNAMED}))
+        else:
+            raise ConfigError(f"{str(folder)!r} holds neither a sweep nor a run.")
+    return found
+
+
+def _named(node: Any) -> Any:
+    """Return a configuration in which a piece without parameters is its name, as people write it."""
+    if isinstance(node, Mapping):
+        return node["name"] if list(node) == ["name"] else {key: _named(below) for key, below in node.items()}
+    return node

@@ -1,0 +1,75 @@
+"""Forks of the sweep's process that train, and what they have said when they end badly."""
+
+import os
+import signal
+import sys
+import tempfile
+from types import FrameType
+from typing import Any
+
+from byzdist.host import speech
+
+_TAIL = 2000  # bytes of output that are looked at for a reason
+HEEDED = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+
+
+class Output:
+    """A file without a name, in which forks write what they would have shown."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile("a+b")
+
+    def take(self) -> None:
+        """Write standard output and standard error of this process there from now on."""
+        for number in (1, 2):
+            os.dup2(self._file.fileno(), number)
+        speech.protect()
+
+    def last_line(self) -> str:
+        """Return the last line of it, which says why a process has ended; "" where there is none."""
+        size = os.fstat(self._file.fileno()).st_size
+        lines = os.pread(self._file.fileno(), _TAIL, max(0, size - _TAIL)).decode(errors="replace").strip().splitlines()
+        return lines[-1].removeprefix("byzdist: ") if lines else ""
+
+    def write(self, line: str) -> None:
+        """Append a line."""
+        os.write(self._file.fileno(), f"{' '.join(line.split())}\n".encode())
+
+    def lines(self) -> dict[str, str]:
+        """Return the lines by their first word."""
+        text = os.pread(self._file.fileno(), os.fstat(self._file.fileno()).st_size, 0).decode(errors="replace")
+        return {first: rest for first, _, rest in (line.partition(" ") for line in text.splitlines())}
+
+    def close(self) -> None:
+        """Forget it."""
+        self._file.close()
+
+
+class Signals:
+    """Takes down the signals that tell this process to end; a context manager, which gives the handlers back.
+
+    Attributes:
+        came: their numbers.
+    """
+
+    def __init__(self) -> None:
+        self.came: list[int] = []
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> "Signals":
+        for number in HEEDED:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+                self._handlers[number] = signal.signal(number, self._hear)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self.came.append(number)
+
+
+def say_reason(error: Exception) -> None:
+    """Write why this process ends, as the last line of its output."""
+    print(f"byzdist: {error}", file=sys.stderr, flush=True)
