@@ -92,7 +92,7 @@ def test_the_newest_torch_that_is_tried_is_within_the_bounds():
 
 
 def test_what_serves_one_thing_is_an_extra():
-    assert set(metadata("byzdist").get_all("Provides-Extra")) == {"plot", "dev", "benchmark"}
+    assert set(metadata("byzdist").get_all("Provides-Extra")) == {"plot", "dev", "docs", "benchmark"}
     assert declared("benchmark") == {"byzfl"} and not {"byzfl", "matplotlib", "pandas"} & declared()
     assert {"scipy", "numpy", "torch"} <= declared()
 
