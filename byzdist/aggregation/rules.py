@@ -27,6 +27,8 @@ class Facts:
         norm_bound: F(n, f) with ‖rule(v_1..v_n)‖ <= F max ‖v_i‖.
         norm_formula: the same in words.
         cost: arithmetic beyond reading the n x d numbers.
+        use: when to take it, in a sentence or two.
+        formula: the result z of the vectors v_1..v_n in LaTeX, for the documentation site.
     """
 
     max_f: Callable[..., int]
@@ -36,6 +38,8 @@ class Facts:
     norm_formula: str = "1"
     cost: str = "O(n^2 d) for the inner products"
     max_byzantine: Callable[..., int] | None = None
+    use: str = ""
+    formula: str = ""
 
 
 def minority(n: int, **_: Any) -> int:

@@ -52,6 +52,8 @@ def krum_scores(squared: Floats, f: int, margin: int) -> Floats:
         breakdown="0: one hostile vector decides",
         robustness="none",
         cost="none",
+        use="To compare with, on trusted clients only: nothing is more accurate there.",
+        formula=r"z = \frac{1}{n} \sum_{i=1}^{n} v_i",
     ),
     products=False,
     aliases=["average", "avg", "fedavg"],
@@ -72,6 +74,10 @@ def _krum_max_f(n: int, margin: int = 2, **_: Any) -> int:
         breakdown="n > 2f + margin (2 by default)",
         robustness="(f, kappa): kappa = 6 (n-f)/(n-2f-margin+1) [Allouah et al. 2023, for margin 1]; (delta, c) after "
         "bucketing [Karimireddy et al. 2022]",
+        use="If the result must be a vector that a client really sent. It uses a single vector "
+        "and so keeps all of its noise; multi_krum averages that away.",
+        formula=r"z = v_j, \quad j = \arg\min_i \sum_{l \in N_i} \lVert v_i - v_l \rVert^2, "
+        r"\quad |N_i| = n - f - \mathrm{margin} \text{ nearest of } v_i",
     ),
 )
 def krum(points: Points, f: int, *, margin: Annotated[int, Ge(1)] = 2) -> Floats:
@@ -97,6 +103,8 @@ def _selects_some(run: RunFacts, key: str, *, selected: int | None, **_: Any) ->
         max_f=_krum_max_f,
         breakdown="n > 2f + margin (2 by default)",
         robustness="(f, kappa) as krum [ours: the scores of those selected are on average at most those of the honest]",
+        use="As krum, where the gradients are noisy: the mean of several vectors has less variance than one.",
+        formula=r"z = \frac{1}{|S|} \sum_{i \in S} v_i, \quad S = \text{the vectors with the smallest scores of Krum}",
     ),
 )
 @checks_run(_selects_some)
@@ -118,6 +126,9 @@ def multi_krum(
         max_f=minority,
         breakdown="1/2",
         robustness="(f, kappa): kappa = 4 (1 + f/(n-2f))^2 [Allouah et al. 2023]; (delta, c) after bucketing",
+        use="A good first choice: it needs no f, no tuning, and depends smoothly on its "
+        "input. Where clients hold different data, put nnm before it.",
+        formula=r"z = \arg\min_y \sum_{i=1}^{n} \lVert y - v_i \rVert",
     ),
     aliases=["rfa", "geomed", "gm"],
 )
@@ -171,6 +182,9 @@ def _centered_max_byzantine(n: int, start: str = "medoid", **_: Any) -> int:
         breakdown="f/n < 1/2 with tau fit to the spread",
         robustness="(delta, c) by itself, proved for small delta with tau set from the honest variance, which the "
         "default is not [Karimireddy et al. 2021]",
+        use="Few hostile clients and a spread that is known, so that tau can be set; without f.",
+        formula=r"z \leftarrow z + \frac{1}{n} \sum_{i=1}^{n} \min\left(1, "
+        r"\frac{\tau}{\lVert v_i - z \rVert}\right) (v_i - z)",
     ),
     aliases=["cclip", "centered_clipping"],
 )
@@ -218,6 +232,8 @@ def _trusts_no_row(run: RunFacts, key: str, *, pivot: int | None) -> None:
         breakdown="f/n < 1/2, for the declared f; with a pivot of one's own, if that row is honest",
         robustness="at most 5f/(n-f) honest diameters from the honest mean [ours: the pivot is within a diameter of some honest "
         "vector, so who is taken in is within four of the honest mean]",
+        use="If the declared f is right: it averages n - f vectors, so that little of the averaging is lost.",
+        formula=r"z = \frac{1}{n-f} \sum_{i \in S} v_i, \quad S = \text{the } n-f \text{ nearest to the pivot } v_p",
     ),
 )
 @checks_run(_trusts_no_row)
@@ -244,6 +260,8 @@ def monna(points: Points, f: int, *, pivot: Annotated[int, Ge(0)] | None = None)
         "with redundancy among the honest [Gupta et al. 2021]",
         robustness="",
         cost="none",
+        use="Only against clients that send large vectors: short hostile ones stay in.",
+        formula=r"z = \frac{1}{n-f} \sum_{i \in S} v_i, \quad S = \text{the } n-f \text{ smallest } \lVert v_i \rVert",
     ),
     products=False,
     aliases=["comparative_gradient_elimination"],
@@ -265,6 +283,9 @@ def _inner_fits(run: RunFacts, key: str, *, rule: str | dict[str, Any]) -> None:
         robustness="(f, kappa): kappa = 4f/(n-f) (1 + kappa of the inner rule) [ours: who was taken in is no further "
         "from the inner result than the honest who were left out]; see Dahan, Levy 2024",
         cost="that of the inner rule and O(n d)",
+        use="To take the noise out of a rule that returns one vector or a median, at little cost.",
+        formula=r"z = \frac{1}{n-f} \sum_{i \in S} v_i, \quad S = \text{the } n-f "
+        r"\text{ nearest to the result of the inner rule}",
     ),
 )
 @checks_run(_inner_fits)

@@ -51,6 +51,9 @@ def _cover(edges: NDArray[np.bool_], budget: int) -> list[int] | None:
         robustness="at most 2f/(n-f) honest diameters from the honest mean [ours: some honest vector is kept, and all "
         "others kept or honest are within a diameter of it]",
         cost="O(n^2 d) for the inner products; the search is exponential in f at worst",
+        use="Few hostile clients among few: the mean of the set that agrees best, found exactly.",
+        formula=r"z = \frac{1}{n-f} \sum_{i \in S} v_i, \quad S = \arg\min_{|S| = "
+        r"n-f} \max_{i,l \in S} \lVert v_i - v_l \rVert",
     ),
     aliases=["minimum_diameter_averaging"],
 )
@@ -98,6 +101,10 @@ def _searchable(n: int, **_: Any) -> int:
         breakdown=f"f/n < 1/2, for the declared f; C(n, f) <= {MOST_SUBSETS:,} besides",
         robustness="(f, kappa): kappa = 4f/(n-f) (1 + f/(n-2f))^2 against the top eigenvalue [Allouah et al. 2023b]",
         cost="O(n^2 d) for the inner products, C(n, f) eigenvalue problems of n - f rows",
+        use="Small cohorts, where accuracy counts more than time: its error grows with "
+        "the honest spread in its largest direction, not with the whole of it.",
+        formula=r"z = \frac{1}{n-f} \sum_{i \in S} v_i, \quad S = \arg\min_{|S| "
+        r"= n-f} \lambda_{\max}(\operatorname{Cov}(S))",
     ),
 )
 def smea(points: Points, f: int) -> Floats:
@@ -128,6 +135,9 @@ def smea(points: Points, f: int) -> Floats:
         breakdown="f/n < 1/2, for the declared f",
         robustness="(f, kappa) against the largest eigenvalue of the covariance [Allouah et al. 2025]",
         cost="O(n^2 d) for the inner products, at most 2f eigenvalue problems of n rows",
+        use="As smea, for larger cohorts: a few eigenvalue problems in place of all subsets.",
+        formula=r"c_i \leftarrow c_i \left(1 - \frac{\tau_i}{\max_l \tau_l}\right), \quad \tau_i = \langle v_i "
+        r"- \mu_c, u \rangle^2, \quad z = \mu_c \text{ with the least } \lambda_{\max}",
     ),
 )
 def caf(points: Points, f: int) -> Floats:

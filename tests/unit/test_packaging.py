@@ -100,7 +100,7 @@ def test_what_serves_one_thing_is_an_extra():
         r"^\[project.optional-dependencies\]\n(.*?)^\[", (ROOT / "pyproject.toml").read_text(), re.M | re.S
     )
     extras = set(re.findall(r"^(\w+) = \[", written, re.M))
-    assert {"plot", "dev", "benchmark", "flower", "nvflare"} | set(LOGGERS) <= extras
+    assert {"plot", "dev", "docs", "benchmark", "flower", "nvflare"} | set(LOGGERS) <= extras
     assert declared("benchmark") == {"byzfl"} and not {"byzfl", "matplotlib", "pandas"} & declared()
     assert {"scipy", "numpy", "torch"} <= declared()
 

@@ -100,7 +100,7 @@ def _kind(word: str, width: int) -> list[str]:
     for name in kind.registry:
         lines += _wrap(f"  {name}", kind.registry.describe(name), INDENT, width)
         if kind.registry is RULES:
-            for key, text in _known(RULES.get(name).facts).items():
+            for key, text in known(RULES.get(name).facts).items():
                 lines += _wrap(f"{'':{INDENT}}{key}", text, INDENT + 12, width)
     return lines
 
@@ -112,7 +112,7 @@ def _piece(kind: Kind, name: str, width: int) -> list[str]:
     for paragraph in kind.registry.document(name).split("\n\n"):
         lines += [*_wrap("", " ".join(paragraph.split()), 2, width), ""]
     if isinstance(facts := getattr(kind.registry.get(name), "facts", None), Facts):
-        for key, text in _known(facts).items():
+        for key, text in known(facts).items():
             lines += _wrap(f"  {key}", text, INDENT, width)
         lines.append("")
     if aliases:
@@ -134,7 +134,7 @@ def _facts(kind: Kind, name: str) -> dict[str, Any]:
         "description": kind.registry.describe(name),
         "aliases": _aliases(kind, name),
         "parameters": _keys(piece_settings(kind, name)),
-        **(_known(facts) if isinstance(facts, Facts) else {}),
+        **(known(facts) if isinstance(facts, Facts) else {}),
     }
 
 
@@ -142,13 +142,16 @@ def _keys(settings: list[Setting]) -> dict[str, dict[str, object]]:
     return {s.name: {"takes": s.wanted, "required": s.required, "default": s.default} for s in settings}
 
 
-def _known(facts: Facts) -> dict[str, str]:
-    return {
+def known(facts: Facts) -> dict[str, str]:
+    """Return what is shown of a rule's facts, by its title."""
+    shown = {
         "breakdown": facts.breakdown,
         "robustness": facts.robustness or "no constants known",
         "norm": f"F = {facts.norm_formula}",
         "cost": facts.cost,
+        "use": facts.use,
     }
+    return {title: text for title, text in shown.items() if text}
 
 
 def _wrap(head: str, text: str, indent: int, width: int) -> list[str]:

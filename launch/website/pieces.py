@@ -1,0 +1,106 @@
+"""A page for each kind of piece, from the registries: what `byzdist list` shows, with formulas and pictures."""
+
+import re
+from collections.abc import Iterator
+
+from byzdist.aggregation import PRE, RULES, Facts
+from byzdist.cli.list.catalogue import LEGEND, known
+from byzdist.config.settings import KINDS, Kind, piece_settings
+from website.figures import is_drawable, rule_figure, rules_legend, step_figure
+
+
+def overview() -> str:
+    """Return the page that names all pieces."""
+    lines = [
+        "# Pieces",
+        "",
+        "Everything that a configuration can name. These pages are made from the registries, as `byzdist list` is: a new piece "
+        "appears by itself. [Adding a piece](../contributing.md#adding-a-piece) has an example of each kind.",
+        "",
+        "| kind | key | names |",
+        "| --- | --- | --- |",
+    ]
+    for word, kind in KINDS.items():
+        names = ", ".join(f"[{name}]({word}.md#{name})" for name in kind.registry)
+        lines.append(f"| [{title(word)}]({word}.md) | `{_key(kind)}` | {names} |")
+    return "\n".join(lines)
+
+
+def page(word: str) -> str:
+    """Return the page of a kind below its introduction."""
+    return "\n".join(_page(word, KINDS[word]))
+
+
+def title(word: str) -> str:
+    """Return the title of a kind's page."""
+    words = KINDS[word].title
+    return words[0].upper() + words[1:]
+
+
+def _key(kind: Kind) -> str:
+    return kind.key if "." in kind.key else f"{kind.key}.name"
+
+
+def _page(word: str, kind: Kind) -> Iterator[str]:
+    yield f"A configuration names one as `{_key(kind)}`. `byzdist list {word} NAME` shows the same as this page.\n"
+    if kind.registry is RULES:
+        yield f"{LEGEND}\n\n{_comparison()}\n\n{rules_legend()}\n"
+    elif kind.registry is PRE:
+        yield f"{rules_legend()}\n"
+    for name in kind.registry:
+        yield from _piece(word, kind, name)
+
+
+def _comparison() -> str:
+    lines = ["| rule | breakdown | norm | when to use it |", "| --- | --- | --- | --- |"]
+    for name in RULES:
+        facts = RULES.get(name).facts
+        lines.append(
+            f"| [{name}](#{name}) | {_cell(facts.breakdown)} | {_cell(facts.norm_formula)} | {_cell(facts.use)} |"
+        )
+    return "\n".join(lines)
+
+
+def _piece(word: str, kind: Kind, name: str) -> Iterator[str]:
+    registry = kind.registry
+    first, *rest = registry.document(name).split("\n\n")
+    yield f"## {name} {{ #{name} }}\n\n{_prose(first)}\n"
+    facts = getattr(registry.get(name), "facts", None)
+    if isinstance(facts, Facts) and facts.formula:
+        yield f"$$\n{facts.formula}\n$$\n"
+    parameters = registry.parameters(name, word)
+    if registry is RULES and is_drawable(name, parameters):
+        yield f"{rule_figure(name)}\n"
+    if registry is PRE and is_drawable(name, parameters):
+        yield f"{step_figure(name)}\n"
+    for paragraph in rest:
+        yield f"{_prose(paragraph)}\n"
+    if isinstance(facts, Facts):
+        yield "| | what is known |\n| --- | --- |"
+        for title, words in known(facts).items():
+            yield f"| **{title}** | {_cell(words)} |"
+        yield ""
+    aliases = sorted(alias for alias, meant in registry.aliases.items() if meant == name)
+    if aliases:
+        yield f"Also called {', '.join(f'`{alias}`' for alias in aliases)}.\n"
+    settings = piece_settings(kind, name)
+    if settings:
+        yield "| parameter | takes | default | |\n| --- | --- | --- | --- |"
+        for one in settings:
+            default = "required" if one.required else "not set" if one.default is None else f"`{one.default}`"
+            yield f"| `{one.name}` | {_cell(one.wanted)} | {default} | {_cell(one.text)} |"
+        yield ""
+
+
+def _prose(paragraph: str) -> str:
+    """Return a paragraph of a docstring as Markdown: outside backticks its brackets are no links, its stars and dollars no markup."""
+    parts = " ".join(paragraph.split()).split("`")
+    return "`".join(part if i % 2 else _plain(part) for i, part in enumerate(parts))
+
+
+def _plain(words: str) -> str:
+    return re.sub(r"([\[\]*_$|])", r"\\\1", words).replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _cell(words: str) -> str:
+    return _prose(words).replace("\n", " ")
