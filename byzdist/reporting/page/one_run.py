@@ -80,7 +80,7 @@ def _figures(run: History) -> list[tuple[str, str]]:
     return [
         *pairs,
         ("last round", f"{run.rounds[-1] if run.lines else 0:g} of {said(run.settings.get('rounds'))}"),
-        ("Byzantine majorities", f"{len(run.majorities)} rounds"),
+        ("Byzantine majorities", f"{len(run.majorities)} of {len(run.lines)} rounds"),
         ("missing replies", f"{count(missing).text} of {count(asked).text}"),
         ("uplink", size(sum(line["bytes_up"] for line in run.lines)).text),
         ("time in rounds", f"{number(seconds(run)).text} s"),

@@ -12,6 +12,7 @@ from byzdist.reporting.pictures.settings import differing, ordered, short, value
 from byzdist.reporting.plotting import View, main_metrics
 
 _FIRST = ("aggregation.rule", "attack")  # of the keys that differ, those that make rows and columns if they can
+_MAPS = 4
 _PANELS = 30  # more facets are too small to see
 
 
@@ -46,8 +47,22 @@ def _pictures(runs: Sequence[History], there: Sequence[str], keys: Sequence[str]
     if len(sides) < 2 or panels > _PANELS:
         return [section("Curves", inline(runs, View(x="rounds"), "curves of all runs"), note)]
     curves = inline(runs, View(y=(y,), facet=sides), f"{y} by {' and '.join(sides)}")
-    map_ = inline(runs, View(y=(y,), heat=sides), f"last {y} by {' and '.join(sides)}")
-    return [section("Curves", curves, note), section(f"Last {y}", map_)]
+    return [section("Curves", curves, note), section(f"Last {y}", *_maps(runs, sides, y))]
+
+
+def _maps(runs: Sequence[History], sides: tuple[str, ...], y: str) -> list[Html]:
+    """Return a heat map for each value of the one other key that differs, or one of means over all other keys."""
+    others = [key for key in differing(runs) if key not in sides]
+    what = f"last {y} by {' and '.join(sides)}"
+    view = View(y=(y,), heat=sides)
+    of_each = values(runs, others[0]) if len(others) == 1 else []
+    if not 1 < len(set(of_each)) <= _MAPS:
+        return [inline(runs, view, what)]
+    maps = []
+    for value in ordered(of_each):
+        here = [run for run, text in zip(runs, of_each, strict=True) if text == value]
+        maps += [element("h3", f"{others[0]}: {value}"), inline(here, view, f"{what}, {others[0]} {value}")]
+    return maps
 
 
 def _runs(runs: Sequence[History], keys: Sequence[str], metrics: Sequence[str]) -> Html:

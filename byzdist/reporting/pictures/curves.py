@@ -59,11 +59,12 @@ def groups(runs: Sequence[History], keys: Sequence[str] | None = None) -> dict[s
 
     Args:
         runs: all of them.
-        keys: what makes a curve: runs with the same values of these keys. None: runs that differ in seed (and name) only. If a
-            seed comes twice among these, a name makes a curve, and if there is nothing else, each folder.
+        keys: what makes a curve: runs with the same values of these keys; of no keys, all runs, without a label. None: runs that
+            differ in seed (and name) only. If a seed comes twice among these, a name makes a curve, and if there is nothing else,
+            each folder.
     """
     if keys is not None:
-        return _by(runs, labels(runs, keys) if keys else [f"mean of {len(runs)} runs" if runs[1:] else ""] * len(runs))
+        return _by(runs, labels(runs, keys))
     found = [
         part
         for group in _by(runs, [same(run) for run in runs]).values()

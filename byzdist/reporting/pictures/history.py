@@ -35,7 +35,7 @@ class Measured:
     spread: Array | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class History:
     """A run, as its folder has it.
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _HIGHEST_GAP, _HIGHEST = 1e3, 2.0  # times the first value: the largest that the axis shows if a run diverges
 _SMALLEST_GAP = 1e-17  # rounding can make a gap zero or negative, and a logarithmic axis must still show it
 _MARKERS = 12  # on each curve
-DIVERGED = "diverged: ends here"
+DIVERGED = "diverged"
 _TOLD = 8  # curves in a panel that has room to say how many runs of each diverged
 _STRIPS = 12  # with more of them nothing can be seen
 
@@ -47,13 +47,15 @@ def panel(
 
 
 def _mark_ends(axes: "Axes", curves: Sequence[Curve], looks: Mapping[str, int]) -> None:
-    """Mark where curves of diverged runs end, at the upper edge if they have left the panel, with how many runs diverged."""
+    """Mark where curves of diverged runs end, or leave the panel for good, with how many runs diverged."""
     low, top = axes.get_ylim()
     for curve in curves:
         seen = np.flatnonzero(np.isfinite(curve.y))
         if not curve.diverged or not seen.size:
             continue
-        x, y, colour = curve.x[seen[-1]], min(curve.y[seen[-1]], top), look(looks[curve.label])["color"]
+        inside = np.flatnonzero(curve.y[seen] <= top)
+        end = seen[min(len(seen) - 1, inside[-1] + 1 if inside.size else 0)]
+        x, y, colour = curve.x[end], min(curve.y[end], top), look(looks[curve.label])["color"]
         axes.plot(
             [x], [y], "X", color=colour, markersize=9, markeredgecolor="white", clip_on=False, label=DIVERGED, zorder=5
         )
@@ -167,9 +169,12 @@ def axis_below(axes: "Axes", axis: Axis, note: str = "") -> None:
 def legend(figure: "Figure", panels: Sequence["Axes"]) -> None:
     """Put a legend of all curves beside the panels."""
     handles = {
-        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        label: handle
+        for axes in panels
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        if label
     }
-    if any(label.strip() for label in handles):
+    if handles:
         figure.legend(
             list(handles.values()), list(handles), loc="outside right upper", fontsize="small", handlelength=3.5
         )

@@ -103,6 +103,14 @@ def test_a_run_that_diverges_leaves_the_picture_and_the_others_their_room(tmp_pa
     )  # of the other, 1e30 at the end, what is below 1,000 times the start
 
 
+def test_a_cross_marks_where_a_diverged_run_leaves_the_picture(tmp_path):
+    runs = [write_run(tmp_path / "a", name="one", rate=0.9), write_run(tmp_path / "b", name="two", rate=2.0)]
+    (runs[1] / "summary.json").write_text('{"status": "diverged"}')
+    gap, _, accuracy, *_ = drawn(runs).axes
+    assert gap.lines[2].get_xydata().tolist() == [[10, 1e3]]  # 2^10 is above, and all that comes later
+    assert accuracy.lines[2].get_xydata().tolist() == [[30, 0.5]]
+
+
 def test_a_diverged_run_is_drawn_as_far_as_it_goes(tmp_path):
     run = write_run(tmp_path / "a", gap=False, accuracy=False)
     with (run / "metrics.jsonl").open("a") as file:

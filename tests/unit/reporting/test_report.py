@@ -86,7 +86,7 @@ def test_a_run_is_reported_as_its_folder_has_it(tmp_path):
     assert (
         figures["last loss"] == "0.25" and figures["last accuracy"] == "0.75" and figures["last round"] == "10 of 100"
     )
-    assert figures["missing replies"] == "3 of 44" and figures["Byzantine majorities"] == "1 rounds"
+    assert figures["missing replies"] == "3 of 44" and figures["Byzantine majorities"] == "1 of 11 rounds"
     assert figures["uplink"] == "1.1 kB" and figures["time in rounds"] == "5.5 s" and figures["byzdist"] == "0.0.1"
     cells = page.texts["td"]
     assert {"Byzantine", "honest", "method.clip", "2.5"} <= set(cells)
