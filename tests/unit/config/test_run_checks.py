@@ -63,7 +63,7 @@ def test_a_check_that_fails_is_the_pieces_fault():
 @pytest.mark.parametrize(
     ("inner", "complaint"),
     [
-        ({"name": "monna", "pivot": 1}, r"rule\.rule\.pivot: whose reply is which row"),
+        ({"name": "monna", "pivot": 1}, r"rule\.rule\.pivot: a row has no fixed client"),
         ({"name": "multi_krum", "selected": 6}, r"rule\.rule\.selected: 6 is more than the 5 vectors"),
     ],
 )
