@@ -81,7 +81,7 @@ def test_a_method_need_not_have_the_usual_parameters():
     Method.check_run(run, "method", rate=0.1)
     with pytest.raises(ConfigError, match=r"^method\.cohort: 4 of 3 clients"):
         Method.check_run(run, "method", cohort=4)
-    with pytest.raises(ConfigError, match=r"^method\.clip_max: it is a cap"):
+    with pytest.raises(ConfigError, match=r"^method\.clip_max: it limits the level"):
         Method.check_run(run, "method", cohort=3, clip="none", clip_max=1.0)
 
 
