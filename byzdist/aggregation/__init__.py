@@ -1,6 +1,6 @@
 """Robust aggregation of the rows of a matrix: `aggregate` for one call, `Aggregator` for many.
 
-A new rule or pre-aggregation step is one file here, see CONTRIBUTING.md.
+A new rule or pre-aggregation step is one file in this folder, see CONTRIBUTING.md.
 """
 
 from byzdist.aggregation.engine import Aggregated, Aggregator, max_byzantine

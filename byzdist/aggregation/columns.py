@@ -1,4 +1,4 @@
-"""The columns of a matrix, worked on row by row: each operation is one elementwise call on whole rows of a tile."""
+"""Operations on the columns of a matrix: each is an elementwise call on whole rows of a tile."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -11,17 +11,17 @@ import torch
 from byzdist.aggregation.kernels.networks import selection_network
 
 Row: TypeAlias = (
-    Any  # one row of a tile: a numpy array on the CPU, a torch tensor elsewhere; the operations below are the same
+    Any  # one row of a tile: a numpy array on the CPU, a torch tensor elsewhere; both have the operations used below
 )
 
-LARGEST_NETWORK = 64  # more rows than this are sorted: a network grows as n log^2 n and its rows leave the cache
+LARGEST_NETWORK = 64  # rows; more are sorted, because a network grows as n log^2 n and its rows leave the cache
 
 
 class _Plan(NamedTuple):
-    """The calls that bring ranks into place, on slots: first those of the rows, then the spare ones.
+    """The calls that sort rows by rank. They work on slots: first those of the rows, then the spare ones.
 
     Attributes:
-        steps: whether the smaller of two slots is wanted or the larger, which two, and the slot where it goes.
+        steps: (whether to take the smaller of two slots or the larger, the two slots, the slot for the result).
         rows: the slot of each rank.
         spare: the slots that are free afterwards.
     """
@@ -33,14 +33,14 @@ class _Plan(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _plan(labels: tuple[int, ...], writable: bool, spares: int) -> _Plan:
-    """Return which rows `selection_network` overwrites, and where it needs spare ones; made once, because there are many tiles."""
+    """Assign slots to the exchanges of `selection_network`; done once and kept, because all tiles use the same plan."""
     n = len(labels)
     rows, mine, spare, steps = list(range(n)), [writable] * n, list(range(n, n + spares)), []
     for low, high, keep_low, keep_high in selection_network(labels):
         a, b = rows[low], rows[high]
         free = [row for row, own in ((a, mine[low]), (b, mine[high])) if own]
         mine[low], mine[high] = keep_low, keep_high
-        if keep_low:  # where both are kept, b is needed once more
+        if keep_low:  # if both are kept, a and b are still needed for the larger one
             rows[low] = spare.pop() if keep_high or not free else free.pop()
             steps.append((True, a, b, rows[low]))
         if keep_high:
@@ -51,9 +51,9 @@ def _plan(labels: tuple[int, ...], writable: bool, spares: int) -> _Plan:
 
 
 class Columns:
-    """m rows of a tile, and the rank and mean operations that column rules are made of.
+    """m rows of a tile, and the rank and mean operations from which column rules are built.
 
-    Rows given as read-only are never written to; ``spare`` rows (m + 3 are enough) are the workspace.
+    Unless the rows are ``writable``, they are never written to; the ``spare`` rows (m + 3 are enough) are scratch memory.
     """
 
     def __init__(self, rows: Sequence[Row], spare: Sequence[Row], *, writable: bool, lib: ModuleType = np) -> None:
@@ -62,7 +62,7 @@ class Columns:
         self._writable = writable
 
     def ranks(self, labels: tuple[int, ...]) -> list[Row]:
-        """Return the rows, those with the ranks that ``labels`` ask for in place (see ``selection_network``)."""
+        """Return the rows with the ranks that ``labels`` ask for in their places (see ``selection_network``)."""
         if self.size > LARGEST_NETWORK:
             return self._sorted(labels)
         plan = _plan(labels, self._writable, len(self._spare))
@@ -73,7 +73,7 @@ class Columns:
         return self._rows
 
     def mean(self, rows: Sequence[Row]) -> Row:
-        """Return the mean of the rows, added in the order given; finite wherever they are."""
+        """Return the mean of the rows, added in the order given; it is finite wherever the rows are."""
         lib, share = self._lib, 1.0 / len(rows)
         if len(rows) == 1:
             return rows[0]
@@ -86,19 +86,19 @@ class Columns:
             lib.add(total, row, out=total)
         lib.multiply(total, share, out=total)
         finite = lib.isfinite(total)
-        if not finite.all():  # the sum left the range of the numbers; the mean does not
+        if not finite.all():  # the sum overflowed, but the mean cannot
             scaled = sum(row * share for row in rows)
             total[~finite] = scaled[~finite]
         return total
 
     def nearest(self, rows: Sequence[Row], centre: Row) -> Row:
-        """Return, in each column, the value nearest to the centre; rows ascend, and of two as near the lower counts."""
+        """Return, in each column, the value nearest to the centre, the lower one in a tie; the rows are in ascending order."""
         lib, best = self._lib, rows[0]
         above, below = self._spare[-2:]
         for row in rows[1:]:
             lib.subtract(row, centre, out=above)
             lib.subtract(centre, best, out=below)
-            nearer = above < below  # true where both are on one side and the row is nearer, too
+            nearer = above < below  # also correct if both values are on the same side of the centre
             best = torch.where(nearer, row, best) if lib is torch else _choose(nearer, row, best, scratch=above)
         return best
 
@@ -112,7 +112,7 @@ class Columns:
 
 
 def _choose(condition: Row, then: Row, otherwise: Row, scratch: Row) -> Row:
-    """Do what ``np.where`` does, by bits: with its branches, which no processor can predict, meamed takes 4 to 20 % longer."""
+    """Do what ``np.where`` does, by bit operations: its branches are unpredictable, and meamed takes 4 to 20 % longer with them."""
     whole = f"i{then.itemsize}"
     then, otherwise, differing = then.view(whole), otherwise.view(whole), scratch.view(whole)
     np.bitwise_xor(then, otherwise, out=differing)

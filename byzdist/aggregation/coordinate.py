@@ -31,9 +31,9 @@ def _middle(n: int) -> range:
     aliases=["median", "cwmed", "cm", "coordinate_wise_median", "coordinatewise_median"],
 )
 def coordinate_median(columns: Columns, f: int) -> Row:
-    """Take the median of each coordinate; of an even number of vectors, the mean of the two in the middle.
+    """Take the median of each coordinate; for an even number of vectors, the mean of the middle two.
 
-    Yin et al., "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates", ICML 2018. f does not enter.
+    Yin et al., "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates", ICML 2018. f is not used.
     """
     n, wanted = columns.size, _middle(columns.size)
     rows = columns.ranks((LOW,) * wanted.start + (0,) * len(wanted) + (HIGH,) * (n - wanted.stop))
@@ -71,14 +71,14 @@ def trimmed_mean(columns: Columns, f: int) -> Row:
 def closest_mean(columns: Columns, count: int) -> Row:
     """Return, in each coordinate, the mean of the ``count`` values closest to the median.
 
-    In ascending order those values are neighbours, and of ``count`` neighbours exactly one has each remainder of its
-    rank modulo ``count``. So the best of each remainder is chosen alone, without a search for where the run begins.
+    In ascending order those values are neighbours, and the ranks of ``count`` neighbours have all different remainders
+    modulo ``count``. So the nearest value of each remainder is chosen separately, without a search for the first neighbour.
     """
     n = columns.size
     if count == n:
         return columns.mean(columns.ranks((0,) * n))
     wanted = _middle(n)
-    alone = range(n - count, count)  # ranks whose remainder no other rank shares: always chosen, so their order is free
+    alone = range(n - count, count)  # no other rank shares their remainder: always chosen, in whatever order
     labels = [k + n if k not in alone else 0 if k < wanted[0] else 2 if k > wanted[-1] else 1 for k in range(n)]
     rows = columns.ranks(tuple(labels))
     centre = columns.mean([rows[k] for k in wanted])
@@ -109,7 +109,7 @@ def meamed(columns: Columns, f: int) -> Row:
 
 
 def _krum_repeatedly(points: Points, f: int) -> Matrix:
-    """Return the matrix that picks n - 2f points, each the Krum choice among those not yet picked."""
+    """Return the matrix that picks n - 2f points, each one Krum's choice among the points not yet picked."""
     n = points.size
     left, chosen = list(range(n)), list[int]()
     squared = points.squared_distances()

@@ -1,4 +1,4 @@
-"""The aggregator: pre-aggregation steps, then the rule, over the data at most twice."""
+"""The aggregator: pre-aggregation steps, then the rule; it usually reads the data at most twice."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,18 +24,18 @@ from byzdist.registry import Named
 from byzdist.rounds import Memory
 
 Compile: TypeAlias = bool | Literal["auto", "kept", "sums"]
-_MANY = 1 << 18  # numbers; calls of numpy take about a millisecond for them
+_MANY = 1 << 18  # numbers; numpy takes about a millisecond for this many
 
 _OWN = Facts(max_f=minority, breakdown="unknown: a user's own", robustness="", norm_bound=lambda n, f: float("nan"))
 
 
 @dataclass(frozen=True)
 class Aggregated:
-    """What an aggregator made of the rows.
+    """The result of an aggregation.
 
     Attributes:
         vector: the result, d entries.
-        clipped: how many rows the server's clipping shortened.
+        clipped: how many rows the server clipped.
         f: the number of Byzantine rows that the rule worked with.
         dropped: the rows left out because they were not finite.
     """
@@ -47,20 +47,23 @@ class Aggregated:
 
 
 class Aggregator:
-    """One rule with its pre-aggregation steps, made once and called every round; it keeps its workspaces.
+    """One rule with its pre-aggregation steps, made once and called every round; it keeps its buffers.
 
     Args:
         rule: a registered name, {name: ..., parameters}, or a spec.
-        pre: steps in the order in which they are applied, each given likewise.
-        compile: what is done by loops in C. "sums": inner products, norms and weighted sums, where there is a compiler (CC,
-            else cc) and the matrix is large; those loops are made once in a process, in some tenths of a second. "auto": on
-            the CPU also column rules where that pays within some hundred calls: several times faster, to the same bits, and as long to make
-            for each number of rows. "kept": the same with loops that all such aggregators of the process share, each made when
-            it is asked for the third time. True: both, whatever the size (on a GPU: torch.compile, ten seconds and more, for
-            column rules alone). False: nothing. Inner products in C differ from others in the last digits; all else has the
-            same bits with a compiler and without.
-        key: where the configuration names all this, for errors.
-        workspace: the buffers to use, by one call at a time; its own by default.
+        pre: steps in the order in which they are applied, each given in the same way.
+        compile: what runs as compiled loops.
+            "sums": inner products, norms and weighted sums, if there is a C compiler (CC, else cc) and the matrix is large. Those
+            loops are compiled once in a process, in some tenths of a second.
+            "auto": also column rules on the CPU, if compiling pays off within some hundred calls. They run several times faster,
+            with the same bits; compiling takes some tenths of a second for each number of rows.
+            "kept": the same, but all such aggregators of the process share the loops, and each loop is compiled when it is
+            needed for the third time.
+            True: sums and column rules, whatever the size (on a GPU: column rules alone, by torch.compile, in ten seconds or more).
+            False: nothing.
+            Inner products in C differ from the others in the last digits; all else has the same bits with and without a compiler.
+        key: the configuration key that an error names.
+        workspace: the buffers to use, for one call at a time; its own by default.
 
     Attributes:
         memory: what a rule that `remembers` keeps from call to call.
@@ -96,13 +99,13 @@ class Aggregator:
             self._compiler = _kept(self.rule, self._parameters) if compile == "kept" else Compiler()
 
     def max_f(self, n: int) -> int:
-        """Return the largest number of Byzantine rows, of n, that steps and rule accept."""
+        """Return the largest f that the steps and the rule accept for n rows."""
         most, n = max(0, n - 1), self.left(n)
         most = min(most, self.rule.facts.max_f(n, **self._parameters)) if n > 1 else 0
         return most if self._inner is None else min(most, self._inner.max_f(n))
 
     def max_byzantine(self, n: int) -> int:
-        """Return how many of n rows may be Byzantine, whichever they are and whatever they hold; see ``max_byzantine``."""
+        """Return how many of n rows may be Byzantine in the worst case; see the function ``max_byzantine``."""
         n = self.left(n)
         if n < 2:
             return 0
@@ -111,15 +114,15 @@ class Aggregator:
         return tolerated if self._inner is None else min(tolerated, self._inner.max_byzantine(n))
 
     def norm_bound(self, n: int, f: int) -> float:
-        """Return F with ‖result‖ <= F max ‖row‖, of n rows with f (at most ``max_f(n)``) declared Byzantine ones.
+        """Return F with ‖result‖ <= F max ‖row‖, for n rows of which f (at most ``max_f(n)``) are declared Byzantine.
 
-        No step lengthens the longest vector, so it is the rule's own F for the number of vectors that the steps leave.
+        No step increases the largest norm, so F is the rule's own, for the number of vectors that the steps leave.
         """
         f, n = min(f, self.max_f(n)), self.left(n)
         return self.rule.facts.norm_bound(n, f) if n > 1 else 1.0
 
     def left(self, n: int) -> int:
-        """Return how many vectors the steps leave of n rows."""
+        """Return how many vectors the steps make from n rows."""
         for step, parameters in self.pre:
             n = step.size(n, **parameters)
         return n
@@ -138,12 +141,12 @@ class Aggregator:
 
         Args:
             V: the vectors, n >= 1 rows.
-            f: how many rows may be Byzantine; at most ``max_f(n)`` is used, and returned.
-            clip: the server's threshold, to which each row is shortened before anything else.
-            generator: what bucketing draws its permutation from.
-            out: where the result goes, d entries; a new tensor by default. After an error it holds anything.
-            nonfinite: rows with NaN or infinity are an "error", are left out ("drop", each counted against f), or were
-                removed by the caller ("trust").
+            f: how many rows may be Byzantine; the value used is at most ``max_f(n)``, and is returned.
+            clip: the server's threshold, to which each row is clipped before all steps.
+            generator: for the random draws of the steps, such as bucketing's permutation.
+            out: memory for the result, d entries; a new tensor by default. After an error its content is undefined.
+            nonfinite: what to do with rows that hold NaN or infinity: raise an "error", "drop" them (each is subtracted from f),
+                or "trust" the caller to have removed them.
         """
         assert V.ndim == 2 and V.shape[0] >= 1 and V.is_floating_point(), "V is n x d, n >= 1, floating point"
         try:
@@ -170,7 +173,7 @@ class Aggregator:
         """Aggregate the rows that were not dropped.
 
         Raises:
-            NonfiniteRows: if they are not known to be ``finite`` and some are not. Nothing was drawn or remembered then.
+            NonfiniteRows: if some are not finite, unless ``finite`` says that they are. Nothing has been drawn or remembered then.
         """
         rows = [i for i in range(len(V)) if i not in dropped] if dropped else None
         compiler = self._compiler_for(V.numel(), V.device)
@@ -178,7 +181,7 @@ class Aggregator:
         vectors = Vectors(V, self._workspace, rows, loops, finite)
         f = min(max(0, f - len(dropped)), self.max_f(vectors.n))
         points, clipped = Points(Geometry(vectors, self._products)), 0
-        # A pass of its own for that takes as long as a rule; most rules make one that tells.
+        # A separate pass that looks for NaN and infinity takes as long as a rule. Most rules make a pass that finds them anyway.
         if not finite and self._products and vectors.n > 1:
             points.norms()
         elif self.pre or self._remembered or self.rule.kind in ("plain", "wrapper"):
@@ -220,7 +223,7 @@ class Aggregator:
         return self._columns(points, f, out)
 
     def _distances(self, points: Points, f: int, scratch: Tensor) -> Floats:
-        """Return the distance of each point to the rule's result; ``scratch`` takes a result that has to be written."""
+        """Return the distance of each point to the rule's result; ``scratch`` is memory for that result if it must be computed."""
         if self.rule.kind == "span":
             return points.distances_to(self.rule(points, f, *self._remembered, **self._parameters))
         distances = gram.distances_to(points.vectors, points.mix, self._apply(points, f, scratch))
@@ -243,9 +246,9 @@ class Aggregator:
             if mixed:
                 tile = vectors.mixed(points.mix, tile)
             spare = vectors.buffer("spare", m + 4, stop - start)
-            with np.errstate(over="ignore"):  # overflows are handled where they matter
+            with np.errstate(over="ignore"):  # `Columns.mean` handles overflows
                 row = self.rule(Columns(tile, spare, writable=mixed, lib=vectors.lib), f, **self._parameters)
-                # adding zero turns -0 into 0: which of two zeros a comparison keeps depends on their places
+                # adding zero turns -0 into 0, because which of the two zeros a comparison keeps depends on the order of the rows
                 if direct:
                     vectors.lib.add(row, 0.0, out=target[start:stop])
                 else:
@@ -253,13 +256,13 @@ class Aggregator:
         return out
 
     def _compiler_for(self, numbers: int, device: torch.device) -> Compiler | None:
-        """Return what makes loops for this many numbers; unless told to, only if some hundred calls make up for the time it takes."""
+        """Return the compiler for a matrix of this many numbers; None if some hundred calls would not make up for the compile time."""
         if self._compile is True or device.type == "cpu" and numbers >= _MANY:
             return self._compiler
         return None
 
     def _fused(self, points: Points, f: int, out: Tensor) -> bool:
-        """Write a column rule's result by compiled loops; False where there are none."""
+        """Write a column rule's result by a compiled loop; return False if there is none."""
         vectors = points.vectors
         compiler, finite = self._compiler_for(points.size * vectors.d, vectors.device), points.mix is None
         if compiler is None or self._compile == "sums":
@@ -280,7 +283,7 @@ class Aggregator:
 
 
 def _kept(rule: Rule, parameters: Mapping[str, Any]) -> Compiler:
-    """Return the compiler that the process keeps for a rule; a fresh one where parameters cannot be compared."""
+    """Return the compiler that the process keeps for a rule; a new one if the parameters cannot be hashed."""
     key = tuple(sorted((name, type(value), value) for name, value in parameters.items()))
     try:
         return kept_compiler(rule.function, key)
@@ -296,17 +299,17 @@ def _weigh(points: Points, weights: Floats, out: Tensor) -> Tensor:
 def max_byzantine(rule: Named, pre: Sequence[Named], n: int) -> int:
     """Return the largest number of Byzantine rows among n that these steps and this rule tolerate in the worst case.
 
-    With that many, declared as f, the result stays within a constant times the spread of the other rows from their mean. With
-    bucketing each hostile row may fall into a group of its own, so the rule has to tolerate as many among the groups. The
-    other steps change neither number. One row alone tolerates none.
+    With that many, declared as f, the distance of the result from the other rows' mean is at most a constant times the spread
+    of those rows. With bucketing each hostile row may fall into a group of its own, so the rule has to tolerate that many among
+    fewer groups. The other steps change neither number. A single row tolerates none.
 
     Args:
-        rule: as for ``aggregate``. A function of the user's own is taken at its word for any minority; one that tolerates
-            fewer is registered with ``Facts``, which say so.
+        rule: as for ``aggregate``. A user's own function is assumed to tolerate any minority; one that tolerates fewer must be
+            registered with ``Facts`` that say so.
         pre: as for ``aggregate``.
-        n: how many rows there are (the replies that came, not those that were asked for).
+        n: the number of rows (the replies that came, not the requests).
 
     Raises:
-        ConfigError: an unknown name or a wrong parameter.
+        ConfigError: for an unknown name or a wrong parameter.
     """
     return Aggregator(rule, pre).max_byzantine(n)

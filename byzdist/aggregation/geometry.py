@@ -1,4 +1,4 @@
-"""What is measured of the received vectors, each thing at most once: inner products, distances, norms."""
+"""Measurements of the received vectors, each made at most once: inner products, distances, norms."""
 
 from functools import cached_property
 
@@ -16,11 +16,11 @@ LENGTHS = (
 
 
 class Geometry:
-    """The geometry of the rows of V, by passes over them when it is first asked for.
+    """The geometry of the rows of V. Each part is measured, by a pass over the rows, when it is first asked for.
 
     Args:
         vectors: the rows.
-        products: whether inner products will be asked for in any case, so that norms need no pass of their own.
+        products: whether inner products will be needed in any case; norms then follow from them, without a separate pass.
     """
 
     def __init__(self, vectors: Vectors, products: bool = False) -> None:
@@ -28,7 +28,7 @@ class Geometry:
 
     @property
     def precision(self) -> torch.dtype:
-        """The dtype in which inner products are formed: float64 where they are few."""
+        """The dtype in which inner products are computed: float64 for a small matrix, else the data's own."""
         return torch.float64 if self.vectors.n * self.vectors.d <= gram.SMALL else self.vectors.dtype
 
     @cached_property
@@ -51,8 +51,8 @@ class Geometry:
 
     @cached_property
     def from_origin(self) -> Floats:
-        """Inner products n x n of the rows as seen from the origin, by a pass of their own."""
-        self.norms  # noqa: B018  # which may change the unit
+        """Inner products n x n of the rows as seen from the origin, by a separate pass."""
+        self.norms  # noqa: B018  # measures first, because that may change the unit
         return gram.from_origin(self.vectors)
 
     @cached_property

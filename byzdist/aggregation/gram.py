@@ -1,7 +1,7 @@
-"""Inner products of the rows, right where rows nearly agree: tiles in the data's own precision, sums in float64.
+"""Inner products of the rows, accurate even for rows that nearly agree: tiles in the data's own precision, sums in float64.
 
-A distance computed as K_ii + K_jj - 2 K_ij keeps few digits where it is small beside K_ii. So the rows are seen from a
-point among them, and pairs still too close for the precision at hand are looked at again from a point among themselves.
+A distance computed as K_ii + K_jj - 2 K_ij keeps few digits if it is small beside K_ii. So the rows are measured from a
+point among them, and pairs that are still too close for the precision are measured again from one of themselves.
 """
 
 from __future__ import annotations
@@ -24,37 +24,36 @@ from byzdist.norms import BLOCK, SAFE, add_in_order, add_squares
 Indices: TypeAlias = NDArray[np.intp]
 
 WIDTH = 32 * BLOCK
-WIDEST = 128 * BLOCK  # where columns are multiplied in place, without a copy
-PANEL = 15  # rows that are multiplied with the others at once: with 16 and more, MKL takes twice as long for each
+WIDEST = 128 * BLOCK  # the same for columns that are multiplied in place, without a copy
+PANEL = 15  # rows that are multiplied with the others in one call: from 16 on, MKL takes twice as long for each
 CANCELLED = {
     torch.float32: 1 / 16,
     torch.float64: 1e-9,
-}  # squared distances below this share of K_ii + K_jj are looked at again
+}  # squared distances below this share of K_ii + K_jj are measured again
 MISLED = {
     torch.float32: 4.0,
     torch.float64: 1e4,
-}  # a reference whose typical squared distance is this many times that of the best row is given up for it
-FARTHEST = 1e281  # squared; what is farther away is first seen in another unit, see ``Vectors.tame``
+}  # the best row replaces a reference whose typical squared distance is this many times as large
+FARTHEST = 1e281  # squared; rows that are farther away are first converted to another unit, see ``Vectors.tame``
 SMALL = 1 << 16  # numbers; converting this few to float64 costs nothing
-CACHED = 1 << 19  # numbers; this few are first seen from the origin, at little more cost than finding a better point
-SAMPLE = 64  # rows that the reference is chosen by
-PIECES = 32  # of 16 columns, for the same
+CACHED = 1 << 19  # numbers; this few are measured from the origin first, at little more cost than a better choice
+SAMPLE = 64  # the number of rows in the sample that decides on the reference
+PIECES = 32  # the number of pieces of 16 columns in that sample
 
 
-@np.errstate(invalid="ignore", over="ignore")  # sums of what float32 could not hold; they are formed again in float64
+@np.errstate(invalid="ignore", over="ignore")  # float32 may overflow; those sums are computed again in float64
 def geometry(vectors: Vectors) -> tuple[Floats, Floats]:
     """Return inner products and squared distances, both (n+1) x (n+1), of the rows and, last, the origin.
 
-    The inner products are those in a frame near the bulk of the rows. Squared distances are right to about 1e-6
-    relative, however close two rows are beside their norms. Where float64 does not hold the squares, all distances
-    are infinite.
+    The inner products are those in a frame near the bulk of the rows. Squared distances have a relative error of about
+    1e-6, however close two rows are compared to their norms. If the squares overflow float64, all distances are infinite.
     """
     n, small = vectors.n, vectors.n * vectors.d <= SMALL
     everyone = np.arange(n + 1)
     dtype = torch.float64 if small else vectors.dtype
     sampled = n * vectors.d > CACHED
     reference = _reference(vectors) if sampled else n
-    for _ in range(3):  # a hostile row may have been taken
+    for _ in range(3):  # the first reference may be a hostile row
         inner, precision = _seen_from(vectors, everyone, reference, dtype)
         if not (inner.diagonal() <= FARTHEST).all():
             return inner, np.full_like(inner, np.inf)
@@ -78,14 +77,14 @@ def _seen_from(vectors: Vectors, points: Indices, reference: int, dtype: torch.d
 
 
 def _in_range(vectors: Vectors, points: Indices, squares: Floats, reference: int) -> bool:
-    """Return whether float32 held these squared distances from the reference; a zero is right for a copy of it."""
+    """Return whether float32 can hold these squared distances from the reference; zero is correct only for a copy of it."""
     doubtful = np.flatnonzero(~((squares >= SAFE[0]) & (squares <= SAFE[1]))).tolist()
     rest = [i for i in doubtful if points[i] != reference]
     return all(squares[i] == 0.0 and vectors.equal(int(points[i]), reference) for i in rest)
 
 
 def from_origin(vectors: Vectors) -> Floats:
-    """Return the inner products n x n of the rows as they are."""
+    """Return the inner products n x n of the rows, measured from the origin."""
     dtype = torch.float64 if vectors.n * vectors.d <= SMALL else vectors.dtype
     with np.errstate(invalid="ignore", over="ignore"):
         inner, _ = _seen_from(vectors, np.arange(vectors.n + 1), vectors.n, dtype)
@@ -93,7 +92,7 @@ def from_origin(vectors: Vectors) -> Floats:
 
 
 def norms(vectors: Vectors) -> Floats:
-    """Return the Euclidean norm of each row, n values, without their inner products."""
+    """Return the Euclidean norm of each row, n values, without computing inner products."""
     if vectors.n * vectors.d <= SMALL and vectors.lib is np:
         small: Floats = vectors.tile(0, vectors.d).astype(np.float64, copy=False)
         squared: Floats = np.einsum("ij,ij->i", small, small)
@@ -123,14 +122,14 @@ def _squared(inner: Floats) -> Floats:
 
 
 def _typical(squared: Floats) -> Floats:
-    """Return the median squared distance of each point, of two the larger: no minority makes it small."""
+    """Return the median squared distance of each point (the larger of the middle two): a minority cannot make it small."""
     middle = squared.shape[1] // 2
     typical: Floats = np.partition(squared, middle, axis=1)[:, middle]
     return typical
 
 
 def _reference(vectors: Vectors) -> int:
-    """Return the row (n: the origin) to see the others from, judged by a sample of the columns."""
+    """Return the row (n: the origin) from which to measure the others, chosen by a sample of rows and columns."""
     n = vectors.n
     rows = np.unique(np.linspace(0, n - 1, min(n, SAMPLE)).astype(int))
     sample = vectors.sample(rows, PIECES, 16).cpu().numpy()
@@ -143,7 +142,7 @@ def _reference(vectors: Vectors) -> int:
 
 
 def _inner_products(vectors: Vectors, points: Indices, reference: int, dtype: torch.dtype) -> Floats:
-    """Return the inner products of the points (row numbers; n is the origin) seen from the reference, one of them."""
+    """Return the inner products of the points (row numbers; n is the origin) as seen from the reference, one of the points."""
     n, d = vectors.n, vectors.d
     shifted, all_rows = reference != n, len(points) == n + 1
     rows = points[points < n]
@@ -163,7 +162,7 @@ def _inner_products(vectors: Vectors, points: Indices, reference: int, dtype: to
     width = vectors.width(WIDTH, 2 * block, buffers=1 if dtype == vectors.dtype else 2)
     for start in range(done, d, width):
         stop = min(start + width, d)
-        blocks = max(2, -(-(stop - start) // block))  # two at least: a single product may be split among threads
+        blocks = max(2, -(-(stop - start) // block))  # at least two: a library may split a single one among threads
         tile = torch.as_tensor(vectors.tile(start, stop))
         buffer = torch.as_tensor(vectors.buffer("rows", m, blocks * block, dtype))
         view = buffer[:, : stop - start]
@@ -176,7 +175,7 @@ def _inner_products(vectors: Vectors, points: Indices, reference: int, dtype: to
 
 
 def _in_place(vectors: Vectors, block: int) -> int:
-    """Return how many columns, from the first on, can be multiplied where they are, to the bits of a copy in the workspace.
+    """Return how many columns, from the first on, can be multiplied in place, with the same bits as a copy in the workspace.
 
     Without a compiler, krum takes 20 % longer if all columns are copied (20 rows of a million), and 40 % with rows of 100 000.
     """
@@ -184,7 +183,7 @@ def _in_place(vectors: Vectors, block: int) -> int:
     if not vectors.is_plain or any(address % 64 for address in (V.data_ptr(), V.stride(0) * V.element_size())):
         return 0
     blocks = vectors.d // block
-    return block * (blocks - (blocks % (WIDEST // BLOCK) == 1))  # none alone, see below
+    return block * (blocks - (blocks % (WIDEST // BLOCK) == 1))  # no block on its own, see `_inner_products`
 
 
 @lru_cache(maxsize=64)
@@ -193,7 +192,7 @@ def _upper(m: int) -> NDArray[np.bool_]:
 
 
 def _add_products(tile: Tensor, blocks: int, total: Floats) -> None:
-    """Add the inner products of the rows to the upper half of ``total``, block of columns by block, in that order."""
+    """Add the inner products of the rows to the upper half of ``total``, one block of columns after the other."""
     parts = tile.view(len(tile), blocks, -1).transpose(0, 1)
     with full_precision(tile.device), _one_thread(tile.device):
         for first in range(0, len(total), PANEL):
@@ -204,7 +203,7 @@ def _add_products(tile: Tensor, blocks: int, total: Floats) -> None:
 
 @contextmanager
 def _one_thread(device: torch.device) -> Iterator[None]:
-    """Multiply in one thread on a CPU: with several, a library may divide and add otherwise."""
+    """Multiply in one thread on a CPU: with several, a library may split the sum, which changes its bits."""
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1:
         yield
@@ -227,7 +226,7 @@ def _see_from(tile: Tensor, rows: Indices | None, reference: int | None, out: Te
 
 
 def _with_zeros(total: Floats, points: Indices, rows: Indices, has_origin: bool, n: int) -> Floats:
-    """Return the matrix for all points: the origin, where it is the reference itself, has products of zero."""
+    """Return the matrix for all points; if the origin is the reference, its products are zero."""
     if len(points) == len(rows) or has_origin:
         return total
     full = np.zeros((len(points), len(points)))
@@ -238,7 +237,7 @@ def _with_zeros(total: Floats, points: Indices, rows: Indices, has_origin: bool,
 def _look_again(
     vectors: Vectors, inner: Floats, squared: Floats, points: Indices, precision: torch.dtype, again: torch.dtype
 ) -> None:
-    """Replace what cancellation spoiled, the products and distances of close pairs, group by group.
+    """Replace the products and distances of close pairs, whose digits cancellation destroyed, group by group.
 
     Subtracting two close numbers is exact in any precision. So each group is measured from one of its own points, in the precision
     ``again``, and pairs that are still too close are measured in float64.
@@ -264,11 +263,11 @@ def _look_again(
 
 
 def _components(linked: NDArray[np.bool_]) -> Indices:
-    """Return for each point the first of those that it is linked with, directly or through others; each is linked with itself."""
+    """Return for each point the first point that it is linked with, directly or through others; each is linked with itself."""
     first = np.arange(len(linked))
     while True:
         lower = np.where(linked, first, len(linked)).min(axis=1)
-        lower = lower[lower]  # its first, which halves the way
+        lower = lower[lower]  # jumps to that point's own first, which halves the number of passes
         if np.array_equal(lower, first):
             return first
         first = lower

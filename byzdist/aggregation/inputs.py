@@ -1,4 +1,4 @@
-"""What `aggregate` takes: a matrix or a list of inputs of one kind as the rows of a matrix, and its result as one of that kind."""
+"""The inputs of `aggregate`: a matrix, or a list of inputs of one kind, becomes a matrix; the result becomes one more of that kind."""
 
 import copy
 import warnings
@@ -15,17 +15,22 @@ from byzdist.errors import ConfigError
 
 
 class Given(NamedTuple):
-    """Inputs as a matrix, n x d, and what makes of the result, d entries, and the rows that count something of their kind."""
+    """Inputs as a matrix.
+
+    Attributes:
+        matrix: n x d, a row for each input.
+        restore: (result [d], numbers of the rows that were not dropped) -> the result in the form of an input.
+    """
 
     matrix: Tensor
     restore: Callable[[Tensor, Sequence[int]], Any]
 
 
 def as_given(V: Any, workspace: Workspace) -> Given:
-    """Return the rows that are meant; memory is shared where it can be, and a list's is the workspace's.
+    """Return the inputs as rows: a matrix shares its memory if possible, a list is copied into the workspace.
 
     Raises:
-        ConfigError: for what is none of the kinds that ``aggregate`` names.
+        ConfigError: for an input of another kind than those that ``aggregate`` names.
     """
     if isinstance(V, list | tuple) and V and isinstance(V[0], Mapping):
         return _of_states(V, workspace)
@@ -46,10 +51,10 @@ def as_given(V: Any, workspace: Workspace) -> Given:
 def _tensor(given: Any, dtype: torch.dtype | None = None) -> Tensor:
     try:
         if isinstance(given, np.ndarray) and min(given.strides, default=0) < 0:
-            given = given.copy()  # which torch cannot view
+            given = given.copy()  # because torch has no negative strides
         if isinstance(given, np.ndarray) and not given.flags.writeable:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # that the array is read-only: it is only read
+                warnings.simplefilter("ignore", UserWarning)  # torch warns of a read-only array; we only read it
                 return torch.as_tensor(given)
         return torch.as_tensor(given, dtype=dtype).detach()
     except (TypeError, ValueError, RuntimeError) as error:
@@ -77,15 +82,14 @@ def _stacked(rows: Sequence[Tensor], workspace: Workspace) -> Tensor:
 
 
 def _room(workspace: Workspace, n: int, d: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    if (
-        dtype == torch.bfloat16 or device.type != "cpu"
-    ):  # which numpy does not know; whose streams may still use what is kept
+    # numpy has no bfloat16, and a GPU's streams may still use a kept buffer
+    if dtype == torch.bfloat16 or device.type != "cpu":
         return torch.empty(n, d, dtype=dtype, device=device)
     return as_tensor(workspace.get("given", n, d, dtype, device))
 
 
 def _of_states(states: Sequence[Any], workspace: Workspace) -> Given:
-    """Return the floating entries of state_dicts side by side; the others wait for the result."""
+    """Return each state_dict's floating entries as one row; the other entries are added when the result is restored."""
     first = states[0]
     entries = [_entries(state, i, first) for i, state in enumerate(states)]
     names = [name for name, entry in entries[0].items() if entry.is_floating_point()]
@@ -111,7 +115,7 @@ def _of_states(states: Sequence[Any], workspace: Workspace) -> Given:
         for name, own in entries[0].items():
             if name in parts:
                 value = parts[name].view(own.shape).to(own.dtype, copy=True)
-            else:  # no rule averages counters: of each the middle one, which a minority does not choose
+            else:  # counters cannot be averaged; a minority cannot choose the middle one
                 value = torch.stack([entries[i][name] for i in kept]).sort(0).values[(len(kept) - 1) // 2]
             made[name] = value.numpy() if isinstance(first[name], np.ndarray | np.generic) else value
         return made

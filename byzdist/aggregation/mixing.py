@@ -1,4 +1,4 @@
-"""Pre-aggregation: steps that replace the vectors by weighted sums of them, done on the weights and not on the data."""
+"""Pre-aggregation: steps that replace the vectors by weighted sums of them; they change the weights, not the data."""
 
 from functools import lru_cache
 from typing import Annotated, Any, TypeAlias
@@ -27,7 +27,7 @@ def _permutation(n: int, generator: Generator) -> NDArray[Any]:
 
 @lru_cache(maxsize=64)
 def _groups(n: int, size: int) -> tuple[NDArray[np.intp], Floats]:
-    """Return, for n places in consecutive groups, each one's group and its share in the group's mean."""
+    """Divide n places into consecutive groups; return each place's group and its weight in the group's mean."""
     group = np.arange(n) // size
     return group, 1.0 / np.bincount(group)[group]
 

@@ -1,4 +1,4 @@
-"""Aggregation by one call. What makes a kept `Aggregator` fast, its buffers and its compiled loops, stays with the process."""
+"""Aggregation by one call. The process keeps the buffers and compiled loops that make a reused `Aggregator` fast."""
 
 import os
 import threading
@@ -15,11 +15,11 @@ from byzdist.aggregation.vectors import Workspace
 from byzdist.errors import ConfigError
 from byzdist.registry import Named
 
-MOST = 256 << 20  # bytes that idle workspaces take together
+MOST = 256 << 20  # bytes: the limit for all idle workspaces together
 
 
 class _Idle:
-    """Workspaces that no call uses at the moment: as many as there were calls at once."""
+    """Workspaces that no call uses at the moment; there is one for each call of the largest number that ran at once."""
 
     def __init__(self) -> None:
         self.forget()
@@ -42,11 +42,11 @@ class _Idle:
 
 
 _idle = _Idle()
-os.register_at_fork(after_in_child=_idle.forget)  # a thread of the parent's may have held the lock
+os.register_at_fork(after_in_child=_idle.forget)  # another thread of the parent may have held the lock
 
 
 def free_workspaces() -> None:
-    """Give back the memory (at most 256 MiB) and forget the loops that ``aggregate`` keeps for its next call."""
+    """Free the memory (at most 256 MiB) and the compiled loops that ``aggregate`` keeps for its next call."""
     _idle.forget()
     kept_compiler.cache_clear()
 
@@ -62,33 +62,33 @@ def aggregate(
 ) -> Any:
     """Aggregate the rows of V once: the pre-aggregation steps in order, then the rule.
 
-    Calls with the same shape are as fast as those of a kept ``Aggregator(compile="auto")`` from the third on: the process keeps
-    buffers, at most 256 MiB (see ``free_workspaces``), and compiled loops. Threads may call at once. A rule that remembers
-    begins anew with each call.
+    From the third call with the same shape on, a call is as fast as one of a reused ``Aggregator(compile="auto")``: the process
+    keeps buffers, at most 256 MiB (see ``free_workspaces``), and compiled loops. Several threads may call it at once. A rule
+    that remembers starts afresh with each call.
 
     Args:
-        V: n x d: a tensor on any device or a numpy array, both floating point, whose rows may be strided and are never written
-            to. Or a list of n inputs: tensors or arrays of one shape, lists of numbers, which count as float64, or state_dicts,
-            mappings of names to tensors or arrays, with the same names and shapes. A state_dict is one vector, in the widest of
-            its floating types; of its other entries, such as counters, each is the middle one of those given (of an even number
-            the lower), whatever the rule.
+        V: n x d: a tensor on any device or a numpy array, both floating point. Its rows may be strided and are never written
+            to. Or a list of n inputs of one kind: tensors or arrays of one shape, lists of numbers, which count as float64, or
+            state_dicts, mappings of names to tensors or arrays, with the same names and shapes. The floating entries of a
+            state_dict form one vector, in the widest of their types. For each other entry, such as a counter, the result has
+            the middle one of the inputs' values (the lower of the middle two), whatever the rule.
         rule: a registered name, or {name: ..., parameters}.
-        pre: steps, each given likewise.
+        pre: steps, each given in the same way.
         f: the declared number of Byzantine rows, a whole number.
-        generator: a torch.Generator or numpy Generator; only bucketing draws.
-        nonfinite: "error", or "drop" to leave rows with NaN or infinity out and count them against f.
+        generator: a torch.Generator or numpy Generator; only bucketing draws from it.
+        nonfinite: "error", or "drop" to leave out rows with NaN or infinity and subtract their number from f.
 
     Returns:
-        The result in new memory, in the form of one input: a tensor of V's dtype and on its device, an array for arrays, a
-        state_dict for state_dicts, each entry of the first one's dtype; a tensor for lists of numbers.
+        The result in new memory, in the form of one input: a tensor of V's dtype on its device; an array for arrays; a
+        state_dict for state_dicts, with the first one's dtypes; a tensor for lists of numbers.
 
     Raises:
-        ConfigError: an unknown name, a wrong parameter, an f larger than the rule's maximum, rows that are not finite, a V
+        ConfigError: for an unknown name, a wrong parameter, an f larger than the rule's maximum, rows that are not finite, a V
             that is not a matrix of numbers, or inputs that differ in kind, names or shapes.
     """
     with _idle.one() as workspace:
         matrix, restore = as_given(V, workspace)
-        if matrix.device.type != "cpu":  # a stream may still use such buffers; torch keeps that memory itself
+        if matrix.device.type != "cpu":  # a GPU's stream may still use such a buffer; torch reuses that memory itself
             workspace = Workspace()
         aggregator = Aggregator(rule, pre, compile="kept", key="aggregate", workspace=workspace)
         most = aggregator.max_f(matrix.shape[0])

@@ -1,4 +1,4 @@
-"""The vectors that a rule sees, known by their inner products: mixing them again and again never touches the data."""
+"""The vectors that a rule sees, represented by weights and inner products: mixing them, however often, does not read the data."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from byzdist.aggregation.small import product
 from byzdist.aggregation.types import Floats, Matrix
 from byzdist.aggregation.vectors import Vectors
 
-SPARSE_FROM = 256  # rows
-MILD = 2.0**-7  # factors; where most are smaller, points are seen in another frame
-FAR = 1e6  # times the median square; a point that is farther away is not near any honest one
-SMALLEST = 2.0**-100  # where all factors are below it, they are given in another unit
+SPARSE_FROM = 256  # rows; from this many on, mixing matrices are sparse
+MILD = 2.0**-7  # if most factors are below this, inner products are taken from the origin's frame
+FAR = 1e6  # times the median square: beyond this distance a point is not near any honest one
+SMALLEST = 2.0**-100  # if all factors are below this, the unit takes up the difference
 
 
 class Points:
-    """m vectors, each a weighted sum of the n rows that were received: y = mix @ rows, weights of at most one in sum.
+    """m vectors, each a weighted sum of the n received rows: y = mix @ rows, where each row of weights sums to at most one.
 
-    What the weights lack to one is a weight on the origin, so that each y is an affine combination of rows and origin,
-    and its position follows from the inner products of those in any frame of reference.
+    The rest, one minus that sum, is the weight of the origin. So each y is an affine combination of the rows and the origin,
+    and its position follows from their inner products in any frame of reference.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Points:
 
     @property
     def unit(self) -> float:
-        """What everything here is multiplied with to be in the unit of the data: a power of two, known once anything is measured."""
+        """The factor, a power of two, that turns every value here into the data's unit; known after the first measurement."""
         return self.vectors.unit * self._own_unit
 
     def mixed(self, matrix: Matrix) -> Points:
@@ -64,7 +64,7 @@ class Points:
         """Return these points, each times its factor (0 to 1)."""
         ordered = sorted(factors.tolist())
         heavily, unit = ordered[self.size // 2] < MILD, self._own_unit
-        if 0.0 < ordered[-1] < SMALLEST:  # products of such weights would vanish
+        if 0.0 < ordered[-1] < SMALLEST:  # products of such weights would underflow
             exponent = frexp(ordered[-1])[1]
             unit, factors = ldexp(unit, exponent), np.ldexp(factors, -exponent)
         norms = None if self._norms is None else factors * self._norms
@@ -81,11 +81,11 @@ class Points:
         return Points(self.geometry, mix, norms, unit, geometry)
 
     def identity(self) -> Matrix:
-        """Return the matrix that leaves the points as they are."""
+        """Return the identity matrix, which leaves the points unchanged."""
         return scipy.sparse.eye_array(self.size).tocsr() if self.size >= SPARSE_FROM else np.eye(self.size)
 
     def norms(self) -> Floats:
-        """Return the length of each point, m values."""
+        """Return the norm of each point, m values."""
         if self._norms is None and self.mix is None:
             self._norms = self.geometry.norms
         elif self._norms is None:
@@ -104,7 +104,7 @@ class Points:
         return self._geometry[0]
 
     def _from_origin(self) -> Floats:
-        """Return the inner products m x m as seen from the origin, for which the data are read once more."""
+        """Return the inner products m x m as seen from the origin; this reads the data once more."""
         inner = self.geometry.from_origin
         return inner if self.mix is None else product(self.mix, product(self.mix, inner).T)
 
@@ -113,10 +113,10 @@ class Points:
         return self._geometry[1]
 
     def _mixed(self, matrix: Matrix) -> Floats:
-        """Return the inner products of matrix @ these, the origin being last."""
+        """Return the inner products of matrix @ these, with the origin last."""
         gram, m = self.gram, matrix.shape[0]
         lack = 1.0 - np.asarray(matrix.sum(axis=1)).ravel()
-        lack[np.abs(lack) < 1e-12] = 0.0  # rounding; a far origin would blow it up
+        lack[np.abs(lack) < 1e-12] = 0.0  # a rounding error, which a far origin would magnify
         half = product(matrix, gram[:-1]) + lack[:, None] * gram[-1]
         result = np.empty((m + 1, m + 1))
         result[:-1, :-1] = product(matrix, half[:, :-1].T).T + half[:, -1:] * lack
@@ -125,10 +125,10 @@ class Points:
         return result
 
     def _doubted(self, matrix: Matrix, gram: Floats) -> Floats:
-        """Return the inner products of matrix @ these, of which some may be sums of far points that cancel.
+        """Return the inner products of matrix @ these, given as ``gram``, corrected for sums of far points that cancel.
 
-        After rounding such a sum may be anything. A point that contains one is taken to be as far away as it can be, in a
-        direction of its own, so that it never looks near.
+        After rounding, such a sum may have any value. So a point that contains one counts as far away as its rounding error
+        allows, in a direction of its own: it never looks near.
         """
         squares = self.gram.diagonal()[:-1]
         ordered = sorted(squares.tolist())
@@ -139,12 +139,13 @@ class Points:
         return gram
 
     def _scaled(self, factors: Floats, gram: Floats) -> tuple[Floats, Floats]:
-        """Return the inner products and squared distances of these times their factors, in a frame near the bulk of those.
+        """Return the inner products and squared distances of the scaled points, in a frame near the bulk of them.
 
-        ``gram`` holds the inner products in a frame that scaling may have left far away. The differences of points that
-        are close now are lost there, and the square root of a rounding error looks like a spread. So, of two that were close, the
-        distance follows from the one they had, |c v - b w|^2 = b c |v - w|^2 + (c - b)(c |v|^2 - b |w|^2), where zero is what
-        rounding alone can explain; and inner products follow from distances, unless those are the larger ones.
+        ``gram`` holds their inner products in a frame that may be far from the scaled points. There rounding hides the
+        differences of points that are close now, and the square root of a rounding error looks like a spread. So the distance
+        of two points that were close follows from their old one,
+        |c v - b w|^2 = b c |v - w|^2 + (c - b)(c |v|^2 - b |w|^2), and counts as zero if rounding alone can explain it.
+        Inner products follow from the distances, unless the distances are the larger numbers.
         """
         squared, squared_norms, result = self._squared[:-1, :-1], self._squared[-1, :-1], squared_distances(gram)
         scaled, difference = factors * squared_norms, factors[:, None] - factors
@@ -178,7 +179,7 @@ class Points:
 
 
 def squared_distances(gram: Floats) -> Floats:
-    """Return the squared distances that belong to inner products; what rounding alone can explain is zero."""
+    """Return the squared distances that follow from inner products; those that rounding alone can explain are zero."""
     diagonal = gram.diagonal()
     sums = diagonal[:, None] + diagonal
     squared = sums - 2 * gram

@@ -1,4 +1,4 @@
-"""What a rule and a pre-aggregation step are, what is known about them, and the two registries that hold them."""
+"""The interfaces of a rule and of a pre-aggregation step, the facts known about them, and their registries."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -16,18 +16,18 @@ from byzdist.registry import Registry
 
 @dataclass(frozen=True)
 class Facts:
-    """What theory knows of a rule that sees n vectors, f of which may be anything.
+    """What theory says about a rule for n vectors, f of which may be arbitrary.
 
     Attributes:
-        max_f: the largest f that the rule's formula accepts for n vectors; given its parameters too.
-        max_byzantine: how many of n vectors may be anything and the result stays within a constant times the spread of the
-            others from their mean, whatever those are; given the parameters too. None: as many as ``max_f`` says.
-        breakdown: the share of hostile vectors that it withstands, in words.
-        robustness: its (delta, c) or (f, kappa) constants where they are known, else "".
+        max_f: (n, the rule's parameters) -> the largest f that the rule's formula accepts for n vectors.
+        max_byzantine: (n, the rule's parameters) -> how many of n vectors may be arbitrary such that the result's distance from
+            the others' mean is always at most a constant times their spread. None: the same as ``max_f``.
+        breakdown: the share of hostile vectors that the rule withstands, in words.
+        robustness: its (delta, c) or (f, kappa) constants if they are known, else "".
         norm_bound: F(n, f) with ‖rule(v_1..v_n)‖ <= F max ‖v_i‖.
         norm_formula: the same in words.
-        cost: arithmetic beyond reading the n x d numbers.
-        use: when to take it, in a sentence or two.
+        cost: the arithmetic besides reading the n x d numbers.
+        use: when to choose it, in a sentence or two.
         formula: the result z of the vectors v_1..v_n in LaTeX, for the documentation site.
     """
 
@@ -48,26 +48,26 @@ def minority(n: int, **_: Any) -> int:
 
 
 def no_byzantine(n: int, **_: Any) -> int:
-    """Return 0: one hostile vector may move the result by any amount, or by more than the others differ."""
+    """Return 0: a single hostile vector may move the result by any amount, or by more than the others differ."""
     return 0
 
 
 class Rule:
     """An aggregation rule: its function, the kind of its input, and the facts about it.
 
-    The function is called for m >= 2 vectors of d finite values; f is at most what ``facts.max_f`` allows. An exception
-    that it raises ends the run. A function that is not a Rule counts as a "plain" one that tolerates any minority.
+    The function is called for m >= 2 vectors of d finite values; f is at most ``facts.max_f(m)``. An exception that it raises
+    ends the run. A function that is not a Rule counts as a "plain" one that tolerates any minority.
 
     Args:
-        function: by its kind:
+        function: depends on the kind.
             "span": (points, f) -> m weights, float64; their sum is at most 1, and the result is the weighted sum of the points.
-            "columns": (columns, f) -> one row, called for one tile of the columns after another.
-            "wrapper": (distances, f, *, rule) -> m weights, float64, given each point's distance to the result of an inner rule.
-            "plain": (matrix, f) -> a vector [d], given a tensor m x d, to which it must not write: that may be the caller's memory.
+            "columns": (columns, f) -> one row; it is called for each tile of the columns.
+            "wrapper": (distances, f, *, rule) -> m weights, float64; it gets each point's distance to the result of an inner rule.
+            "plain": (matrix, f) -> a vector [d]; it gets a tensor m x d that may be the caller's memory, so it must not write to it.
         kind: see ``function``.
-        facts: what theory knows of it.
+        facts: what theory says about it.
         select: for "columns", (points, f) -> a matrix that mixes the points first.
-        products: whether it asks for inner products or distances, so that norms are best read off those.
+        products: whether it uses inner products or distances; norms are then computed from those.
         remembers: whether a "span" or "plain" function gets a third argument, a dict of tensors that it keeps from call to call
             and that is part of a run's checkpoints.
 
@@ -113,13 +113,13 @@ class Rule:
 
 
 class PreStep:
-    """A pre-aggregation step: its function, and how many vectors it leaves of n.
+    """A pre-aggregation step: its function, and how many vectors it makes from n.
 
     Args:
         function: (points, f, generator) -> points; random draws come from the generator, torch's or numpy's (None: a fresh one).
-        size: (n, the step's parameters) -> how many vectors it leaves of n.
-        products: whether it asks for inner products or distances.
-        mixes: whether it does not, but the norms after it follow from inner products.
+        size: (n, the step's parameters) -> how many vectors it makes from n.
+        products: whether it uses inner products or distances.
+        mixes: whether the norms of its result follow from inner products, although the step itself does not use them.
 
     Example:
         >>> import numpy as np
@@ -189,7 +189,7 @@ def pre_step(
 
 
 def uniform(n: int, chosen: Sequence[int] | NDArray[Any]) -> Floats:
-    """Return the weights of the mean of the chosen ones of n points."""
+    """Return the weights, n values, of the mean of the chosen points."""
     weights = np.zeros(n)
     weights[chosen] = 1.0 / len(chosen)
     return weights

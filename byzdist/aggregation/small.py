@@ -1,4 +1,4 @@
-"""Products of small matrices, whose bits do not depend on the number of threads: a fixed order for a few numbers, else one thread."""
+"""Products of small matrices, whose bits do not depend on the number of threads: added in a fixed order, or in one thread."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,12 +6,12 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import scipy.linalg.lapack  # noqa: F401  # so that its library is among those found
+import scipy.linalg.lapack  # noqa: F401  # loads scipy's library, so that `_libraries` finds it
 from threadpoolctl import ThreadpoolController
 
 from byzdist.aggregation.types import Floats
 
-_FEW = 1 << 15  # multiplications; numpy's own loops do as many before a library's threads would be told to wait
+_FEW = 1 << 15  # multiplications that numpy's own loops finish sooner than a library's threads can be limited to one
 
 
 @cache
@@ -21,7 +21,7 @@ def _libraries() -> ThreadpoolController:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let the libraries of linear algebra that numpy and scipy call work in one thread."""
+    """Limit the linear algebra libraries of numpy and scipy to one thread."""
     with _libraries().limit(limits=1):
         yield
 
@@ -29,7 +29,7 @@ def one_thread() -> Iterator[None]:
 def product(a: Any, b: Any) -> Floats:
     """Return a @ b; each matrix (or vector b) may be sparse."""
     if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray):
-        result: Floats = a @ b  # scipy.sparse adds in the order of the entries, in one thread
+        result: Floats = a @ b  # scipy.sparse uses one thread and adds in the order of the entries
         return result
     if a.size * (b.shape[1] if b.ndim == 2 else 1) <= _FEW:
         few: Floats = np.einsum("ij,jk->ik" if b.ndim == 2 else "ij,j->i", a, b)

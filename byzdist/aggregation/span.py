@@ -18,12 +18,12 @@ LARGEST = float(np.finfo(np.float64).max)
 
 
 def nearest(distances: Floats, count: int) -> NDArray[np.intp]:
-    """Return, along the last axis, the indices of the ``count`` smallest; of equal ones the first."""
+    """Return, along the last axis, the indices of the ``count`` smallest values, the first ones in a tie."""
     return np.argsort(distances, axis=-1, kind="stable")[..., :count]
 
 
 def median(values: Floats) -> Floats:
-    """Return the median along the last axis, as numpy does, but ten times as fast for a few values."""
+    """Return the median along the last axis, as numpy.median does, but ten times as fast for a few values."""
     ordered, n = np.sort(values, axis=-1), values.shape[-1]
     middle: Floats = (ordered[..., (n - 1) // 2] + ordered[..., n // 2]) / 2
     return middle
@@ -59,7 +59,7 @@ def krum_scores(squared: Floats, f: int, margin: int) -> Floats:
     aliases=["average", "avg", "fedavg"],
 )
 def mean(points: Points, f: int) -> Floats:
-    """Average all vectors: no robustness, the baseline. f does not enter."""
+    """Average all vectors: no robustness, the baseline. f is not used."""
     return np.full(points.size, 1.0 / points.size)
 
 
@@ -102,7 +102,7 @@ def _selects_some(run: RunFacts, key: str, *, selected: int | None, **_: Any) ->
     Facts(
         max_f=_krum_max_f,
         breakdown="n > 2f + margin (2 by default)",
-        robustness="(f, kappa) as krum [ours: the scores of those selected are on average at most those of the honest]",
+        robustness="(f, kappa) as krum [ours: the mean score of the selected vectors is at most that of the honest ones]",
         use="As krum, where the gradients are noisy: the mean of several vectors has less variance than one.",
         formula=r"z = \frac{1}{|S|} \sum_{i \in S} v_i, \quad S = \text{the vectors with the smallest scores of Krum}",
     ),
@@ -143,10 +143,10 @@ def geometric_median(
     """Minimise the sum of the distances to the vectors, by smoothed Weiszfeld steps (RFA).
 
     w_i = 1 / max(‖z - v_i‖, nu), z = sum w_i v_i / sum w_i, where nu = smoothing * scale and scale is the smallest median
-    distance of a vector to the others. Steps end when the sum of the distances is at most (1 + tolerance) times the least
-    possible, n nu/2 aside: a step from z is as long as the gradient g of the smoothed sum F over sum w_i, F is convex, and
-    its minimiser is within 2 F(z)/n of z, so F(z) - min F <= 2 ‖g‖ F(z)/n. Or after ``iterations`` steps, whatever the
-    error. f does not enter.
+    distance of a vector to the others. The steps end when the sum of the distances is at most (1 + tolerance) times its minimum,
+    up to n nu/2, or after ``iterations`` steps. Proof of the bound: a step from z is as long as ‖g‖ / sum w_i, where g is the
+    gradient of the smoothed sum F; F is convex, and its minimiser is within 2 F(z)/n of z, so F(z) - min F <= 2 ‖g‖ F(z)/n.
+    f is not used.
     Pillutla, Kakade, Harchaoui, "Robust Aggregation for Federated Learning", IEEE TSP 2022; the bound is ours.
     """
     n, gram = points.size, points.gram[:-1, :-1]
@@ -180,8 +180,8 @@ def _centered_max_byzantine(n: int, start: str = "medoid", **_: Any) -> int:
         max_f=minority,
         max_byzantine=_centered_max_byzantine,
         breakdown="f/n < 1/2 with tau fit to the spread",
-        robustness="(delta, c) by itself, proved for small delta with tau set from the honest variance, which the "
-        "default is not [Karimireddy et al. 2021]",
+        robustness="(delta, c) by itself, proved for small delta and a tau set from the honest variance, not for the "
+        "default tau [Karimireddy et al. 2021]",
         use="Few hostile clients and a spread that is known, so that tau can be set; without f.",
         formula=r"z \leftarrow z + \frac{1}{n} \sum_{i=1}^{n} \min\left(1, "
         r"\frac{\tau}{\lVert v_i - z \rVert}\right) (v_i - z)",
@@ -198,11 +198,11 @@ def centered_clip(
 ) -> Floats:
     """Repeat z <- z + mean of clip_tau(v_i - z).
 
-    The start is the vector (or the mean of those) with the smallest median distance to the others, which a minority
-    cannot move away from the majority, or zero, the natural one for differences clipped to lambda (tau about lambda/2); what
-    is left of the way from zero after the last step is an error that hostile vectors make larger. With a given tau
-    the result may be off by iterations * tau * f/n besides what the spread explains.
-    tau: by default, in each step, the median distance to z. f does not enter.
+    The start "medoid" is the vector (or the mean of the vectors) with the smallest median distance to the others; a minority
+    cannot move it away from the majority. The start "zero" suits differences clipped to lambda (tau about lambda/2); if the last
+    step does not reach the vectors from there, the rest of the way is an error, which hostile vectors enlarge. With a given tau
+    the error may exceed what the spread explains by iterations * tau * f/n.
+    tau: by default, in each step, the median distance to z. f is not used.
     Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization", ICML 2021.
     """
     n = points.size
@@ -221,7 +221,8 @@ def centered_clip(
 def _trusts_no_row(run: RunFacts, key: str, *, pivot: int | None) -> None:
     if pivot is not None:
         raise ConfigError(
-            f"{key}.pivot: whose reply is which row depends on who is drawn, and there may be fewer; leave the key out."
+            f"{key}.pivot: a row has no fixed client, because each round draws other clients, and some may not reply; "
+            "leave the key out."
         )
 
 
@@ -229,9 +230,9 @@ def _trusts_no_row(run: RunFacts, key: str, *, pivot: int | None) -> None:
     "monna",
     Facts(
         max_f=minority,
-        breakdown="f/n < 1/2, for the declared f; with a pivot of one's own, if that row is honest",
+        breakdown="f/n < 1/2, for the declared f; with a chosen pivot, if that row is honest",
         robustness="at most 5f/(n-f) honest diameters from the honest mean [ours: the pivot is within a diameter of some honest "
-        "vector, so who is taken in is within four of the honest mean]",
+        "vector, so the hostile vectors kept are within four diameters of the honest mean]",
         use="If the declared f is right: it averages n - f vectors, so that little of the averaging is lost.",
         formula=r"z = \frac{1}{n-f} \sum_{i \in S} v_i, \quad S = \text{the } n-f \text{ nearest to the pivot } v_p",
     ),
@@ -256,8 +257,8 @@ def monna(points: Points, f: int, *, pivot: Annotated[int, Ge(0)] | None = None)
     Facts(
         max_f=minority,
         max_byzantine=no_byzantine,
-        breakdown="0: where all honest vectors are one and the same, a hostile one as long still moves the result; f/n < 1/3 "
-        "with redundancy among the honest [Gupta et al. 2021]",
+        breakdown="0: even if all honest vectors are equal, a hostile one of the same norm moves the result; f/n < 1/3 "
+        "with redundancy among the honest vectors [Gupta et al. 2021]",
         robustness="",
         cost="none",
         use="Only against clients that send large vectors: short hostile ones stay in.",
@@ -280,8 +281,8 @@ def _inner_fits(run: RunFacts, key: str, *, rule: str | dict[str, Any]) -> None:
     Facts(
         max_f=minority,
         breakdown="that of the inner rule",
-        robustness="(f, kappa): kappa = 4f/(n-f) (1 + kappa of the inner rule) [ours: who was taken in is no further "
-        "from the inner result than the honest who were left out]; see Dahan, Levy 2024",
+        robustness="(f, kappa): kappa = 4f/(n-f) (1 + kappa of the inner rule) [ours: the hostile vectors kept are at most as "
+        "far from the inner result as the honest ones left out]; see Dahan, Levy 2024",
         cost="that of the inner rule and O(n d)",
         use="To take the noise out of a rule that returns one vector or a median, at little cost.",
         formula=r"z = \frac{1}{n-f} \sum_{i \in S} v_i, \quad S = \text{the } n-f "

@@ -1,4 +1,4 @@
-"""Span rules that search for the n - f vectors that agree best, or weigh down those that spread most."""
+"""Span rules that search for the n - f vectors that agree best, or reduce the weight of the vectors that spread most."""
 
 import math
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ from byzdist.aggregation.small import one_thread, product
 from byzdist.aggregation.span import TINY, nearest
 from byzdist.aggregation.types import Floats
 
-MOST_SUBSETS = 200_000  # that smea looks at: a second or two
+MOST_SUBSETS = 200_000  # subsets that smea may have to examine: a second or two
 
 
 def _cover(edges: NDArray[np.bool_], budget: int) -> list[int] | None:
-    """Return at most ``budget`` vertices that touch every edge of a graph; None where that takes more.
+    """Return at most ``budget`` vertices that touch every edge of a graph, or None if that is impossible.
 
-    Vertices with more edges than the budget must be taken. When there are none, branch on the vertex with the most edges: it, or all
-    its neighbours. Exponential in the budget alone.
+    Vertices with more edges than the budget must be taken. If there are none, try the vertex with the most edges, then all its
+    neighbours instead. The time is exponential only in the budget.
     """
     degree = edges.sum(axis=1)
     top = int(degree.argmax())
@@ -49,7 +49,7 @@ def _cover(edges: NDArray[np.bool_], budget: int) -> list[int] | None:
         max_f=minority,
         breakdown="f/n < 1/2, for the declared f",
         robustness="at most 2f/(n-f) honest diameters from the honest mean [ours: some honest vector is kept, and all "
-        "others kept or honest are within a diameter of it]",
+        "others that are kept or honest are within a diameter of it]",
         cost="O(n^2 d) for the inner products; the search is exponential in f at worst",
         use="Few hostile clients among few: the mean of the set that agrees best, found exactly.",
         formula=r"z = \frac{1}{n-f} \sum_{i \in S} v_i, \quad S = \arg\min_{|S| = "
@@ -58,12 +58,12 @@ def _cover(edges: NDArray[np.bool_], budget: int) -> list[int] | None:
     aliases=["minimum_diameter_averaging"],
 )
 def mda(points: Points, f: int) -> Floats:
-    """Average the n - f vectors of the smallest diameter (largest distance of two of them).
+    """Average the n - f vectors with the smallest diameter (the largest distance between two of them).
 
-    Found exactly: a diameter t is possible if some f vectors touch all pairs further apart than t (a vertex cover);
-    the smallest such t by bisection. Each of the n - f has the others within t; and the n - f nearest to one vector
-    have some diameter: t lies between the two. El Mhamdi, Guerraoui, Guirguis, Rouault, "SGD: Decentralized Byzantine
-    Resilience", 2019.
+    The search is exact: a diameter t is possible if some f vectors touch all pairs further apart than t (a vertex cover), and
+    bisection finds the smallest such t. Lower bound: each of the n - f vectors has the others within t. Upper bound: the
+    diameter of the n - f vectors nearest to one vector. El Mhamdi, Guerraoui, Guirguis, Rouault, "SGD: Decentralized
+    Byzantine Resilience", 2019.
     """
     n, squared = points.size, points.squared_distances()
     candidates = np.unique(squared)
@@ -98,7 +98,7 @@ def _searchable(n: int, **_: Any) -> int:
     "smea",
     Facts(
         max_f=_searchable,
-        breakdown=f"f/n < 1/2, for the declared f; C(n, f) <= {MOST_SUBSETS:,} besides",
+        breakdown=f"f/n < 1/2, for the declared f; also C(n, f) <= {MOST_SUBSETS:,}",
         robustness="(f, kappa): kappa = 4f/(n-f) (1 + f/(n-2f))^2 against the top eigenvalue [Allouah et al. 2023b]",
         cost="O(n^2 d) for the inner products, C(n, f) eigenvalue problems of n - f rows",
         use="Small cohorts, where accuracy counts more than time: its error grows with "
@@ -110,12 +110,12 @@ def _searchable(n: int, **_: Any) -> int:
 def smea(points: Points, f: int) -> Floats:
     """Average the n - f vectors whose covariance has the smallest largest eigenvalue.
 
-    Every subset is looked at, by the exact eigenvalue of its centred inner products. Allouah, Guerraoui, Gupta, Pinot,
+    It computes the eigenvalue for every subset, exactly, from the centred inner products. Allouah, Guerraoui, Gupta, Pinot,
     Rizk, Voitovych, "On the Privacy-Robustness-Utility Trilemma in Distributed Learning", ICML 2023.
     """
     n, gram = points.size, points.gram[:-1, :-1]
     best, chosen = math.inf, np.arange(n)
-    affordable = n * points.vectors.d // (160 * (n - f) ** 2)  # two such chunks take a fortieth of a float32 V
+    affordable = n * points.vectors.d // (160 * (n - f) ** 2)  # two chunks of this many take 1/40 of a float32 V
     for subsets in _chunks(n, n - f, min(4096, max(64, affordable))):
         inner = gram[subsets[:, :, None], subsets[:, None, :]]
         inner -= inner.mean(axis=1, keepdims=True)
@@ -141,7 +141,7 @@ def smea(points: Points, f: int) -> Floats:
     ),
 )
 def caf(points: Points, f: int) -> Floats:
-    """Weigh vectors down by their share in the direction of largest covariance; keep the mean with the least of it.
+    """Reduce each vector's weight by its part in the direction of largest variance; return the mean with the least such variance.
 
     Weights c start at one. While sum c > n - 2f: mu = weighted mean; (lambda, v) = top eigenpair of the weighted
     covariance; tau_i = ((x_i - mu) v)^2; c_i <- c_i (1 - tau_i / max tau). The result is the mu of the smallest lambda.
@@ -163,7 +163,7 @@ def caf(points: Points, f: int) -> Floats:
             best, result = float(largest), share
         along = np.abs(product(centred, root * vectors[:, 0])) * (weights > 0)
         tau = (along / max(along.max(), TINY)) ** 2  # only the ratio to the largest counts, and squares may overflow
-        if along.max() <= 0.0 or largest <= 0.0:  # all alike
+        if along.max() <= 0.0 or largest <= 0.0:  # all vectors with a weight are equal
             break
         weights = weights * (1.0 - tau)
     return result

@@ -1,4 +1,4 @@
-"""Names for what rules calculate with."""
+"""Names for the types of numbers and matrices that rules compute with."""
 
 from typing import Any, TypeAlias
 
@@ -6,4 +6,4 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats: TypeAlias = NDArray[np.float64]
-Matrix: TypeAlias = Any  # a dense float64 array or, where it would be large and empty, a scipy.sparse array
+Matrix: TypeAlias = Any  # a dense float64 array, or a scipy.sparse array if it is large and has few entries

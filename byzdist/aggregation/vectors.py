@@ -1,7 +1,7 @@
-"""The n x d matrix that was received: read in tiles, never written to, and never copied as a whole.
+"""The received n x d matrix: read in tiles, never written to, and never copied as a whole.
 
-Sums over rows are formed row by row, each product rounded before it is added, so that their bits depend on nothing else:
-in C where that was compiled, else by calls of numpy, to the same bits.
+Sums over rows are added row by row, and each product is rounded before it is added. So their bits are the same in compiled C
+and in numpy, and depend on neither threads nor tiles.
 """
 
 from __future__ import annotations
@@ -20,31 +20,33 @@ from torch import Tensor
 from byzdist.aggregation.kernels.compiled import NO_LOOPS, Loops
 from byzdist.aggregation.types import Floats, Matrix
 
-Array: TypeAlias = Any  # a numpy array in the CPU's memory (its calls cost half of torch's), a torch tensor elsewhere
+Array: TypeAlias = Any  # a numpy array on the CPU (numpy's calls cost half of torch's), a torch tensor elsewhere
 
-SHARE = 12  # a workspace takes at most one SHARE-th of the columns of the matrix
-NARROWEST = 4096  # columns; below it a call costs more than its arithmetic
-LITTLE = 1 << 17  # numbers; a workspace of this many is small whatever the matrix
-FEW = 1 << 16  # multiplications that one call of numpy does, though it takes room for all their results
-MANY = 3  # rows in one mix on a GPU; from this many on, a product of matrices takes less time
-USUAL = 300  # binary exponents; sizes within 2^-300 and 2^300 are left as they are
-LIGHT, LIFT = 1e-30, 120  # weights below which float32 loses digits, and the binary exponent by which they are lifted
-FARTHEST = 400  # binary exponents; a row that is 2^400 times as large as the typical one is shortened to that
+SHARE = 12  # a workspace has at most 1/SHARE of the matrix's columns
+NARROWEST = 4096  # columns; with fewer, a call costs more than its arithmetic
+LITTLE = 1 << 17  # numbers; a workspace of this many is small whatever the size of the matrix
+FEW = 1 << 16  # multiplications; up to this many, one numpy call does them all, with memory for all products
+MANY = 3  # rows in one mix on a GPU; with more, a matrix product takes less time
+USUAL = 300  # binary exponents; sizes between 2^-300 and 2^300 keep their unit
+LIGHT, LIFT = 1e-30, 120  # weights below LIGHT lose digits in float32; they are multiplied by 2^LIFT
+FARTHEST = (
+    400  # binary exponents; a row that is more than 2^400 times as large as the typical one is scaled down to that
+)
 
 
 def as_array(tensor: Tensor) -> Array:
-    """Return a CPU tensor as the numpy array of the same memory, any other as it is."""
+    """Return a CPU tensor as a numpy array that shares its memory, any other tensor unchanged."""
     return tensor.numpy() if tensor.device.type == "cpu" else tensor
 
 
 def as_tensor(array: Array) -> Tensor:
-    """Return what ``as_array`` was given."""
+    """Return the tensor that ``as_array`` was given."""
     return torch.from_numpy(array) if isinstance(array, np.ndarray) else array
 
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Multiply float32 as such on a GPU: TF32, where the user allows it, keeps three digits."""
+    """Multiply float32 in full precision on a GPU: TF32, which a user may have allowed, keeps three digits."""
     if device.type != "cuda":
         yield
         return
@@ -57,7 +59,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 class NonfiniteRows(Exception):
-    """Some rows hold NaN or infinity: their numbers."""
+    """Some rows hold NaN or infinity; ``rows`` are their numbers."""
 
     def __init__(self, rows: tuple[int, ...]) -> None:
         super().__init__(rows)
@@ -65,13 +67,13 @@ class NonfiniteRows(Exception):
 
 
 def nonfinite_rows(V: Tensor) -> tuple[int, ...]:
-    """Return the rows of V (n x d) with NaN or infinity: their sums show them, or overflow and are looked at closely."""
+    """Return the rows of V (n x d) with NaN or infinity: only a row whose sum is not finite is examined value by value."""
     sums = V.sum(dim=1).tolist()
     return tuple(i for i, total in enumerate(sums) if not math.isfinite(total) and not torch.isfinite(V[i]).all())
 
 
 class Workspace:
-    """Named buffers that grow and are kept: fresh memory costs more than the arithmetic done in it."""
+    """Named buffers that grow and are reused: page faults of fresh memory cost more than the arithmetic done in it."""
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, torch.dtype, torch.device], tuple[int, Array]] = {}
@@ -88,8 +90,8 @@ class Workspace:
             del self._buffers[key], buffer
 
     def get(self, name: str, rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Array:
-        """Return a rows x columns array; what it held is overwritten."""
-        stride = -(-columns // 16) * 16  # each row begins on a cache line: a library's bits can depend on that
+        """Return a rows x columns array, whose old content the caller overwrites."""
+        stride = -(-columns // 16) * 16  # each row begins on a cache line: a library's bits can depend on alignment
         key, size = (name, dtype, device), rows * stride
         room, buffer = self._buffers.get(key, (-1, None))
         if room < size:
@@ -99,19 +101,19 @@ class Workspace:
 
 
 class Vectors:
-    """The rows of V that take part, with what is done to their numbers: tiles and weighted sums.
+    """The rows of V that take part, read in tiles, and their weighted sums.
 
     Args:
         V: n x d, any device, floating point; rows may be strided.
-        workspace: where tiles live between calls.
+        workspace: the buffers for tiles and sums.
         rows: the rows that take part; all of them by default.
-        loops: what forms sums, where it was compiled.
+        loops: the compiled loops for sums, if there are any.
         finite: whether all numbers are known to be finite.
 
     Attributes:
-        finite: the same; a pass over the rows that would have met another number sets it.
-        unit: what these rows are multiplied with to be those of V, a power of two; 1 but for numbers whose squares float64
-            does not hold (see ``tame``, which `Geometry` calls with its first measurement where it has to).
+        finite: the same; also set by any pass over the rows that would have noticed NaN or infinity.
+        unit: the power of two that turns these rows into those of V. It is 1, except for numbers whose squares float64 cannot
+            hold (`Geometry` then calls ``tame`` after its first measurement).
     """
 
     def __init__(
@@ -136,7 +138,7 @@ class Vectors:
         self.lib: ModuleType = np if V.device.type == "cpu" else torch
 
     def check(self) -> None:
-        """Make sure that all numbers are finite, by a pass over them if that is not known.
+        """Check that all numbers are finite, by a pass over them unless that is known already.
 
         Raises:
             NonfiniteRows: if some are not.
@@ -147,7 +149,7 @@ class Vectors:
             self.finite = True
 
     def witness(self, measured: Floats) -> None:
-        """Take note of a length of each row, which says of those that are finite that their numbers are.
+        """Use a measured norm of each row: if all norms are finite, all numbers are; else check the numbers.
 
         Raises:
             NonfiniteRows: if some are not.
@@ -156,13 +158,13 @@ class Vectors:
         self.check()
 
     def width(self, largest: int, multiple: int = 16, buffers: int = 1) -> int:
-        """Return how many columns a tile has, so that workspaces of n rows of them stay small beside V."""
+        """Return the number of columns of a tile, such that workspaces of n rows stay small beside V."""
         least = max(NARROWEST, min(largest, LITTLE // self.n))
         return max(multiple, max(least, min(largest, self.d // SHARE)) // (buffers * multiple) * multiple)
 
     @property
     def is_plain(self) -> bool:
-        """Whether tiles are views of V, so that even the widest takes no memory."""
+        """Whether tiles are views of V, so that a tile of any width takes no memory."""
         return self._array is not None
 
     def tile(self, start: int, stop: int) -> Array:
@@ -174,21 +176,21 @@ class Vectors:
         return as_array((tile.to(self.dtype) if self._scale is None else tile * self._scale).contiguous())
 
     def number(self, row: int) -> int:
-        """Return which row of V one of those that take part is."""
+        """Return the number in V of a row that takes part."""
         return row if self.rows is None else self.rows[row]
 
     def kept(self, number: int) -> int | None:
-        """Return which of the rows that take part is row ``number`` of V, or None where it does not take part."""
+        """Return the position of V's row ``number`` among the rows that take part, or None if it does not take part."""
         rows = range(self.n) if self.rows is None else self.rows
         return rows.index(number) if number in rows else None
 
     def equal(self, i: int, j: int) -> bool:
-        """Return whether two rows of V, not both of them the origin (n), are equal."""
+        """Return whether two rows that take part are equal; one of them may be n, the origin."""
         first, *other = [self.V[self.number(k)] for k in (i, j) if k < self.n]
         return torch.equal(first, other[0]) if other else not first.any()
 
     def sample(self, rows: NDArray[np.intp], pieces: int, columns: int) -> Tensor:
-        """Return some ``pieces`` of adjacent columns of the rows, spread evenly over V."""
+        """Return about ``pieces`` pieces of ``columns`` adjacent columns of the rows, spread evenly over V."""
         size = min(columns, self.d)
         step = max(1, (self.d - size) // (pieces - 1))
         sample = self.V.unfold(1, size, step)[[self.number(i) for i in rows.tolist()]].flatten(1).double()
@@ -205,11 +207,11 @@ class Vectors:
         return self.workspace.get(name, rows, columns, dtype or self.dtype, self.device)
 
     def tame(self) -> bool:
-        """See the rows in a unit in which squares keep their digits, if that is needed; return whether anything changed.
+        """Change to a unit in which squares keep their digits, if that is needed; return whether anything changed.
 
-        The unit is such that the median of the rows' largest entries, which a minority does not choose, is near 1, where it is
-        not of a usual size as it is. A row that is 2^400 times as large is shortened to that: it is still far away. All
-        factors are powers of two, so nothing is rounded. Done once, with the first measurement, before any is handed out.
+        Unless it has a usual size, the median of the rows' largest entries, which a minority cannot choose, becomes about 1.
+        A row that is more than 2^400 times as large is scaled down to that, which is still far away. All factors are powers of
+        two, so nothing is rounded. This happens once, before the first measurement is returned to anyone.
         """
         if self._tamed:
             return False
@@ -229,17 +231,17 @@ class Vectors:
         return True
 
     def weighted_sum(self, weights: Floats, out: Tensor) -> Tensor:
-        """Write the weighted sum of the rows, weights of at most one in sum, to ``out``, d values, and return it."""
+        """Write the weighted sum of the rows to ``out``, d values, and return it; the weights sum to at most one."""
         used = np.flatnonzero(weights)
         if len(used) == 1 and weights[used[0]] == 1.0 and self._scale is None:
             return out.copy_(self.V[self.number(used[0])])
         direct, mix = out.dtype == self.dtype and out.is_contiguous(), weights[None]
         whole = self.is_plain and direct and self.loops.sums is not None and self._light(mix) is None
-        finite = len(used) == self.n  # whatever is not then shows in the sums
+        finite = len(used) == self.n  # then NaN or infinity in any row shows in the sums
         for start, stop, tile in self.tiles(self.d if whole else self.width(32768)):
             row = as_array(out[None, start:stop]) if direct else self.buffer("sum", 1, stop - start)
             self._add_up(mix, tile, row)
-            if not self.lib.isfinite(row).all():  # rounding alone took it beyond the range of the numbers
+            if not self.lib.isfinite(row).all():  # rounding may have taken it beyond the largest number
                 finite = False
                 limit = torch.finfo(self.dtype).max / 2
                 self._add_up(mix / 2, tile, row)
@@ -256,11 +258,11 @@ class Vectors:
         return result
 
     def _few(self, mix: Matrix, tile: Array) -> bool:
-        """Return whether one call adds up all, along an axis that is not the innermost, where numpy would add pairwise."""
+        """Return whether one numpy call may add up all products: along any but the innermost axis numpy adds one by one."""
         return self.lib is np and isinstance(mix, np.ndarray) and bool(1 < tile.shape[1] <= FEW // mix.size)
 
     def _add_up(self, mix: Matrix, tile: Array, out: Array) -> None:
-        """Write mix @ tile to ``out``, the products of each row added one by one; on a GPU, whose sums no thread divides, at will."""
+        """Write mix @ tile to ``out``, adding each row's products one by one; a GPU, where no thread splits sums, has its own order."""
         if self.lib is torch and isinstance(mix, np.ndarray) and np.count_nonzero(mix) > MANY * len(mix):
             with full_precision(self.device):
                 torch.mm(torch.from_numpy(mix).to(self.device, self.dtype), tile, out=out)
@@ -285,7 +287,7 @@ class Vectors:
                 self.lib.add(row, product, out=row)
 
     def _entries(self, mix: Matrix) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.floating]]:
-        """Return the entries of a matrix that are not 0, row by row: where each row begins, and their columns and values."""
+        """Return a matrix's nonzero entries row by row: where each row begins, and the entries' columns and values."""
         if isinstance(mix, np.ndarray):
             where, of = np.nonzero(mix)
             begins = np.searchsorted(where, np.arange(len(mix) + 1))
@@ -298,7 +300,7 @@ class Vectors:
         return weights if self.dtype == torch.float64 else weights.astype(np.float32)
 
     def _light(self, mix: Matrix) -> NDArray[np.bool_] | None:
-        """Return which rows count with weights too small for float32, as those that were clipped from 1e38 do; None: no row does."""
+        """Return which rows have weights too small for float32, such as rows clipped from 1e38; None if no row has."""
         if self.dtype == torch.float64:
             return None
         largest = abs(mix).max(axis=0)

@@ -1,4 +1,4 @@
-"""Which attack which Byzantine client mounts in which rounds."""
+"""The assignment of attacks to Byzantine clients and rounds."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ ASSIGNED = ("clients", "rounds")
 
 @dataclass(frozen=True)
 class Assignment:
-    """One entry of the configuration's ``attack``; ``rounds`` None stands for all."""
+    """One entry of the configuration's ``attack``; ``rounds`` is None for all rounds."""
 
     name: str
     attack: Attack
@@ -29,16 +29,16 @@ class Assignment:
 
     @property
     def changes_messages(self) -> bool:
-        """Return whether the attack means to change what the client sends: not its data, its process, or nothing."""
+        """Return whether the attack changes what the client sends, and not its data, its process, or nothing."""
         return not (self.has("on_labels") or self.has("on_process") or self.attack is ATTACKS.get("none"))
 
     def has(self, mark: str) -> bool:
-        """Return whether the attack bears a mark such as "omniscient"."""
+        """Return whether the attack has a mark such as "omniscient"."""
         return bool(getattr(self.attack, mark, False))
 
 
 def assignments(specs: Sequence[Spec], byzantine: Collection[int]) -> list[Assignment]:
-    """Return the checked entries, of all the Byzantine clients unless they name some; the first that covers a client and a round counts."""
+    """Return the checked entries. An entry without ``clients`` is for all Byzantine clients; the first entry that covers counts."""
     found = []
     for spec in specs:
         rounds = spec.parameters.get("rounds")
@@ -55,10 +55,10 @@ def assignments(specs: Sequence[Spec], byzantine: Collection[int]) -> list[Assig
 
 
 def flipped(specs: Sequence[Spec], byzantine: Collection[int]) -> set[int]:
-    """Return the clients whose labels are flipped, which holds for all rounds.
+    """Return the clients whose labels are flipped, in all rounds.
 
     Raises:
-        ConfigError: where an earlier entry takes such a client in some rounds.
+        ConfigError: if an earlier entry covers such a client in some rounds.
     """
     found, settled, changing = set[int](), set[int](), set[int]()
     for i, entry in enumerate(assignments(specs, byzantine)):
@@ -71,14 +71,14 @@ def flipped(specs: Sequence[Spec], byzantine: Collection[int]) -> set[int]:
             if torn := reached & changing:
                 raise ConfigError(
                     f"attack.{i}: {specs[i].name!r} changes a client's data for the whole run, but an earlier entry "
-                    f"takes {sorted(torn)} in some rounds. Give the two entries different clients."
+                    f"covers {sorted(torn)} in some rounds. Give the two entries different clients."
                 )
             found |= reached
     return found
 
 
 def check_assignment(spec: Spec, key: str, bad: range) -> dict[str, list[int]]:
-    """Check what an entry says of clients and rounds; return that part.
+    """Check the clients and rounds of an entry, and return them.
 
     Raises:
         ConfigError: naming the key.
@@ -90,7 +90,7 @@ def check_assignment(spec: Spec, key: str, bad: range) -> dict[str, list[int]]:
         if strangers or not clients:
             known = f"{bad[0]}..{bad[-1]}" if bad else "none (clients.byzantine: 0)"
             raise ConfigError(
-                f"{key}.clients: {strangers!r} are not Byzantine clients; give a list of ids out of {known}."
+                f"{key}.clients: {strangers!r} are not Byzantine clients; give a list of ids from {known}."
             )
         checked["clients"] = clients
     if (rounds := spec.parameters.get("rounds")) is not None:

@@ -1,4 +1,4 @@
-"""What an attack is given, what it may know, and what it returns.
+"""The interface of an attack: what it is given, what it may know, and what it returns.
 
 An attack is a function of a `Context`, called in the worker's process each time its client is asked for a message.
 
@@ -6,9 +6,9 @@ Args:
     now: the `Context`; for an attack that is `on_wire`, the `Envelope` of the finished reply.
 
 Returns:
-    The vector that is sent in place of the honest one, before compression: d values of the dtype and on the device of
-    ``now.honest``, which may be this very tensor, overwritten. Any values will do, NaN included. For an attack that is `on_wire`: the
-    message, uint8 and of any size.
+    The vector to send in place of the honest one, before compression: d values of the dtype and on the device of ``now.honest``.
+    It may be that tensor itself, overwritten. Any values are allowed, also NaN. An attack that is `on_wire` returns the message
+    instead, uint8 and of any size.
 
 Raises:
     Exception: any exception ends the process that hosts the client.
@@ -19,7 +19,7 @@ Example:
     >>> from byzdist.compression.identity import Identity
     >>> from byzdist.rounds import Round
     >>> def push(now: Context, *, strength: float = 1.0) -> torch.Tensor:
-    ...     "Send the server's last estimate, turned around."
+    ...     "Send the negative of the server's last estimate."
     ...     return now.g.mul_(-strength)
     >>> x, honest = torch.tensor([1.0, 2.0]), torch.zeros(2)
     >>> now = Context(
@@ -50,22 +50,22 @@ F = TypeVar("F", bound=Attack)
 
 @dataclass(frozen=True)
 class Context:
-    """What a Byzantine client knows when it is asked for a message: what its request says, and how the run is configured.
+    """What a Byzantine client knows when it is asked for a message: the content of its request, and the run's configuration.
 
     Attributes:
         honest: h, what this client would honestly send, before compression; d values that the attack may overwrite and return.
         difference: whether the message is a gradient difference (else a gradient estimate).
-        x, previous, start: x^k, x^{k-1} (None where no difference is asked for, unless the attack is `knows_estimate`) and x^0.
-        step_size, last_step: γ_k, which is to come, and γ_{k-1}, which led to x^k (None: the same).
-        weight_decay: w, by which x^k is (1 - γ_{k-1} w) x^{k-1} - γ_{k-1} g^{k-1}.
+        x, previous, start: x^k, x^{k-1} (None if no difference is asked for, unless the attack is `knows_estimate`) and x^0.
+        step_size, last_step: γ_k, the next step, and γ_{k-1}, the step that led to x^k (None: the same).
+        weight_decay: w in x^k = (1 - γ_{k-1} w) x^{k-1} - γ_{k-1} g^{k-1}.
         clients, byzantine: n, and the ids of all attackers.
-        f: how many of the cohort the operator takes for Byzantine.
-        colluders: for `omniscient` attacks, the messages of the cohort's honest clients by id, to be read only; None for the others.
-        rule, pre: for attacks that are `knows_rule`, the server's rule and the steps before it; None for the others.
+        f: the number of Byzantine clients that the server assumes in the cohort.
+        colluders: for `omniscient` attacks, the messages of the cohort's honest clients by id, read-only; None for other attacks.
+        rule, pre: for attacks that are `knows_rule`, the server's rule and the steps before it; None for other attacks.
         clip: maps g^{k-1} to the clipping level of a sampled round, see `level`.
-        compressor: what the message goes through on its way, see `delivered`.
-        compressed: what the compressor remembers of the client.
-        memory: for attacks that are `remembering`, what this one remembers of the client, to be read and written.
+        compressor: the run's compressor, see `delivered`.
+        compressed: the compressor's memory of this client.
+        memory: for attacks that are `remembering`, the attack's memory of this client, to be read and written.
     """
 
     round: Round
@@ -90,7 +90,7 @@ class Context:
     memory: Memory = field(default_factory=dict)
 
     def stream(self) -> np.random.Generator:
-        """Return the generator of this client's attack in this round."""
+        """Return the random generator of this client's attack in this round."""
         return self.round.rng("attack", self.client)
 
     @property
@@ -105,20 +105,20 @@ class Context:
 
     @property
     def g(self) -> Tensor:
-        """The server's estimate g^{k-1}, to the rounding of the two models from which it follows; 0 before there is any."""
+        """The server's estimate g^{k-1}, computed from the two models and exact up to their rounding; 0 before the first estimate."""
         if self.round.number == 0:
             return torch.zeros_like(self.x)
-        assert self.previous is not None, "outside of difference rounds g is known to attacks that are knows_estimate"
+        assert self.previous is not None, "outside of difference rounds only attacks that are knows_estimate know g"
         g = (self.previous - self.x).div_(self.last_step or self.step_size)
         return g.sub_(self.previous, alpha=self.weight_decay) if self.weight_decay else g
 
     @property
     def level(self) -> float | None:
-        """The length to which the server clips the message, a difference or an estimate's deviation from g; None: it does not."""
+        """The norm to which the server clips the message, a difference or an estimate's deviation from g; None: no clipping."""
         return None if self.full or self.round.number == 0 else self.clip(self.g)
 
     def delivered(self, vector: Tensor) -> Tensor:
-        """Return what the server reads if ``vector`` [d] is the message: with rand_k, zeros except at the coordinates it assigned."""
+        """Return what the server decodes if ``vector`` [d] is sent: with rand_k, zeros except at the coordinates of this client."""
         payload = torch.zeros(
             self.compressor.length(len(vector), vector.dtype), dtype=torch.uint8, device=vector.device
         )
@@ -130,7 +130,7 @@ class Context:
 
     @property
     def accomplices(self) -> int:
-        """How many of the cohort are Byzantine."""
+        """The number of Byzantine clients in the cohort."""
         return sum(int(client) in self.byzantine for client in self.cohort)
 
 
@@ -139,8 +139,8 @@ class Envelope:
     """A finished reply, which a fault on the wire may replace.
 
     Attributes:
-        message: header and payload, uint8; a fault returns something else instead of writing here.
-        earlier: this client's last message before this one, None before the first.
+        message: header and payload, uint8; a fault must not write to it, but may return another message.
+        earlier: this client's previous message, None before the first.
     """
 
     round: Round
@@ -150,31 +150,31 @@ class Envelope:
 
 
 def omniscient(attack: F) -> F:
-    """Mark an attack that needs the honest vectors of its cohort, which it gets through the collusion channel."""
+    """Mark an attack that needs the honest vectors of its cohort; it gets them through the collusion channel."""
     attack.omniscient = True  # type: ignore[attr-defined]
     return attack
 
 
 def knows_estimate(attack: F) -> F:
-    """Mark an attack that needs g^{k-1} in every round: it is sent x^{k-1} with each request, as all clients are in difference rounds."""
+    """Mark an attack that needs g^{k-1} in every round: each of its requests has x^{k-1}, like all requests of difference rounds."""
     attack.knows_estimate = True  # type: ignore[attr-defined]
     return attack
 
 
 def knows_rule(attack: F) -> F:
-    """Mark an attack that is told the server's rule and the steps before it."""
+    """Mark an attack that knows the server's rule and the steps before it."""
     attack.knows_rule = True  # type: ignore[attr-defined]
     return attack
 
 
 def remembering(attack: F) -> F:
-    """Mark an attack that remembers something from round to round, in ``memory``, which is then part of checkpoints."""
+    """Mark an attack that keeps something from round to round in ``memory``, which is then part of checkpoints."""
     attack.remembering = True  # type: ignore[attr-defined]
     return attack
 
 
 def on_wire(attack: F) -> F:
-    """Mark an attack that is given the finished reply, an `Envelope`, and returns what is sent in its place."""
+    """Mark an attack that is given the finished reply, an `Envelope`, and returns the bytes to send instead."""
     attack.on_wire = True  # type: ignore[attr-defined]
     return attack
 
@@ -186,6 +186,6 @@ def on_labels(attack: F) -> F:
 
 
 def on_process(attack: F) -> F:
-    """Mark an attack that acts on the worker process and leaves the message as it is."""
+    """Mark an attack that acts on the worker process and does not change the message."""
     attack.on_process = True  # type: ignore[attr-defined]
     return attack

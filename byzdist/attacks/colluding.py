@@ -14,7 +14,7 @@ from byzdist.registry import RunFacts, checks_run
 
 
 def _mean(now: Context) -> Tensor:
-    """Average the cohort's honest messages; a cohort without honest clients falls back on the attacker's own."""
+    """Average the cohort's honest messages; if there are none, return the attacker's own honest message."""
     assert now.colluders is not None, "an omniscient attack runs with the collusion channel"
     total = torch.zeros_like(now.honest)
     for vector in now.colluders.values():
@@ -27,7 +27,7 @@ def _mean(now: Context) -> Tensor:
 def ipm(now: Context, *, epsilon: Annotated[float, Gt(0)] = 0.1, form: Form = "estimate") -> Tensor:
     """Send -ε times the mean of the cohort's honest estimates: inner-product manipulation (Xie et al., UAI 2019).
 
-    Where differences from g are asked for, with mean m, that is -ε(g + m) - g, and with ``form: difference`` -εm.
+    If differences from g are asked for, and m is their mean, the message is -ε(g + m) - g; with ``form: difference`` it is -εm.
     """
     message = _mean(now).mul_(-epsilon)
     return message.sub_(now.g, alpha=1 + epsilon) if now.difference and form == "estimate" else message
@@ -38,8 +38,8 @@ def ipm(now: Context, *, epsilon: Annotated[float, Gt(0)] = 0.1, form: Form = "e
 def alie(now: Context, *, z: float | None = None, ddof: Literal[0, 1] = 0) -> Tensor:
     """Send mean - z·std of the cohort's honest messages: A Little Is Enough (Baruch et al., NeurIPS 2019).
 
-    Unless set, z follows from all clients, see `alie_z`: in a small cohort it would be 0, and the message the honest mean. ``ddof``
-    is subtracted from the number of honest messages in the standard deviation.
+    By default z follows from the numbers of all clients, see `alie_z`: from those of a small cohort it would be 0, and the message
+    would be the honest mean. ``ddof`` is subtracted from the number of honest messages in the standard deviation.
     """
     mean = _mean(now)
     assert now.colluders is not None
@@ -51,7 +51,7 @@ def alie(now: Context, *, z: float | None = None, ddof: Literal[0, 1] = 0) -> Te
 
 
 def alie_z(clients: int, byzantine: int) -> float:
-    """Return the largest z that hides B of n clients in a majority: the normal quantile of (n - floor(n/2 + 1)) / (n - B), or 0."""
+    """Return the largest z at which B of n clients stay within a majority: the normal quantile of (n - floor(n/2 + 1)) / (n - B), or 0."""
     probability = (clients - (clients // 2 + 1)) / (clients - byzantine)
     return max(0.0, NormalDist().inv_cdf(probability)) if probability > 0 else 0.0
 
@@ -67,10 +67,11 @@ def _copies_an_honest_client(run: RunFacts, key: str, *, target: int | str) -> N
 @omniscient
 @checks_run(_copies_an_honest_client)
 def mimic(now: Context, *, target: Annotated[int, Ge(0)] | Literal["worst"] = "worst") -> Tensor:
-    """Repeat the message of one honest client, target, so that it outweighs the others (Karimireddy et al., ICLR 2022).
+    """Repeat the message of one honest client, the target, so that it outweighs the others (Karimireddy et al., ICLR 2022).
 
-    ``worst`` is, in each round, the one farthest out along the direction in which the honest messages of the cohort differ most. Else
-    ``target`` is a client; where it is not in the cohort, the honest client with the next higher id stands in, cyclically.
+    With ``target: worst`` it is, in each round, the client farthest out along the direction in which the cohort's honest messages
+    differ most. Otherwise ``target`` is a client's id; if that client is not in the cohort, the honest client with the next higher
+    id, cyclically, replaces it.
     """
     assert now.colluders is not None
     if not now.colluders:
@@ -83,13 +84,13 @@ def mimic(now: Context, *, target: Annotated[int, Ge(0)] | Literal["worst"] = "w
 
 
 def _farthest(vectors: dict[int, Tensor]) -> int:
-    """Return whose vector lies farthest from their mean along their first principal direction; of equally far ones the lowest id.
+    """Return the client whose vector lies farthest from the mean along the first principal direction, the lowest id in a tie.
 
-    With the singular value decomposition UΣVᵀ of the centered vectors those distances are σ_1|U_i1|, and U are the eigenvectors of
-    the Gram matrix.
+    If UΣVᵀ is the singular value decomposition of the centered vectors, those distances are σ_1|U_i1|, and the columns of U are
+    the eigenvectors of the Gram matrix.
     """
     rows = torch.stack(list(vectors.values())).double()
     rows -= rows.mean(dim=0)
     distances = torch.linalg.eigh(rows @ rows.T).eigenvectors[:, -1].abs()
-    level = distances >= distances.max() * (1 - 1e-6)  # two vectors are equally far from their mean, to rounding
+    level = distances >= distances.max() * (1 - 1e-6)  # ties up to rounding, as between any two vectors
     return list(vectors)[int(level.nonzero()[0])]

@@ -1,7 +1,7 @@
 """The declared channel through which omniscient attackers see the honest messages of their cohort.
 
-It exists only when the configuration names such an attack, uses the job's store instead of the training links, and is not
-counted in the training bytes.
+It exists only if the configuration names such an attack. It uses the job's store instead of the training links, and its bytes
+are not counted as training bytes.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ _CHUNK = 4 << 20  # bytes; the job's store takes no value above 8 MiB
 class Collusion:
     """One process's access to the channel; vectors are raw bytes of ``dtype``, in chunks under keys for round and client.
 
-    A store that was started again is empty: what was in it is not seen, and not missed.
+    A restarted store is empty: attackers then see fewer messages, or none, in that round.
 
     Args:
         connect: opens a connection to the store.
@@ -38,7 +38,7 @@ class Collusion:
         return [f"{round_}/{client}/{chunk}" for chunk in range(chunks)]
 
     def publish(self, round_: int, client: int, vector: Tensor) -> None:
-        """Make an honest client's message known; those of earlier rounds are withdrawn."""
+        """Publish an honest client's message, and delete those of earlier rounds."""
         try:
             while self._published and not self._published[0].startswith(f"{round_}/"):
                 self._store.delete_key(self._published.pop(0))
@@ -54,7 +54,7 @@ class Collusion:
             self._published.append(key)
 
     def gather(self, round_: int, cohort: Sequence[int], device: torch.device) -> dict[int, Tensor]:
-        """Return the messages of the cohort's honest clients, as far as they come in time; asked again, the same ones."""
+        """Return the messages of the cohort's honest clients that come in time; later calls in the round return the same ones."""
         if self._gathered[0] != round_:
             try:
                 there = self._await(round_, cohort)
@@ -64,7 +64,7 @@ class Collusion:
         return self._gathered[1]
 
     def _await(self, round_: int, clients: Sequence[int]) -> Sequence[int]:
-        """Wait for the messages of these clients; return those whose message is there."""
+        """Wait for the messages of these clients; return the clients whose messages have come."""
         try:
             self._store.wait([key for client in clients for key in self._keys(round_, client)], self._patience)
         except dist.DistStoreError:

@@ -1,7 +1,7 @@
-"""Faults, which are Byzantine too: to rehearse what a run does when workers die, hang, or break the wire format.
+"""Faults, a kind of Byzantine behaviour: they test how a run copes with workers that die, hang, or break the wire format.
 
-Some strike while the client makes its message, the others replace its finished reply on the wire. Where a worker
-process hosts several clients, a fault of one of them can take the others with it.
+Some act while the client makes its message, the others replace its finished reply on the wire. If a worker process hosts
+several clients, a fault of one of them can also stop the others.
 """
 
 import os
@@ -27,7 +27,7 @@ def _strikes(now: Context | Envelope, probability: float) -> bool:
 @ATTACKS.register("crash")
 @on_process
 def crash(now: Context, *, probability: Probability = 1.0) -> Tensor:
-    """Kill the worker process at once (SIGKILL), with the given probability each time it is asked."""
+    """Kill the worker process at once (SIGKILL), with the given probability at each request."""
     if _strikes(now, probability):
         os.kill(os.getpid(), signal.SIGKILL)
     return now.honest
@@ -45,7 +45,7 @@ def hang(now: Context, *, probability: Probability = 1.0) -> Tensor:
 @ATTACKS.register("slow", "straggler")
 @on_process
 def slow(now: Context, *, seconds: Seconds = 1.0, probability: Probability = 1.0) -> Tensor:
-    """Answer ``seconds`` late, which holds up the worker's other clients as well."""
+    """Answer ``seconds`` late; this delays the worker's other clients as well."""
     if _strikes(now, probability):
         time.sleep(seconds)
     return now.honest
@@ -54,7 +54,7 @@ def slow(now: Context, *, seconds: Seconds = 1.0, probability: Probability = 1.0
 @ATTACKS.register("oversize")
 @on_wire
 def oversize(now: Envelope, *, probability: Probability = 1.0) -> Tensor:
-    """Send a message longer than any the server has room for."""
+    """Send a message that is longer than the server's buffer."""
     if not _strikes(now, probability):
         return now.message
     return torch.zeros(2 * now.message.untyped_storage().nbytes(), dtype=torch.uint8)
@@ -70,7 +70,7 @@ def short(now: Envelope, *, size: Annotated[int, Ge(1)] = 10, probability: Proba
 @ATTACKS.register("garbage")
 @on_wire
 def garbage(now: Envelope, *, probability: Probability = 1.0) -> Tensor:
-    """Send random bytes, as many as the reply has."""
+    """Send random bytes, of the reply's size."""
     if not _strikes(now, probability):
         return now.message
     noise = now.round.rng("garbage", now.client).bytes(len(now.message))
@@ -80,5 +80,5 @@ def garbage(now: Envelope, *, probability: Probability = 1.0) -> Tensor:
 @ATTACKS.register("replay")
 @on_wire
 def replay(now: Envelope, *, probability: Probability = 1.0) -> Tensor:
-    """Send this client's last reply once more, header and all; its first reply is honest."""
+    """Send this client's previous reply again, header included; its first reply is honest."""
     return now.earlier if now.earlier is not None and _strikes(now, probability) else now.message

@@ -1,4 +1,4 @@
-"""The attack that clipping was made for."""
+"""The shift-back attack, the paper's argument for clipping."""
 
 from typing import Annotated, Literal
 
@@ -10,10 +10,10 @@ from byzdist.attacks.base import ATTACKS, Context
 
 @ATTACKS.register("shift_back", "shb")
 def shift_back(now: Context, *, scale: Annotated[float, Gt(0)] | Literal["auto"] = 1.0) -> Tensor:
-    """Pull the model back to x^0 whenever Byzantine clients are a strict majority of the cohort, else behave [BRPP section 5].
+    """Pull the model back to x^0 whenever Byzantine clients are a strict majority of the cohort, else be honest [BRPP section 5].
 
-    As an estimate it sends a·(x^k - x^0), hence as a difference a·(x^k - x^0) - g^{k-1}, where a is ``scale``: 1 as in the paper, or
-    ``auto``, 1/γ, with which one such round ends at x^0 where nothing is clipped.
+    The estimate it sends is a·(x^k - x^0), so the difference is a·(x^k - x^0) - g^{k-1}. The factor a is ``scale``: 1 as in the
+    paper; with ``auto`` it is 1/γ, and without clipping a single such round returns the model to x^0.
     """
     if 2 * now.accomplices <= len(now.cohort):
         return now.honest

@@ -1,4 +1,4 @@
-"""Attacks that need to know nothing but the client's own message."""
+"""Attacks that need only the client's own message."""
 
 from typing import Annotated, Literal
 
@@ -16,14 +16,14 @@ def none(now: Context) -> Tensor:
 
 
 Form = Literal["estimate", "difference"]
-"""What an attack turns around where a difference is asked for: the estimate g + h that it leads to, or the difference h alone."""
+"""What an attack reverses if a difference h is asked for: the estimate g + h that follows from it, or the difference alone."""
 
 
 @ATTACKS.register("bit_flip", "sign_flip", "sign_flipping")
 def bit_flip(now: Context, *, form: Form = "estimate") -> Tensor:
-    """Flip the sign of the client's estimate: send -h, or -(g + h) - g where a difference h from g is asked for.
+    """Flip the sign of the client's estimate: send -h, or -(g + h) - g if a difference h from g is asked for.
 
-    ``form: difference`` sends -h there as well, which merely slows the estimate down.
+    ``form: difference`` sends -h in that case as well, which merely slows the estimate down.
     """
     flipped = now.honest.neg_()
     return flipped.sub_(now.g, alpha=2) if now.difference and form == "estimate" else flipped
@@ -32,7 +32,7 @@ def bit_flip(now: Context, *, form: Form = "estimate") -> Tensor:
 @ATTACKS.register("label_flip", "label_flipping")
 @on_labels
 def label_flip(now: Context) -> Tensor:
-    """Send what an honest client sends whose labels are flipped, y -> L-1-y."""
+    """Send what an honest client with flipped labels, y -> L-1-y, would send."""
     return now.honest
 
 

@@ -1,4 +1,4 @@
-"""What a compressor is: values in, bytes out, and the constants that the theory asks for."""
+"""The interface of a compressor: it turns values into bytes and back, and states the constants that the theory needs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -15,14 +15,14 @@ COMPRESSORS: Registry[Callable[..., "Compressor"]] = Registry("compressor")
 class Compressor(ABC):
     """An unbiased map Q: E Q(v) = v, E‖Q(v) - v‖² <= ω‖v‖², ‖Q(v)‖ <= D_Q‖v‖ [BRPP Def. 2.2].
 
-    All random draws of Q are keyed by round and client, so the server draws the same without being told.
+    All random draws of Q are keyed by round and client, so the server repeats them without any message.
 
     Example:
         >>> import torch
         >>> from byzdist.compression import Compressor
         >>> from byzdist.rounds import Round
         >>> class EveryOther(Compressor):
-        ...     "Send the even or the odd coordinates, doubled, of an even number of them: ω = 1, D_Q = 2."
+        ...     "Send the even or the odd coordinates, doubled: ω = 1, D_Q = 2. The dimension must be even."
         ...
         ...     def nonzeros(self, dimension):
         ...         return dimension / 2
@@ -47,11 +47,11 @@ class Compressor(ABC):
     """
 
     remembers = False  # whether `encode` or `decode` uses its memory
-    in_place = False  # whether a payload is simply the vector's values, so that neither end needs a copy
+    in_place = False  # whether a payload is the vector's values themselves, so that neither end needs a copy
 
     @abstractmethod
     def nonzeros(self, dimension: int) -> float:
-        """Return ζ_Q, the expected number of non-zeros of Q(v) for a v of ``dimension`` values, between 0 and ``dimension``."""
+        """Return ζ_Q, the expected number of nonzero values of Q(v) for v of ``dimension`` values: between 0 and ``dimension``."""
 
     @abstractmethod
     def length(self, dimension: int, dtype: torch.dtype) -> int:
@@ -70,11 +70,11 @@ class Compressor(ABC):
         """Write Q(vector) into ``payload``, in the client's process.
 
         Args:
-            vector: v, d values, which are not to be changed; with ``in_place`` they may already lie in the payload.
-            payload: `length` bytes (uint8) on the vector's device, which hold anything before; all of them are sent.
+            vector: v, d values, which must not be changed; with ``in_place`` the payload may be their own memory.
+            payload: `length` bytes (uint8) on the vector's device, with undefined content; all of them are sent.
             round_: the round, for keyed randomness.
-            client: whose message it is, 0..n-1.
-            memory: what the compressor remembers of the client here, to be read and written; empty at first.
+            client: the sender, 0..n-1.
+            memory: the compressor's memory of this client in the client's process, to be read and written; empty at first.
 
         Raises:
             Exception: any exception ends the process that hosts the client.
@@ -82,15 +82,15 @@ class Compressor(ABC):
 
     @abstractmethod
     def decode(self, payload: Tensor, vector: Tensor, round_: Round, client: int, memory: Memory) -> None:
-        """Write the d values that ``payload`` stands for into ``vector``, in the server.
+        """Decode ``payload`` into the d values of ``vector``, in the server.
 
         It must not raise, whatever the payload holds: a Byzantine client chooses those bytes, and an error here ends the run.
 
         Args:
-            payload: `length` bytes (uint8), which are not to be changed. Where they give NaN or infinity, the reply is not used.
-            vector: d values on the payload's device, which hold anything before; every one is to be written.
+            payload: `length` bytes (uint8), which must not be changed. If they decode to NaN or infinity, the reply is not used.
+            vector: d values on the payload's device, with undefined content; every one must be written.
             round_: the round, as in `encode`.
             client: the sender, as in `encode`.
-            memory: what the compressor remembers of the client in the server. What is put there counts only if all values are
-                finite; tensors that it holds are replaced, not written to.
+            memory: the compressor's memory of this client in the server. Changes are kept only if all decoded values are finite.
+                Replace its tensors instead of writing to them.
         """

@@ -9,7 +9,7 @@ from byzdist.rounds import Memory, Round
 
 @COMPRESSORS.register("identity", "none")
 class Identity(Compressor):
-    """Send every value as it is: ω = 0, D_Q = 1."""
+    """Send every value unchanged: ω = 0, D_Q = 1."""
 
     in_place = True
 

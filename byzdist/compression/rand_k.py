@@ -1,4 +1,4 @@
-"""Random sparsification: only values travel, because the server draws the same coordinates itself."""
+"""Random sparsification: a message holds only values, because the server draws the same coordinates itself."""
 
 from typing import Annotated, Literal
 
@@ -14,8 +14,8 @@ from byzdist.rounds import Memory, Round
 def draw_mask(generator: np.random.Generator, dimension: int, count: int) -> Tensor:
     """Draw a uniformly random set of ``count`` of ``dimension`` coordinates, in ascending order (int64).
 
-    Coordinates are drawn with replacement until enough differ, which gives a uniform set at the cost of one byte a coordinate;
-    for more than half of them, those left out are drawn instead.
+    Coordinates are drawn with replacement until enough different ones are found. The set is uniform, and needs one byte of memory
+    a coordinate. If more than half of the coordinates are wanted, those to leave out are drawn instead.
     """
     few = min(count, dimension - count)
     chosen = np.zeros(dimension, dtype=bool)
@@ -30,11 +30,11 @@ def draw_mask(generator: np.random.Generator, dimension: int, count: int) -> Ten
 class RandK(Compressor):
     """Keep K = ceil(ratio·d) uniform coordinates, scaled by d/K: ω = d/K - 1, D_Q = d/K.
 
-    ``support: shared`` gives one mask a round to the whole cohort. It is outside the theorems, which want independence, but
-    median-type rules need it: most entries of a coordinate of independently sparsified vectors are zero.
+    With ``support: shared`` the whole cohort has the same mask in a round. The theorems do not cover that, because they assume
+    independence, but median-type rules need it: with independent masks, most vectors have a zero at any given coordinate.
 
-    This binds Byzantine clients too. They know their coordinates and can put any K values there, however large, but a message has
-    room for nothing else: they cannot choose where they strike, nor strike everywhere at once, as without compression.
+    Byzantine clients are bound by this too. They know their coordinates and can send any K values for them, however large, but a
+    message has no room for other coordinates: they can neither choose their coordinates nor change all of them in one round.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a method is: what a sampled client sends, and what the server makes of it."""
+"""The interface of a method: what a sampled client sends, and how the server updates its estimate with it."""
 
 import math
 from abc import ABC, abstractmethod
@@ -26,12 +26,12 @@ Probability = Annotated[float, Gt(0), Le(1)]
 
 @dataclass(frozen=True)
 class ClientTask:
-    """What one client is asked for in one round.
+    """The task of one client in one round.
 
     Attributes:
-        x: x^k, the model at which gradients are wanted, d values.
+        x: x^k, the model at which gradients are needed, d values.
         previous: x^{k-1}, or None in full rounds.
-        memory: what the method remembers of the client, to be read and written.
+        memory: the method's memory of this client, to be read and written.
     """
 
     round: Round
@@ -41,18 +41,18 @@ class ClientTask:
     memory: Memory = field(default_factory=dict)
 
     def batch(self, samples: int, size: int) -> np.ndarray:
-        """Draw ``size`` of ``samples`` positions without replacement, or all where there are fewer, keyed by client and round."""
+        """Draw ``size`` of ``samples`` positions (all if there are fewer) without replacement, keyed by client and round."""
         return draw_batch(self.round, self.client, samples, size)
 
 
 def draw_batch(round_: Round, client: int, samples: int, size: int) -> np.ndarray:
-    """Draw a client's mini-batch of a round, see `ClientTask.batch`."""
+    """Draw a client's mini-batch for a round, see `ClientTask.batch`."""
     return round_.rng("batch", client).choice(samples, min(size, samples), replace=False)
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """The numbers of a run on which a method's defaults depend: n, the mean m, d, and ζ_Q (non-zeros that Q sends)."""
+    """The numbers of a run on which a method's defaults depend: n, the mean m, d, and ζ_Q (nonzero values that Q sends)."""
 
     clients: int
     samples: float
@@ -64,18 +64,18 @@ class Sizes:
 class Method(ABC):
     """The parameters that every method has, its client half (`message`) and its server half (`rows`, then `apply`).
 
-    What the client half remembers of a client is in the task's ``memory``, what the server half remembers in ``state``.
+    The client half keeps its memory of a client in the task's ``memory``, the server half keeps its own in ``state``.
 
     Attributes:
         step_size: γ, or a schedule of γ_k, see `byzdist.methods.schedules`.
-        weight_decay: w in x^{k+1} = (1 - γ_k w) x^k - γ_k g^k; the gradients that clients send have no part of it.
+        weight_decay: w in x^{k+1} = (1 - γ_k w) x^k - γ_k g^k; the gradients that clients send do not include it.
         clip: α in the level λ = α‖x^k - x^{k-1}‖ to which the server clips the vectors of sampled rounds.
         clip_max: λ is at most this.
-        clip_growth: ‖g‖ counts in λ up to this multiple of what the last full round gave, and a full round is called where ‖g‖ stays
-            above it. With a server optimizer λ is as much less than α‖x^k - x^{k-1}‖ as ‖g‖ is beyond the bound: a bound on the
-            step itself would clip honest clients as soon as momentum has built up.
+        clip_growth: λ counts ‖g‖ up to this multiple of ‖g‖ after the last full round; if ‖g‖ stays above the bound, the server
+            calls a full round. With a server optimizer, λ = α‖x^k - x^{k-1}‖ is multiplied by bound/‖g‖ when ‖g‖ exceeds the
+            bound. A bound on the step itself would clip honest clients as soon as momentum has built up.
         clip_reference: "gradient" for λ = α‖g^{k-1}‖, as in the authors' code.
-        state: what the server half remembers from round to round besides g.
+        state: what the server half keeps from round to round besides g.
 
     Example:
         >>> import torch
@@ -93,7 +93,7 @@ class Method(ABC):
         ...     def apply(self, g, aggregated, round_, level):
         ...         g.copy_(aggregated)
         >>> class Squares:
-        ...     "Stands for the Oracle of f_i(x) = ½‖x - i‖²."
+        ...     "Replaces the Oracle in this example, for f_i(x) = ½‖x - i‖²."
         ...
         ...     def gradient(self, x, client, batch, out):
         ...         torch.sub(x, client, out=out)
@@ -135,11 +135,11 @@ class Method(ABC):
         clip_max: ClipFactor = "none",
         **_: Any,
     ) -> None:
-        """Refuse an old server half, wrong schedules, cohorts that n clients cannot give, and caps on no level."""
+        """Refuse an outdated server half, wrong schedules, cohorts larger than n, and a cap without clipping."""
         if hasattr(cls, "update"):
             raise ConfigError(
                 f"{key}: {cls.__name__} defines `update`, which nothing calls any more; the server half is now `rows` and `apply` "
-                "(see byzdist.methods.Method). Give a function of your own another name."
+                "(see byzdist.methods.Method). If `update` is a helper of yours, give it another name."
             )
         if isinstance(step_size, Mapping):
             SCHEDULES.check(step_size, f"{key}.step_size")
@@ -150,7 +150,7 @@ class Method(ABC):
                 )
         if clip == "none" and clip_max != "none":
             raise ConfigError(
-                f"{key}.clip_max: it is a cap on the level of method.clip, which is none; give method.clip a number."
+                f"{key}.clip_max: it limits the level of method.clip, which is none; give method.clip a number."
             )
 
     def resolved(self, sizes: Sizes) -> "Method":
@@ -163,14 +163,14 @@ class Method(ABC):
 
     @property
     def starts_full(self) -> bool:
-        """Whether round 0 asks for g^0; otherwise g^0 = 0."""
+        """Whether round 0 computes g^0; otherwise g^0 = 0."""
         return True
 
     def step(self, round_: int) -> float:
         """Return γ_k, the step from x^k to x^{k+1}, of round k = ``round_``.
 
         Raises:
-            RunError: if a schedule of the user's own gives no positive number.
+            RunError: if a user's own schedule does not give a finite positive number.
         """
         if not isinstance(self.step_size, Mapping):
             return self.step_size
@@ -182,7 +182,7 @@ class Method(ABC):
         return float(value)
 
     def clip_factor(self, step: float) -> float:
-        """Return λ as a multiple of ‖g^{k-1}‖, before its caps: α·step, or α as in the authors' code; infinite without clipping."""
+        """Return λ / ‖g^{k-1}‖ before the caps: α·step, or α as in the authors' code; infinite without clipping."""
         if self.clip == "none":
             return math.inf
         return self.clip * (step if self.clip_reference == "step" else 1.0)
@@ -197,11 +197,11 @@ class Method(ABC):
         return g
 
     def end_round(self, g: Tensor) -> None:  # noqa: B027 - most methods have nothing to do here
-        """Take note of g^k at the end of round k, to which `direction` belongs from then on."""
+        """Take g^k at the end of round k; from then on `direction` returns d^k."""
 
     @property
     def growth(self) -> float | None:
-        """Up to which multiple of what the last full round gave ‖g‖ counts in λ; None: without a bound."""
+        """The bound of ‖g‖ in λ, as a multiple of ‖g‖ after the last full round; None: no bound."""
         return None if self.clip == "none" or self.clip_growth == "none" else self.clip_growth
 
     def clip_level(
@@ -209,13 +209,13 @@ class Method(ABC):
     ) -> float | None:
         """Return λ = α‖x^k - x^{k-1}‖ = αγ_{k-1}‖g^{k-1}‖ [BRPP Alg. 1], within its caps; None: no clipping.
 
-        The caps are not the paper's. λ follows ‖g‖, so without them a minority that repeats g's own direction makes both grow.
+        The caps are not in the paper. λ follows ‖g‖, so without them a minority that repeats g's own direction makes both grow.
 
         Args:
             size: ‖g^{k-1}‖.
-            reference: ‖g‖ as the last full round gave it, None where there was none.
+            reference: ‖g‖ after the last full round, None if there was none.
             round_: k, at least 1.
-            moved: ‖x^k - x^{k-1}‖ where it is not γ_{k-1}‖g^{k-1}‖, see `moves_by_estimate`. The caps shrink it as they shrink ‖g^{k-1}‖.
+            moved: ‖x^k - x^{k-1}‖ if it is not γ_{k-1}‖g^{k-1}‖, see `moves_by_estimate`. `growth` scales it like ‖g^{k-1}‖.
         """
         if self.clip == "none":
             return None
@@ -233,29 +233,29 @@ class Method(ABC):
         """Write into ``out`` what an honest client sends, before compression. The client half.
 
         Args:
-            oracle: gives gradients of the client's loss, see `Oracle.gradient` and `Oracle.difference`, and counts its samples.
-            task: what is asked for: the client, the round, the model or models, and the client's memory.
-            out: d values in the run's dtype, which hold anything before; every one is to be written.
+            oracle: computes gradients of the client's loss, see `Oracle.gradient` and `Oracle.difference`, and counts its samples.
+            task: the client, the round, the model or models, and the client's memory.
+            out: d values in the run's dtype, with undefined content; every one must be written.
 
         Raises:
             Exception: any exception ends the process that hosts the client.
         """
 
     def positions(self, round_: Round, client: int, samples: int) -> np.ndarray | None:
-        """Return which of a client's ``samples`` `message` will read, None for all: what is read lazily is read ahead.
+        """Return which of a client's ``samples`` samples `message` will read, None for all, so that lazy data can be read ahead.
 
-        Where `message` reads others, nothing but time is lost.
+        If `message` reads others, only time is lost.
         """
         return draw_batch(round_, client, samples, self.batch_size)
 
     def rows(self, g: Tensor, received: Messages, level: float | None) -> Tensor:
-        """Return what the server is to clip and aggregate: by default what it received. The first part of the server half.
+        """Return the rows that the server clips and aggregates, by default those received. The first part of the server half.
 
         Args:
-            g: g^{k-1}, d values, which are not to be changed here.
-            received: the vectors of a round, full or sampled, and whose they are: R x d with R >= 1, all of them finite, some perhaps
-                from Byzantine clients. Their memory may be used for the result.
-            level: what `clip_level` made of ‖g^{k-1}‖, to which each row is clipped; None: rows are not clipped, as in full rounds.
+            g: g^{k-1}, d values, which must not be changed here.
+            received: the vectors of a round, full or sampled, and their clients: R x d with R >= 1, all finite, some perhaps from
+                Byzantine clients. Their memory may be reused for the result.
+            level: the result of `clip_level`, to which each row is clipped; None: rows are not clipped, as in full rounds.
 
         Returns:
             A matrix of at least one row, d values each, in the dtype and on the device of ``received.rows``.
@@ -267,12 +267,12 @@ class Method(ABC):
 
     @abstractmethod
     def apply(self, g: Tensor, aggregated: Tensor, round_: Round, level: float | None) -> None:
-        """Turn g^{k-1} into g^k in place. The second part of the server half.
+        """Update g^{k-1} to g^k in place. The second part of the server half.
 
         Args:
             g: g^{k-1}, d values, to be overwritten; zeros before the first estimate.
-            aggregated: the aggregate of `rows`, by the rule, or by the mean in sampled rounds of a method with `plain_mean`: d values
-                in memory that the next round overwrites.
-            round_: the round; its ``full`` says of which kind it is.
+            aggregated: the aggregate of `rows`, by the rule, or by the mean in sampled rounds of a method with `plain_mean`: d values.
+                The next round overwrites this memory.
+            round_: the round; its ``full`` says whether it is full or sampled.
             level: as in `rows`.
         """

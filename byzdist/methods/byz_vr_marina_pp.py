@@ -1,4 +1,4 @@
-"""Byz-VR-MARINA-PP and its relatives (Malinovsky, Richtárik, Horváth, Gorbunov, NeurIPS 2024) [BRPP]."""
+"""Byz-VR-MARINA-PP and its variants (Malinovsky, Richtárik, Horváth, Gorbunov, NeurIPS 2024) [BRPP]."""
 
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
@@ -17,9 +17,9 @@ from byzdist.rounds import Round
 @METHODS.register("byz_vr_marina_pp")
 @dataclass(kw_only=True)
 class ByzVRMarinaPP(Method):
-    """Byz-VR-MARINA-PP [BRPP Alg. 1]: clipped, compressed gradient differences from a cohort, now and then full gradients.
+    """Byz-VR-MARINA-PP [BRPP Alg. 1]: clipped, compressed gradient differences from a cohort, and occasionally full gradients.
 
-    ``full_batch: <b'>`` gives Algorithm 4, in which full rounds use b' samples a client.
+    ``full_batch: <b'>`` gives Algorithm 4, whose full rounds use b' samples a client.
     """
 
     p: Probability | None = None
@@ -77,20 +77,20 @@ class ByzVRMarinaPPPlus(ByzVRMarinaPP):
 @METHODS.register("byz_vr_marina")
 @dataclass(kw_only=True)
 class ByzVRMarina(ByzVRMarinaPP):
-    """Byz-VR-MARINA (Gorbunov et al., ICLR 2023): the special case of all clients in every round, without clipping."""
+    """Byz-VR-MARINA (Gorbunov et al., ICLR 2023): the special case with all clients in every round and no clipping."""
 
     cohort: Annotated[int, Ge(1)] | None = None  # type: ignore[assignment]
     clip: ClipFactor = "none"
 
     @classmethod
     def check_run(cls, run: RunFacts, key: str, **parameters: Any) -> None:
-        """Refuse cohorts that are not all clients, and clipping, besides what every method refuses."""
+        """Refuse cohorts of less than all clients, and clipping, besides what every method refuses."""
         super().check_run(run, key, **parameters)
         everyone = (None, run.clients)
         for word, allowed in (("cohort", everyone), ("full_cohort", everyone), ("clip", ("none",))):
             if parameters[word] not in allowed:
                 raise ConfigError(
-                    f"{key}.{word}: byz_vr_marina is the case of all clients and no clipping; leave the key out "
+                    f"{key}.{word}: byz_vr_marina is the case with all clients and no clipping; leave the key out "
                     "or use byz_vr_marina_pp."
                 )
 

@@ -12,17 +12,17 @@ from byzdist.problem.oracle import Oracle
 from byzdist.registry import RunFacts
 from byzdist.rounds import Messages, Round
 
-_DIRECTION = "_direction"  # beside what the server optimizer remembers, by whatever names
+_DIRECTION = "_direction"  # a key in ``state`` besides those of the server optimizer, which may have any other name
 
 
 @dataclass(kw_only=True)
 class ClippedEstimates(Method):
-    """The server half of eq. 10: g^k = g^{k-1} + Agg(clip_λ(g_i^k - g^{k-1})), for whatever estimate g_i^k clients send.
+    """The server half of eq. 10: g^k = g^{k-1} + Agg(clip_λ(g_i^k - g^{k-1})), for any kind of estimate g_i^k that clients send.
 
-    With ``clip: none`` it is the method under plain partial participation, g^k = Agg(g_i^k). Round 0 takes ARAgg of Ĉ clients, and so
-    does a round that the server calls, for one after an estimate of exactly zero: the level is then 0, and nothing passes.
+    ``clip: none`` is plain partial participation, g^k = Agg(g_i^k). Round 0 is a full round, with ARAgg of Ĉ clients. The server
+    also calls a full round after an estimate of exactly zero, for example, because the level is then 0 and clips everything away.
 
-    ``server_optimizer: {name: sgd | nesterov | adam}`` moves the model by what that makes of g^k.
+    With ``server_optimizer: {name: sgd | nesterov | adam}`` the model moves by the optimizer's direction instead of g^k.
     """
 
     server_optimizer: str | dict[str, Any] | None = None
@@ -40,17 +40,17 @@ class ClippedEstimates(Method):
         return self.server_optimizer is None and super().moves_by_estimate
 
     def direction(self, g: Tensor) -> Tensor:
-        """Return what the server optimizer made of g^k, or g^k itself."""
+        """Return the server optimizer's direction, or g^k itself without one."""
         return self.state.get(_DIRECTION, g)
 
     def end_round(self, g: Tensor) -> None:
-        """Let the server optimizer, if there is one, take g^k."""
+        """Pass g^k to the server optimizer, if there is one."""
         if self.server_optimizer is not None:
             out = self.state.setdefault(_DIRECTION, g.clone())
             OPTIMIZERS.build(self.server_optimizer, g, self.state, out, key="method.server_optimizer")
 
     def rows(self, g: Tensor, received: Messages, level: float | None) -> Tensor:
-        """Server: the estimates, or with a level their deviations from g^{k-1}, which are then clipped."""
+        """Server: the estimates, or with a level their deviations from g^{k-1}, to be clipped."""
         return received.rows if level is None else received.rows.sub_(g)
 
     def apply(self, g: Tensor, aggregated: Tensor, round_: Round, level: float | None) -> None:
@@ -76,8 +76,8 @@ class SGD(ClippedEstimates):
 class MomentumSGD(SGD):
     """Client momentum SGD (Karimireddy et al., ICML 2021) under the clipping heuristic [BRPP eq. 10].
 
-    A client sends m_i = β m_i + (1-β)·gradient; its first m_i is its first gradient, and it changes only in rounds in which the
-    client takes part.
+    A client sends m_i = β m_i + (1-β)·gradient. The first m_i is its first gradient; m_i changes only in rounds in which the client
+    takes part.
     """
 
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
@@ -85,7 +85,7 @@ class MomentumSGD(SGD):
     clients_remember = True
 
     def message(self, oracle: Oracle, task: ClientTask, out: Tensor) -> None:
-        """Client: its momentum after a step with the gradient at x^k on a mini-batch."""
+        """Client: its momentum, updated with the gradient at x^k on a mini-batch."""
         super().message(oracle, task, out)
         held = task.memory.get("momentum")
         if held is None:

@@ -1,7 +1,7 @@
 """Step sizes that change from round to round: each schedule gives γ_k > 0, the step from x^k to x^{k+1}, for k = 0, 1, ...
 
-A schedule has lengths of its own and does not know how many rounds the run has: a run that is resumed for more rounds goes on
-along the same steps. It is called with k alone, more than once and in any order, so it must not count its calls.
+A schedule has its own lengths and does not know the number of rounds of the run: a run that is resumed with more rounds
+continues with the same steps. It is called with k alone, repeatedly and in any order, so it must not count its calls.
 
 Args:
     round_: k, from 0 on.
@@ -39,7 +39,7 @@ def constant(round_: int, *, value: Step) -> float:
 
 @SCHEDULES.register("warmup")
 def warmup(round_: int, *, value: Step, rounds: Rounds) -> float:
-    """Rises to ``value`` in so many rounds: γ_k = value · min(1, (k+1)/rounds)."""
+    """Rises to ``value`` within ``rounds`` rounds: γ_k = value · min(1, (k+1)/rounds)."""
     return value * min(1.0, (round_ + 1) / rounds)
 
 
@@ -57,5 +57,5 @@ def linear(round_: int, *, value: Step, last: Step, rounds: Rounds) -> float:
 
 @SCHEDULES.register("step")
 def step(round_: int, *, value: Step, factor: Annotated[float, Gt(0), Le(1)], every: Rounds) -> float:
-    """Shrinks by ``factor`` after each ``every`` rounds: γ_k = value · factor^⌊k/every⌋."""
-    return max(value * factor ** (round_ // every), sys.float_info.min)  # a step of 0 would be none
+    """Shrinks by ``factor`` after every ``every`` rounds: γ_k = value · factor^⌊k/every⌋."""
+    return max(value * factor ** (round_ // every), sys.float_info.min)  # because an underflow to 0 would not be a step

@@ -1,12 +1,12 @@
-"""Server optimizers: which way the model moves, given the estimates up to g^k; x^{k+1} = x^k - γ_k d^k.
+"""Server optimizers: they turn the estimates up to g^k into the direction d^k of the step x^{k+1} = x^k - γ_k d^k.
 
-They are for methods under the clipping heuristic. The MARINA family moves by g^k itself: its theory needs that.
+They are for the methods under the clipping heuristic. The MARINA family moves by g^k itself, because its theory needs that.
 
-An optimizer is a function, called once at the end of a round.
+An optimizer is a function that is called once, at the end of each round.
 
 Args:
     g: g^k, d values, which must not be changed.
-    state: what the optimizer remembers, tensors by name, to be read and written; empty at first, and part of every checkpoint.
+    state: the optimizer's memory, tensors by name, to be read and written; empty at first, and part of every checkpoint.
     out: d values of g's dtype and device, for d^k; every one must be written.
 
 Example:

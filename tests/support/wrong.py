@@ -149,7 +149,7 @@ WRONG: list[tuple[str, str]] = [
         r"aggregation.rule.selected: 6 .* 5 vectors .*method.full_cohort: 9",
     ),
     ("aggregation.declared_byzantine=5", r"aggregation.declared_byzantine: 5 of 9 clients are not a minority"),
-    ("aggregation.rule={name: monna, pivot: 1}", r"aggregation.rule.pivot: whose reply is which row depends"),
+    ("aggregation.rule={name: monna, pivot: 1}", r"aggregation.rule.pivot: a row has no fixed client"),
     ("transport.restarts=255", r"transport.restarts: .*254"),
     # attacks
     ("attack=shiftback", r"attack: unknown attack 'shiftback'. Did you mean 'shift_back'\?"),

@@ -1,4 +1,4 @@
-"""Compiled loops: column rules, one for each number of rows, in C on the CPU and by torch.compile on a GPU; sums in C."""
+"""Compiled loops: sums in C; column rules, one loop for each number of rows, in C on the CPU and by torch.compile on a GPU."""
 
 import logging
 import math
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Loops(NamedTuple):
-    """What sums are formed by: inner products, and weighted sums and squares; None where the eager path does it."""
+    """The loops for inner products, and for weighted sums and squares; None: numpy or torch computes them."""
 
     products: Products | None = None
     sums: Sums | None = None
@@ -30,19 +30,19 @@ NO_LOOPS = Loops()
 
 
 class Ran(NamedTuple):
-    """What came of a loop: whether it wrote the result, and whether it saw that all values are finite."""
+    """The outcome of a loop: whether it wrote the result, and whether it found all values to be finite."""
 
     done: bool
     finite: bool = False
 
 
 class Compiler:
-    """Makes and keeps the loops of a column rule for each number of rows, f, dtype and device; those of sums are common.
+    """Compiles and keeps a column rule's loops for each number of rows, f, dtype and device; all compilers share those of sums.
 
-    Without a compiler there are none, and a warning says so once.
+    If compiling fails, a warning says so once, and there are no loops.
 
     Args:
-        after: how often a loop of a column rule has to be asked for before it is made.
+        after: how many calls a column rule makes without its loop before the loop is compiled.
     """
 
     def __init__(self, after: int = 0) -> None:
@@ -52,7 +52,7 @@ class Compiler:
         self.works = True
 
     def sums(self, rows: Tensor, products: bool) -> Loops:
-        """Return the loops that form sums of these rows, ``products`` of them too, where they can be had."""
+        """Return the loops for sums of these rows, and with ``products`` for their inner products, as far as there are any."""
         dtype = rows.dtype if rows.dtype == torch.float64 else torch.float32
         if not self.works or rows.device.type != "cpu":
             return NO_LOOPS
@@ -66,8 +66,8 @@ class Compiler:
     def run(self, rule: Callable[..., Row], tile: Tensor, f: int, parameters: dict[str, Any], out: Tensor) -> Ran:
         """Write the rule's result for the columns of ``tile`` to ``out``, both of unit stride.
 
-        It is not done where nothing can be compiled, and where a sum left the range of the numbers: a loop that checked for that
-        would cost twice as much.
+        ``done`` is False if nothing can be compiled or a sum overflowed; the caller then computes the result without the loop.
+        A loop that handled overflow itself would cost twice as much.
         """
         if not self.works:
             return Ran(False)
@@ -85,11 +85,11 @@ class Compiler:
         return Ran(all(map(math.isfinite, torch.aminmax(out))), finite)
 
     def _give_up(self, error: Exception) -> None:
-        """Whatever the compiler chokes on, the eager path does the same work."""
+        """Go on without compiled loops, whatever the error: the calls of numpy and torch do the same work."""
         self.works = False
         complaint = error.stderr if isinstance(error, CalledProcessError) else str(error)
         first = complaint.strip().split("\n")[0]
-        log.warning("a loop could not be compiled; aggregating without that: %s", first)
+        log.warning("a loop could not be compiled; aggregating without it: %s", first)
 
     @staticmethod
     def _make(
@@ -103,8 +103,8 @@ class Compiler:
 
 @lru_cache(maxsize=64)
 def kept_compiler(rule: Callable[..., Any], parameters: Hashable) -> Compiler:
-    """Return the compiler that this process keeps for a rule with such parameters; threads may share it.
+    """Return the compiler that this process keeps for a rule with these parameters; threads may share it.
 
-    It makes a loop when that is asked for the third time: who calls twice would wait longer than he gains.
+    It compiles a loop at the third call: for one or two calls compiling takes longer than it saves.
     """
     return Compiler(after=2)

@@ -1,4 +1,4 @@
-"""Loops in C, made by this machine's compiler in some tenths of a second when they are first needed."""
+"""Loops in C, which this machine's compiler compiles in some tenths of a second when they are first needed."""
 
 import ctypes
 import os
@@ -16,9 +16,9 @@ import torch
 REALS = {torch.float32: ("float", ctypes.c_float), torch.float64: ("double", ctypes.c_double)}
 _FLAGS = "-O3 -march=native -shared -fPIC"
 _WIDE = "-mprefer-vector-width=512" if platform.machine() in ("x86_64", "AMD64") else ""
-# The threads are those that torch keeps: others would find its own on their cores, waiting for work.
+# The loops use the OpenMP threads that torch keeps: other threads would share their cores with torch's, which spin while idle.
 _THREADS = "-fopenmp" if sys.platform == "linux" else ""
-_PATIENCE = 60.0  # seconds for the compiler
+_PATIENCE = 60.0  # seconds that the compiler may take
 
 
 def is_possible() -> bool:
@@ -36,10 +36,10 @@ def _compiler() -> list[str]:
 
 
 def compile_source(source: str, flags: str) -> ctypes.CDLL:
-    """Return the library of a C source; no file is left of it.
+    """Compile a C source and return the loaded library; no file remains.
 
     Raises:
-        OSError, subprocess.SubprocessError: without a C compiler (CC, else cc) that can do it.
+        OSError, subprocess.SubprocessError: if there is no C compiler (CC, else cc), or it fails.
     """
     with tempfile.TemporaryDirectory(prefix="byzdist-") as folder:
         library = Path(folder, "loop.so")
@@ -49,5 +49,5 @@ def compile_source(source: str, flags: str) -> ctypes.CDLL:
 
 
 def threads(total: int, least: int) -> int:
-    """Return in how many threads to do ``total`` units of work, each of them at least ``least``: at most as many as torch has."""
+    """Return the number of threads for ``total`` units of work, at least ``least`` for each thread: at most torch's number."""
     return max(1, min(torch.get_num_threads(), total // least))

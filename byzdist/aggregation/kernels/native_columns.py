@@ -1,7 +1,7 @@
-"""Column rules as one loop in C: each column is read once and all comparisons are in registers.
+"""Column rules as one loop in C: each column is read once, and all comparisons happen in registers.
 
-The loop is written out from the rule itself, and gives the same bits as the calls of numpy that it stands for: a
-processor's minimum is one instruction, and a library's, which takes care of NaN, is three.
+The loop is generated from the rule itself, and gives the same bits as the numpy calls that it replaces. A minimum of finite
+values is one instruction; numpy's, which handles NaN, takes three.
 """
 
 import ctypes
@@ -15,17 +15,18 @@ from byzdist.aggregation.columns import Columns, Row
 from byzdist.aggregation.kernels import native
 from byzdist.aggregation.kernels.networks import selection_network
 
-# Nothing here reorders sums or fuses them with products. Values are finite, and of two zeros, which may be taken for
-# one another, adding `zero`, of which the compiler does not know that it is 0, leaves the positive one.
+# With these flags the compiler neither reorders sums nor fuses them with products. It may assume that values are finite, and
+# may confuse -0 with 0: so the loop adds `zero`, whose value the compiler does not know, which turns both into 0.
 _FLAGS = "-ffp-contract=off -ffinite-math-only -fno-signed-zeros -fno-trapping-math"
-_NARROWEST = 1 << 15  # columns that are worth a thread
+_NARROWEST = 1 << 15  # columns: the least for which a thread pays off
 _LOOP = """
 #include <stdint.h>
 #include <string.h>
 typedef {type} real;
 typedef uint{bits}_t bits;
 
-/* The exponent's bits; one more turns the sign's on where the value is NaN or infinite, which the compiler must not hear of. */
+/* The exponent's bits plus one: the carry sets the sign bit if the value is NaN or infinite. Done with integers, because the
+   compiler may assume that floating-point values are finite, and would remove a test of them. */
 static const bits exponent = (bits){exponent}, one = (bits)1 << {mantissa};
 static inline bits look(real value) {{
     bits seen;
@@ -33,7 +34,7 @@ static inline bits look(real value) {{
     return (seen & exponent) + one;
 }}
 
-/* Apart from the threads, because what is known of these pointers is lost in code that threads share. */
+/* A function of its own, because the compiler forgets `restrict` within a parallel loop. */
 static __attribute__((noinline))
 bits part(const real *restrict rows, int64_t stride, int64_t start, int64_t stop, real zero, real *restrict out) {{
     bits seen = 0;
@@ -71,7 +72,7 @@ class WrittenColumns(Columns):
         return name
 
     def ranks(self, labels: tuple[int, ...]) -> list[Row]:
-        """Return the rows, those with the ranks that ``labels`` ask for in place (see ``selection_network``)."""
+        """Return the rows with the ranks that ``labels`` ask for in their places (see ``selection_network``)."""
         rows = self._rows
         for low, high, keep_low, keep_high in selection_network(labels):
             a, b = rows[low], rows[high]
@@ -82,7 +83,7 @@ class WrittenColumns(Columns):
         return rows
 
     def mean(self, rows: Sequence[Row]) -> Row:
-        """Return the mean of the rows, added in the order given; of more than two it may overflow, see `Compiler.run`."""
+        """Return the mean of the rows, added in the order given; with more than two it may overflow, see `Compiler.run`."""
         if len(rows) == 1:
             return rows[0]
         share = f"(real){1.0 / len(rows)!r}"
@@ -91,7 +92,7 @@ class WrittenColumns(Columns):
         return self._let(f"({' + '.join(rows)}) * {share}")
 
     def nearest(self, rows: Sequence[Row], centre: Row) -> Row:
-        """Return, in each column, the value nearest to the centre; rows ascend, and of two as near the lower counts."""
+        """Return, in each column, the value nearest to the centre, the lower one in a tie; the rows are in ascending order."""
         best = rows[0]
         for row in rows[1:]:
             best = self._let(f"{row} - {centre} < {centre} - {best} ? {row} : {best}")
@@ -101,13 +102,13 @@ class WrittenColumns(Columns):
 def make_loop(
     rule: Callable[..., Row], n: int, f: int, parameters: dict[str, Any], dtype: torch.dtype
 ) -> Callable[[Tensor, Tensor], bool]:
-    """Return the loop (rows [n x d], out [d]) of a column rule; rows and out are the CPU's, of ``dtype``, unit stride.
+    """Return the loop (rows [n x d], out [d]) of a column rule; both tensors are on the CPU, of ``dtype`` and unit stride.
 
-    It returns whether all rows are finite: a look at each value costs next to nothing while it is in a register. If they are
-    not, the result is anything.
+    The loop returns whether all values are finite: checking a value costs next to nothing while it is in a register. If some
+    value is not finite, the result is undefined.
 
     Raises:
-        OSError, subprocess.SubprocessError: without a C compiler (CC, else cc) that can do it.
+        OSError, subprocess.SubprocessError: if there is no C compiler (CC, else cc), or it fails.
     """
     name, scalar = native.REALS[dtype]
     written = WrittenColumns(n)

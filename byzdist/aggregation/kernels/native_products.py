@@ -1,8 +1,8 @@
-"""Inner products as one loop in C: four rows with four others at once, whose sums stay in registers.
+"""Inner products as one loop in C: four rows with four others at once, so that their sums stay in registers.
 
-Each column is read from memory once for all pairs, where a library's product of matrices reads it twice and computes nearly
-twice as much. Sums are formed in the data's own precision over blocks of columns, and of those in float64, in an order that
-depends on neither threads nor tiles. They differ from the eager path's in the last digits: a library does not say how it adds.
+Each column is read from memory once for all pairs; a library's matrix product reads it twice and computes nearly twice as
+much. A block of columns is summed in the data's own precision, and the blocks in float64, in an order that depends on neither
+threads nor tiles. The results differ from a library's in the last digits, because a library's order of addition is unknown.
 """
 
 import ctypes
@@ -20,8 +20,8 @@ from byzdist.norms import BLOCK, add_in_order
 
 Products: TypeAlias = Callable[[NDArray[np.int64], int | None, int, Floats], None]
 
-MOST = 128  # rows; a block of more leaves the cache before it has met all others
-_PIECE = 8 * BLOCK  # columns whose sums a thread forms by itself
+MOST = 128  # rows; with more, a block leaves the cache before it is multiplied with all others
+_PIECE = 8 * BLOCK  # columns that one thread sums
 _LOOP = """
 #include <stdint.h>
 #if defined(__AVX512F__)
@@ -55,13 +55,13 @@ void add_tile(const real *const *a, const real *const *b, const real *from, int6
     }}
 }}
 
-/* A row whose entry in `moves` is 0 stays where it is from block to block. */
+/* A row whose entry in `moves` is 0, the origin, uses the same block of zeros throughout. */
 static inline __attribute__((always_inline))
 void add_block(const real *const *rows, const int64_t *moves, int64_t n, const real *from, int64_t start, int64_t width, double *out) {{
     for (int64_t p = 0; p < n; p += TILE) for (int64_t q = p; q < n; q += TILE) {{
         const real *a[TILE], *b[TILE];
         double sums[TILE][TILE] = {{}};
-        for (int i = 0; i < TILE; i++) {{  /* what is beyond the last row is computed in vain */
+        for (int i = 0; i < TILE; i++) {{  /* beyond the last row, the last row is used again, and its products are dropped */
             const int64_t r = p + i < n ? p + i : n - 1, s = q + i < n ? q + i : n - 1;
             a[i] = rows[r] + moves[r] * start;
             b[i] = rows[s] + moves[s] * start;
@@ -91,13 +91,13 @@ void loop(
 
 @cache
 def make_loop(dtype: torch.dtype) -> Products:
-    """Return the function (rows, reference, d, total) that adds their inner products to the upper half of ``total``.
+    """Return the function (rows, reference, d, total) that adds the rows' inner products to the upper half of ``total``.
 
-    ``rows`` are the addresses of vectors of d values of ``dtype``, 0 that of the origin; ``reference`` is the address of the
-    vector that they are seen from, None the origin's.
+    ``rows`` are the addresses of vectors of d values of ``dtype``; 0 stands for the origin. ``reference`` is the address of the
+    vector from which they are measured; None stands for the origin.
 
     Raises:
-        OSError, subprocess.SubprocessError: without a C compiler (CC, else cc) that can do it.
+        OSError, subprocess.SubprocessError: if there is no C compiler (CC, else cc), or it fails.
     """
     source = _LOOP.format(type=native.REALS[dtype][0], block=BLOCK, piece=_PIECE)
     loop = native.compile_source(source, "-ffp-contract=fast").loop

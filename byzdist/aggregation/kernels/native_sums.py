@@ -1,7 +1,7 @@
-"""Weighted sums of rows and sums of their squares as loops in C, to the bits of the eager path.
+"""Weighted sums of rows and sums of their squares as loops in C, with the same bits as without a compiler.
 
-Each product is rounded before it is added, and the order is written down: rows one after the other, squares by halves (see
-``byzdist.norms``). So neither threads nor the width of a register show in the result.
+Each product is rounded before it is added, in a fixed order: rows one after the other, squares by halves (see
+``byzdist.norms``). So the result depends on neither threads nor the width of a register.
 """
 
 import ctypes
@@ -16,9 +16,10 @@ from byzdist.aggregation.kernels import native
 from byzdist.aggregation.types import Floats
 from byzdist.norms import BLOCK
 
-_STRIP = 256  # columns that all rows are read of before the next, and again for each sum: they stay in the cache
-_LONG_STRIP, _GROUP = 4096, 6  # for a single sum: with more rows at once, a processor does not prefetch the next one
-_NARROWEST = 1 << 14  # columns that are worth a thread
+_STRIP = 256  # columns at a time: every sum reads these columns of all rows, so they stay in the cache
+# Columns and rows at a time for a single sum: with more rows at once, a processor no longer prefetches.
+_LONG_STRIP, _GROUP = 4096, 6
+_NARROWEST = 1 << 14  # columns: the least for which a thread pays off
 _LOOP = """
 #include <stdint.h>
 #include <string.h>
@@ -34,7 +35,7 @@ _LOOP = """
 typedef {type} real;
 typedef real vec __attribute__((vector_size(BYTES), aligned(sizeof(real))));
 
-/* The sum of weights[k] * rows[of[k]], k from first to last, for some columns; `group` rows at a time. */
+/* Write the sum of weights[k] * rows[of[k]], first <= k < last, to out for columns start to stop, `group` rows at a time. */
 static inline __attribute__((always_inline))
 void add_rows(
     const real *rows, int64_t stride, const int64_t *of, const real *weights, int64_t first, int64_t last,
@@ -99,10 +100,10 @@ void squares(const real *rows, int64_t stride, int64_t n, int64_t columns, doubl
 
 
 class Sums:
-    """The two loops for one dtype; tensors are the CPU's, rows of unit stride.
+    """The two loops for one dtype; tensors are on the CPU, and their rows have unit stride.
 
     Raises:
-        OSError, subprocess.SubprocessError: without a C compiler (CC, else cc) that can do it.
+        OSError, subprocess.SubprocessError: if there is no C compiler (CC, else cc), or it fails.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -119,7 +120,7 @@ class Sums:
     def mix(
         self, begins: NDArray[np.int64], of: NDArray[np.int64], weights: NDArray[np.floating], rows: Tensor, out: Tensor
     ) -> None:
-        """Write to out[i] the sum of weights[k] * rows[of[k]] for k from begins[i] to begins[i + 1], in that order."""
+        """Write the sum of weights[k] * rows[of[k]] for k from begins[i] to begins[i + 1] - 1, in that order, to out[i]."""
         columns = rows.shape[1]
         threads = native.threads(columns, _NARROWEST)
         matrix = (begins.ctypes.data, of.ctypes.data, weights.ctypes.data)
@@ -127,7 +128,7 @@ class Sums:
         self._mix(rows.data_ptr(), rows.stride(0), columns, *matrix, len(out), *target)
 
     def squares(self, rows: Tensor) -> Floats:
-        """Return what ``block_squares`` does: the sum of squares of each block of the rows, n x blocks."""
+        """Return the sum of squares of each block of the rows, n x blocks, as ``block_squares`` does."""
         n, columns = rows.shape
         out = np.empty((n, -(-columns // BLOCK)))
         threads = native.threads(rows.numel(), 4 * _NARROWEST)
@@ -137,5 +138,5 @@ class Sums:
 
 @cache
 def make_sums(dtype: torch.dtype) -> Sums:
-    """Return the loops for a dtype, made when they are first needed."""
+    """Return the loops for a dtype, compiled at the first call."""
     return Sums(dtype)

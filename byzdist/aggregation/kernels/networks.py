@@ -1,15 +1,15 @@
-"""Selection networks: which pairs of rows to compare, in which order, so that given ranks come out of n rows."""
+"""Selection networks: which pairs of n rows to compare, in which order, to find the values of given ranks."""
 
 from functools import lru_cache
 from typing import NamedTuple
 
-# Ten wires in 29 exchanges, the fewest possible; Batcher's takes 31. Twenty rows are twice ten.
+# Ten wires in 29 exchanges, the fewest possible; Batcher's network takes 31. Networks of 20, 40, ... rows are built from it.
 _TEN = "08 19 27 35 46 02 14 58 79 03 24 57 69 01 36 89 15 23 48 67 12 35 46 78 23 45 67 34 56".split()
-LOW, HIGH = -1, -2  # wires whose ranks nobody asked for: below, above what is wanted
+LOW, HIGH = -1, -2  # labels of ranks that are not wanted: below and above those that are
 
 
 class Exchange(NamedTuple):
-    """Put the smaller of two wires on ``low``, the larger on ``high``; a half that nobody reads later is left out."""
+    """Put the smaller of two wires on ``low``, the larger on ``high``; ``keep_low`` and ``keep_high`` say which is read later."""
 
     low: int
     high: int
@@ -34,7 +34,7 @@ def _merge(a: list[int], b: list[int], pairs: list[tuple[int, int]]) -> list[int
 def sorting_network(n: int) -> tuple[tuple[int, int], ...]:
     """Return Batcher's odd-even merge sort of n wires, about n log2(n)^2 / 4 pairs (Knuth, vol. 3, 5.3.4).
 
-    One half is sorted before the other is begun, so that the rows at work are few and stay in the cache.
+    The first half is sorted completely before the second: so few rows are in use at a time, and they stay in the cache.
     """
     pairs: list[tuple[int, int]] = []
 
@@ -51,11 +51,11 @@ def sorting_network(n: int) -> tuple[tuple[int, int], ...]:
 
 @lru_cache(maxsize=256)
 def selection_network(labels: tuple[int, ...]) -> tuple[Exchange, ...]:
-    """Return what is left of the sorting network when only some of the ranks matter.
+    """Return the part of the sorting network that is needed if only some of the ranks matter.
 
-    ``labels[k]`` says what rank k is wanted for: LOW or HIGH, not at all; a number >= 0 shared with other ranks, as a
-    member of that set in any order; a number of its own, as exactly that rank. Walking backwards, an exchange between
-    two wires of one label changes nothing that is asked for; before any other, both wires matter.
+    ``labels[k]`` says how rank k is wanted. LOW or HIGH: not at all. A number >= 0 that other ranks share: as a member of
+    that set, in any order. A number of its own: exactly. The exchanges are examined from the last to the first: one between
+    two wires of the same label changes nothing that is wanted and is left out; before any other, both wires matter.
     """
     wires: list[int | None] = [label if labels.count(label) > 1 or label < 0 else None for label in labels]
     kept = []

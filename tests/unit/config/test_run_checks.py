@@ -63,7 +63,7 @@ def test_a_check_that_fails_is_the_pieces_fault():
 @pytest.mark.parametrize(
     ("inner", "complaint"),
     [
-        ({"name": "monna", "pivot": 1}, r"rule\.rule\.pivot: whose reply is which row"),
+        ({"name": "monna", "pivot": 1}, r"rule\.rule\.pivot: a row has no fixed client"),
         ({"name": "multi_krum", "selected": 6}, r"rule\.rule\.selected: 6 is more than the 5 vectors"),
     ],
 )
@@ -81,7 +81,7 @@ def test_a_method_need_not_have_the_usual_parameters():
     Method.check_run(run, "method", rate=0.1)
     with pytest.raises(ConfigError, match=r"^method\.cohort: 4 of 3 clients"):
         Method.check_run(run, "method", cohort=4)
-    with pytest.raises(ConfigError, match=r"^method\.clip_max: it is a cap"):
+    with pytest.raises(ConfigError, match=r"^method\.clip_max: it limits the level"):
         Method.check_run(run, "method", cohort=3, clip="none", clip_max=1.0)
 
 
