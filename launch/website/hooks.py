@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -28,6 +29,9 @@ BORROWED = {  # pages of the repository that lie outside docs/, and their names 
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.DOTALL | re.MULTILINE)
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+ELSEWHERE = re.compile(
+    r"""<(script|img|iframe|source)\b[^>]*\bsrc=["']?(https?:)?//[^>]*>|<link\b[^>]*stylesheet[^>]*//[^>]*>"""
+)
 PICTURE = re.compile(r"<!-- picture: (\w+) -->")
 
 
@@ -35,7 +39,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that docs/ does not have, and name all pages in the navigation."""
     for name, address in BORROWED.items():
         files.append(File.generated(config, address, content=(ROOT / name).read_text()))
-    files.append(File.generated(config, "assets/site.css", abs_src_path=str(Path(__file__).with_name("site.css"))))
+    for address, name in (("assets/site.css", "site.css"), ("assets/iframe-worker.js", "offline.js")):
+        files.append(File.generated(config, address, abs_src_path=str(Path(__file__).with_name(name))))
     files.append(File.generated(config, "pieces/index.md", content=pieces.overview()))
     for word in KINDS:
         if files.get_file_from_path(f"pieces/{word}.md") is None:
@@ -84,6 +89,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Draw the formulas."""
     return FORMULA.sub(lambda found: drawn(unescape(found[2]), display=found[1] == "div"), html)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Refuse a page that loads something from elsewhere: it would be incomplete without a network, and tell others who reads it."""
+    if found := ELSEWHERE.search(output):
+        raise PluginError(f"{page.file.src_uri} loads something from elsewhere: {found[0]}")
+    return output
 
 
 def _parts(markdown: str) -> Iterator[tuple[bool, str]]:

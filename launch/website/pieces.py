@@ -52,12 +52,10 @@ def _page(word: str, kind: Kind) -> Iterator[str]:
 
 
 def _comparison() -> str:
-    lines = ["| rule | breakdown | norm | when to use it |", "| --- | --- | --- | --- |"]
+    lines = ["| rule | breakdown | when to use it |", "| --- | --- | --- |"]
     for name in RULES:
         facts = RULES.get(name).facts
-        lines.append(
-            f"| [{name}](#{name}) | {_cell(facts.breakdown)} | {_cell(facts.norm_formula)} | {_cell(facts.use)} |"
-        )
+        lines.append(f"| [{name}](#{name}) | {_cell(facts.breakdown)} | {_cell(facts.use)} |")
     return "\n".join(lines)
 
 

@@ -17,7 +17,7 @@ INTERFACES = {  # what people implement or are given, by page
     "Attacks": [
         "byzdist.attacks.base",
     ],
-    "Data and tasks": ["byzdist.problem.data.base", "byzdist.problem.task.output_of"],
+    "Data and tasks": ["byzdist.problem.data.base"],
     "Rounds and registries": [
         "byzdist.rounds.Round",
         "byzdist.rounds.Replies",
@@ -29,6 +29,8 @@ INTERFACES = {  # what people implement or are given, by page
     ],
 }
 
+_MODULE = "\n    options: {show_root_heading: false, show_root_toc_entry: false}"  # its docstring begins the page
+
 
 def pages() -> dict[str, str]:
     """Return the text of each page by its address."""
@@ -38,6 +40,7 @@ def pages() -> dict[str, str]:
         f"[Contributing](../contributing.md#adding-a-piece) has an example of each kind.\n\n{offered}\n"
     }
     for title, names in INTERFACES.items():
-        listed = "\n\n".join(f"::: {name}" for name in names)
+        own = [name for name in names if name.rpartition(".")[2] not in byzdist._OFFERED]
+        listed = "\n\n".join(f"::: {name}{_MODULE if name.endswith('.base') else ''}" for name in own)
         found[f"reference/{title.lower().replace(' ', '_')}.md"] = f"# {title}\n\n{listed}\n"
     return found

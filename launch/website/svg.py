@@ -72,6 +72,6 @@ def text(x: float, y: float, words: str, anchor: str = "start") -> str:
 def picture(width: int, height: int, drawn: Iterable[str], title: str) -> str:
     """Return the whole picture, with a title for who cannot see it."""
     return (
-        f'<svg class="figure" viewBox="0 0 {width} {height}" style="max-width:{width}px" role="img" '
+        f'<svg class="figure" viewBox="0 0 {width} {height}" style="max-width:{width}px" role="img" data-search-exclude '
         f'aria-label="{escape(title)}"><title>{escape(title)}</title>{"".join(drawn)}</svg>'
     )
