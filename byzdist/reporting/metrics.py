@@ -103,10 +103,11 @@ class Metrics:
         totals["byzantine_majorities"] += record.has_majority
         totals["untrusted"] += record.is_untrusted
         totals["called"] += record.called is not None
-        self.last |= {key: record.evaluation[key] for key in self.better if key in record.evaluation}
+        if record.evaluation:
+            self.last |= {key: record.evaluation[key] for key in self.better if key in record.evaluation}
+            if self.first_loss is None:
+                self.first_loss = record.evaluation.get("loss")
         self.claimed = record.claimed or self.claimed
-        if self.first_loss is None:
-            self.first_loss = record.evaluation.get("loss")
 
     def _write(self, text: bytes) -> None:
         text = self._unwritten + text

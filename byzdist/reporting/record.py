@@ -70,15 +70,16 @@ class RoundRecord:
             line["called"] = self.called
         if self.postponed is not None:
             line["untrusted"] = self.postponed
-        line |= {"clipped": self.clipped, "clip_level": self.clip_level}
+        line["clipped"], line["clip_level"] = self.clipped, self.clip_level
         if self.untrusted is not None:
             line["untrusted"] = self.untrusted
         if self.f is not None:
             line["f"] = self.f
-        line |= {"bytes_up": self.bytes_up, "bytes_down": self.bytes_down}
+        line["bytes_up"], line["bytes_down"] = self.bytes_up, self.bytes_down
         if self.events:
             line["news"] = self.events
-        line |= {"seconds": self.seconds} | self.evaluation
+        line["seconds"] = self.seconds
+        line |= self.evaluation
         if self.claimed:
             line["claimed"] = self.claimed
         return line

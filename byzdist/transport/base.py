@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -197,8 +197,7 @@ class ServerEnd(ABC):
 Forge = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """A client's answer in a round, as its worker hands it over.
 
     Attributes:
