@@ -40,7 +40,7 @@ STUDY = {
         "clients": {"count": CLIENTS, "byzantine": BYZANTINE},
         "data": {"name": "digits", "split": "iid"},
         "model": "logistic_regression",
-        "method": {"name": "sgd", "step_size": STEP, "batch_size": BATCH, "cohort": CLIENTS},
+        "method": {"name": "sgd", "step_size": STEP, "batch_size": BATCH, "cohort": CLIENTS, "clip": "none"},
         "aggregation": {"rule": "krum"},
         "transport": "local",
         "evaluate": {"every": EVERY},

@@ -8,7 +8,7 @@ import yaml
 from byzdist.config.reading import dump, parse
 from byzdist.errors import ConfigError
 from byzdist.sweeping.axes import Sweep
-from byzdist.sweeping.folder import begin, check_same, load, reasons, state_of, write_index
+from byzdist.sweeping.folder import begun, check_same, load, reasons, state_of, write_index
 from byzdist.sweeping.watching import rounds_done
 from tests.support.cases import BASE
 
@@ -52,7 +52,9 @@ def test_a_sweep_may_grow_and_nothing_else(tmp_path):
         return Sweep({"base": BASE, "grid": grid}, tmp_path)
 
     def start(folder, swept):
-        begin(folder, swept, [member.name for member in swept.members()])
+        with begun(folder, swept, [member.name for member in swept.members()]):
+            with pytest.raises(ConfigError, match="a sweep is using"), begun(folder, swept, []):
+                pass
 
     start(tmp_path / "s", sweep(seed=[0, 1]))
     start(tmp_path / "s", sweep(seed=[0, 1, 2]))
