@@ -50,6 +50,8 @@ _KEYS = {
 }
 _COMMANDS = {
     "run": "train start launch fit execute resume",
+    "sweep": "grid gridsearch tune multirun study",
+    "table": "compare tabulate results",
     "evaluate": "eval test score predict",
     "list": "ls show names catalogue catalog info describe",
     "check": "validate lint verify dry_run plan",

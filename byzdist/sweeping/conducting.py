@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from byzdist.errors import ConfigError
-from byzdist.host.locks import Lock, LockTaken
 from byzdist.host.speech import say
 from byzdist.sweeping.axes import Sweep
 from byzdist.sweeping.checking import Planned, plan, transports
-from byzdist.sweeping.folder import State, begin, reasons, state_of, write_index
+from byzdist.sweeping.folder import State, begun, reasons, state_of, write_index
 from byzdist.sweeping.pool import train_side_by_side
-from byzdist.sweeping.ranks import Signals
+from byzdist.sweeping.ranks import Signals, check_forks
 from byzdist.sweeping.series import train_in_turn
 from byzdist.sweeping.watching import Watch
 
@@ -75,39 +74,34 @@ def conduct(sweep: Sweep, folder: Path, jobs: int | None, workers: int | None) -
         ConfigError: before anything is started.
     """
     runs = plan(sweep, folder)
-    groups = transports(runs)
-    others = [run for name, group in groups.items() if name != "local" for run in group]
-    _check_processes(groups, jobs, workers)
-    begin(folder, sweep, [run.name for run in runs])
-    lock = Lock(folder / ".lock")
-    try:
-        lock.acquire(0)
-    except LockTaken:
-        raise ConfigError(f"--out: a sweep is using {str(folder)!r}; wait for its end or name a new folder.") from None
-    try:
-        index = _Index(folder, runs)
-        index.write()
-        waiting = index.waiting()
-        say(f"{len(runs)} runs, {len(runs) - len(waiting)} of them done before; {folder}")
-        with Signals() as signals, Watch(folder, runs, waiting) as watch:
+    _check_processes(transports(runs), jobs, workers)
+    with begun(folder, sweep, [run.name for run in runs]):
+        return _train(runs, folder, jobs, workers)
 
-            def ended(run: Planned, reason: str) -> None:
-                state = index.note(run, reason)
-                if not signals.came or state.status in _ENDED:
-                    watch.ended(run, state)
 
-            alone = [run for run in waiting if run not in others]
-            if alone:
-                train_side_by_side(alone, folder, jobs or _cores(alone), signals, watch.look, ended)
-            for group in transports([run for run in waiting if run in others]).values():
-                if not signals.came:
-                    train_in_turn(group, folder, workers, signals, watch.look, ended)
-        if signals.came:
-            say("interrupted; the same command goes on where this one has ended.")
-        say(f"{index.summary()}; {folder}")
-        return 0 if index.is_complete else 1
-    finally:
-        lock.release()
+def _train(runs: Sequence[Planned], folder: Path, jobs: int | None, workers: int | None) -> int:
+    index = _Index(folder, runs)
+    index.write()
+    waiting = index.waiting()
+    say(f"{len(runs)} runs, {len(runs) - len(waiting)} of them done before; {folder}")
+    with Signals() as signals, Watch(folder, runs, waiting) as watch:
+
+        def ended(run: Planned, reason: str) -> None:
+            state = index.note(run, reason)
+            if not signals.came or state.status in _ENDED:
+                watch.ended(run, state)
+
+        for name, group in transports(waiting).items():
+            if signals.came:
+                break
+            if name == "local":
+                train_side_by_side(group, folder, jobs or _cores(group), signals, watch.look, ended)
+            else:
+                train_in_turn(group, folder, workers, signals, watch.look, ended)
+    if signals.came:
+        say("interrupted; the same command goes on where this one has ended.")
+    say(f"{index.summary()}; {folder}")
+    return 0 if index.is_complete else 1
 
 
 def _check_processes(groups: dict[str, list[Planned]], jobs: int | None, workers: int | None) -> None:
@@ -116,6 +110,7 @@ def _check_processes(groups: dict[str, list[Planned]], jobs: int | None, workers
     others = [run for name, group in groups.items() if name != "local" for run in group]
     if workers is not None and not others:
         raise ConfigError(f"--workers: {workers} processes, but with transport.name=local there is one a run.")
+    check_forks(secret=bool(others))
     for run in others:
         if workers is not None and workers > run.config.clients.count:
             raise ConfigError(

@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +14,9 @@ import yaml
 from byzdist.config.reading import dump, read_tree
 from byzdist.config.schema import Config
 from byzdist.config.yaml_reading import read_yaml
-from byzdist.errors import ConfigError
+from byzdist.errors import ConfigError, RunError
 from byzdist.host.files import read_json, read_text, write_text
+from byzdist.host.locks import Lock, LockTaken
 from byzdist.storage.folder import CONFIG, RUN, flat, is_empty
 from byzdist.sweeping.axes import Sweep
 from byzdist.sweeping.naming import label
@@ -71,16 +73,32 @@ def check_same(folder: Path, config: Config) -> None:
         raise ConfigError(f"--out: {str(folder)!r} holds a run of another configuration: {changes}. Name a new folder.")
 
 
-def begin(folder: Path, sweep: Sweep, names: Sequence[str]) -> None:
-    """Write sweep.yaml into a sweep's folder, new, or of a sweep that this one contains.
+@contextmanager
+def begun(folder: Path, sweep: Sweep, names: Sequence[str]) -> Iterator[None]:
+    """Keep other sweeps out of a sweep's folder, new, or of a sweep that this one contains; it has the sweep's sweep.yaml then.
 
     Raises:
-        ConfigError: if the folder holds anything else, or cannot be written.
+        ConfigError: if the folder holds anything else, is in use, or cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not is_sweep(folder) and not is_empty(folder):
             raise ConfigError(f"--out: {str(folder)!r} is not empty, and holds no sweep ({SWEEP}). Name a new folder.")
+        lock = Lock(folder / ".lock")
+        lock.acquire(0)
+    except LockTaken:
+        raise ConfigError(f"--out: a sweep is using {str(folder)!r}; wait for its end or name a new folder.") from None
+    except OSError as error:
+        raise ConfigError(f"--out: cannot write to {str(folder)!r}: {error.strerror or error}.") from None
+    try:
+        _describe(folder, sweep, names)
+        yield
+    finally:
+        lock.release()
+
+
+def _describe(folder: Path, sweep: Sweep, names: Sequence[str]) -> None:
+    try:
         if is_sweep(folder):
             lost = [name for name in (m.name for m in load(folder).members()) if name not in set(names)]
             if lost:
@@ -109,7 +127,10 @@ def write_index(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
-    write_text(folder / INDEX, text.getvalue(), durable=False)
+    try:
+        write_text(folder / INDEX, text.getvalue(), durable=False)
+    except OSError as error:
+        raise RunError(f"{str(folder / INDEX)!r} cannot be written: {error.strerror or error}.") from None
 
 
 def reasons(folder: Path) -> dict[str, str]:

@@ -4,10 +4,13 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from types import FrameType
 from typing import Any
 
-from byzdist.host import speech
+from byzdist.errors import ConfigError
+from byzdist.host import interrupt, speech
+from byzdist.transport.keys import VARIABLES
 
 _TAIL = 2000  # bytes of output that are looked at for a reason
 HEEDED = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
@@ -73,3 +76,24 @@ class Signals:
 def say_reason(error: Exception) -> None:
     """Write why this process ends, as the last line of its output."""
     print(f"byzdist: {error}", file=sys.stderr, flush=True)
+
+
+def check_forks(secret: bool) -> None:
+    """Refuse to train in forks of this process where they could not work, or would show a secret.
+
+    Args:
+        secret: whether the runs have one.
+
+    Raises:
+        ConfigError: naming the reason.
+    """
+    if given := [name for name in VARIABLES if secret and name in os.environ]:
+        raise ConfigError(
+            f"{given[0]}: the workers would be forks of this process, whose environment shows it. Remove it: a sweep makes a secret."
+        )
+    threads = {thread.name for thread in threading.enumerate()} - {threading.main_thread().name, interrupt.THREAD}
+    if threads:
+        raise ConfigError(
+            f"a module of yours has started threads ({', '.join(sorted(threads))}), which forks of this process would lack. Start them in "
+            "the function that needs them."
+        )

@@ -3,7 +3,6 @@
 import itertools
 import mmap
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 import torch
 
 from byzdist.errors import ConfigError, RunError
-from byzdist.host import interrupt, supervisor
+from byzdist.host import supervisor
 from byzdist.runtime.caller import Caller
 from byzdist.runtime.command import RunCommand
 from byzdist.runtime.job import Job
@@ -21,7 +20,7 @@ from byzdist.runtime.rank import run_rank
 from byzdist.scripting.leaving import undisturbed
 from byzdist.sweeping.checking import Planned
 from byzdist.sweeping.ranks import Output, Signals, say_reason
-from byzdist.transport.keys import VARIABLES, new_secret
+from byzdist.transport.keys import new_secret
 from byzdist.transport.store import SERIES, SOCKET, dismiss
 
 _DEFAULT_WORKERS = 4
@@ -91,11 +90,7 @@ def train_in_turn(
         signals: those of this process.
         look: see `byzdist.sweeping.pool.train_side_by_side`.
         ended: see there.
-
-    Raises:
-        ConfigError: where forks of this process cannot work.
     """
-    _check_forks()
     workers = workers or min(_DEFAULT_WORKERS, *(run.config.clients.count for run in runs))
     series = _Series(runs, folder, _Place(), Output(), Output())
     told = 0
@@ -124,19 +119,6 @@ def train_in_turn(
                 break
     if signals.came and told < len(runs):
         ended(runs[told], "")
-
-
-def _check_forks() -> None:
-    if given := [name for name in VARIABLES if name in os.environ]:
-        raise ConfigError(
-            f"{given[0]}: the workers would be forks of this process, whose environment shows it. Remove it: a sweep makes a secret."
-        )
-    threads = {thread.name for thread in threading.enumerate()} - {threading.main_thread().name, interrupt.THREAD}
-    if threads:
-        raise ConfigError(
-            f"a module of yours has started threads ({', '.join(sorted(threads))}), which forks of this process would lack. Start them in "
-            "the function that needs them."
-        )
 
 
 def _be_rank(series: _Series) -> int:

@@ -10,6 +10,7 @@ from byzdist.config.reading import dump, load, override, parse
 from byzdist.config.yaml_reading import read_yaml
 from byzdist.errors import ConfigError
 from byzdist.registry import Spec
+from byzdist.sweeping.axes import read_sweep
 from tests.support.cases import BASE, CASES
 from tests.support.harness import ROOT
 
@@ -72,8 +73,11 @@ def test_floats_survive_dump_and_load_to_the_last_bit():
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_the_configurations_that_come_along_are_valid(path):
     overrides = ["rounds=3"]
-    data = yaml.safe_load(path.read_text())["data"]
-    if "path" in data:
+    tree = yaml.safe_load(path.read_text())
+    if "base" in tree:
+        assert all(parse(member.tree).rounds == 3 for member in read_sweep(path, overrides).members())
+        return
+    if "path" in tree["data"]:
         overrides.append("data={name: synthetic}")
     assert load(path, overrides).rounds == 3
 
