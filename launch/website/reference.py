@@ -14,9 +14,7 @@ INTERFACES = {  # what people implement or are given, by page
     ],
     "Methods": ["byzdist.methods.base.Method", "byzdist.methods.base.ClientTask", "byzdist.problem.oracle.Oracle"],
     "Compressors": ["byzdist.compression.base.Compressor"],
-    "Attacks": [
-        "byzdist.attacks.base",
-    ],
+    "Attacks": ["byzdist.attacks.base"],
     "Data and tasks": ["byzdist.problem.data.base"],
     "Rounds and registries": [
         "byzdist.rounds.Round",
