@@ -1,6 +1,6 @@
-"""Objects that no import finds, such as a notebook's lambda, under the names by which a configuration has them.
+"""Objects that cannot be imported, such as a notebook's lambda, and the names that a configuration has for them.
 
-Such a name is ``module:qualname#digest``. The digest is of the object's source, so a run never goes on with another object.
+Such a name is ``module:qualname#digest``. The digest is of the object's source, so a run is never resumed with another object.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +17,7 @@ _DIGEST = "#"
 
 @contextmanager
 def giving(objects: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
-    """Let these names stand for these objects."""
+    """Have `find` return these objects for these names."""
     token = _objects.set({**_objects.get(), **objects})
     try:
         yield
@@ -31,20 +31,20 @@ def name_of(thing: str, digest: str) -> str:
 
 
 def is_given(name: str) -> bool:
-    """Return whether a name stands for an object that is given, or was given once."""
+    """Return whether a name has the form of the name of a given object, even if that object is not given now."""
     return _DIGEST in name
 
 
 def find(name: str, key: str) -> Callable[..., Any]:
-    """Return the object of a name; ``key`` is where the configuration has it.
+    """Return the object with a name; ``key`` is the configuration key that has the name.
 
     Raises:
-        ConfigError: if it is not given.
+        ConfigError: if no such object is given.
     """
     found = _objects.get().get(name)
     if found is None:
         raise ConfigError(
-            f"{key}: {name!r} is an object that byzdist.train was given, and a digest of its source. It is not given now, or its source "
-            "has changed: call byzdist.train with the very same object, and with resume=True to go on with a run."
+            f"{key}: {name!r} is an object that byzdist.train was given, with a digest of its source. It is not given now, or its source "
+            "has changed: call byzdist.train with the very same object, and with resume=True to continue a run."
         )
     return found

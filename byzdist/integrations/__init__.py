@@ -1,1 +1,1 @@
-"""Robust aggregation inside other frameworks. Each module asks for its own framework alone, and nothing here imports them all."""
+"""Robust aggregation inside other frameworks. Each module imports only its own framework, and nothing imports all of them."""

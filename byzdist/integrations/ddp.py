@@ -1,4 +1,4 @@
-"""Robust aggregation of gradients in torch's DistributedDataParallel, by a hook; docs/integrations.md says what it protects from."""
+"""Robust aggregation of gradients in torch's DistributedDataParallel, by a hook; docs/integrations.md says what it protects against."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,25 +16,25 @@ Hook = Callable[[dist.ProcessGroup | None, GradBucket], torch.futures.Future[Ten
 
 
 def robust_hook(rule: Named, *, f: int, pre: Sequence[Named] = (), seed: int = 0) -> Hook:
-    """Return a communication hook that aggregates the ranks' gradients by a robust rule, where DDP would average them.
+    """Return a communication hook that aggregates the ranks' gradients by a robust rule instead of averaging them.
 
-    Each bucket of gradients is gathered and aggregated by itself, by every rank, to the same bits on machines of one kind, while
-    the backward pass goes on. Rows with NaN or infinity are left out and count against f; where more than f ranks
-    send some, an honest one does, and the result is NaN, as plain DDP's would be: a GradScaler then skips the step.
+    Every rank gathers and aggregates each bucket of gradients separately, while the backward pass continues. On machines of one
+    kind all ranks get the same bits. Rows with NaN or infinity are left out and subtracted from f. If more than f ranks send
+    such rows, one of them is honest, and the result is NaN, as in plain DDP: a GradScaler then skips the step.
 
     Args:
-        rule: a registered name, {name: ..., parameters}, or a spec. One that remembers is refused.
-        f: how many ranks may send anything as their gradient.
-        pre: pre-aggregation steps in order, each given likewise.
-        seed: what draws are keyed by, with the bucket and how often it was aggregated; the same on all ranks.
+        rule: a registered name, {name: ..., parameters}, or a spec. A rule that remembers is refused.
+        f: how many ranks may send arbitrary gradients.
+        pre: pre-aggregation steps in order, each given in the same way.
+        seed: keys the random draws, together with the bucket and its number of calls; it must be the same on all ranks.
 
     Returns:
-        The hook, whose state is a process group or None for the default one. It keeps the gathered gradients: as many times the
-        model's size as there are ranks.
+        The hook, whose state is a process group, or None for the default one. It keeps the gathered gradients: the model's size
+        times the number of ranks.
 
     Raises:
-        ConfigError: an unknown name, a wrong parameter, an f that steps and rule do not tolerate among the ranks. The latter is
-            raised here if the default group exists, and by the first backward pass of a smaller group.
+        ConfigError: for an unknown name, a wrong parameter, or an f that the steps and the rule do not tolerate. The last is raised
+            here if the default group exists, and for another group in its first backward pass.
 
     Example:
         >>> import byzdist
@@ -50,7 +50,7 @@ def robust_hook(rule: Named, *, f: int, pre: Sequence[Named] = (), seed: int = 0
     first = new()
     if first.rule.remembers:
         raise ConfigError(
-            f"ddp.rule: {rule!r} remembers what it saw, which no checkpoint of a DDP script holds; take another."
+            f"ddp.rule: {rule!r} remembers earlier calls, but no checkpoint of a DDP script has its memory; choose another rule."
         )
     if isinstance(f, bool) or not isinstance(f, int) or f < 0:
         raise ConfigError(f"ddp.f: {f!r}; a whole number of ranks is needed.")
@@ -74,12 +74,12 @@ def _check(aggregator: Aggregator, f: int, ranks: int) -> None:
     if f > most:
         raise ConfigError(
             f"ddp.f: {f} of {ranks} ranks; these steps and this rule tolerate {most} in the worst case. "
-            "Declare fewer, add ranks, or take another rule."
+            "Declare fewer, add ranks, or choose another rule."
         )
 
 
 class _Bucket:
-    """What is kept for one bucket: buckets are aggregated at the same time, so each has buffers of its own."""
+    """The buffers of one bucket; each bucket has its own, because buckets are aggregated at the same time."""
 
     def __init__(self, aggregator: Aggregator, f: int, seed: int, number: int) -> None:
         self._aggregator, self._f, self._seed, self._number = aggregator, f, seed, number
@@ -87,15 +87,12 @@ class _Bucket:
         self._calls = 0
 
     def aggregate(self, mine: Tensor, group: dist.ProcessGroup | None) -> torch.futures.Future[Tensor]:
-        """Return the future of the aggregate of all ranks' gradients, which takes the place of this rank's."""
+        """Return a future for the aggregate of all ranks' gradients, which overwrites this rank's own."""
         ranks, call = dist.get_world_size(group), self._calls
         self._calls += 1
         known = self._gathered
-        if (known.shape, known.dtype, known.device) != (
-            (ranks, len(mine)),
-            mine.dtype,
-            mine.device,
-        ):  # DDP deals them anew
+        # DDP may change its buckets, and does so after the first iteration
+        if (known.shape, known.dtype, known.device) != ((ranks, len(mine)), mine.dtype, mine.device):
             self._gathered = torch.empty(ranks, len(mine), dtype=mine.dtype, device=mine.device)
         work = dist.all_gather_single(self._gathered.view(-1), mine, group=group, async_op=True)
         assert work is not None

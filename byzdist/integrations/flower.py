@@ -22,23 +22,23 @@ Arrays = dict[str, Any]  # numpy arrays by name
 
 
 class RobustStrategy(FedAvg):  # type: ignore[misc, unused-ignore]  # of type Any where Flower is not installed
-    """Federated averaging with a robust rule in place of the average: x^{k+1} = x^k + u^k, u^k made of what clients change x^k by.
+    """Federated averaging with a robust rule instead of the average: x^{k+1} = x^k + u^k, where u^k aggregates the clients' updates u_i^k.
 
-    With ``clip`` it is the heuristic [BRPP eq. 10]: u^k = u^{k-1} + rule(clip_λ(u_i^k - u^{k-1})), λ = clip ‖x^k - x^{k-1}‖, which holds
-    against a Byzantine majority in a cohort; the first round is not clipped. A reply of another form than the model's, and one
-    that is not finite, is left out and logged. What clients claim, their numbers of examples, weighs nothing.
+    With ``clip`` it is the heuristic [BRPP eq. 10]: u^k = u^{k-1} + rule(clip_λ(u_i^k - u^{k-1})), λ = clip ‖x^k - x^{k-1}‖, which
+    withstands a Byzantine majority in a cohort. The first round is not clipped. A reply is left out and logged if its form is not
+    the model's or a value is not finite. The numbers of examples are claims, so they do not count.
 
     Args:
         rule: a registered name, {name: ..., parameters}, or a spec.
-        f: how many of the replies of a round may be Byzantine. Rounds that are not clipped change nothing where so many are more than
-            steps and rule tolerate among the replies that came.
-        pre: pre-aggregation steps in order, each given likewise.
+        f: how many of a round's replies may be Byzantine. A round without clipping changes nothing if the steps and the rule do not
+            tolerate f among the replies that came.
+        pre: pre-aggregation steps in order, each given in the same way.
         clip: α of the heuristic; None: no clipping.
-        seed: what the steps' draws are keyed by, with the round.
-        **options: FedAvg's, such as fraction_train. Metrics are medians by default.
+        seed: keys the steps' random draws, together with the round.
+        **options: options of FedAvg, such as fraction_train. Metrics are medians by default.
 
     Raises:
-        ConfigError: an unknown name, a wrong parameter, an f or a clip out of range.
+        ConfigError: for an unknown name, a wrong parameter, or an f or clip out of range.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class RobustStrategy(FedAvg):  # type: ignore[misc, unused-ignore]  # of type An
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Remember the model that clients are sent."""
+        """Keep a copy of the model that is sent to the clients."""
         self._sent = {name: array.numpy() for name, array in arrays.items()}
         messages: Iterable[Message] = super().configure_train(server_round, arrays, config, grid)
         return messages
@@ -73,12 +73,13 @@ class RobustStrategy(FedAvg):  # type: ignore[misc, unused-ignore]  # of type An
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return the next model, or None where it stays as it is, and the metrics of those whose reply has the model's form."""
+        """Return the next model (None: no change) and the metrics of the clients whose replies have the model's form."""
         good = []
-        for message in sorted(replies, key=lambda message: message.metadata.src_node_id):  # not in the order of arrival
+        # by node, because the order of arrival is random
+        for message in sorted(replies, key=lambda message: message.metadata.src_node_id):
             try:
                 good.append((self._update(message), message.content))
-            except Exception as error:  # whatever a hostile message makes the reader raise
+            except Exception as error:  # a hostile message may cause any exception
                 log(WARNING, "round %d: a reply is left out: %s", server_round, describe_error(error))
         if not good:
             return None, None
@@ -90,7 +91,7 @@ class RobustStrategy(FedAvg):  # type: ignore[misc, unused-ignore]  # of type An
             return None, metrics
         try:
             self._last = self._aggregated(updates, server_round)
-        except ConfigError as error:  # all differ from u^{k-1} by more than their type holds
+        except ConfigError as error:  # all differences from u^{k-1} overflow their type
             log(WARNING, "round %d: the model stays: %s", server_round, error)
             return None, metrics
         change = self._last
@@ -98,12 +99,12 @@ class RobustStrategy(FedAvg):  # type: ignore[misc, unused-ignore]  # of type An
         return ArrayRecord({name: Array(np.asarray(value)) for name, value in model.items()}), metrics
 
     def _aggregated(self, updates: list[Arrays], server_round: int) -> Arrays:
-        """Return u^k, and of entries that are not floating the middle one."""
+        """Return u^k; for an entry that is not floating point, the middle one of the replies' values."""
         pre = list(self._pre)
         if self._clip and self._last:
             updates = [{name: u - self._last[name] if _real(u) else u for name, u in one.items()} for one in updates]
             step = math.hypot(*(norm(torch.from_numpy(np.ravel(u)).double()) for u in self._last.values() if _real(u)))
-            pre = [{"name": "clip", "threshold": max(self._clip * step, 1e-300)}, *pre]  # which has to be positive
+            pre = [{"name": "clip", "threshold": max(self._clip * step, 1e-300)}, *pre]  # a threshold must be positive
         f, draws = min(self._f, self._bounds.max_f(len(updates))), stream(self._seed, "flower", 0, server_round)
         found = aggregate(updates, self._rule, pre=pre, f=f, generator=draws, nonfinite="drop")
         if not (self._clip and self._last):
@@ -111,7 +112,7 @@ class RobustStrategy(FedAvg):  # type: ignore[misc, unused-ignore]  # of type An
         return {name: self._last[name] + u if _real(u) else u for name, u in found.items()}
 
     def _update(self, message: Message) -> Arrays:
-        """Return what a reply changes the model by."""
+        """Return the client's update: the model in its reply minus the model that was sent."""
         if message.has_error():
             raise ValueError(message.error.reason)
         (record,) = message.content.array_records.values()
@@ -129,7 +130,7 @@ class RobustStrategy(FedAvg):  # type: ignore[misc, unused-ignore]  # of type An
         return update
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Return the metrics of the replies that are no errors."""
+        """Return the aggregated metrics of the replies without errors."""
         contents = [message.content for message in replies if not message.has_error()]
         return self.evaluate_metrics_aggr_fn(contents, self.weighted_by_key) if contents else None
 
@@ -144,7 +145,7 @@ def _real(array: Any) -> bool:
 
 
 def median_metrics(contents: list[RecordDict], weighted_by_key: str) -> MetricRecord:
-    """Return the median of each metric that most clients report as a finite number; weights, which are claims, do not count."""
+    """Return the median of each metric that most clients report as a finite number; weights are claims, so they do not count."""
     claims: dict[str, list[float]] = {}
     for content in contents:
         reported: Mapping[str, Any] = next(iter(content.metric_records.values()), {})

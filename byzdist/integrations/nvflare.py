@@ -18,18 +18,18 @@ from byzdist.registry import Named
 class RobustAggregator(ModelAggregator):  # type: ignore[misc, unused-ignore]  # NVFlare has no types
     """Robust aggregation of the models, or differences of models, that clients send.
 
-    Of replies that differ in names, shapes or kind, the form that most have counts, so that one client cannot have the others left
-    out. Those that are not finite are left out, too. Numbers of steps, which are claims, weigh nothing.
+    Only replies in the most frequent form (kind, names, shapes and types) count, so a single client cannot have the others left
+    out. Replies that are not finite are left out, too. The numbers of steps are claims, so they do not count.
 
     Args:
         rule: a registered name, {name: ..., parameters}, or a spec.
-        f: how many of the replies of a round may be Byzantine.
-        pre: pre-aggregation steps in order, each given likewise.
-        seed: what the steps' draws are keyed by, with the round.
+        f: how many of a round's replies may be Byzantine.
+        pre: pre-aggregation steps in order, each given in the same way.
+        seed: keys the steps' random draws, together with the round.
 
     Raises:
-        ConfigError: an unknown name, a wrong parameter or f; and by ``aggregate_model``, which ends the job, where f are more than
-            steps and rule tolerate among the replies that came.
+        ConfigError: for an unknown name, a wrong parameter or f; also by ``aggregate_model``, which ends the job, if the steps and
+            the rule do not tolerate f among the replies that came.
     """
 
     def __init__(self, rule: Named, *, f: int, pre: Sequence[Named] = (), seed: int = 0) -> None:
@@ -42,14 +42,14 @@ class RobustAggregator(ModelAggregator):  # type: ignore[misc, unused-ignore]  #
         self._round = 0
 
     def accept_model(self, model: FLModel) -> None:
-        """Keep a client's reply until all are there."""
+        """Keep a client's reply until the round is aggregated."""
         self._models.append(model)
 
     def aggregate_model(self) -> FLModel:
-        """Return the aggregate of the replies in the form that most of them have."""
+        """Return the aggregate of the replies that have the most frequent form."""
         forms = Counter(form for model in self._models if (form := _form(model)) is not None)
         if not forms:
-            raise ConfigError("nvflare: no reply holds arrays by name.")
+            raise ConfigError("nvflare: no reply is a dictionary of arrays.")
         ((form, _),) = forms.most_common(1)
         models = [model for model in self._models if _form(model) == form]
         if self._bounds.max_byzantine(len(models)) < self._f:
@@ -61,12 +61,12 @@ class RobustAggregator(ModelAggregator):  # type: ignore[misc, unused-ignore]  #
         return FLModel(params_type=models[0].params_type, params=params)
 
     def reset_stats(self) -> None:
-        """Forget the replies."""
+        """Drop the replies."""
         self._models = []
 
 
 def _form(model: FLModel) -> Any:
-    """Return the kind, names, shapes and types of a reply; None where it holds something else."""
+    """Return the kind, names, shapes and types of a reply; None if it is not a dictionary of arrays."""
     params = model.params
     if not isinstance(params, dict) or not all(
         isinstance(value, np.ndarray | torch.Tensor) for value in params.values()

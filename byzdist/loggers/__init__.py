@@ -1,4 +1,4 @@
-"""Where a run's metrics go besides its folder, one logger a file; a new file is found here without being listed."""
+"""Loggers send a run's metrics elsewhere, besides its folder. Each is one file in this folder, found without being listed."""
 
 from byzdist.loggers.base import LOGGERS
 from byzdist.registry import import_all

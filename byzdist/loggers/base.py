@@ -1,17 +1,17 @@
-"""The registry of loggers: where a run's metrics go besides its folder.
+"""The interface and the registry of loggers, which send a run's metrics elsewhere, besides its folder.
 
-A logger is made once, in the server's process, when the run begins.
+A logger is made once, in the server's process, when the run starts.
 
 Args:
-    folder: the run's.
-    config: the run's configuration, complete, as config.yaml has it.
+    folder: the run's folder.
+    config: the run's complete configuration, as in config.yaml.
 
 Returns:
-    A function of (round, values): the round's number, and its numbers by name, such as loss, accuracy, bytes_up. Where it has a method
+    A function of (round, values): the round's number, and its numbers by name, such as loss, accuracy, bytes_up. If it has a method
     ``close``, that is called with the run's summary at the end.
 
 Raises:
-    Exception: whatever it raises is logged once, and the run goes on without it.
+    Exception: any exception is logged once, and the run continues without this logger.
 
 Example:
     >>> from pathlib import Path
@@ -34,7 +34,7 @@ L = TypeVar("L", bound=Callable[..., Any])
 
 
 def needs(module: str) -> Callable[[L], L]:
-    """Return the decorator of a logger that needs a library, which is an extra of the same name as the logger."""
+    """Return the decorator for a logger that needs a library; the extra that installs it has the logger's name."""
 
     def mark(logger: L) -> L:
         logger.needs = module  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""MLflow."""
+"""The logger for MLflow."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from byzdist.loggers.base import LOGGERS, needs
 @LOGGERS.register("mlflow")
 @needs("mlflow")
 class MLflow:
-    """A run of MLflow, at MLFLOW_TRACKING_URI, with the configuration's keys as parameters."""
+    """A run in MLflow, at MLFLOW_TRACKING_URI, with the configuration's keys as parameters."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], *, experiment: str = "byzdist") -> None:
         module = optional("mlflow", "metrics.log: this needs", "byzdist[mlflow]")
@@ -28,7 +28,7 @@ class MLflow:
             self._client.log_metric(self._run, name, value, step=round_)
 
     def close(self, summary: Mapping[str, Any]) -> None:
-        """End."""
+        """End MLflow's run, as finished or failed."""
         ended = summary["status"] in ("finished", "stopped")
         self._client.set_terminated(self._run, "FINISHED" if ended else "FAILED")
 

@@ -1,4 +1,4 @@
-"""TensorBoard, by what torch has for it."""
+"""The logger for TensorBoard, by torch's writer."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from byzdist.loggers.base import LOGGERS, needs
 @LOGGERS.register("tensorboard")
 @needs("tensorboard")
 class TensorBoard:
-    """Files for TensorBoard, in the folder ``tensorboard`` of the run's."""
+    """Files for TensorBoard, in ``tensorboard`` within the run's folder."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         module = optional("torch.utils.tensorboard", "metrics.tensorboard: this needs", "byzdist[tensorboard]")
@@ -23,5 +23,5 @@ class TensorBoard:
             self._writer.add_scalar(name, value, round_)
 
     def close(self, summary: Mapping[str, Any]) -> None:
-        """Write what is left."""
+        """Write the rest and close the files."""
         self._writer.close()

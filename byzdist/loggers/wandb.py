@@ -1,4 +1,4 @@
-"""Weights & Biases."""
+"""The logger for Weights & Biases."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from byzdist.loggers.base import LOGGERS, needs
 @LOGGERS.register("wandb")
 @needs("wandb")
 class WeightsAndBiases:
-    """A run of Weights & Biases with the configuration and the summary; WANDB_MODE=offline keeps it here."""
+    """A run in Weights & Biases with the configuration and the summary; WANDB_MODE=offline keeps it on this machine."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], *, project: str = "byzdist") -> None:
         module = optional("wandb", "metrics.log: this needs", "byzdist[wandb]")
@@ -24,6 +24,6 @@ class WeightsAndBiases:
         self._run.log(dict(values), step=round_)
 
     def close(self, summary: Mapping[str, Any]) -> None:
-        """Hand over the summary and end."""
+        """Send the summary and end their run."""
         self._run.summary.update(dict(summary))
         self._run.finish(exit_code=0 if summary["status"] in ("finished", "stopped") else 1)

@@ -1,4 +1,4 @@
-"""What whoever starts a run from Python wants of it while it goes on."""
+"""The wishes of the code that called a run: a function for each round, progress, a process that continues."""
 
 import copy
 from collections.abc import Callable
@@ -11,12 +11,12 @@ from byzdist.runtime.recording import Watching
 
 @dataclass(frozen=True)
 class Caller:
-    """What the server's process owes to whoever called it.
+    """The options that the caller of a run sets, for the server's process.
 
     Attributes:
-        on_round: gets a copy of each round's record, and returns whether the run is to end after that round.
-        shows_progress: whether rounds and the end are shown on standard output.
-        lives_on: whether the process goes on after the run: a notebook, or a script.
+        on_round: called with a copy of each round's record; it returns whether the run must end after that round.
+        shows_progress: whether to show rounds and the end on standard output.
+        lives_on: whether the process continues after the run, as a notebook or a script does.
     """
 
     on_round: Callable[[RoundRecord], bool] | None = None
@@ -24,7 +24,7 @@ class Caller:
     lives_on: bool = False
 
     def watchers(self, stop: Callable[[], None]) -> list[Watching]:
-        """Return what tells the caller of each round; ``stop`` ends the run."""
+        """Return the watcher that calls ``on_round`` after each round, if there is one; ``stop`` ends the run."""
         if (on_round := self.on_round) is None:
             return []
 

@@ -1,4 +1,4 @@
-"""What the clients of a worker will read next, said before they do, so that lazy data can be read ahead."""
+"""Predicts what a worker's clients will read next, so that lazy data can be read ahead."""
 
 from collections.abc import Collection, Iterable, Iterator
 from itertools import chain
@@ -11,12 +11,13 @@ from byzdist.runtime.experiment import Experiment
 
 
 class Foresight:
-    """Tells the oracle of a worker what its clients will read: in a round as it is, and in the next one as the seed draws it.
+    """Tells a worker's oracle what its clients will read, in the current round and in the next one, which the seed determines.
 
-    That draw is the server's, too, unless clients are out of reach or a full round is called; then what was read ahead is thrown away.
+    The server draws the same next round, unless clients are out of reach or it calls a full round. Then the batches that were read
+    ahead are dropped.
 
     Args:
-        hosted: the clients that live here.
+        hosted: the clients of this worker.
     """
 
     def __init__(self, experiment: Experiment, hosted: Collection[int]) -> None:
@@ -26,17 +27,17 @@ class Foresight:
         self._hosted, self._last = hosted, config.rounds
         sizes, clients = (method.cohort, method.full_cohort), config.clients
         self._draws: Draws | None = None
-        if clients.availability.name == "always":  # the server alone may ask another model
+        if clients.availability.name == "always":  # only the server may ask any other availability model
             self._draws = Draws(config.seed, method.is_full, sizes, clients.availability, clients.count)
 
     @classmethod
     def of(cls, experiment: Experiment, hosted: Collection[int]) -> "Foresight | None":
-        """Return the foresight of a worker; None where nothing is read ahead."""
+        """Return a worker's foresight, or None if nothing is read ahead."""
         ahead = any(reader.ahead for reader in experiment.data.readers())
         return cls(experiment, hosted) if ahead else None
 
     def tell(self, round_: Round, clients: Iterable[int]) -> None:
-        """Say what these clients will read in a round that begins, and then what will be read in the next one."""
+        """Tell the oracle what these clients will read in the round that begins, and then in the next one."""
         self._oracle.expect(chain(self._wanted(round_, clients), self._next(round_.number + 1)))
 
     def _next(self, number: int) -> Iterator[Wanted]:

@@ -1,1 +1,1 @@
-"""What a script or a notebook calls: `byzdist.train`, and what it returns."""
+"""The functions for scripts and notebooks: `byzdist.train`, and the run that it returns."""

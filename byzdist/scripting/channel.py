@@ -1,4 +1,4 @@
-"""How the server's process asks the caller's after each round: the user's function runs where the user called `byzdist.train`."""
+"""The channel from the server's process to the caller's: the user's function runs where the user called `byzdist.train`."""
 
 import json
 import select
@@ -14,10 +14,10 @@ _GO_ON, _STOP = b"\0", b"\1"
 
 
 class Channel:
-    """A pair of sockets that is made before the server is forked, and outlives a server that is started again.
+    """A pair of sockets, made before the server is forked; it stays open when the server is started again.
 
     Args:
-        hear: is called in the caller's process with each record; returns whether the run is to end.
+        hear: called in the caller's process with each record; it returns whether the run must end.
     """
 
     def __init__(self, hear: Callable[[RoundRecord], bool]) -> None:
@@ -26,33 +26,32 @@ class Channel:
         self._heard = bytearray()
 
     def close(self) -> None:
-        """Close both ends, in a process that needs neither."""
+        """Close both ends, in a process that uses neither."""
         self._callers.close()
         self._servers.close()
 
     def be_server(self) -> None:
-        """Keep the server's end alone, so that the caller's death is seen."""
+        """Keep only the server's end, because the caller's death is noticed only if no other process has the caller's end open."""
         self._callers.close()
 
     def ask(self, record: RoundRecord) -> bool:
-        """Server: tell the caller of a round and return whether the run is to end; where the caller is gone it is."""
+        """Server: send a round's record to the caller; return whether the run must end, which is also so if the caller is gone."""
         try:
-            self._servers.sendall(
-                b"\n" + json.dumps(asdict(record)).encode() + b"\n"
-            )  # the first one ends a line that a dead server began
+            # the first line break ends the incomplete line of an earlier server that was killed
+            self._servers.sendall(b"\n" + json.dumps(asdict(record)).encode() + b"\n")
             return self._servers.recv(1) != _GO_ON
         except OSError:
             return True
 
     def listen(self, seconds: float) -> None:
-        """Caller: answer for so long, or until the first answer."""
+        """Caller: wait at most this long for records, and answer those that come."""
         if not select.select([self._callers], [], [], seconds)[0]:
             return
         self._heard += self._callers.recv(_BLOCK)
         *lines, rest = self._heard.split(b"\n")
         self._heard = bytearray(rest)
         for line in filter(None, lines):
-            with suppress(ValueError):  # the begin of a line
+            with suppress(ValueError):  # an incomplete line
                 record = _record(bytes(line))
                 self._callers.sendall(_STOP if self._hear(record) else _GO_ON)
 

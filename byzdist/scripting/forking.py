@@ -1,4 +1,4 @@
-"""A run whose processes are forks of a script or of a notebook's kernel, so that they have its functions and its data."""
+"""A run whose processes are forks of a script or of a notebook's kernel, and so have its functions and its data."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ from byzdist.runtime.rank import run_reporting
 from byzdist.scripting.channel import Channel
 from byzdist.transport.keys import VARIABLES
 
-_THREADS = Path("/proc/self/task")  # Linux's
+_THREADS = Path("/proc/self/task")  # on Linux
 
 
 def train_forked(
@@ -35,7 +35,7 @@ def train_forked(
     """Run an experiment as forks of this process, and call ``on_round`` here; see `byzdist.runtime.launcher.launched`.
 
     Raises:
-        ConfigError: also where forks of this process cannot work.
+        ConfigError: for a mistake in the configuration, or if forks of this process cannot work.
     """
     _check_forks(command.tree or {})
     channel = Channel(on_round) if on_round is not None else None
@@ -56,8 +56,8 @@ def _say_nothing(text: str) -> None:
 
 
 def _be_rank(command: RunCommand, channel: Channel | None, shows_progress: bool) -> int:
-    """Be a rank, in a fork: the server, or the thin parent of a worker, or that worker."""
-    torch.set_num_threads(1)  # torch's other threads are not in a fork, and OpenMP would wait for them
+    """Run a rank in a fork: the server, the supervisor of a worker, or that worker."""
+    torch.set_num_threads(1)  # a fork has no other threads of torch's, and OpenMP would wait for them
     speech.protect()
     is_server = os.environ["RANK"] == "0"
     if channel is not None:
@@ -68,31 +68,32 @@ def _be_rank(command: RunCommand, channel: Channel | None, shows_progress: bool)
     asks = channel.ask if channel is not None and is_server else None
     try:
         return run_reporting(command, Caller(asks, shows_progress))
-    except (ConfigError, RunError) as error:  # which another rank's failure has come before
+    except (ConfigError, RunError) as error:  # another rank failed first
         print(f"byzdist: {error}", file=sys.stderr)
         return supervisor.MISTAKE if isinstance(error, ConfigError) else 1
 
 
 def _check_forks(tree: Any) -> None:
-    """Refuse to fork where the forks could not compute, or would show a secret."""
-    other = "Use workers=0, which trains in this process to the same bits, or start the script with torchrun."
+    """Refuse to fork if the forks could not compute, or would reveal the secret."""
+    other = "Use workers=0, which trains in this process and gives the same bits, or start the script with torchrun."
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         raise ConfigError(
-            f"workers: the processes would be forks of this one, where CUDA is in use, and CUDA does not survive that. {other}"
+            f"workers: the processes would be forks of this one, but it uses CUDA, which does not work in a fork. {other}"
         )
     if tree.get("threads", 1) != 1 and _has_native_threads():
         raise ConfigError(
-            f"threads: {tree['threads']} in forks of this process, where torch or another library has started threads: OpenMP would wait "
-            f"for them for ever. Use threads=1. {other}"
+            f"threads: {tree['threads']} in forks of this process, in which torch or another library has started threads. Forks do not "
+            f"have these, and OpenMP would wait for them forever. Use threads=1. {other}"
         )
     if given := [name for name in VARIABLES if name in os.environ]:
         raise ConfigError(
-            f"{given[0]}: the workers would be forks of this process, whose environment shows it to them. Remove it: train makes a secret."
+            f"{given[0]}: the workers would be forks of this process and could read it in their environment. "
+            "Remove it: train makes its own secret."
         )
 
 
 def _has_native_threads() -> bool:
-    """Return whether libraries have started threads of their own in this process, or may have."""
+    """Return whether this process has threads that libraries started, or whether that is unknown."""
     try:
         return sum(1 for _ in _THREADS.iterdir()) > threading.active_count()
     except OSError:

@@ -1,4 +1,4 @@
-"""From what a script hands over (modules, arrays, functions) to sections of a configuration."""
+"""Turns the objects that a script passes (modules, arrays, functions) into sections of a configuration."""
 
 import copy
 import inspect
@@ -30,9 +30,9 @@ _OF_NUMBERS = (
 
 
 def model(given: Any, objects: Objects) -> Any:
-    """Return a model section: of a module, of a function or class that makes one, or as it is.
+    """Return the model section for a module, or for a function or class that makes one; any other value is kept.
 
-    A module is copied: the caller's stays as it is.
+    A module is copied, so the caller's does not change.
     """
     if isinstance(given, nn.Module):
         return objects.name(given, lambda feature_shape, classes: copy.deepcopy(given))
@@ -44,13 +44,13 @@ def model(given: Any, objects: Objects) -> Any:
 
 
 def data(given: Any, objects: Objects) -> Any:
-    """Return a data section: of arrays, a Dataset, a function, or as it is.
+    """Return the data section for arrays, a Dataset or a function; a name or a mapping is kept.
 
     Args:
         given: (X, y), or (X, y, X_test, y_test), or ((X, y), (X_test, y_test)); a Dataset, a DataLoader, a `Lazy`, or a pair of these
-            for training and test; a function without arguments that returns any of these; a function of a client's id, whose data
-            are then private; a name or a mapping as in YAML.
-        objects: takes it down.
+            for training and test; a function without arguments that returns any of these; a function of a client's id, for private
+            data; a name or a mapping as in YAML.
+        objects: gives the object its name in the configuration.
 
     Raises:
         ConfigError: for anything else.
@@ -69,12 +69,12 @@ def data(given: Any, objects: Objects) -> Any:
             return {"name": objects.name(given), "where": "worker"}
         return objects.name(given)
     raise ConfigError(
-        f"data: a {type(given).__name__} is no data. Give (X, y), a Dataset of torch's, a name, or a function that returns these."
+        f"data: a {type(given).__name__} cannot be used. Give (X, y), a torch Dataset, a name, or a function that returns one of these."
     )
 
 
 def task(given: Any, objects: Objects) -> Any:
-    """Return a task section: of a `Task`, of a loss, or as it is.
+    """Return the task section for a `Task` or a loss; a name or a mapping is kept.
 
     A loss is a function or module of (outputs, targets), such as torch's, or a function of (model, batch).
     """
@@ -84,9 +84,9 @@ def task(given: Any, objects: Objects) -> Any:
         return objects.name(given, lambda: given)
     if not callable(given):
         raise ConfigError(
-            f"loss: a {type(given).__name__} is no loss. Give a function (outputs, targets), a Task, or a name."
+            f"loss: a {type(given).__name__} cannot be used. Give a function (outputs, targets), a Task, or a name."
         )
-    if not isinstance(given, nn.Module) and _takes(given, 0):  # as YAML has it: a function that returns a task
+    if not isinstance(given, nn.Module) and _takes(given, 0):  # a function that returns a task, as in YAML
         return objects.name(given)
     if (name := _registered(given)) is not None:
         return name
@@ -112,9 +112,8 @@ def _of_batch(loss: Callable[..., Any], model: Model, batch: Batch) -> Any:
 def _of_numbers(loss: Callable[..., Any], model: Model, batch: Batch) -> Any:
     inputs, targets = batch
     output = output_of(model, inputs)
-    return loss(
-        flat_logits(output) if targets.ndim == 1 else output, targets
-    )  # torch's would compare a column with all targets
+    # torch's losses would compare a column of outputs with all targets, by broadcasting
+    return loss(flat_logits(output) if targets.ndim == 1 else output, targets)
 
 
 def _is_one_of(loss: Any, kinds: Sequence[Any]) -> bool:
@@ -122,7 +121,7 @@ def _is_one_of(loss: Any, kinds: Sequence[Any]) -> bool:
 
 
 def _registered(loss: Any) -> str | None:
-    """Return the name of the task whose loss this is, as it is: its closed forms then count, and YAML can say it."""
+    """Return the name of the registered task with this very loss: it has closed forms, and YAML can name it."""
     if loss is F.cross_entropy or isinstance(loss, nn.CrossEntropyLoss) and _is_default(loss, nn.CrossEntropyLoss()):
         return "classification"
     if loss is F.mse_loss or isinstance(loss, nn.MSELoss) and _is_default(loss, nn.MSELoss()):
@@ -139,7 +138,7 @@ def _is_default(loss: nn.Module, default: nn.Module) -> bool:
 
 
 def plain(given: Any, objects: Objects) -> Any:
-    """Return any value of a configuration as YAML can have it, with names for functions and classes."""
+    """Return any value of a configuration in a form that YAML can hold, with names for functions and classes."""
     if isinstance(given, Piece):
         given = given()
     if isinstance(given, Spec):
@@ -156,7 +155,7 @@ def plain(given: Any, objects: Objects) -> Any:
 
 
 def _takes(function: Callable[..., Any], count: int) -> bool:
-    """Return whether a function can be called with so many arguments and nothing else."""
+    """Return whether a function can be called with exactly ``count`` arguments."""
     try:
         inspect.signature(function).bind(*[None] * count)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""From the arguments of `byzdist.train` to a configuration."""
+"""Turns the arguments of `byzdist.train` into a configuration."""
 
 import os
 import sys
@@ -23,7 +23,7 @@ SHORT = {
     "split": "data.split",
     "loss": "task",
 }
-"""Keywords that stand for a key of another name; with ``clients`` and ``evaluate``, numbers, for ``.count`` and ``.every``."""
+"""Keywords that are short for another key; so are numbers for ``clients`` and ``evaluate``, see `_NUMBERS`."""
 _NUMBERS = {"clients": "clients.count", "evaluate": "evaluate.every"}
 _HANDED = {"model": handed.model, "data": handed.data, "validation": handed.data, "task": handed.task}
 
@@ -34,9 +34,9 @@ def tree_of(
     """Return a configuration, unchecked.
 
     Args:
-        config: a YAML file, or what is in one; the folder of a file is on the import path from then on.
-        settings: keywords, see `SHORT`, and dotted keys, which count over what ``config`` says.
-        objects: takes down what no YAML can say.
+        config: a YAML file, or a mapping with the content of one; a file's folder is added to the import path.
+        settings: keywords, see `SHORT`, and dotted keys; they override ``config``.
+        objects: gives names to the objects that YAML cannot express.
 
     Raises:
         ConfigError: for a file that cannot be read, a value of the wrong kind, or a key that is given twice.
@@ -48,7 +48,7 @@ def tree_of(
     elif config is not None:
         tree, folder = read_tree(Path(config)), Path(config).parent
     keys = _keys(settings)
-    for key in sorted(keys, key=lambda key: key.count(".")):  # a section comes before what is in it
+    for key in sorted(keys, key=lambda key: key.count(".")):  # sections before the keys within them
         value = keys[key]
         value = _HANDED[key](value, objects) if key in _HANDED else handed.plain(value, objects)
         section, _, last = key.partition(".")
@@ -63,7 +63,7 @@ def tree_of(
 
 
 def _keys(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings by their dotted keys; None stands for what is not set."""
+    """Return the settings by their dotted keys; those that are None are left out."""
     keys: dict[str, Any] = {}
     for word, value in settings.items():
         if value is None:

@@ -1,4 +1,4 @@
-"""A process that goes on after a run finds everything as it left it."""
+"""Restores the state of a process that continues after a run."""
 
 import os
 import resource
@@ -17,7 +17,10 @@ from byzdist.runtime.stopping import signals_given_back
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Restore, however a run ends: environment, signals, loggers, import path, limits, threads, random states, process group and name."""
+    """At the end of a run, in whatever way it ends, restore the environment, signals, loggers, import path, limits, and the rest.
+
+    The rest is the number of threads, the random states, the default process group and the name of the process.
+    """
     environment, path, limits = dict(os.environ), sys.path[:], resource.getrlimit(resource.RLIMIT_NOFILE)
     threads, name, had_group = torch.get_num_threads(), process_name(), _has_group()
     on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Names for what a script hands over: an import path where another process could import it, else that and a digest of its source."""
+"""Names for the objects that a script passes: an import path if any process can import the object, else with a digest of its source."""
 
 import ast
 import hashlib
@@ -23,27 +23,27 @@ _LENGTH = 12  # hexadecimal digits of a digest
 
 
 class Objects:
-    """What a call was given that no YAML can say.
+    """The objects passed to one call that YAML cannot express.
 
     Attributes:
-        by_name: what stands in the registries for each object.
+        by_name: for each name, the object or its stand-in, for the registries.
     """
 
     def __init__(self) -> None:
         self.by_name: dict[str, Callable[..., Any]] = {}
 
     def name(self, thing: Any, stand_in: Callable[..., Any] | None = None) -> str:
-        """Return the name by which the configuration has an object.
+        """Return a name for an object in the configuration.
 
         Args:
             thing: the object.
-            stand_in: what is called in its place, where it is not what a registry wants.
+            stand_in: a function to call in place of the object, if a registry cannot use the object itself.
         """
         if stand_in is None and (path := import_path(thing)) is not None:
             return path
         place, told = _place(thing), digest(thing)
         name, number = name_of(place, told), 1
-        while name in self.by_name:  # two lambdas of one line
+        while name in self.by_name:  # two lambdas in one line
             number += 1
             name = name_of(place, f"{told}-{number}")
         self.by_name[name] = stand_in or thing
@@ -51,7 +51,7 @@ class Objects:
 
 
 def import_path(thing: Any) -> str | None:
-    """Return ``module:Name`` where importing that gives this very object in any process; None where it does not."""
+    """Return ``module:Name`` if any process can import this very object by that name, else None."""
     module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
     if not isinstance(module, str) or not isinstance(name, str) or module == "__main__":
         return None
@@ -71,7 +71,7 @@ def _place(thing: Any) -> str:
 
 
 def digest(thing: Any) -> str:
-    """Return a digest of what an object is: source, numbers and shapes, the same in every process that runs the same script."""
+    """Return a digest of an object's source, numbers and shapes; it is the same in every process that runs the same script."""
     total = hashlib.sha256()
     _feed(thing, total.update)
     return total.hexdigest()[:_LENGTH]
@@ -110,7 +110,7 @@ def _feed(thing: Any, feed: Callable[[bytes], None]) -> None:
 
 
 def _feed_function(function: types.FunctionType, feed: Callable[[bytes], None]) -> None:
-    """Feed its source, its defaults, and the plain values that it has from around it."""
+    """Feed its source, its defaults, and the plain values among its closure's variables."""
     feed(_source(function).encode())
     _feed([value for value in (function.__defaults__ or ()) if isinstance(value, _PLAIN)], feed)
     cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
@@ -126,7 +126,7 @@ def _is_filled(cell: types.CellType) -> bool:
 
 
 def _feed_module(module: nn.Module, feed: Callable[[bytes], None]) -> None:
-    """Feed its layers and shapes, and the source of a user's own classes; initial weights may be others when a run goes on."""
+    """Feed its layers and shapes, and the source of a user's own classes, but not its weights: they may differ at a resume."""
     feed(repr(module).encode())
     feed(repr([(name, tuple(tensor.shape)) for name, tensor in module.state_dict().items()]).encode())
     own = {type(part) for part in module.modules() if not type(part).__module__.startswith("torch.")}
@@ -135,7 +135,7 @@ def _feed_module(module: nn.Module, feed: Callable[[bytes], None]) -> None:
 
 
 def _as_array(thing: Any) -> NDArray[Any] | None:
-    """Return the numbers of whatever holds some: an array, a tensor, a data frame, a sparse matrix, a list of numbers."""
+    """Return the numbers of an array, a tensor, a data frame, a sparse matrix or a list of numbers; None for anything else."""
     if isinstance(thing, Tensor):
         thing = thing.detach().cpu()
         thing = (thing.float() if thing.is_floating_point() and thing.itemsize == 2 else thing).numpy()
@@ -148,7 +148,7 @@ def _as_array(thing: Any) -> NDArray[Any] | None:
 
 
 def _source(thing: Any) -> str:
-    """Return the source of a function or class; where there is none, such as at a prompt, what Python has made of it."""
+    """Return the source of a function or class, or its compiled code if there is no source, as at an interactive prompt."""
     code = getattr(thing, "__code__", None)
     try:
         return _lambda(thing.__code__) if getattr(thing, "__name__", "") == "<lambda>" else inspect.getsource(thing)
@@ -157,7 +157,7 @@ def _source(thing: Any) -> str:
 
 
 def _lambda(code: types.CodeType) -> str:
-    """Return the source of a lambda without that of the statement around it; of all that begin in its line, where there are several."""
+    """Return a lambda's source without the statement around it; if several begin in its line, that of all, and its compiled code."""
     text = "".join(inspect.findsource(code)[0])
     found = [
         node
@@ -165,7 +165,7 @@ def _lambda(code: types.CodeType) -> str:
         if isinstance(node, ast.Lambda) and node.lineno == code.co_firstlineno
     ]
     if not found:
-        raise OSError("the source is not there any more")
+        raise OSError("the source no longer exists")
     return "".join(ast.unparse(node) for node in found) + (_compiled(code) if len(found) > 1 else "")
 
 

@@ -8,10 +8,10 @@ from byzdist.registry import Spec
 
 
 class Piece:
-    """A registered piece; calling it with parameters gives what a configuration says of it.
+    """A registered piece; calling it with parameters gives its `Spec` for a configuration.
 
     Attributes:
-        kinds: what it is: "method", "rule", ...; a name can be that of several pieces of different kinds.
+        kinds: "method", "rule", ...; there is more than one if pieces of different kinds have the same name.
     """
 
     def __init__(self, name: str, kinds: list[str]) -> None:
@@ -23,7 +23,7 @@ class Piece:
         self.__signature__ = inspect.Signature(parameters, return_annotation=Spec)
 
     def __call__(self, **parameters: Any) -> Spec:
-        """Return the piece with these parameters; they are checked when it is used."""
+        """Return the piece's spec with these parameters; they are checked when it is used."""
         return Spec(self.__name__, parameters)
 
     def __repr__(self) -> str:
@@ -31,7 +31,7 @@ class Piece:
 
 
 def piece(name: str) -> Piece:
-    """Return the piece of a registered name, of whatever kind it is.
+    """Return the piece with a registered name, of any kind.
 
     Raises:
         AttributeError: if there is none.

@@ -1,4 +1,4 @@
-"""What a run has left in its folder, for a script or a notebook."""
+"""The results in a run's folder, for a script or a notebook."""
 
 import base64
 import html
@@ -25,22 +25,22 @@ from byzdist.storage.folder import CONFIG, RUN
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_LARGEST = 1 << 30  # bytes of metrics
+_LARGEST = 1 << 30  # bytes: the limit for a file of metrics
 _SHOWN = ("status", "reason", "rounds", "loss", "gap", "grad_norm")  # of the summary, before the task's own metrics
 _ALSO_SHOWN = ("byzantine_majorities", "missing", "bytes_up", "bytes_down", "seconds")
 
 
 class Event(NamedTuple):
-    """What happened to clients or workers, and in which round that was seen."""
+    """Something that happened to a client or worker, and the round in which the server noticed it."""
 
     round: int
     text: str
 
 
 class Columns(Mapping[str, NDArray[Any]]):
-    """The metrics of a run, an array for each key of its metrics lines, a value a round.
+    """The metrics of a run: an array for each key of its metrics lines, with one value a round.
 
-    What a line lacks is NaN, or None where values are no numbers. Seconds are ``seconds.total`` and so on.
+    A missing value is NaN, or None if the values are not numbers. Nested keys have dotted names, such as ``seconds.total``.
     """
 
     def __init__(self, lines: list[dict[str, Any]]) -> None:
@@ -94,7 +94,7 @@ def _array(values: list[Any]) -> NDArray[Any]:
 
 
 class Run:
-    """A run's folder, read when it is asked for; `load_run` and `byzdist.train` return it.
+    """A run's folder; each property reads it anew. `load_run` and `byzdist.train` return it.
 
     Attributes:
         path: the folder.
@@ -102,16 +102,16 @@ class Run:
 
     def __init__(self, path: Path, objects: Mapping[str, Callable[..., Any]] | None = None) -> None:
         self.path = path
-        self._objects = objects  # of a run of this process, whose code is trusted
+        self._objects = objects  # given for a run of this process, whose code is trusted
 
     @property
     def config(self) -> dict[str, Any]:
-        """The configuration, complete, as config.yaml has it."""
+        """The complete configuration, from config.yaml."""
         return read_tree(self.path / CONFIG, follow=False)
 
     @property
     def summary(self) -> dict[str, Any]:
-        """How the run ended, as summary.json has it; with the status "unfinished" where it goes on, or was killed."""
+        """How the run ended, from summary.json; the status is "unfinished" if the run still trains, or was killed."""
         try:
             found = read_json(self.path / "summary.json")
         except FileNotFoundError:
@@ -119,28 +119,28 @@ class Run:
         except (OSError, ValueError) as error:
             raise ConfigError(f"{self.path}/summary.json: this is not what a run writes: {error}.") from None
         if not isinstance(found, dict) or "status" not in found:
-            raise ConfigError(f"{self.path}/summary.json: this is not what a run writes: there is no status in it.")
+            raise ConfigError(f"{self.path}/summary.json: this is not what a run writes: it has no status.")
         return found
 
     @property
     def metrics(self) -> Columns:
-        """What was measured in each round."""
+        """The measurements of each round."""
         return Columns(self._lines())
 
     @property
     def events(self) -> list[Event]:
-        """What happened to clients and workers."""
+        """The events of clients and workers."""
         return [Event(line["round"], str(text)) for line in self._lines() for text in line.get("news", [])]
 
     def model(self, module: Any = None, *, trust: bool = False) -> nn.Module:
-        """Return the trained module: the last model, of a run that has diverged the last good one, with ``stop`` the best one.
+        """Return the trained module: with the last model, or the last good one of a diverged run, or with ``stop`` the best one.
 
         Args:
-            module: what the weights are loaded into, a module or a function that makes one; by default what the configuration names.
+            module: the module that gets the weights, or a function that makes it; by default the one that the configuration names.
             trust: whether code that the folder's config.yaml names as ``module:Name`` may be imported and run.
 
         Raises:
-            ConfigError: if there is no model yet, if it is another module's, or if the module cannot be made here.
+            ConfigError: if there is no model yet, if it belongs to another module, or if the module cannot be made here.
         """
         if module is None:
             module = self._made(trust)
@@ -164,7 +164,7 @@ class Run:
             )
 
     def plot(self) -> "Figure":
-        """Return a picture: gap or loss, and the task's first metric, against rounds and uplink bytes.
+        """Return a figure: gap or loss, and the task's first metric, against rounds and uplink bytes.
 
         Raises:
             ConfigError: if matplotlib is not installed, or nothing was evaluated yet.
@@ -172,7 +172,7 @@ class Run:
         return draw([self.path])
 
     def _lines(self) -> list[dict[str, Any]]:
-        """Return the lines of metrics.jsonl; what a kill has left of the last one is not among them."""
+        """Return the complete lines of metrics.jsonl; a kill may have left the last one incomplete."""
         path = self.path / "metrics.jsonl"
         try:
             text = read_text(path, _LARGEST)
@@ -185,9 +185,9 @@ class Run:
             try:
                 parsed = parse_json(line)
             except ValueError as error:
-                raise ConfigError(f"{path}: line {number} is no metrics line: {error}.") from None
+                raise ConfigError(f"{path}: line {number} is not a metrics line: {error}.") from None
             if not isinstance(parsed, dict) or type(parsed.get("round")) is not int:
-                raise ConfigError(f"{path}: line {number} is no metrics line: it has no round.")
+                raise ConfigError(f"{path}: line {number} is not a metrics line: it has no round.")
             lines.append(parsed)
         return lines
 
@@ -210,7 +210,7 @@ class Run:
         return f"<table>{rows}</table>{self._picture()}"
 
     def _picture(self) -> str:
-        """Return the picture as part of a page; "" without matplotlib, or before anything was evaluated."""
+        """Return the figure as HTML; "" without matplotlib, or before the first evaluation."""
         try:
             figure = self.plot()
         except ConfigError:
@@ -223,15 +223,15 @@ def _shown(value: Any) -> str:
 
 
 def load_run(folder: str | Path) -> Run:
-    """Return the run in a folder, whether it has ended or not.
+    """Return the run in a folder, finished or not.
 
     Raises:
-        ConfigError: if there is no run in it.
+        ConfigError: if the folder holds no run.
     """
     path = Path(folder)
     if not path.is_dir():
         raise ConfigError(
-            f"load_run: {str(path)!r} is {'no folder' if path.exists() else 'not there'}. Name the folder of a run."
+            f"load_run: {str(path)!r} {'is not a folder' if path.exists() else 'does not exist'}. Name the folder of a run."
         )
     if not (path / RUN).exists() or not (path / CONFIG).exists():
         raise ConfigError(f"load_run: {str(path)!r} holds no run ({RUN} and {CONFIG}).")

@@ -39,22 +39,22 @@ def train(
     progress: bool = True,
     **settings: Any,
 ) -> Run | None:
-    """Train, and return the run; nothing else of this process is changed.
+    """Train, and return the run; the rest of this process's state is restored afterwards.
 
     Args:
-        model: a module, whose weights are x^0 and stay as they are; a function or class that makes one, called with nothing or with
-            (feature_shape, classes); or a name or mapping as in YAML. A YAML file alone stands for ``config``.
-        data: (X, y), ((X, y), (X_test, y_test)), a Dataset, a function that returns these, a name or mapping as in YAML. A function of a
-            client's id is that client's private data, and is called in its worker only.
-        config: a YAML file, or what is in one; all other arguments change it.
+        model: a module, whose weights are x^0 and do not change; a function or class that makes one, called with no arguments or with
+            (feature_shape, classes); or a name or mapping as in YAML. If it is a YAML file, it is taken as ``config``.
+        data: (X, y), ((X, y), (X_test, y_test)), a Dataset, a function that returns one of these, or a name or mapping as in YAML. A
+            function of a client's id returns that client's private data, and is called only in its worker.
+        config: a YAML file, or a mapping with the content of one; all other arguments override it.
         workers: 0: everything in this process. N: a server and N workers, forks of this process. By default 0, unless
-            ``transport.name`` is given and not local. Under torchrun (RANK is set) this process is one rank, whatever is given.
+            ``transport.name`` is given and not local. Under torchrun (RANK is set) it is ignored: this process is one rank.
         out: the run's folder, by default a new one ``runs/NAME-DATE-TIME``.
-        resume: go on with the run in ``out`` from its last checkpoint.
-        max_restarts: how often all processes are started again when one fails.
-        on_round: called in this process (under torchrun: in rank 0) with a copy of each round's record; True ends the run, which can be
-            resumed. What it raises ends the run likewise, and is raised here.
-        progress: whether progress is shown.
+        resume: continue the run in ``out`` from its last checkpoint.
+        max_restarts: how often all processes are started again after one fails.
+        on_round: called in this process (under torchrun: in rank 0) with a copy of each round's record. If it returns True, the run
+            ends and can be resumed. If it raises, the run ends in the same way, and the exception is raised here.
+        progress: whether to show progress.
         settings: ``rounds``, ``clients``, ``byzantine``, ``method``, ``rule``, ``pre``, ``attack``, ``loss`` or ``task``, ``validation``,
             ``seed``, and every other key of a configuration, with sections as mappings or with dotted keys: ``**{"method.clip": 2.0}``.
 
@@ -62,9 +62,9 @@ def train(
         The run; None on a worker under torchrun.
 
     Raises:
-        ConfigError: naming the key, before anything has begun.
+        ConfigError: for a mistake, naming the key, before anything starts.
         RunError: if the run fails or diverges.
-        KeyboardInterrupt: at Ctrl-C, once the round in progress and a checkpoint are done.
+        KeyboardInterrupt: after Ctrl-C, once the round in progress and a checkpoint are done.
 
     Example:
         >>> import byzdist
@@ -78,7 +78,7 @@ def train(
     if config is None and isinstance(model, str | os.PathLike) and Path(model).suffix in (".yaml", ".yml"):
         model, config = None, model
     if isinstance(workers, bool) or not isinstance(workers, int | None) or (workers or 0) < 0:
-        raise ConfigError(f"workers: {workers!r} is no number of worker processes; give 0 for a run in this process.")
+        raise ConfigError(f"workers: {workers!r} is not a number of processes; give 0 for a run in this process.")
     objects, hearing = Objects(), _Hearing(on_round)
     with undisturbed():
         tree = tree_of(config, {"model": model, "data": data, **settings}, objects)
@@ -100,20 +100,19 @@ def train(
     if hearing.error is not None:
         raise hearing.error
     for number in signals[:1]:
-        signal.raise_signal(number)  # now it is the caller's: a KeyboardInterrupt, unless the caller has it otherwise
+        signal.raise_signal(number)  # for the caller's own handler; by default Ctrl-C is a KeyboardInterrupt
     if folder is None:
         return None
     model_name = Spec.of(tree["model"]).name
-    return Run(
-        folder, {name: made for name, made in objects.by_name.items() if name == model_name}
-    )  # the data are not kept
+    # only the model, so that the run keeps no data in memory
+    return Run(folder, {name: made for name, made in objects.by_name.items() if name == model_name})
 
 
 def _is_alone(workers: int | None, transport: Any) -> bool:
-    """Return whether this process does it all."""
+    """Return whether the whole run takes place in this process."""
     if workers and transport == "local":
         raise ConfigError(
-            f"workers: {workers} processes, but with transport.name=local there is one. Leave one of the two out."
+            f"workers: {workers}, but transport.name=local runs in one process. Leave one of the two out."
         )
     return workers == 0 or (workers is None and transport in (None, "local"))
 
@@ -124,15 +123,15 @@ def _section(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _transport(tree: Mapping[str, Any]) -> Any:
-    """Return the transport that a configuration asks for; None where it does not say."""
+    """Return the transport that a configuration names, or None."""
     return _section(tree).get("name")
 
 
 class _Hearing:
-    """Calls the user's function, and keeps what it raises until the run has ended.
+    """Calls the user's function, and keeps an exception that it raises until the run has ended.
 
     Attributes:
-        error: that.
+        error: that exception, or None.
     """
 
     def __init__(self, on_round: OnRound | None) -> None:
@@ -140,12 +139,12 @@ class _Hearing:
         self.error: BaseException | None = None
 
     def hear(self, record: RoundRecord) -> bool:
-        """Return whether the run is to end."""
+        """Return whether the run must end."""
         assert self._on_round is not None
         if self.error is not None:
             return True
         try:
             return bool(self._on_round(record))
-        except BaseException as error:  # SystemExit and all: the run is saved first
+        except BaseException as error:  # also SystemExit, because the run must be saved first
             self.error = error
             return True

@@ -47,7 +47,7 @@ def test_the_form_that_most_replies_have_counts():
 
 def test_too_few_replies_and_mistakes_are_named():
     aggregator = RobustAggregator("coordinate_median", f=1)
-    with pytest.raises(ConfigError, match="no reply holds arrays"):
+    with pytest.raises(ConfigError, match="no reply is a dictionary of arrays"):
         aggregator.aggregate_model()
     aggregator.accept_model(model([1.0]))
     aggregator.accept_model(model([2.0]))

@@ -221,10 +221,10 @@ def test_a_configuration_file_counts_and_keywords_change_it(here):
         ({"lr": 0.1}, r"lr: unknown key\. Did you mean 'method.step_size'"),
         ({"rule": "krumm"}, r"aggregation.rule: unknown rule 'krumm'\. Did you mean 'krum'"),
         ({"rule": None}, "aggregation.rule: this key is required"),
-        ({"workers": -1}, "workers: -1 is no number"),
-        ({"data": 3}, "data: a int is no data"),
-        ({"loss": 3}, "loss: a int is no loss"),
-        ({"workers": 2, "transport": "local"}, "workers: 2 processes, but with transport.name=local"),
+        ({"workers": -1}, "workers: -1 is not a number"),
+        ({"data": 3}, "data: a int cannot be used"),
+        ({"loss": 3}, "loss: a int cannot be used"),
+        ({"workers": 2, "transport": "local"}, "workers: 2, but transport.name=local runs in one process"),
         ({"resume": True}, "name the folder"),
     ],
 )
@@ -340,7 +340,7 @@ def test_nothing_is_left_behind_however_a_run_ends():
     [
         (
             lambda patch: patch.setattr(torch.cuda, "is_initialized", lambda: True),
-            "CUDA is in use.*workers=0.*torchrun",
+            "it uses CUDA.*workers=0.*torchrun",
         ),
         (
             lambda patch: patch.setattr("byzdist.scripting.forking._has_native_threads", lambda: True),

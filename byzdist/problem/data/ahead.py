@@ -1,8 +1,8 @@
-"""Batches that are read ahead: processes of the reader's own read the next ones while this one computes.
+"""Reading ahead: while this process computes, helper processes read the next batches.
 
-They are forks of this process, with global generators of their own, and send batches as numbers over a socket: nothing is unpickled.
-torch's DataLoader would have to know all batches beforehand, pickles them, and raises where a reader dies in whatever the
-main thread is then doing.
+The helpers are forks of this process with their own global generators, and send batches as numbers over a socket: nothing is
+unpickled. torch's DataLoader does not suit: it must know all batches beforehand, it pickles them, and when a reader dies, it
+raises in the main thread at an arbitrary place.
 """
 
 import json
@@ -30,10 +30,10 @@ class Job(NamedTuple):
     """One batch to read.
 
     Attributes:
-        reader: which of the readers of `ReadAhead` reads it.
-        indices: of the samples.
-        seeds: of the global generators, see `global_generators`.
-        whose: for whom it is read, for errors.
+        reader: the number of the reader that reads it.
+        indices: the places of the samples.
+        seeds: the seeds of the global generators, see `global_generators`.
+        whose: the client that needs it, for errors.
     """
 
     reader: int
@@ -46,11 +46,11 @@ Read = Callable[[Job], Batch]
 
 
 class ReadAhead:
-    """Processes that read batches, each one at a time; they end with this object, and with this process however it ends.
+    """Processes that read batches, each of them one batch at a time; they end with this object or this process, however that ends.
 
     Args:
-        read: reads one batch, raising RunError where it cannot.
-        count: of processes.
+        read: reads one batch; raises RunError if it cannot.
+        count: the number of processes.
     """
 
     def __init__(self, read: Read, count: int) -> None:
@@ -58,13 +58,13 @@ class ReadAhead:
         for _ in range(count):
             self._helpers.append(_Helper(read, [helper.socket.fileno() for helper in self._helpers]))
         self._idle = deque(self._helpers)
-        self._asked = deque[_Helper]()  # in the order in which their batches are wanted
-        self._vain = deque[_Helper]()  # with a batch that nobody wants any more
+        self._asked = deque[_Helper]()  # reading batches that are needed, in the order in which they are needed
+        self._vain = deque[_Helper]()  # reading batches that are no longer needed
         self._plan: Iterator[Job] = iter(())
         self.close = weakref.finalize(self, _end, self._helpers, os.getpid())
 
     def expect(self, jobs: Iterable[Job]) -> None:
-        """Say which batches come next, and have the first of them read; what is being read already goes on if it is among these."""
+        """Announce the next batches, and start to read the first ones; batches already being read count if they are the same."""
         plan, kept = iter(jobs), deque[_Helper]()
         while self._asked and (job := next(plan, None)) is not None:
             if self._asked[0].job != job:
@@ -76,20 +76,20 @@ class ReadAhead:
         self._fill()
 
     def batches(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Batch]]:
-        """Return these jobs with their batches, which are read ahead from now on unless they were expected."""
+        """Yield these jobs with their batches; unless they were announced, they are read ahead from now on."""
         wanted, ahead = tee(jobs)
         for number, job in enumerate(wanted):
             if number == 0 and not self._is_next(job):
                 self.expect(ahead)
             if number == 0:
-                del ahead  # it would keep all jobs
+                del ahead  # because `tee` would keep all jobs for it
             yield job, self._take(job)
 
     def _is_next(self, job: Job) -> bool:
         return bool(self._asked) and self._asked[0].job == job
 
     def _take(self, job: Job) -> Batch:
-        if not self._asked:  # all read what nobody wants
+        if not self._asked:  # all helpers may be reading batches that are no longer needed
             self._fill(patient=True)
         if not self._is_next(job):
             self.expect([job])
@@ -102,11 +102,11 @@ class ReadAhead:
             self._fill()
 
     def _fill(self, *, patient: bool = False) -> None:
-        """Give the next jobs to processes with none; ``patient``: wait for a process unless a batch is on its way."""
+        """Give the next jobs to idle helpers; with ``patient``, wait for a helper if none is reading a needed batch."""
         while True:
             if not self._idle and self._vain and ((patient and not self._asked) or self._vain[0].has_answered):
                 helper = self._vain.popleft()
-                with suppress(RunError):  # of a batch that nobody wants
+                with suppress(RunError):  # an error in a batch that is not needed
                     helper.receive()
                 self._idle.append(helper)
             if not self._idle or (job := next(self._plan, None)) is None:
@@ -117,11 +117,11 @@ class ReadAhead:
 
 
 class _Helper:
-    """One process, and the job that it has.
+    """One helper process, and its current job.
 
     Args:
         read: as for `ReadAhead`.
-        close: descriptors that are not the process's business.
+        close: descriptors that the process must not inherit.
     """
 
     def __init__(self, read: Read, close: Sequence[int]) -> None:
@@ -131,7 +131,7 @@ class _Helper:
         def program() -> int:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the round in progress still needs batches
                 signal.signal(number, signal.SIG_IGN)
-            torch.set_num_threads(1)  # OpenMP's other threads did not survive the fork
+            torch.set_num_threads(1)  # a fork does not have OpenMP's other threads
             _serve(theirs, read)
             return 0
 
@@ -143,13 +143,13 @@ class _Helper:
 
     @property
     def has_answered(self) -> bool:
-        """Whether there is something to receive."""
+        """Whether an answer has begun to arrive."""
         return bool(select.select([self.socket], [], [], 0)[0])
 
     def ask(self, job: Job) -> None:
-        """Give the process a job; it must have none."""
+        """Give the process a job; it must be idle."""
         self.job = job
-        with suppress(OSError):  # it is gone, as `receive` will say
+        with suppress(OSError):  # the process is gone, and `receive` will raise
             self._file.write(json.dumps(job).encode() + b"\n")
             self._file.flush()
 
@@ -157,7 +157,7 @@ class _Helper:
         """Wait for the batch.
 
         Raises:
-            RunError: where it cannot be read, or the process is gone.
+            RunError: if it cannot be read, or the process is gone.
         """
         assert self.job is not None, "nothing was asked"
         job, self.job = self.job, None
@@ -185,18 +185,18 @@ class _Helper:
         """End the process."""
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
-        with suppress(OSError):  # it may hold a job that was never sent
+        with suppress(OSError):  # its buffer may hold a job that cannot be sent any more
             self._file.close()
         self.socket.close()
 
 
 def _end(helpers: list[_Helper], owner: int) -> None:
-    for helper in helpers if os.getpid() == owner else ():  # a fork has a copy of this
+    for helper in helpers if os.getpid() == owner else ():  # a fork also runs this when it ends
         helper.end()
 
 
 def _serve(connection: socket.socket, read: Read) -> None:
-    """Answer jobs until the other side is gone."""
+    """Answer jobs until the other end is closed."""
     with suppress(OSError), connection.makefile("rwb") as file:
         for line in file:
             tensors: list[Tensor] = []
@@ -216,12 +216,12 @@ def _serve(connection: socket.socket, read: Read) -> None:
 
 
 def check_form(batch: Batch) -> None:
-    """Raise RunError unless a batch can travel between processes."""
+    """Raise RunError unless a batch can be sent between processes."""
     _form(batch, [])
 
 
 def _form(part: Any, tensors: list[Tensor]) -> Any:
-    """Return a batch as JSON, in which its tensors, which are added to a list, stand as numbers."""
+    """Return a batch as JSON; its tensors are appended to ``tensors``, and their positions there replace them."""
     if isinstance(part, Tensor):
         tensors.append(part.detach().cpu().contiguous())
         return len(tensors) - 1
@@ -232,13 +232,13 @@ def _form(part: Any, tensors: list[Tensor]) -> Any:
     if part is None or type(part) in (str, bool) or (type(part) in (int, float) and math.isfinite(part)):
         return ["value", part]
     raise RunError(
-        f"data.workers: a batch has a {type(part).__name__} in it. What is read ahead is made of tensors, plain numbers and texts, in "
-        "tuples, lists and mappings; collate it so, or set data.workers to 0."
+        f"data.workers: a batch has a {type(part).__name__} in it. To be read ahead, batches must consist of tensors, plain numbers and "
+        "texts, in tuples, lists and mappings; change collate, or set data.workers to 0."
     )
 
 
 def _built(form: Any, tensors: Sequence[Tensor]) -> Any:
-    """Return the batch of which `_form` made this."""
+    """Return the batch for a form that `_form` made."""
     if isinstance(form, int):
         return tensors[form]
     if isinstance(form, dict):

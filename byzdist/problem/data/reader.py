@@ -1,4 +1,4 @@
-"""Reads the samples of a lazy data set, here or in processes that read ahead, and checks what comes of it."""
+"""Reads the samples of a lazy data set, here or in processes that read ahead, and checks the batches."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -15,12 +15,12 @@ from byzdist.randomness import stream
 
 
 class Reader:
-    """Reads batches, and makes of them what the task wants: on the CPU, numbers in the run's dtype.
+    """Reads batches and converts them to the form that the task needs: on the CPU, numbers in the run's dtype.
 
     Attributes:
-        classes: how many outputs there are; 0 where it is unknown.
-        ahead: the processes that read for this one; None: it reads itself.
-        number: of this one among those for which they read.
+        classes: the number of outputs; 0 if it is unknown.
+        ahead: the processes that read for this reader; None: it reads itself.
+        number: this reader's number among the readers of those processes.
     """
 
     def __init__(self, samples: Any, collate: Callable[[list[Any]], Any], name: str, dtype: str, task: Task) -> None:
@@ -31,17 +31,17 @@ class Reader:
         self.number = 0
 
     def job(self, indices: list[int], generator: np.random.Generator, whose: str) -> Job:
-        """Return what `read` needs: the samples at these places, what seeds the global generators, and who reads, for errors."""
+        """Return the job of reading the samples at these places; ``generator`` draws the seeds, ``whose`` is named in errors."""
         return Job(self.number, indices, draw_seeds(generator), whose)
 
     def read(self, job: Job) -> Batch:
-        """Return the samples of a job as one batch, read by this process on one thread.
+        """Return the samples of a job as one batch, read in this process with one thread.
 
         Raises:
-            RunError: for an exception of the user's code, or a batch from which the task cannot learn.
+            RunError: for an exception in the user's code, or a batch that does not suit the task.
         """
         threads = torch.get_num_threads()
-        if threads > 1:  # so that a sum in the user's code is the same wherever it is read
+        if threads > 1:  # so that sums in the user's code have the same bits in any process
             torch.set_num_threads(1)
         try:
             return self._read(job.indices, job.seeds, job.whose)
@@ -57,7 +57,7 @@ class Reader:
                     gathered.append(self._samples[index])
                 except MemoryError:
                     raise
-                except (Exception, SystemExit) as error:  # a user's own code may raise anything
+                except (Exception, SystemExit) as error:  # a user's code may raise any exception
                     raise self._error(whose, f"sample {index} ended with {describe_error(error)}") from error
             try:
                 batch = self._collate(gathered)
@@ -84,7 +84,7 @@ class Reader:
                 refuse("has inputs that are NaN or infinite")
         elif isinstance(inputs, Tensor):
             if inputs.is_floating_point():
-                refuse(f"has inputs in {inputs.dtype}, and tokens are integers")
+                refuse(f"has inputs in {inputs.dtype}, but tokens are integers")
             inputs = inputs.long()
         else:
             inputs = cast(inputs, self._dtype)
@@ -106,7 +106,7 @@ class Reader:
         targets = targets.long()
         if task.target == "classes":
             if targets.ndim != 1:
-                refuse(f"has targets of shape {list(targets.shape)}; want one class for each sample")
+                refuse(f"has targets of shape {list(targets.shape)}; one class for each sample is needed")
             lowest, highest = int(targets.min()), int(targets.max())
             if lowest < 0 or (self.classes and highest >= self.classes):
                 most = f"0 to {self.classes - 1}" if self.classes else "0, 1, ..."
@@ -124,7 +124,7 @@ def read_ahead(readers: Sequence[Reader], processes: int) -> None:
     """Start processes that read ahead for all of these readers.
 
     Raises:
-        ConfigError: for batches that cannot travel between processes.
+        ConfigError: if batches cannot be sent between processes.
     """
     try:
         for reader in readers:
@@ -137,7 +137,7 @@ def read_ahead(readers: Sequence[Reader], processes: int) -> None:
 
 
 def cast(batch: Any, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Any:
-    """Return a batch with its floating-point numbers in a dtype, and on a device; mappings, tuples and lists keep their form."""
+    """Return a batch with its floating-point numbers in a dtype and on a device; mappings, tuples and lists are kept."""
     if isinstance(batch, Tensor):
         return batch.to(device, dtype if batch.is_floating_point() else None)
     if isinstance(batch, Mapping):

@@ -123,8 +123,8 @@ def test_code_that_a_folder_names_is_imported_only_if_it_is_trusted(folder):
     [
         (lambda folder: (folder / "run.json").unlink(), "holds no run"),
         (lambda folder: (folder / "config.yaml").unlink(), "holds no run"),
-        (lambda folder: (folder / "metrics.jsonl").write_text("{}\n"), "line 1 is no metrics line: it has no round"),
-        (lambda folder: (folder / "metrics.jsonl").write_text('{"round": 0}\nx\n'), "line 2 is no metrics line"),
+        (lambda folder: (folder / "metrics.jsonl").write_text("{}\n"), "line 1 is not a metrics line: it has no round"),
+        (lambda folder: (folder / "metrics.jsonl").write_text('{"round": 0}\nx\n'), "line 2 is not a metrics line"),
         (lambda folder: (folder / "summary.json").write_text("[]"), "summary.json: this is not what a run writes"),
         (lambda folder: (folder / "summary.json").write_text("{"), "summary.json: this is not what a run writes"),
     ],
@@ -137,8 +137,8 @@ def test_a_folder_that_is_not_as_a_run_leaves_it_is_told(folder, breaks, said):
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path):
-    with pytest.raises(ConfigError, match="is not there"):
+    with pytest.raises(ConfigError, match="does not exist"):
         load_run(tmp_path / "none")
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="is no folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         load_run(tmp_path / "file")
