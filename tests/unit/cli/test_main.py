@@ -86,7 +86,20 @@ def test_a_command_is_found_by_its_file_alone(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     shown = re.findall(r"^    (\w+) ", capsys.readouterr().out, re.MULTILINE)
-    assert shown == ["new", "check", "run", "sweep", "table", "keys", "evaluate", "list", "doctor", "plot", "report", "greet"]
+    assert shown == [
+        "new",
+        "check",
+        "run",
+        "sweep",
+        "table",
+        "keys",
+        "evaluate",
+        "list",
+        "doctor",
+        "plot",
+        "report",
+        "greet",
+    ]
     with pytest.raises(SystemExit):
         main(["gret"])
     assert "Did you mean 'greet'?" in capsys.readouterr().err
