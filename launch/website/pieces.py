@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from byzdist.aggregation import PRE, RULES, Facts
 from byzdist.cli.list.catalogue import LEGEND, known
 from byzdist.config.settings import KINDS, Kind, piece_settings
+from byzdist.words import shown
 from website.figures import is_drawable, rule_figure, rules_legend, step_figure
 
 
@@ -55,7 +56,7 @@ def _comparison() -> str:
     lines = ["| rule | breakdown | when to use it |", "| --- | --- | --- |"]
     for name in RULES:
         facts = RULES.get(name).facts
-        lines.append(f"| [{name}](#{name}) | {_cell(facts.breakdown)} | {_cell(facts.use)} |")
+        lines.append(f"| [{name}](#{name}) | {_prose(facts.breakdown)} | {_prose(facts.use)} |")
     return "\n".join(lines)
 
 
@@ -67,38 +68,33 @@ def _piece(word: str, kind: Kind, name: str) -> Iterator[str]:
     if isinstance(facts, Facts) and facts.formula:
         yield f"$$\n{facts.formula}\n$$\n"
     parameters = registry.parameters(name, word)
-    if registry is RULES and is_drawable(name, parameters):
-        yield f"{rule_figure(name)}\n"
-    if registry is PRE and is_drawable(name, parameters):
-        yield f"{step_figure(name)}\n"
+    draw = rule_figure if registry is RULES else step_figure if registry is PRE else None
+    if draw is not None and is_drawable(name, parameters):
+        yield f"{draw(name)}\n"
     for paragraph in rest:
         yield f"{_prose(paragraph)}\n"
     if isinstance(facts, Facts):
         yield "| | what is known |\n| --- | --- |"
         for title, words in known(facts).items():
-            yield f"| **{title}** | {_cell(words)} |"
+            yield f"| **{title}** | {_prose(words)} |"
         yield ""
     aliases = sorted(alias for alias, meant in registry.aliases.items() if meant == name)
     if aliases:
         yield f"Also called {', '.join(f'`{alias}`' for alias in aliases)}.\n"
     settings = piece_settings(kind, name)
     if settings:
-        yield "| parameter | takes | default | |\n| --- | --- | --- | --- |"
+        yield "| parameter | takes | default |\n| --- | --- | --- |"
         for one in settings:
-            default = "required" if one.required else "not set" if one.default is None else f"`{one.default}`"
-            yield f"| `{one.name}` | {_cell(one.wanted)} | {default} | {_cell(one.text)} |"
+            default = "required" if one.required else "not set" if one.default is None else f"`{shown(one.default)}`"
+            yield f"| `{one.name}` | {_prose(one.wanted)} | {default} |"
         yield ""
 
 
 def _prose(paragraph: str) -> str:
-    """Return a paragraph of a docstring as Markdown: outside backticks its brackets are no links, its stars and dollars no markup."""
-    parts = " ".join(paragraph.split()).split("`")
+    """Return a paragraph of a docstring as Markdown: outside backticks its brackets, stars and dollars are no markup."""
+    parts = " ".join(paragraph.split()).replace("``", "`").split("`")
     return "`".join(part if i % 2 else _plain(part) for i, part in enumerate(parts))
 
 
 def _plain(words: str) -> str:
-    return re.sub(r"([\[\]*_$|])", r"\\\1", words).replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _cell(words: str) -> str:
-    return _prose(words).replace("\n", " ")
+    return re.sub(r"([\[\]{}*_$|])", r"\\\1", words).replace("<", "&lt;").replace(">", "&gt;")

@@ -31,12 +31,12 @@ def test_a_new_rule_appears_by_itself(monkeypatch):
 
     @span_rule("first", Facts(minority, "0 [a guess]", "none", cost="$1 | *", use="Never."))
     def first(points, f):
-        """Take the first vector."""
+        """Take the first vector, ``v_1 < {v_2}``, or {v_1}."""
         return np.eye(points.size)[0]
 
     page = pieces.page("rule")
     section = page.partition("## first ")[2].partition("\n## ")[0]
-    assert r"0 \[a guess\]" in section and r"\$1 \| \*" in section and "Take the first vector." in section
+    assert r"0 \[a guess\]" in section and r"\$1 \| \*" in section and r"vector, `v_1 < {v_2}`, or \{v\_1\}." in section
     assert "[first](rule.md#first)" in pieces.overview() and "<svg" in section and "$$" not in section
 
 
