@@ -177,9 +177,14 @@ def _one_metric(runs: Sequence[History], view: View) -> str:
     return view.y[0] if view.y else main_metrics(runs)[-1]
 
 
+def _others(runs: Sequence[History], keys: Sequence[str]) -> list[str]:
+    """Return the keys in which runs differ besides these, and besides what is below these."""
+    return [key for key in differing(runs) if not any(key == of or key.startswith(f"{of}.") for of in keys)]
+
+
 def _note_mean(figure: "Figure", runs: Sequence[History], keys: Sequence[str]) -> None:
     """Say over which settings the picture takes means, if over more than seeds."""
-    over = [key for key in differing(runs) if not any(key == of or key.startswith(f"{of}.") for of in keys)]
+    over = _others(runs, keys)
     if over:
         figure.suptitle(plain(f"means over {', '.join(over)} and seeds"), fontsize="small", x=0.01, ha="left")
 
@@ -221,9 +226,7 @@ def _draw_facets(figure: "Figure", runs: Sequence[History], view: View) -> None:
     y, x, keys = _one_metric(runs, view), view.x or "rounds", view.facet
     places = [values(runs, key) for key in keys] + [[""] * len(runs)] * (2 - len(keys))
     rows, columns = (ordered(place) for place in places)
-    group = view.group
-    if group is None:
-        group = tuple(key for key in differing(runs) if not any(key == of or key.startswith(f"{of}.") for of in keys))
+    group = tuple(_others(runs, keys)) if view.group is None else view.group
     found = groups(runs, group)
     looks = {label: number for number, label in enumerate(found)}
     _resize(figure, 2.8 * len(columns) + 0.6, 2.2 * len(rows) + 0.6, found)
