@@ -12,12 +12,13 @@ from byzdist.problem.task import Better
 from byzdist.reporting.pictures.curves import Axis, Curve, curve, groups
 from byzdist.reporting.pictures.heat import draw_heat
 from byzdist.reporting.pictures.history import History, histories
-from byzdist.reporting.pictures.panels import axis_below, draw_strips, legend, panel, strips
+from byzdist.reporting.pictures.panels import axis_below, draw_panels, draw_strips, legend, strips
 from byzdist.reporting.pictures.settings import differing, ordered, short, values
 from byzdist.reporting.pictures.style import SETTINGS, metric_label, plain
 from byzdist.reporting.pictures.timeline import draw_timeline
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
@@ -176,9 +177,14 @@ def _one_metric(runs: Sequence[History], view: View) -> str:
     return view.y[0] if view.y else main_metrics(runs)[-1]
 
 
+def _others(runs: Sequence[History], keys: Sequence[str]) -> list[str]:
+    """Return the keys in which runs differ besides these, and besides what is below these."""
+    return [key for key in differing(runs) if not any(key == of or key.startswith(f"{of}.") for of in keys)]
+
+
 def _note_mean(figure: "Figure", runs: Sequence[History], keys: Sequence[str]) -> None:
     """Say over which settings the picture takes means, if over more than seeds."""
-    over = [key for key in differing(runs) if not any(key == of or key.startswith(f"{of}.") for of in keys)]
+    over = _others(runs, keys)
     if over:
         figure.suptitle(plain(f"means over {', '.join(over)} and seeds"), fontsize="small", x=0.01, ha="left")
 
@@ -199,7 +205,7 @@ def _draw_rows(figure: "Figure", runs: Sequence[History], view: View) -> None:
     directions = better(runs)
     for column, x in enumerate(columns):
         for row, y in enumerate(metrics):
-            panel(grid[row, column], _curves(found, y, x), looks, y, directions)
+            draw_panels([(grid[row, column], _curves(found, y, x))], looks, y, directions)
             grid[row, 0].set_ylabel(metric_label(y, directions))
         if shared:
             draw_strips(grid[-1, column], shared, looks, column, x)
@@ -220,22 +226,22 @@ def _draw_facets(figure: "Figure", runs: Sequence[History], view: View) -> None:
     y, x, keys = _one_metric(runs, view), view.x or "rounds", view.facet
     places = [values(runs, key) for key in keys] + [[""] * len(runs)] * (2 - len(keys))
     rows, columns = (ordered(place) for place in places)
-    group = view.group
-    if group is None:
-        group = tuple(key for key in differing(runs) if not any(key == of or key.startswith(f"{of}.") for of in keys))
+    group = tuple(_others(runs, keys)) if view.group is None else view.group
     found = groups(runs, group)
     looks = {label: number for number, label in enumerate(found)}
     _resize(figure, 2.8 * len(columns) + 0.6, 2.2 * len(rows) + 0.6, found)
     grid = figure.subplots(len(rows), len(columns), sharex=True, sharey=True, squeeze=False)
     directions = better(runs)
+    panels: list[tuple[Axes, list[Curve]]] = []
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
             here = [run for run, *place in zip(runs, *places, strict=True) if place == [row, column]]
             inside = {label: [run for run in part if run in here] for label, part in found.items()}
-            panel(grid[i, j], _curves({k: v for k, v in inside.items() if v}, y, x), looks, y, directions)
+            panels.append((grid[i, j], _curves({k: v for k, v in inside.items() if v}, y, x)))
             if not here:
                 grid[i, j].text(0.5, 0.5, "no run", transform=grid[i, j].transAxes, ha="center", va="center")
         grid[i, 0].set_ylabel(f"{plain(f'{short(keys[0], keys)}: {row}')}\n{metric_label(y, directions)}")
+    draw_panels(panels, looks, y, directions)
     for j, column in enumerate(columns):
         axis_below(grid[-1, j], x)
         if column:

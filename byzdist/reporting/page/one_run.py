@@ -58,11 +58,13 @@ def ending(runs: Sequence[History]) -> Html:
         for status in dict.fromkeys(statuses)
     ]
     told = []
-    reasons = {run.folder.name: str(run.summary["reason"]) for run in runs if run.summary and run.summary.get("reason")}
+    reasons = [
+        (run.folder.name, str(run.summary["reason"])) for run in runs if run.summary and run.summary.get("reason")
+    ]
     if len(runs) == 1:
-        told += [element("p", reason) for reason in reasons.values()]
+        told += [element("p", reason) for _, reason in reasons]
     elif reasons:
-        told.append(element("details", element("summary", "Why"), table(("run", "reason"), list(reasons.items()))))
+        told.append(element("details", element("summary", "Why"), table(("run", "reason"), reasons)))
     if "unfinished" in statuses:
         told.append(element("p", "An unfinished run goes on, or was killed; the report shows how far it had come."))
     return section("How it ended", element("p", *badges), *told)

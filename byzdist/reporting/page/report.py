@@ -34,7 +34,7 @@ def report(folder: Path) -> str:
         element("title", f"{title}: byzdist"),
         element("style", _own("page.css")),
     )
-    sections = run_page(runs[0]) if single else sweep_page(runs)
+    sections = run_page(runs[0]) if single else sweep_page(runs, folder)
     top = element("header", element("h1", title), element("p", what))
     body = element("body", top, element("main", *sections), element("script", _own("page.js")))
     return join(Html("<!doctype html>\n"), element("html", head, body, lang="en")) + "\n"

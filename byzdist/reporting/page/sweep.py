@@ -1,7 +1,11 @@
 """The report on several runs."""
 
+import csv
 from collections.abc import Sequence
+from pathlib import Path
 
+from byzdist.errors import ConfigError
+from byzdist.host.files import read_text
 from byzdist.reporting.page.html import Cell, Html, element, section, table
 from byzdist.reporting.page.one_run import all_settings, ending, repeat, seconds, versions
 from byzdist.reporting.page.svg import inline
@@ -12,16 +16,17 @@ from byzdist.reporting.pictures.settings import differing, ordered, short, value
 from byzdist.reporting.plotting import View, main_metrics
 
 _FIRST = ("aggregation.rule", "attack")  # of the keys that differ, those that make rows and columns if they can
+_LARGEST = 1 << 26  # bytes of a sweep's index
 _MAPS = 4
 _PANELS = 30  # more facets are too small to see
 
 
-def sweep_page(runs: Sequence[History]) -> list[Html]:
-    """Return the sections of the report on runs."""
+def sweep_page(runs: Sequence[History], folder: Path) -> list[Html]:
+    """Return the sections of the report on the runs in a folder."""
     keys = sorted(differing(runs), key=lambda key: _FIRST.index(key) if key in _FIRST else len(_FIRST))
     evaluated = [run for run in runs if run.is_evaluated]
     metrics = main_metrics(evaluated) if evaluated else []
-    sections = [ending(runs), _differences(runs, keys)]
+    sections = [ending(runs), *_without_metrics(runs, folder), _differences(runs, keys)]
     if evaluated:
         sections += _pictures(evaluated, differing(evaluated), keys, metrics[-1])
     else:
@@ -29,6 +34,24 @@ def sweep_page(runs: Sequence[History]) -> list[Html]:
     sections.append(section("Runs", _runs(runs, keys, metrics), element("p", "A heading sorts the table.")))
     sections.append(section("Settings of the first run", all_settings(runs[0]), folded=True))
     return [*sections, repeat(runs), versions(runs)]
+
+
+def _without_metrics(runs: Sequence[History], folder: Path) -> list[Html]:
+    """Return the runs that a sweep's index names but that have left no metrics, because they wait or have failed.
+
+    Raises:
+        ConfigError: if the index is not what a sweep writes.
+    """
+    index = folder / "runs.csv"
+    try:
+        rows = list(csv.DictReader(read_text(index, _LARGEST).splitlines()))
+        others = [row for row in rows if folder / row["folder"] not in {run.folder for run in runs}]
+        told = [(row["folder"], row["status"], row["reason"] or "") for row in others]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise ConfigError(f"{index}: this is not what a sweep writes: {error!r}.") from error
+    return [section("Runs without metrics", table(("run", "status", "reason"), told))] if told else []
 
 
 def _differences(runs: Sequence[History], keys: Sequence[str]) -> Html:

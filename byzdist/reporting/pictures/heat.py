@@ -105,7 +105,7 @@ def cell_text(found: Heat, i: int, j: int) -> str:
         return "no run"
     lines = []
     if np.isfinite(found.mean[i, j]):
-        lines.append(f"{found.mean[i, j]:.3g}")
+        lines.append(f"{found.mean[i, j]:.4g}")
         if np.isfinite(found.error[i, j]):
             lines[0] += f" ± {found.error[i, j]:.1g}"
     if found.diverged[i, j]:

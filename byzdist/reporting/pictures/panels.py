@@ -24,31 +24,35 @@ _TOLD = 8  # curves in a panel that has room to say how many runs of each diverg
 _STRIPS = 12  # with more of them nothing can be seen
 
 
-def panel(
-    axes: "Axes", curves: Sequence[Curve], looks: Mapping[str, int], y: str, better: Mapping[str, Better]
+def draw_panels(
+    panels: Sequence[tuple["Axes", Sequence[Curve]]], looks: Mapping[str, int], y: str, better: Mapping[str, Better]
 ) -> None:
-    """Draw the curves of a metric, each with its band, and mark where a diverged one ends.
+    """Draw the curves of a metric, each with its band, and mark where diverged ones end.
 
     Args:
-        axes: where.
-        curves: what.
+        panels: which curves are drawn where; several panels share their axes.
         looks: the number of each label's look.
         y: the metric.
         better: in which direction each metric is better.
     """
-    for curve in curves:
-        _draw(axes, curve, looks[curve.label], y)
-    if y == "gap":
-        axes.set_yscale("log")
-    if curves and (OF_ANY_TASK | dict(better)).get(y) == "lower":
-        _limit(axes, curves, y)
-    _mark_ends(axes, curves, looks)
-    axes.grid(alpha=0.3)
+    for axes, curves in panels:
+        for curve in curves:
+            _draw(axes, curve, looks[curve.label], y)
+        if y == "gap":
+            axes.set_yscale("log")
+        axes.grid(alpha=0.3)
+    everything = [curve for _, curves in panels for curve in curves]
+    if (OF_ANY_TASK | dict(better)).get(y) == "lower":
+        _limit(panels[0][0], everything, y)
+    if any(curve.diverged for curve in everything):
+        low, top = panels[0][0].get_ylim()
+        for axes, curves in panels:
+            _mark_ends(axes, curves, looks, top)
+        panels[0][0].set_ylim(low, top)
 
 
-def _mark_ends(axes: "Axes", curves: Sequence[Curve], looks: Mapping[str, int]) -> None:
+def _mark_ends(axes: "Axes", curves: Sequence[Curve], looks: Mapping[str, int], top: float) -> None:
     """Mark where curves of diverged runs end, or leave the panel for good, with how many runs diverged."""
-    low, top = axes.get_ylim()
     for curve in curves:
         seen = np.flatnonzero(np.isfinite(curve.y))
         if not curve.diverged or not seen.size:
@@ -62,7 +66,6 @@ def _mark_ends(axes: "Axes", curves: Sequence[Curve], looks: Mapping[str, int]) 
         if curve.runs > 1 and len(curves) <= _TOLD:
             told = f"{curve.diverged} of {curve.runs}"
             axes.annotate(told, (x, y), (6, -3), textcoords="offset points", fontsize="x-small", annotation_clip=False)
-    axes.set_ylim(low, top)
 
 
 def _draw(axes: "Axes", curve: Curve, number: int, y: str) -> None:

@@ -123,6 +123,25 @@ def test_facets_are_the_cells_of_a_sweep_with_the_same_axes(sweep):
     assert panels[0].get_ylim() == panels[3].get_ylim() and panels[0].get_xlim() == panels[3].get_xlim()
 
 
+def test_the_facets_axes_have_room_for_all_of_them(tmp_path):
+    run_folder(tmp_path / "a", [1.0, 0.9], "diverged", {"attack.name": "a"}, every=1)
+    run_folder(tmp_path / "b", [1.0, 0.2], settings={"attack.name": "b"}, every=1)
+    run_folder(tmp_path / "c", [1.0, 1.8], settings={"attack.name": "c"}, every=1)
+    figure = drawn([tmp_path], View(y=("loss",), facet=("attack",)))
+    first, _, last = figure.axes
+    assert first.get_ylim() == last.get_ylim() and first.get_ylim()[0] < 0.2 < 1.8 < first.get_ylim()[1]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["diverged"]
+
+
+def test_a_map_of_cells_without_a_value_is_drawn(tmp_path):
+    run_folder(tmp_path / "a", [1.0, None], "diverged", {"attack.name": "a", "rule.name": "x"}, every=1)
+    run_folder(tmp_path / "b", [1.0, None], "diverged", {"attack.name": "b", "rule.name": "y"}, every=1)
+    figure = drawn([tmp_path], View(heat=("rule", "attack")))
+    figure.draw_without_rendering()
+    [axes] = figure.axes
+    assert [text.get_text() for text in axes.texts] == ["1 of 1 diverged", "no run", "no run", "1 of 1 diverged"]
+
+
 def test_a_mean_over_more_than_seeds_says_so(sweep):
     figure = drawn([sweep], View(y=("accuracy",), x="seconds", group=("attack",)))
     [axes] = figure.axes  # one axis, and no strip, because no cohort has a Byzantine majority

@@ -110,7 +110,11 @@ def test_a_run_in_any_state_has_a_report(tmp_path, losses, status, words):
 def test_a_sweep_is_reported_with_its_differences_and_runs(tmp_path):
     folder = grid(tmp_path / "sweep", diverging=("mean", "ipm", 2))
     run_folder(folder / "krum-alie-9", [], "", {"aggregation.rule.name": "krum", "attack.name": "alie", "seed": 9})
+    (folder / "runs.csv").write_text("folder,status,reason\nkrum-alie-0,finished,\nlost,failed,<b>no memory\n")
     page = read(folder)
+    lost = page.texts["td"].index("lost")
+    assert page.texts["td"][lost : lost + 3] == ["lost", "failed", "<b>no memory"]
+    assert page.texts["td"].count("krum-alie-0") == 2  # with its reason, and among the runs
     assert page.texts["span"] == ["11 finished", "1 unfinished", "1 diverged"]
     assert page.texts["h1"] == ["sweep"]
     cells = page.texts["td"]
