@@ -13,6 +13,7 @@ import torch
 from byzdist.config.reading import parse
 from byzdist.config.schema import Config
 from byzdist.errors import ConfigError
+from byzdist.host.speech import say
 from byzdist.runtime import advice
 from byzdist.runtime.experiment import prepare
 from byzdist.runtime.logging_out import check_loggers
@@ -61,7 +62,9 @@ def plan(sweep: Sweep, out: Path) -> list[Planned]:
         if folder not in sys.path:
             sys.path.append(folder)
     try:
-        return [_planned(member, out) for member in sweep.members()]
+        members = sweep.members()
+        say(f"checking {len(members)} runs")
+        return [_planned(member, out) for member in members]
     finally:
         logging.getLogger().removeHandler(handler)
 

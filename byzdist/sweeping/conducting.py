@@ -110,12 +110,12 @@ def _check_processes(groups: dict[str, list[Planned]], jobs: int | None, workers
     others = [run for name, group in groups.items() if name != "local" for run in group]
     if workers is not None and not others:
         raise ConfigError(f"--workers: {workers} processes, but with transport.name=local there is one a run.")
-    check_forks(secret=bool(others))
     for run in others:
         if workers is not None and workers > run.config.clients.count:
             raise ConfigError(
                 f"--workers: {workers} processes for the {run.config.clients.count} clients of run {run.name}; at most one a client."
             )
+    check_forks(secret=bool(others))
 
 
 def _cores(runs: Sequence[Planned]) -> int:

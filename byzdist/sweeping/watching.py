@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 
@@ -94,7 +95,9 @@ class Watch:
 
 
 def _quality(summary: Mapping[str, object]) -> str:
-    values = [(key, summary.get(key)) for key in ("loss", "gap", "accuracy", "seconds")]
+    """Return what was measured last, and how long the run took; the summary has its totals after what was measured."""
+    measured = takewhile(lambda item: item[0] not in ("claimed", "rounds"), summary.items())
+    values = [*measured, ("seconds", summary.get("seconds"))]
     return "".join(f"  {key} {value:.4g}" for key, value in values if isinstance(value, int | float))
 
 

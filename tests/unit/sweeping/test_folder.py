@@ -8,8 +8,9 @@ import yaml
 from byzdist.config.reading import dump, parse
 from byzdist.errors import ConfigError
 from byzdist.sweeping.axes import Sweep
-from byzdist.sweeping.folder import begun, check_same, load, reasons, state_of, write_index
-from byzdist.sweeping.watching import rounds_done
+from byzdist.sweeping.checking import Planned
+from byzdist.sweeping.folder import State, begun, check_same, load, reasons, state_of, write_index
+from byzdist.sweeping.watching import Watch, rounds_done
 from tests.support.cases import BASE
 
 
@@ -82,3 +83,17 @@ def test_progress_is_the_last_complete_line(tmp_path):
     assert rounds_done(tmp_path) == 0
     (tmp_path / "metrics.jsonl").write_text('{"round": 0}\n{"round": 1}\n{"rou')
     assert rounds_done(tmp_path) == 1
+
+
+def test_the_time_left_follows_from_the_rounds_of_all_runs(tmp_path, capsys):
+    config = parse({**BASE, "rounds": 100})
+    runs = [Planned(f"seed={n}", {}, {}, config) for n in range(4)]
+    (tmp_path / "seed=2").mkdir()
+    clock = iter([0.0, 30.0, 30.0, 60.0, 60.0])
+    with Watch(tmp_path, runs, runs[1:], lambda: next(clock)) as watch:  # the first one was done before
+        watch.ended(runs[1], State("finished", "", {"status": "finished", "f1": 0.5, "rounds": 101, "seconds": 29.5}))
+        (tmp_path / "seed=2" / "metrics.jsonl").write_text('{"round": 50}\n')
+        watch.look(["seed=2"])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "[2/4] seed=1  finished  f1 0.5  seconds 29.5  left 60 s"
+    assert second == "2/4 runs  left 60 s", "150 of 300 rounds in 60 s"
