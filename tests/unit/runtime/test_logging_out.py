@@ -1,4 +1,4 @@
-"""A run's loggers get each round, and none can end the run."""
+"""A run's loggers get the numbers of each round, and no logger can end the run."""
 
 import pytest
 
