@@ -30,7 +30,7 @@ _FILES = frozenset(
 )
 _LITTER_BEGINS = (".nfs", ".fuse_hidden", "._")
 _LOCK_PATIENCE = 10.0  # seconds: the processes of a killed run need a moment to release it
-# What earlier versions did, which had no keys for it.
+# The behaviour of earlier versions, which had no keys for it.
 _IMPLIED = {"precision": "full", "task.name": "classification", "task.inputs": "numbers"}
 # What a resumed run may change: keys, or whole sections.
 _HARMLESS = (
