@@ -1,4 +1,4 @@
-"""What try.sh wants of its run: every round once, a Byzantine client that took part, and a model that has learnt."""
+"""The checks of try.sh: every round once, a Byzantine client that took part, and a model that has learnt."""
 
 import json
 import sys

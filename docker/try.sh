@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Try the compose cluster for real: build, train, kill a worker, stop and start the server, cut a worker off, and check the result.
+# Test the compose cluster: build, train, kill a worker, stop and start the server, cut a worker off, and check the result.
 #
-# usage: docker/try.sh      exit code 0: all is well; 1: something is not; 3: this machine cannot try it, and why is said
+# usage: docker/try.sh      exit code 0: passed; 1: failed; 3: not possible on this machine, for the reason that is printed
 #
-# BASE_IMAGE and TORCH are passed to the build (see Dockerfile). Where this machine's Python has the version of the base image's,
-# the packages are taken from where this machine's pip finds them, and the build needs no network.
+# BASE_IMAGE and TORCH are passed to the build (see Dockerfile). If this machine has the same Python version as the base image,
+# this machine's pip fetches the packages, and the build needs no network.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -26,12 +26,12 @@ command -v "${composer[0]}" >/dev/null || cannot "there is no docker compose."
 
 export BASE_IMAGE=${BASE_IMAGE:-python:3.12-slim} TORCH=${TORCH:-$(grep ^torch launch/constraints.txt)}
 docker image inspect "$BASE_IMAGE" >/dev/null 2>&1 || docker pull --quiet "$BASE_IMAGE" >/dev/null 2>&1 ||
-    cannot "the base image $BASE_IMAGE is neither here nor to be had; set BASE_IMAGE."
+    cannot "the base image $BASE_IMAGE is not here and cannot be pulled; set BASE_IMAGE."
 
 export COMPOSE_PROJECT_NAME=byzdist-try-$$ BYZDIST_IMAGE=byzdist-try WORKERS=4
 scratch=$(mktemp -d)
 export BYZDIST_KEYS=$scratch/keys BYZANTINE_KEY=$scratch/keys/workers/worker-5.key
-# A container that stops running is the engine's to report; a run of so many rounds ends when this script says so.
+# With so many rounds, the run ends only when this script ends it.
 export CONFIG="/configs/cluster/compose.yaml rounds=1000000 evaluate.every=1000"
 
 compose() { "${composer[@]}" --file docker/compose.yaml "$@"; }
@@ -57,10 +57,10 @@ until_true() { # what, seconds, command...
     done
     say "$what"
 }
-more_rounds() { # whether 200 rounds have passed since round $1
+more_rounds() { # whether more than 200 rounds have passed since round $1
     [ "$(rounds)" -gt $(($1 + 200)) ]
 }
-happened() { # whether an event was in the metrics more often than $2 times
+happened() { # whether event $1 is in the metrics more than $2 times
     local times
     times=$(news "$1")
     [ "${times:-0}" -gt "$2" ]
@@ -105,7 +105,7 @@ compose stop server >/dev/null 2>&1
 code=$(docker inspect --format '{{.State.ExitCode}}' "$(container server)")
 [ "$code" = 0 ] || fail "the server ended with exit code $code."
 docker start "$(container server)" >/dev/null
-until_true "rounds go by, after the ones before" 180 more_rounds "$before"
+until_true "rounds continue after the last ones" 180 more_rounds "$before"
 
 lost=$(news "worker 3 left") joined=$(news "worker 3 joined")
 network=${COMPOSE_PROJECT_NAME}_cluster
@@ -121,5 +121,5 @@ until_true "rounds go by" 60 more_rounds "$(rounds)"
 say "ending the run"
 compose stop --timeout 60 server >/dev/null 2>&1
 docker run --rm --volume "${COMPOSE_PROJECT_NAME}_runs:/runs" --entrypoint python3 --user 10001 \
-    --volume "$PWD/docker/check.py:/check.py:ro" "$BYZDIST_IMAGE" /check.py /runs/run || fail "the result is not what it should be."
-say "all is well"
+    --volume "$PWD/docker/check.py:/check.py:ro" "$BYZDIST_IMAGE" /check.py /runs/run || fail "the result is wrong."
+say "all checks passed"

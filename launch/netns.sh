@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Rehearse a run on two hosts on one machine: two network namespaces, each with an address of its own, and a cable (root only).
+# Rehearse a run on two hosts on one machine: two network namespaces, each with its own address, and a cable (root only).
 #
 # usage: launch/netns.sh [CONFIG [key=value ...]]     the server and a worker on one "host", two workers on the other
 set -euo pipefail

@@ -141,7 +141,7 @@ def _data(config: Config, method: Spec) -> Spec:
 
 
 def _processes(config: Config) -> dict[str, int]:
-    """Return how many processes read ahead, where it is said."""
+    """Return the number of processes that read ahead, if the section has it."""
     given = config.data.parameters
     if "workers" not in given:
         return {}
@@ -203,7 +203,7 @@ def _private(config: Config, method: Spec) -> Spec:
 
 
 def _metrics(config: Config) -> MetricsOut:
-    """Return the section on metrics with its loggers complete."""
+    """Return the metrics section with its loggers checked and complete."""
     several = isinstance(config.metrics.log, list)
     checked = [
         _complete(LOGGERS, spec, f"metrics.log.{i}" if several else "metrics.log")

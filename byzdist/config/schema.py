@@ -126,10 +126,10 @@ class Stopping(Section):
 
 
 class MetricsOut(Section):
-    """Where metrics go besides the run's folder.
+    """The places to which metrics go besides the run's folder.
 
     Attributes:
-        tensorboard: whether files for TensorBoard are written into the run's folder.
+        tensorboard: whether to write files for TensorBoard into the run's folder.
         log: other loggers, one or a list: wandb, mlflow, or 'module:function'.
     """
 

@@ -1,4 +1,4 @@
-"""Libraries that only some users have."""
+"""Optional libraries, which only some users have installed."""
 
 import importlib
 from importlib.util import find_spec
@@ -8,12 +8,12 @@ from byzdist.errors import ConfigError
 
 
 def optional(module: str, what: str, install: str) -> Any:
-    """Return a library, imported.
+    """Import a library and return it.
 
     Args:
         module: its name.
         what: what needs it, with the key or the function, for the error.
-        install: what to give to pip.
+        install: the argument for `pip install`.
 
     Raises:
         ConfigError: if it is not installed, or cannot be imported.
@@ -25,5 +25,5 @@ def optional(module: str, what: str, install: str) -> Any:
 
 
 def is_installed(module: str) -> bool:
-    """Return whether a library is there, without importing it."""
+    """Return whether a library is installed, without importing it."""
     return find_spec(module) is not None

@@ -35,7 +35,7 @@ def name_process(name: str) -> None:
 
 
 def process_name() -> str:
-    """Return the name by which ps and pkill know this process; "" where there is none."""
+    """Return the name of this process that ps and pkill show; "" if it cannot be read."""
     name = ctypes.create_string_buffer(16)
     if _PRCTL is not None:
         _PRCTL(_PR_GET_NAME, name, 0, 0, 0)

@@ -17,7 +17,7 @@ from byzdist.rounds import Round
 
 Positions = NDArray[np.int64]
 Wanted = tuple[Round, int, Positions | None]
-"""What is asked of `ClientData.batches`: the round, the client, and the positions among its samples for one mini-batch; None for all."""
+"""A request to `ClientData.batches`: the round, the client, and the positions of a mini-batch among its samples (None: all)."""
 _SMALL = 2**13  # numbers in a batch that numpy gathers faster than torch
 
 
@@ -43,17 +43,17 @@ class ClientData(ABC):
         """
 
     def expect(self, wanted: Iterable[Wanted]) -> None:
-        """Have what `batches` will probably be asked for next, in this order, read by the processes that read ahead, if there are any."""
+        """Let the processes that read ahead, if there are any, read the samples of the next calls of `batches`, in this order."""
         ahead = next((reader.ahead for reader in self.readers() if reader.ahead is not None), None)
         if ahead is not None:
             ahead.expect(job for round_, client, positions in wanted for job in self.jobs(client, positions, round_))
 
     def jobs(self, client: int, positions: Positions | None, round_: Round) -> Iterable[Job]:
-        """Return what is to be read for `batches`, whose arguments these are: nothing of what is in memory."""
+        """Return the jobs of reading the samples for a call of `batches` with these arguments; none for samples in memory."""
         return ()
 
     def readers(self) -> list[Reader]:
-        """Return what reads samples that are not in memory."""
+        """Return the readers of samples that are not in memory."""
         return []
 
 

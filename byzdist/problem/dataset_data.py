@@ -43,7 +43,7 @@ class DatasetData(PooledData):
         self._reader = dataset.reader
 
     def batches(self, client: int, positions: Positions | None, round_: Round) -> Iterator[tuple[Batch, int]]:
-        """Return a client's samples in batches of at most ``chunk``, each read when its turn comes, or ahead."""
+        """Return a client's samples in batches of at most ``chunk``, each read when it is needed, or ahead."""
         for batch, samples in self._read(self.jobs(client, positions, round_)):
             if client in self.flipped:
                 inputs, targets = batch
@@ -51,7 +51,7 @@ class DatasetData(PooledData):
             yield batch, samples
 
     def readers(self) -> list[Reader]:
-        """Return the one that reads the samples."""
+        """Return the reader of the samples."""
         return [self._reader]
 
     def blocks(self, indices: Positions | None) -> Iterator[tuple[Batch, int]]:
@@ -59,7 +59,7 @@ class DatasetData(PooledData):
         return self._read(self._cut(indices, stream(0, "evaluation reading"), "the server"))
 
     def jobs(self, client: int, positions: Positions | None, round_: Round) -> Iterator[Job]:
-        """Return what is to be read for `batches`, a job for each batch."""
+        """Return the jobs for a call of `batches`, one for each batch."""
         alike = positions is None and self.split.count > 1
         generator = round_.rng("reading", self.split.shard(client) if alike else client)
         return self._cut(self.indices(client, positions), generator, f"client {client}")

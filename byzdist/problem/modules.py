@@ -190,8 +190,8 @@ def swap_norms(model: nn.Module, groups: int = 32) -> nn.Module:
 
     Args:
         model: any module; a batch norm itself is replaced by what is returned.
-        groups: the largest number of groups of a layer; it is the largest divisor of the channels up to this. In place of a BatchNorm1d,
-            whose input may have one number a channel, each group has two channels or more.
+        groups: the limit for the number of groups of a layer, which is the largest divisor of the channels up to this. If it replaces
+            a BatchNorm1d, whose input may have one number a channel, each group has at least two channels.
     """
     if isinstance(model, _BatchNorm):
         channels = model.num_features

@@ -20,7 +20,7 @@ class Oracle:
         self.loss, self.data, self._l2 = loss, data, loss.l2
         self.memories = ClientMemories([])  # holds the clients' own buffers, under BUFFERS
         self._round, self._points = _NONE, tuple[Tensor, ...]()
-        self._pull: Tensor | None = None  # what the regularizer adds to a difference between the points
+        self._pull: Tensor | None = None  # the regularizer's part of a difference between the points
         self._found: dict[tuple[int, Hashable], Tensor] = {}  # full gradients, by point and samples
         self._rooms: list[Tensor] = []  # buffers on the device, for copies of vectors that lie elsewhere
 
@@ -48,11 +48,11 @@ class Oracle:
         self._pull = None
 
     def expect(self, wanted: Iterable[Wanted]) -> None:
-        """Say which samples the next gradients will probably be made of, in this order, so that they can be read ahead."""
+        """Announce the samples of the next gradients, in this order, so that they can be read ahead."""
         self.data.expect(self._distinct(wanted))
 
     def _distinct(self, wanted: Iterable[Wanted]) -> Iterator[Wanted]:
-        """Leave out full gradients that are had from another client."""
+        """Leave out full gradients that are taken from another client with the same samples."""
         seen = set[tuple[int, Hashable]]()
         for round_, client, batch in wanted:
             samples = self._shared(client) if batch is None else None
@@ -126,7 +126,7 @@ class Oracle:
         return None if place is None or samples is None else (place, samples)
 
     def _shared(self, client: int) -> Hashable | None:
-        """Return a key that is equal for clients with the same full gradient, None for a client with one of its own."""
+        """Return a key that is equal for clients with the same full gradient; None if no other client has this client's."""
         return None if self.loss.is_random or self.loss.buffers == "local" else self.data.shared(client)
 
     def _here(self, *vectors: Tensor) -> Sequence[Tensor]:

@@ -24,7 +24,7 @@ from byzdist.registry import Registry, Spec
 from byzdist.rounds import Round
 
 log = logging.getLogger(__name__)
-_advice = logging.getLogger("byzdist.config.checks.data")  # what the server alone says, see logs
+_advice = logging.getLogger("byzdist.config.checks.data")  # only the server shows its messages, see logs
 COMMON = ("where", "features", "outputs", "samples")
 """The keys of a private data section that are not parameters of the function, and are the same on every rank."""
 PRIVATE: Registry[Callable[..., Any]] = Registry("function for private data", "client")
@@ -75,7 +75,7 @@ class PrivateData(ClientData):
             try:
                 with global_generators(
                     draw_seeds(stream(0, "data", client))
-                ):  # random_split, say, deals as before a restart
+                ):  # so that random_split, for example, is the same after a restart
                     returned = function(client)
             except (ConfigError, MemoryError):
                 raise
@@ -91,7 +91,7 @@ class PrivateData(ClientData):
         return self._held[client]
 
     def readers(self) -> list[Reader]:
-        """Return what reads the samples of the clients here that are not in memory."""
+        """Return the readers of this worker's clients whose samples are not in memory."""
         return [reader for data in self._held.values() for reader in data.readers()]
 
     def _taken(self, returned: Any, name: str, client: int) -> PooledData:
@@ -137,7 +137,7 @@ class PrivateData(ClientData):
         return None
 
     def jobs(self, client: int, positions: Positions | None, round_: Round) -> Iterable[Job]:
-        """Return what is to be read for `batches`."""
+        """Return the jobs for a call of `batches`."""
         return self.of(client).jobs(client, positions, round_)
 
     def batches(self, client: int, positions: Positions | None, round_: Round) -> Iterable[tuple[Batch, int]]:

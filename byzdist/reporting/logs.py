@@ -49,7 +49,7 @@ def configure(rank: int) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("[%(place)s] %(levelname)s %(message)s"))
     handler.addFilter(_place)
-    logging.getLogger().handlers[:] = [handler]  # the others stay open, because a caller may want them back
+    logging.getLogger().handlers[:] = [handler]  # the others stay open, because `given_back` may restore them
     logging.raiseExceptions = False  # no traceback if a log cannot be written
     logging.getLogger("byzdist").setLevel(level)
     _set_advice(logging.ERROR if rank else logging.NOTSET)
@@ -67,7 +67,7 @@ def _set_advice(level: int) -> None:
 
 @contextmanager
 def given_back() -> Iterator[None]:
-    """Afterwards have loggers and handlers as before: a process that goes on after a run, and keeps nothing of it."""
+    """Restore loggers and handlers afterwards, for a process that continues after a run."""
     root, names = logging.getLogger(), ("byzdist", *ADVISERS)
     handlers, raises, place = root.handlers[:], logging.raiseExceptions, (_place.who, _place.round)
     levels = {name: logging.getLogger(name).level for name in names}

@@ -57,7 +57,7 @@ class Progress:
 
     Args:
         shows: whether anything is shown.
-        may_be_widget: whether this is the process to which a notebook's cell belongs: it shows a widget where ipywidgets is installed.
+        may_be_widget: whether this is a notebook kernel's own process; it then shows a widget if ipywidgets is installed.
     """
 
     def __init__(

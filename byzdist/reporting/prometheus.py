@@ -89,7 +89,7 @@ def render(record: RoundRecord, metrics: Metrics, run: str, now: float) -> str:
     meanings |= {
         f"byzdist_claimed_{key}": (
             "gauge",
-            f"What clients claimed of the {key} when they last evaluated: it may be a lie.",
+            f"What clients claimed about the {key} when they last evaluated: it may be a lie.",
         )
         for key in metrics.claimed
     }

@@ -136,7 +136,7 @@ class Experiment:
         return link_device(self.config, self.device)
 
     def read_ahead(self, *, server: bool = False) -> None:
-        """Start the processes that read lazy data ahead, if `data.workers` wants any; where the server evaluates, for test sets, too."""
+        """Start `data.workers` processes that read lazy data ahead, also for test sets if the server evaluates."""
         readers, processes = self.data.readers(), self.config.data.parameters.get("workers", 0)
         if server and isinstance(self.dataset, LazyDataset) and self.dataset.test is not None:
             readers.append(self.dataset.test)
@@ -144,7 +144,7 @@ class Experiment:
             read_ahead(readers, processes)
 
     def hosted(self, rank: int, workers: int) -> range:
-        """Return the clients that live on a worker's rank."""
+        """Return the clients that a worker's rank hosts."""
         return range(rank - 1, self.config.clients.count, workers)
 
     def shape(self, workers: int) -> Shape:
@@ -219,7 +219,7 @@ def prepare(config: Config, device: torch.device) -> Experiment:
             flipped=flipped(config.attacks, clients.byzantine_ids),
         )
         if config.data.parameters.get("workers") and not held.readers():
-            _advice.warning("data.workers: %r is in memory, so that nothing is read ahead.", config.data.name)
+            _advice.warning("data.workers: %r is in memory, so nothing is read ahead.", config.data.name)
         if ":" in name:  # a user's own
             try_out(loss, held, dataset.classes, name)
     oracle = Oracle(loss, held)
@@ -250,18 +250,18 @@ def prepare(config: Config, device: torch.device) -> Experiment:
 
 
 def can_measure_gap(config: Config, dataset: Prepared, loss: Loss) -> bool:
-    """Return whether min f can be looked for: of samples that the server has, and that are the same each time."""
+    """Return whether min f can be computed: the server must have the samples, and they must be the same at each reading."""
     known_samples = isinstance(dataset, Dataset) and not is_private(config.data)
-    # An estimate of f has no gap to speak of.
+    # If the loss is only an estimate of f, its gap means nothing.
     return known_samples and config.evaluate.samples is None and can_be_found(loss, len(dataset.labels))
 
 
 def _check_stop(config: Config, dataset: Prepared, loss: Loss) -> None:
-    """Refuse to stop by what nobody measures."""
+    """Refuse to stop by a metric that the run does not measure."""
     assert config.stop is not None
     if is_private(config.data) and config.validation is None:
         raise ConfigError(
-            "stop: with data.where=worker the server measures nothing, and what clients claim ends no run. Give it a set of its own: "
+            "stop: with data.where=worker the server measures nothing, and clients' claims cannot end a run. Give it its own set: "
             "validation."
         )
     metric, measured = config.stop.metric, measured_of(loss.task)

@@ -34,7 +34,7 @@ _LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 
 @dataclass(frozen=True)
 class Failure:
-    """The first failure of a run, which ends it; ``is_final``: it is a user's mistake, and another start would fail in the same way."""
+    """The first failure of a run, which ends it; ``is_final`` if it is a user's mistake, so that a restart would fail again."""
 
     reason: str
     is_final: bool
@@ -50,7 +50,7 @@ class Job:
         idle: called with some seconds, again and again, while the ranks work.
 
     Attributes:
-        signals: those that this process got meanwhile.
+        signals: those that this process got during the run.
     """
 
     def __init__(

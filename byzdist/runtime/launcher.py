@@ -32,7 +32,7 @@ _PATIENCE = 60.0  # seconds, in addition to a round's deadline, in which ranks m
 
 
 class Launched(NamedTuple):
-    """A run that has ended: its folder, and the signals that this process got meanwhile."""
+    """A run that has ended: its folder, and the signals that this process got during the run."""
 
     folder: Path
     signals: list[int]
@@ -44,7 +44,7 @@ def launch(
     max_restarts: int = 0,
     fork: Fork | None = None,
 ) -> int:
-    """Run the experiment as `launched` does, and say what is started; return the exit code.
+    """Run the experiment as `launched` does, and print what is started; return the exit code.
 
     Raises:
         ConfigError: before anything is started.
@@ -69,15 +69,15 @@ def launched(
 
     Args:
         command: the experiment.
-        workers: how many worker processes there are.
-        max_restarts: how often all processes are started again when one fails.
+        workers: the number of worker processes.
+        max_restarts: how often all processes are started again after one fails.
         fork: maps a rank's command to the function that a fork of this process calls, if it can be forked (see
             `byzdist.host.processes.start`); without it each rank is a new interpreter.
-        say: is told what is started.
+        say: called with a line about what is started.
         idle: called with some seconds, again and again, while the ranks train.
 
     Raises:
-        ConfigError: before anything is started, or where a rank's own data or files are at fault.
+        ConfigError: before anything is started, or if a rank's own data or files are at fault.
         RunError: if the run failed, with the first failure's reason.
     """
     resolve = partial(_resolve, command, workers)
@@ -96,7 +96,7 @@ def launched(
 
 
 def _with_one_thread(resolve: Callable[[], tuple[str, str, int, float]]) -> tuple[str, str, int, float]:
-    """Resolve in a fork: threads that torch has started in this process are not there, and OpenMP would wait for them."""
+    """Resolve the configuration in a fork. It has no other threads of torch's, and OpenMP would wait for them."""
     torch.set_num_threads(1)
     return resolve()
 

@@ -1,4 +1,4 @@
-"""Hands each round to the run's loggers, none of which can end the run."""
+"""Passes each round's numbers to the run's loggers, none of which can end the run."""
 
 import logging
 from pathlib import Path
@@ -21,7 +21,7 @@ def wanted(config: Config) -> list[Spec]:
 
 
 def check_loggers(config: Config) -> None:
-    """Make sure that this process, which is to be the server, has the libraries of the run's loggers.
+    """Check that this process, the future server, has the libraries of the run's loggers.
 
     Raises:
         ConfigError: naming the key, and what to install.
@@ -34,7 +34,7 @@ def check_loggers(config: Config) -> None:
 
 
 class Loggers:
-    """The loggers of a run; make it once the process forks no more, because they may start threads."""
+    """The loggers of a run. Make it after the last fork of the process, because loggers may start threads."""
 
     def __init__(self, config: Config, folder: Path) -> None:
         tree = config.model_dump(exclude_none=True)
@@ -42,7 +42,7 @@ class Loggers:
         for spec in wanted(config):
             try:
                 self._loggers[spec.name] = LOGGERS.build(spec, folder, tree, key="metrics.log")
-            except Exception as error:  # whatever a library or a user's own logger raises
+            except Exception as error:  # a library or a user's own logger may raise any exception
                 _complain(spec.name, error)
 
     def show(self, record: RoundRecord, metrics: Metrics) -> None:
@@ -56,7 +56,7 @@ class Loggers:
                 del self._loggers[name]
 
     def close(self, summary: dict[str, Any]) -> None:
-        """Tell the loggers how the run has ended."""
+        """Give the loggers the run's summary."""
         for name, logger in self._loggers.items():
             try:
                 if (close := getattr(logger, "close", None)) is not None:
@@ -66,11 +66,11 @@ class Loggers:
 
 
 def _complain(name: str, error: Exception) -> None:
-    log.warning("metrics.log: %r ended with %s: %s; the run goes on without it.", name, type(error).__name__, error)
+    log.warning("metrics.log: %r ended with %s: %s; the run continues without it.", name, type(error).__name__, error)
 
 
 def _numbers(record: RoundRecord) -> dict[str, float]:
-    """Return what can be drawn of a round."""
+    """Return a round's numbers by name."""
     values: dict[str, float] = {
         "replies": record.replies,
         "byzantine": record.byzantine,

@@ -28,7 +28,7 @@ class Ended(NamedTuple):
     Attributes:
         code: the exit code for its process.
         folder: the run's; None on a worker.
-        signal: what ended the run, where a signal did and the process goes on.
+        signal: the signal that ended the run, if one did and the process continues.
     """
 
     code: int
@@ -37,7 +37,7 @@ class Ended(NamedTuple):
 
 
 def run_reporting(command: RunCommand, caller: Caller = COMMAND_LINE) -> int:
-    """Run this process's part, see `run_rank`; return the exit code. Whoever started the rank is told why it fails."""
+    """Run this process's part, see `run_rank`; return the exit code. A failure is reported to the process that started the rank."""
     try:
         return run_rank(command, caller).code
     except (ConfigError, RunError) as error:
@@ -51,7 +51,7 @@ def run_reporting(command: RunCommand, caller: Caller = COMMAND_LINE) -> int:
 
 
 def run_rank(command: RunCommand, caller: Caller = COMMAND_LINE) -> Ended:
-    """Run this process's part, as the environment (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) says.
+    """Run this process's part, which the environment (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) determines.
 
     A job that torchrun has restarted resumes by itself.
     """

@@ -26,7 +26,7 @@ class Stop:
 
     Attributes:
         is_told: whether it was made.
-        signal: the first one that made it; None if no signal did.
+        signal: the first signal that caused the stop; None if no signal did.
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
@@ -35,7 +35,7 @@ class Stop:
         self.signal: int | None = None
 
     def hear(self, number: int) -> None:
-        """Give the word because this signal has come."""
+        """Ask for the stop because this signal has come."""
         self.signal = self.signal or number
         self.tell()
 
@@ -61,11 +61,11 @@ def on_signals(told: Callable[[], None]) -> None:
 
 
 def interrupt_on_signals(told: Callable[[int], None]) -> None:
-    """Have ``told`` called at SIGINT or SIGTERM, in a process that goes on after the run.
+    """Have ``told`` called at SIGINT or SIGTERM, in a process that continues after the run.
 
     A second one, seconds later, is a KeyboardInterrupt.
 
-    Nothing is done outside the main thread, which alone gets signals.
+    Outside the main thread it does nothing, because only the main thread handles signals.
     """
     if threading.current_thread() is not threading.main_thread():
         return

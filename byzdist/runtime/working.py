@@ -19,7 +19,7 @@ from byzdist.transport.store import STORE_PATIENCE, connect
 def work(experiment: Experiment, rank: int, workers: int, out: Path | None) -> int:
     """Be a worker until the server ends the run; return the exit code."""
     load_private(experiment, rank, workers)
-    experiment.read_ahead()  # before the links are open, which a fork would hold
+    experiment.read_ahead()  # before the links are opened, because the forks would keep them open
     joining = Joining(experiment, rank)
     transport = open_worker(experiment.config.transport, experiment.shape(workers), rank, joining.hear)
     stop = Stop(transport.stop_waiting)  # the server is the one to end the run

@@ -62,7 +62,7 @@ def load_model(model: nn.Module, folder: Path) -> tuple[int, Tensor]:
 
 
 def fill(model: nn.Module, folder: Path) -> nn.Module:
-    """Give a module the values in model.safetensors, in their dtype, and return it; errors as for `load_model`."""
+    """Load the values in model.safetensors into a module, in their dtype, and return it; errors as for `load_model`."""
     _, tensors = _read(model, folder)
     model.to(next(tensors[saved_name(name)].dtype for name in trained(model)))
     with torch.no_grad():
@@ -73,7 +73,7 @@ def fill(model: nn.Module, folder: Path) -> nn.Module:
 
 
 def _read(model: nn.Module, folder: Path) -> tuple[int, dict[str, Tensor]]:
-    """Return the round of model.safetensors and its tensors, which are those of this module."""
+    """Return the round and the tensors of model.safetensors, checked to be those of this module."""
     path = folder / "model.safetensors"
     wanted = {
         saved_name(name): list(tensor.shape)

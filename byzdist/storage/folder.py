@@ -30,7 +30,7 @@ _FILES = frozenset(
 )
 _LITTER_BEGINS = (".nfs", ".fuse_hidden", "._")
 _LOCK_PATIENCE = 10.0  # seconds: the processes of a killed run need a moment to release it
-# What versions without tasks did; they had no keys for it.
+# Values that versions without tasks used, which had no keys for them.
 _IMPLIED = {"precision": "full", "task.name": "classification", "task.inputs": "numbers"}
 # What a resumed run may change: keys, or whole sections.
 _HARMLESS = (
@@ -249,7 +249,9 @@ def _check_same(checkpoint: Checkpoint, wanted: Wanted) -> None:
 
 def _compare(before: Mapping[str, Any], config: Config) -> None:
     """Refuse a configuration that differs from the run's in any key that is not harmless."""
-    old, new = _IMPLIED | flat(before), flat(config.model_dump(exclude_none=True))
+    old, new = flat(before), flat(config.model_dump(exclude_none=True))
+    if "task" not in before:
+        old = _IMPLIED | old
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and not _is_harmless(key))
     if changed:
         changes = "; ".join(

@@ -144,7 +144,7 @@ class LocalWorker(WorkerEnd):
     def __init__(self, shape: Shape) -> None:
         self._frame = shape.frame()
         self._rows = ReplyRows.make(shape.max_cohort, shape.max_payload, shape.device, shape.pinned)
-        self._rooms: dict[tuple[int, int], Tensor] = {}  # by number and length: to make a view takes microseconds
+        self._rooms: dict[tuple[int, int], Tensor] = {}  # by number and length; making a view takes microseconds
         self._clients = list[int]()
         self.afresh = set[int]()
         self.bytes = 0

@@ -1,4 +1,4 @@
-"""How lines of code are counted: neither blank, nor a comment, nor part of a docstring. Run: python count.py FILE..."""
+"""Counts lines of code, without blank lines, comments and docstrings. Run: python count.py FILE..."""
 
 import ast
 import sys

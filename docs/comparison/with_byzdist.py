@@ -1,4 +1,4 @@
-"""A small network reads digits; five of twenty clients send their gradients turned around; 100 rounds of a coordinate-wise median."""
+"""A small network learns digits; five of twenty clients send reversed gradients; 100 rounds with a coordinate-wise median."""
 
 import torch
 from sklearn.datasets import load_digits

@@ -1,4 +1,4 @@
-"""The same with ByzFL, which simulates the clients in one process."""
+"""The same job with ByzFL, which simulates the clients in one process."""
 
 import byzfl.fed_framework.models as models
 import torch
@@ -16,7 +16,7 @@ class Net(nn.Sequential):
         super().__init__(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
 
 
-models.Net = Net  # ByzFL finds models by their name there
+models.Net = Net  # ByzFL looks models up there, by their name
 X, X_test, y, y_test = train_test_split(*load_digits(return_X_y=True), test_size=0.2, random_state=0)
 X, X_test = (torch.tensor(part / 16, dtype=torch.float32) for part in (X, X_test))
 y, y_test = torch.tensor(y), torch.tensor(y_test)

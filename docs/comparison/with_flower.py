@@ -1,4 +1,4 @@
-"""The same with Flower, whose clients send weights and not gradients; they know nothing of each other, so they flip signs alone."""
+"""The same job with Flower. Its clients send weights, not gradients, and do not know each other, so each flips signs by itself."""
 
 import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
@@ -25,7 +25,7 @@ client, server = ClientApp(), ServerApp()
 
 @client.train()
 def train(message: Message, context: Context) -> Message:
-    """Take one step on a batch of the client's own; a Byzantine client takes it the other way."""
+    """Take one step on a batch of the client's own samples; a Byzantine client steps in the opposite direction."""
     number = context.node_config["partition-id"]
     model = net()
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())

@@ -1,4 +1,4 @@
-"""The same with NVFlare, which has no robust rule, so the median is here; its clients are the script beside this one."""
+"""The same job with NVFlare. It has no robust rule, so the median is defined here; its clients run with_nvflare_client.py."""
 
 import torch
 from nvflare.app_common.abstract.fl_model import FLModel
@@ -16,7 +16,7 @@ class Median(ModelAggregator):
         self.models = []
 
     def accept_model(self, model: FLModel) -> None:
-        """Take a client's weights."""
+        """Keep a client's weights."""
         self.models.append(model.params)
 
     def aggregate_model(self) -> FLModel:
@@ -25,7 +25,7 @@ class Median(ModelAggregator):
         return FLModel(params={key: values.median(0).values.numpy() for key, values in stacked.items()})
 
     def reset_stats(self) -> None:
-        """Forget them."""
+        """Drop the weights."""
         self.models = []
 
 

@@ -15,7 +15,7 @@ class Net(nn.Sequential):
 
 
 def main() -> None:
-    """Answer each round with the weights after a step; a Byzantine client takes it the other way."""
+    """Answer each round with the weights after one step; a Byzantine client steps in the opposite direction."""
     X, X_test, y, y_test = train_test_split(*load_digits(return_X_y=True), test_size=0.2, random_state=0)
     X, X_test = (torch.tensor(part / 16, dtype=torch.float32) for part in (X, X_test))
     y, y_test = torch.tensor(y), torch.tensor(y_test)

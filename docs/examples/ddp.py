@@ -1,8 +1,8 @@
-"""A DDP script with a robust rule in place of the average; rank 3 turns its gradient around, times 10.
+"""A DDP script with a robust rule instead of the average; rank 3 multiplies its gradient by -10.
 
     torchrun --nproc-per-node 4 docs/examples/ddp.py [RULE]
 
-RULE: a rule of byzdist's (trimmed_mean by default), or "average" for plain DDP, which does not get through this.
+RULE: one of byzdist's rules (trimmed_mean by default), or "average" for plain DDP, which fails to learn here.
 """
 
 import gc
@@ -32,7 +32,7 @@ def main(rule: str) -> None:
     net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     model = DistributedDataParallel(net, forward_sync_buffers=False)
     if rule != "average":
-        model.register_comm_hook(None, byzdist.ddp.robust_hook(rule, f=1))  # the one line
+        model.register_comm_hook(None, byzdist.ddp.robust_hook(rule, f=1))  # the only new line
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     draws = torch.Generator().manual_seed(rank)
     for _ in range(200):
@@ -51,7 +51,7 @@ def main(rule: str) -> None:
         equal = all(torch.equal(mine.view(torch.int32), other.view(torch.int32)) for other in all_ranks)
         print(f"{rule}: accuracy {accuracy:.3f}, models {'equal' if equal else 'different'} on all ranks", flush=True)
     del model
-    gc.collect()  # a process group that DDP holds at exit may have torch abort
+    gc.collect()  # torch may abort if DDP still has a process group at exit
     dist.destroy_process_group()
 
 

@@ -1,6 +1,6 @@
-"""A Flower app with a robust rule on the server: clients 7, 8 and 9 of ten send their update turned around, times 10.
+"""A Flower app with a robust rule on the server; clients 7, 8 and 9 of ten multiply their update by -10.
 
-The run configuration's ``rule`` is one of byzdist's, or "average" for Flower's own, which does not get through this.
+The run configuration's ``rule`` is one of byzdist's rules, or "average" for Flower's own, which fails to learn here.
 
 Name `docs.examples.flower_app:server_app` and `...:client_app` as the app's components and `flwr run` it.
 """
@@ -31,7 +31,7 @@ def network() -> nn.Module:
 
 @client_app.train()
 def fit(message: Message, context: Context) -> Message:
-    """Train on this client's samples; a hostile client then goes the other way."""
+    """Train on this client's samples; a hostile client then reverses its update."""
     client, net = int(context.node_config["partition-id"]), network()
     net.load_state_dict(message.content["arrays"].to_torch_state_dict())
     before = {name: value.clone() for name, value in net.state_dict().items()}
@@ -49,7 +49,7 @@ def fit(message: Message, context: Context) -> Message:
 
 
 def accuracy(server_round: int, arrays: ArrayRecord) -> MetricRecord:
-    """Measure the model on samples of the server's own."""
+    """Measure the model on the server's own samples."""
     net = network()
     net.load_state_dict(arrays.to_torch_state_dict())
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A model, a rule and an attack of one's own, in a plain script: python own_pieces.py [WORKERS]."""
+"""A plain script with its own model, rule and attack: python own_pieces.py [WORKERS]."""
 
 import sys
 
@@ -15,13 +15,13 @@ def net() -> nn.Module:
 
 
 def middle(vectors: torch.Tensor, f: int) -> torch.Tensor:
-    """Average what is left in each coordinate without the f lowest and the f highest of n values; vectors are [n, d]."""
+    """Average each coordinate's n values without the f lowest and the f highest; vectors are [n, d]."""
     f = min(f, (len(vectors) - 1) // 2)
     return vectors.sort(dim=0).values[f : len(vectors) - f].mean(dim=0)
 
 
 def push(now: "byzdist.attacks.Context") -> torch.Tensor:
-    """Send the opposite of the honest message, three times as long."""
+    """Send -3 times the honest message."""
     return now.honest.mul_(-3.0)
 
 

@@ -1,6 +1,6 @@
-"""One script, all ranks: torchrun --master-addr 127.0.0.1 --master-port 29500 --nproc-per-node 5 under_torchrun.py.
+"""One script for all ranks: torchrun --master-addr 127.0.0.1 --master-port 29500 --nproc-per-node 5 under_torchrun.py.
 
-The server (rank 0) gets the run; on the workers `byzdist.train` returns None when the run has ended.
+On the server (rank 0) `byzdist.train` returns the run, on the workers None once the run has ended.
 """
 
 from sklearn.datasets import load_digits
@@ -18,7 +18,7 @@ run = byzdist.train(
     method=byzdist.byz_vr_marina_pp(step_size=0.3, cohort=4, p=0.2, clip=1.0),
     rule="coordinate_median",
     attack="ipm",
-    on_round=lambda record: record.evaluation.get("accuracy", 0.0) > 0.9,  # good enough: end here
+    on_round=lambda record: record.evaluation.get("accuracy", 0.0) > 0.9,  # good enough: end the run
     evaluate=20,
 )
 if run is not None:

@@ -107,7 +107,7 @@ def passes(arguments: argparse.Namespace) -> None:
 
 
 def oneshot(arguments: argparse.Namespace) -> None:
-    """Print how much longer a call of ``aggregate`` takes than one of a kept aggregator, which does not look for NaN."""
+    """Print how much longer a call of ``aggregate`` takes than one of a reused aggregator, which does not look for NaN."""
     n, d = 20, min(arguments.largest, 1_000_000)
     V, f = torch.randn(n, d, generator=torch.Generator().manual_seed(0)), 4
     print(
@@ -124,7 +124,7 @@ def oneshot(arguments: argparse.Namespace) -> None:
                 "one": lambda: aggregate(V, rule, f=f),  # noqa: B023
                 "kept": lambda: kept(V, f=f),  # noqa: B023
             }
-            for call in 2 * list(calls.values()):  # loops are made for the third call
+            for call in 2 * list(calls.values()):  # loops are compiled at the third call
                 call()
             times = alternate(calls, arguments.repeat)
             ratio = statistics.median(a / b for a, b in zip(times["one"], times["kept"], strict=True))

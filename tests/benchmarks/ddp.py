@@ -1,9 +1,9 @@
-"""What the robust DDP hook costs beside one that gathers the same bytes and averages.
+"""The cost of the robust DDP hook, compared to a hook that gathers the same bytes and averages them.
 
     torchrun --nproc-per-node 4 tests/benchmarks/ddp.py [--rule coordinate_median] [--width 1024] [--steps 30]
 
-The two models are trained in turn, step by step, in the same processes; the median of the ratios of their step times is printed
-(forward, backward and communication; no optimizer), beside that of plain DDP's all-reduce, which sends fewer bytes.
+The models are trained in turn, step by step, in the same processes. It prints the median ratio of their step times (forward,
+backward and communication; no optimizer), also for plain DDP's all-reduce, which sends fewer bytes.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import byzdist
 
 
 def gathering():
-    """Return the hook to compare with: each bucket is gathered as the robust hook gathers it, and averaged."""
+    """Return the hook to compare with: it gathers each bucket as the robust hook does, and averages it."""
     gathered: dict[int, Tensor] = {}
 
     def hook(group, bucket):
@@ -70,7 +70,7 @@ def main() -> None:
         return time.perf_counter() - start
 
     times: dict[str, list[float]] = {name: [] for name in hooks}
-    for number in range(arguments.steps + 5):  # the first ones make buffers and loops
+    for number in range(arguments.steps + 5):  # the first five make buffers and compile loops
         for name in hooks:
             seconds = step(name)
             if number >= 5:
@@ -83,7 +83,7 @@ def main() -> None:
             ratio = statistics.median(a / b for a, b in zip(own, times["gather"], strict=True))
             print(f"{name:20s} {1e3 * statistics.median(own):11.1f} {ratio:10.2f}")
     dist.barrier()
-    time.sleep(1)  # gloo's threads let go of their tensors before the interpreter ends
+    time.sleep(1)  # so that gloo's threads release their tensors before the interpreter ends
     dist.destroy_process_group()
 
 

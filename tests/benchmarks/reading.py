@@ -1,10 +1,10 @@
-"""What reading lazily costs: the share of a round for which it is waited for, read in place and ahead, and the same run on arrays.
+"""The cost of lazy reading: the share of a round spent waiting for batches, without and with reading ahead, and the same on arrays.
 
 usage: python -m tests.benchmarks.reading [--rounds N]
 
 The shipped cnn on images of 28 x 28, batches of 32, 20 clients of which 4 are asked, in one process (transport local). Each image
 is turned from bytes into numbers, shifted by up to two pixels and, every second time, mirrored; from a slow disk the first image of
-a batch comes after 5 ms. ``data.workers`` says how many processes read ahead. Sampled rounds alone are measured.
+a batch comes after 5 ms. ``data.workers`` is the number of processes that read ahead. Only sampled rounds are measured.
 """
 
 import argparse
@@ -66,7 +66,7 @@ class Images(Dataset[tuple[Tensor, int]]):
 
 
 def slow() -> Lazy:
-    """Return the same from a slow disk."""
+    """Return the same images, from a slow disk."""
 
     def collate(samples: list[Any]) -> Any:
         time.sleep(DELAY)
@@ -82,7 +82,7 @@ def arrays() -> tuple[Any, Any]:
 
 
 def measure(data: Callable[[], Any], rounds: int, workers: int) -> tuple[float, float]:
-    """Return the median seconds of a round, and those in it in which batches are waited for."""
+    """Return the median seconds of a round, and the seconds of it spent waiting for batches."""
     spent, notes = 0.0, list[float]()
     owner, method = (ReadAhead, "_take") if workers else (Reader, "read")
     wait = getattr(owner, method)
@@ -94,7 +94,7 @@ def measure(data: Callable[[], Any], rounds: int, workers: int) -> tuple[float, 
         spent += time.perf_counter() - start
         return batch
 
-    name = f"benchmark_{data.__name__.lower()}"  # of its own: arrays are kept in the cache by it
+    name = f"benchmark_{data.__name__.lower()}"  # a separate name, because the cache keeps arrays by name
     with (
         registered(DATASETS, **{name: data}),
         tempfile.TemporaryDirectory() as folder,
@@ -109,7 +109,7 @@ def measure(data: Callable[[], Any], rounds: int, workers: int) -> tuple[float, 
 
 
 def main() -> None:
-    """Print all."""
+    """Print the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=100)
     rounds = parser.parse_args().rounds

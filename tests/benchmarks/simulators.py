@@ -1,4 +1,4 @@
-"""Rounds a second of a small model in one process, beside the same run over real processes and beside ByzFL's simulator.
+"""Rounds per second of a small model in one process, compared to the same run in real processes and to ByzFL's simulator.
 
 usage: python -m tests.benchmarks.simulators --data a9a.gz [--rounds N] [--runs N]     (needs: pip install byzfl --no-deps)
 
@@ -30,7 +30,7 @@ CLIENTS, BYZANTINE, COHORT, BATCH, STEP = 20, 5, 4, 32, 0.1
 
 
 def rounds_per_second(transport: str, data: Path, rounds: int) -> float:
-    """Return byzdist's, over the rounds after round 0 and without evaluations."""
+    """Return byzdist's rounds per second, after round 0 and without evaluations."""
     with tempfile.TemporaryDirectory() as folder:
         words = [f"data.path={data}", f"rounds={rounds}", "attack=bit_flip", f"evaluate.every={rounds}"]
         words += [f"transport.name={transport}", *([] if transport == "local" else ["--workers", "4"])]
@@ -54,7 +54,7 @@ class Logistic(nn.Module):
 
 
 def byzfl(data: Path, rounds: int) -> None:
-    """Run ByzFL's FedAvg with one local step, and print its rounds a second."""
+    """Run ByzFL's FedAvg with one local step, and print its rounds per second."""
     import_byzfl()
     from byzfl import fed_framework
     from byzfl.fed_framework import models
@@ -101,9 +101,9 @@ def byzfl(data: Path, rounds: int) -> None:
     for _ in range(rounds):
         model = server.get_dict_parameters()
         chosen = draws.choice(CLIENTS, COHORT, replace=False)
-        good = [clients[i] for i in chosen if i < honest] or [clients[0]]  # its attacks ask for an honest vector
+        good = [clients[i] for i in chosen if i < honest] or [clients[0]]  # because its attacks need an honest vector
         for client in good:
-            client.set_model_state(model)  # those that are sampled; its own loop sends it to all
+            client.set_model_state(model)  # only to the sampled clients; ByzFL's own loop sends it to all
             client.compute_model_update(1)
         weights = [client.get_flat_parameters() for client in good]
         attacker.f = COHORT - len(good)
@@ -112,7 +112,7 @@ def byzfl(data: Path, rounds: int) -> None:
 
 
 def byzfl_rounds_per_second(data: Path, rounds: int, threads: int) -> float:
-    """Return ByzFL's, in a process of its own."""
+    """Return ByzFL's rounds per second, measured in a separate process."""
     program = f"import torch; torch.set_num_threads({threads}); from tests.benchmarks.simulators import *; "
     program += f"byzfl(Path({str(data)!r}), {rounds})"
     found = subprocess.run([sys.executable, "-c", program], check=True, text=True, stdout=subprocess.PIPE, cwd=ROOT)

@@ -1,4 +1,4 @@
-"""The hook for torch's DistributedDataParallel, on four real ranks of which one is hostile."""
+"""The hook for torch's DistributedDataParallel, on four real ranks, one of them hostile."""
 
 import json
 import os

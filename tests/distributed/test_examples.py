@@ -1,4 +1,4 @@
-"""The examples of docs/examples work as they stand."""
+"""The examples of docs/examples work unchanged."""
 
 import json
 import os
@@ -19,7 +19,7 @@ EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 
 def own_lines(path: Path) -> int:
-    """Count the lines of code in a file, by the rule of docs/comparison."""
+    """Count the lines of code in a file as docs/comparison does."""
     lines: int = runpy.run_path(str(EXAMPLES.parent / "comparison" / "count.py"))["lines"](path.read_text())
     return lines
 

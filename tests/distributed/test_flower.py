@@ -1,4 +1,4 @@
-"""The strategy for Flower, by Flower's own messages, apps and strategies; only the network between them is not there."""
+"""The strategy for Flower, with Flower's own messages, apps and strategies, but without a network between them."""
 
 import logging
 from typing import Any
@@ -23,12 +23,12 @@ from docs.examples import flower_app
 
 
 class InProcess(Grid):  # type: ignore[misc, unused-ignore]
-    """A grid whose nodes are calls of a function."""
+    """A grid whose nodes are calls to a function."""
 
     def __init__(self, clients: int, answer: Any) -> None:
         self._nodes, self._answer = range(clients), answer
         TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = (
-            1  # what Flower's processes set as they start
+            1  # Flower's processes set it when they start
         )
 
     def get_node_ids(self) -> Any:
@@ -54,7 +54,7 @@ def record(**arrays):
 
 
 def train(strategy, start, answers, rounds=1):
-    """Return the models after each round; ``answers(round, client, arrays)`` is what a client makes of the model."""
+    """Return the models after each round; ``answers(round, client, arrays)`` is a client's model."""
     models, at, config = [], start, ConfigRecord()
     for number in range(1, rounds + 1):
         clients = len(answers(number, None, at))
@@ -67,7 +67,7 @@ def train(strategy, start, answers, rounds=1):
 
 
 def of_updates(updates):
-    """Return clients that add these to the model's w."""
+    """Return clients that add these updates to the model's w."""
 
     def answers(number, message, at):
         w = at["w"].numpy()

@@ -57,11 +57,11 @@ def test_a_run_goes_on_with_the_same_draws(tmp_path):
 
 @pytest.mark.parametrize("split", ["shared", "iid"])
 def test_batches_of_a_round_are_asked_for_while_the_round_before_is_computed(tmp_path, monkeypatch, split):
-    """Worker and server are one thread here: whatever `Foresight.tell` finds under way was asked for in the round before."""
+    """Worker and server are one thread here, so every batch that is being read at `Foresight.tell` was announced a round before."""
     under_way, begins = list[bool](), ReadAhead.expect
 
     def expect(self, jobs):
-        if isinstance(jobs, Generator):  # of a worker's foresight
+        if isinstance(jobs, Generator):  # the jobs of a worker's foresight
             jobs, copy = tee(jobs)
             under_way.append(self._is_next(next(copy)))
         begins(self, jobs)

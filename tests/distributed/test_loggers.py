@@ -1,4 +1,4 @@
-"""The real TensorBoard, Weights & Biases (offline) and MLflow get what a run measures."""
+"""The real TensorBoard, Weights & Biases (offline) and MLflow get a run's measurements."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""The aggregator for NVFlare, by NVFlare's own models and its conversion of them to what workflows pass."""
+"""The aggregator for NVFlare, with NVFlare's own models and its own conversion of them for workflows."""
 
 import numpy as np
 import pytest

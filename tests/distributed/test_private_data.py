@@ -44,7 +44,7 @@ class Rows(torch.utils.data.Dataset):
         return self.X[index], self.targets[index]
 
 
-def lazily(client, *, path: str):  # a Dataset, a DataLoader, and what says more
+def lazily(client, *, path: str):  # a Dataset, a DataLoader, or a Lazy
     data = Rows(*rows(client, path=path))
     return [data, torch.utils.data.DataLoader(data, batch_size=8), byzdist.Lazy(data, outputs=2)][client]
 """
@@ -187,7 +187,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits(tmp_path):
 @pytest.mark.parametrize("transport", ["star", "collective"])
 def test_a_function_that_fails_is_a_users_mistake(tmp_path, transport):
     (tmp_path / "own.py").write_text(OWN)
-    config = experiment(tmp_path, transport=transport)  # whose files are not there
+    config = experiment(tmp_path, transport=transport)  # without the files that it names
     path = write_config(tmp_path, config)
     with byzdist("run", path, "--out", tmp_path / "run", "--workers", "3") as job:
         assert job.wait(120) == 2, job.output

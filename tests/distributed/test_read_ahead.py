@@ -1,4 +1,4 @@
-"""Reading ahead: the batches are those that are read in place, whatever was expected; and what a process does that fails or dies."""
+"""Reading ahead gives the same batches, whatever was announced; a helper process that fails or dies is reported."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ def job(number, size=2):
 
 
 def read(wanted):
-    """Stand for a reader: sleeps for hundredths of a second where there is a second seed."""
+    """Replace a reader: sleep for hundredths of a second if there is a second seed."""
     if wanted.indices == [13, 13]:
         raise RunError("no sample 13")
     time.sleep(wanted.seeds[1] / 100)

@@ -1,4 +1,4 @@
-"""`byzdist.train` in one process: what it takes, what it returns, and what it leaves alone."""
+"""`byzdist.train` in one process: its arguments, its result, and the state of the process that it restores."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""`byzdist.train` with real processes: forks of a script, ranks under torchrun; the same bits, and nothing left of it."""
+"""`byzdist.train` with real processes, forks of a script or ranks under torchrun: the same bits, and no process remains."""
 
 import os
 import re
@@ -144,7 +144,7 @@ def test_a_failure_is_one_exception_in_the_caller_and_nothing_is_left(tmp_path: 
 
 
 INTERRUPTED = """
-for delay in (0.02, 0.4):  # before anything has begun, and amid the start
+for delay in (0.02, 0.4):  # before the start, and during it
     threading.Timer(delay, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     try:
         go(workers=2, rounds=10**6)

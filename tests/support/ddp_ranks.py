@@ -1,4 +1,4 @@
-"""One rank of the tests of the DDP hook: `python -m tests.support.ddp_ranks STORE RANK RANKS OUT` writes what it found of each case."""
+"""One rank of the tests of the DDP hook: `python -m tests.support.ddp_ranks STORE RANK RANKS OUT` writes the result of each case."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def steps(
     accumulate: int = 1,
     **options: Any,
 ) -> list[list[Tensor]]:
-    """Return the gradients that some steps end with; several small buckets, which DDP deals anew after the first."""
+    """Return the gradients after some steps, in several small buckets, which DDP changes after the first step."""
     model = DistributedDataParallel(net().to(dtype), bucket_cap_mb=0.004, forward_sync_buffers=False)
     model.register_comm_hook(None, byzdist.ddp.robust_hook(rule, f=f, **options))
     found = []
@@ -68,7 +68,7 @@ def by_hand(
     f: int = 1,
     accumulate: int = 1,
 ) -> list[list[Tensor]]:
-    """Return what a column rule makes of all ranks' gradients, computed in this process alone."""
+    """Return a column rule's aggregate of all ranks' gradients, computed in this process alone."""
     found = []
     for step in range(3):
         rows = []
@@ -145,4 +145,4 @@ if __name__ == "__main__":
     store, rank, ranks, out = sys.argv[1:]
     torch.set_num_threads(1)
     Path(out, f"{rank}.json").write_text(json.dumps(main(store, int(rank), int(ranks))))
-    os._exit(0)  # torch may abort at exit while a thread of gloo's lets go of a tensor
+    os._exit(0)  # torch may abort at exit while one of gloo's threads releases a tensor

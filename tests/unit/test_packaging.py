@@ -38,7 +38,7 @@ def imported():
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
             for module in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"byzdist"}:
-                (distribution,) = set(owners.get(module, [module]))  # Flower and NVFlare are not there
+                (distribution,) = set(owners.get(module, [module]))  # Flower and NVFlare may not be installed
                 found.setdefault(normal(distribution), set()).add(path.name)
     return found
 

@@ -1,4 +1,4 @@
-"""Hints at words that are almost ours: names, keys, commands."""
+"""Hints for misspelt names, keys and commands."""
 
 import logging
 from typing import Annotated, Any, Literal

@@ -103,7 +103,7 @@ _ARCHIVES = {
 }
 
 OURS = ("split", "workers")
-"""The keys of a data section that are not for the data function: who holds what, and how many processes read ahead."""
+"""The keys of a data section that are not parameters of the data function."""
 DATASETS: Registry[Callable[..., Any]] = Registry("data set")
 """An entry may have an attribute ``task``: the name of its task, if that is not classification."""
 

@@ -9,7 +9,7 @@ import torch
 
 
 def draw_seeds(generator: np.random.Generator) -> list[int]:
-    """Draw a seed for each of the three from one of ours."""
+    """Draw a seed for each of the three global generators."""
     seeds: list[int] = generator.integers(2**32, size=3).tolist()
     return seeds
 

@@ -108,7 +108,7 @@ def prepare_lazy(
     try:
         batch = _first(reader, range(min(_FEW, len(reader))))
         if labels.dtype.kind == "i" and not np.array_equal(np.sort(batch[1]), np.sort(labels[: len(batch[1])])):
-            log.warning("data: %r reads other targets than its `targets` say, which are not used.", name)
+            log.warning("data: %r reads other targets than those in its `targets`, which are therefore not used.", name)
             labels = _unknown(len(reader))
         reader.classes = classes = _outputs(given, labels, batch, name, task)
         again = _first(reader, range(min(_FEW, len(reader))))
@@ -129,7 +129,7 @@ def prepare_lazy(
 
 
 def as_lazy(returned: Any) -> Lazy:
-    """Return what a data function returned to be read lazily in the one form that says most."""
+    """Return the result of a data function (a Dataset, a DataLoader, a pair of them or a `Lazy`) as a `Lazy`."""
     if isinstance(returned, tuple | list):
         return Lazy(*returned)
     return returned if isinstance(returned, Lazy) else Lazy(returned)

@@ -56,7 +56,7 @@ def load(named: Named, cache: Path | None = None, dtype: str = "float64", task: 
     wanted = np.dtype(dtype)
     kept = (
         [] if is_given(spec.name) else [cache] if cache is not None else cache_folders()
-    )  # its source tells little of an object
+    )  # no cache for an object, because its source does not determine its data
     folders = [folder / "data" / name for folder in kept]
     found = next(filter(None, (_open(folder, key, wanted, task) for folder in folders)), None)
     prepared: Prepared | dict[str, NDArray[Any]] | None = None
@@ -155,7 +155,7 @@ def _prepare(spec: Spec, key: str, dtype: np.dtype[Any], task: Task) -> Prepared
     try:
         with global_generators(
             draw_seeds(stream(0, "data"))
-        ):  # so that random_split, say, is the same in every process
+        ):  # so that random_split, for example, is the same in every process
             returned = DATASETS.build(spec, key="data")
     except (ConfigError, MemoryError):
         raise

@@ -106,7 +106,7 @@ class Reader:
         targets = targets.long()
         if task.target == "classes":
             if targets.ndim != 1:
-                refuse(f"has targets of shape {list(targets.shape)}; one class for each sample is needed")
+                refuse(f"has targets of shape {list(targets.shape)}; want one class for each sample")
             lowest, highest = int(targets.min()), int(targets.max())
             if lowest < 0 or (self.classes and highest >= self.classes):
                 most = f"0 to {self.classes - 1}" if self.classes else "0, 1, ..."

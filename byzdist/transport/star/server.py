@@ -68,7 +68,7 @@ class StarServer(ServerEnd):
         facts: what each worker is told of the run when it joins.
 
     Attributes:
-        attempt: what tells this start of the run from earlier ones, 32 hexadecimal digits.
+        attempt: distinguishes this start of the run from earlier ones, 32 hexadecimal digits.
         gateways: the processes that hold the links to the workers.
         members: who has joined, and in which state each worker is.
     """
@@ -168,7 +168,7 @@ class StarServer(ServerEnd):
         return bool(reports)
 
     def hear(self, report: Report) -> None:
-        """Take in what a gateway reports of its worker."""
+        """Handle a gateway's report about its worker."""
         worker = self.members.workers[report.rank]
         if report.generation == worker.generation:
             worker.release_rows(report)

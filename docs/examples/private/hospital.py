@@ -1,4 +1,4 @@
-"""What each host has: the samples of its own clients, in a file that only it can read."""
+"""The data function of each host: it reads the samples of the host's own clients from files that only this host has."""
 
 from pathlib import Path
 

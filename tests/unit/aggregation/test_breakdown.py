@@ -1,4 +1,4 @@
-"""How many Byzantine rows steps and rule tolerate: that many are harmless in every placement, one more decides."""
+"""The number of Byzantine rows that steps and rule tolerate: that many do no harm in any position, and one more decides the result."""
 
 import itertools
 import math

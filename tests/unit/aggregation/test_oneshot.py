@@ -1,4 +1,4 @@
-"""`aggregate`: what it keeps from call to call, and inputs of every kind."""
+"""`aggregate`: the buffers and loops that it keeps between calls, and inputs of every kind."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +34,7 @@ def rows(n, d, dtype=torch.float64, seed=0):
 
 
 def meeting(matrix, f):
-    """The mean, once two calls are at this point; both have tiles of the workspace then."""
+    """The mean; it waits until two calls are here, so that both use tiles of their workspaces at once."""
     met.wait()
     mean = matrix.mean(0)
     met.wait()
@@ -51,7 +51,7 @@ remembering = Rule(adding_up, "plain", Facts(minority, "1/2", ""), remembers=Tru
 
 def test_two_calls_at_once_do_not_share_buffers():
     given = [rows(5, 3000, seed=i) for i in range(2)]
-    pre: list[Named] = [{"name": "clip", "threshold": 1e9}, "nnm"]  # mixed rows are in the workspace
+    pre: list[Named] = [{"name": "clip", "threshold": 1e9}, "nnm"]  # so that the mixed rows are in the workspace
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda V: aggregate(list(V), f"{HERE}:meeting", pre=pre), given))
     for V, result in zip(given, found, strict=True):

@@ -47,7 +47,7 @@ def test_the_clipping_level_is_that_of_the_model_s_own_step(tmp_path):
 
 @pytest.mark.parametrize("optimizer", [{"name": "adam"}, {"name": "sgd", "momentum": 0.9}])
 def test_growth_of_the_estimate_beyond_the_bound_takes_the_level_back_to_it(tmp_path, optimizer):
-    """Whatever ‖g‖, the level is α times the step that x takes, and where ‖g‖ is too large, as much less as ‖g‖ is."""
+    """The level is α times the step that x takes; if ‖g‖ is too large, it is multiplied by bound/‖g‖."""
     tree = case("none", name="sgd", clip=0.7, clip_growth=1.5, server_optimizer=optimizer) | {"rounds": 14}
     seen = []
 

@@ -51,7 +51,7 @@ def test_what_a_run_held_is_free_as_soon_as_it_has_ended(tmp_path, configuration
         HELD.clear()
         run_alone(RunCommand(configuration, out=tmp_path / "run"))
         assert len(HELD) >= 4
-        until = time.monotonic() + 10.0  # the thread that saves may still be about to end
+        until = time.monotonic() + 10.0  # the thread that saves may still be ending
         while (left := [held() for held in HELD if held() is not None]) and time.monotonic() < until:
             del left
             time.sleep(0.01)

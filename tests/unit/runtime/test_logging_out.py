@@ -1,4 +1,4 @@
-"""A run's loggers get each round, and none can end the run."""
+"""A run's loggers get the numbers of each round, and no logger can end the run."""
 
 import pytest
 
@@ -59,7 +59,7 @@ def test_each_logger_gets_the_numbers_of_a_round_and_one_that_fails_is_left_out(
         ("closing", 0),
         ("my case", 1, {**common, "seconds": 0.0, "claimed_loss": 3.0}),
     ]
-    said = [message for message in caplog.messages if "goes on without it" in message]
+    said = [message for message in caplog.messages if "continues without it" in message]
     assert len(said) == 2 and "RuntimeError: no network" in said[0] and "OSError: full" in said[1]
 
 

@@ -1,4 +1,4 @@
-"""byzdist.scripting.keywords: the keywords of train, and what is said of a misspelt one."""
+"""byzdist.scripting.keywords: the keywords of train, and the error for a misspelt one."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Names of what a script hands over tell one object from another, and the same one from run to run."""
+"""The names of a script's objects: different for different objects, and the same in every run."""
 
 import inspect
 from functools import partial
@@ -82,7 +82,7 @@ def test_what_differs_has_another_digest(one, other):
     ("one", "other"),
     [
         (of_scale(1.0), of_scale(1.0)),
-        (Net(3), Net(3)),  # their weights differ, which do not matter to a run that goes on
+        (Net(3), Net(3)),  # their weights differ, which does not matter at a resume
         (np.arange(4.0), np.arange(4.0)[::1].copy()),
         (torch.zeros(2).bfloat16(), torch.zeros(2).bfloat16()),
         (Task(rule, {"a": Metric(rule)}), Task(rule, {"a": Metric(rule)})),

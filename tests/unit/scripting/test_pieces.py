@@ -15,7 +15,7 @@ from byzdist.scripting.naming import Objects
 def test_a_piece_called_with_its_parameters_is_its_spec():
     made = byzdist.byz_vr_marina_pp(step_size=0.1, cohort=4)
     assert made == Spec("byz_vr_marina_pp", {"step_size": 0.1, "cohort": 4})
-    assert byzdist.median().name == "coordinate_median"  # another word for it
+    assert byzdist.median().name == "coordinate_median"  # an alias
     assert {"step_size", "cohort", "clip"} <= set(inspect.signature(byzdist.byz_vr_marina_pp).parameters)
     assert byzdist.krum.__doc__.startswith(inspect.getdoc(byzdist.krum)[:10]) and "aggregation rules: krum" in repr(
         byzdist.krum

@@ -1,4 +1,4 @@
-"""What a script reads of a run's folder."""
+"""The results that a script reads from a run's folder."""
 
 import json
 import sys

@@ -291,7 +291,7 @@ def test_targets_that_are_not_what_is_read_are_not_used(caplog):
     turned = Wrapped()
     turned.targets = (1 - Y).tolist()
     dataset = load(Lazy(turned, outputs=2))
-    assert dataset.labels.dtype.kind == "f" and "reads other targets than its `targets` say" in caplog.text
+    assert dataset.labels.dtype.kind == "f" and "reads other targets than those in its `targets`" in caplog.text
 
 
 def test_a_generator_of_its_own_is_said_to_prevent_a_repetition(caplog):
