@@ -120,7 +120,7 @@ def test_a_worker_that_is_killed_joins_the_run_in_progress(tmp_path):
     with sweep(tmp_path, *words) as job:
         wait_for(tmp_path / "study" / "seed=1" / "metrics.jsonl", job)
         job.rank(2).kill()
-        assert job.wait(90) == 0, job.output
+        assert job.wait(240) == 0, job.output
         job.assert_clean()
     assert statuses(tmp_path / "study") == ["finished"] * 2
     lines = comparable(tmp_path / "study" / "seed=1", drop=())
