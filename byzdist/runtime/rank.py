@@ -76,12 +76,15 @@ def run_rank(command: RunCommand, caller: Caller = COMMAND_LINE) -> Ended:
         return Ended(work(experiment, rank, workers, command.out))
     check_loggers(config)
     run = claim(command.out, experiment, command.resume or int(os.environ.get(ATTEMPT, "0")) > 0)
-    experiment.read_ahead(server=True)
-    shape = experiment.shape(workers)
-    memory = 2 * shape.max_cohort * shape.dimension * shape.dtype.itemsize if experiment.attackers_collude else 0
-    facts = introduction(experiment, run)
-    transport = open_server(config.transport, shape, facts, memory)  # before any thread: it forks
-    return Ended(0, run.path, serve(experiment, workers, run, transport, caller))
+    try:
+        experiment.read_ahead(server=True)
+        shape = experiment.shape(workers)
+        memory = 2 * shape.max_cohort * shape.dimension * shape.dtype.itemsize if experiment.attackers_collude else 0
+        facts = introduction(experiment, run)
+        transport = open_server(config.transport, shape, facts, memory)  # before any thread: it forks
+        return Ended(0, run.path, serve(experiment, workers, run, transport, caller))
+    finally:
+        run.lock.release()  # the process may go on to another run
 
 
 def _place() -> tuple[int, int]:

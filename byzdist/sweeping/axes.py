@@ -75,7 +75,7 @@ class Sweep:
             return resolve_paths(base, self._folder)
         if not isinstance(base, str):
             raise ConfigError(f"base: the file of a configuration, or a configuration (it is {shown(base)}).")
-        path = next((there for there in (Path(base), self._folder / base) if there.exists()), Path(base))
+        path = next((there for there in (self._folder / base, Path(base)) if there.exists()), Path(base))
         self.folders.append(path.parent)
         return resolve_paths(read_tree(path), path.parent)
 
@@ -164,7 +164,7 @@ def read_sweep(path: str | Path, words: Sequence[str] = ()) -> Sweep:
     if "base" not in tree:
         if near := [key for key in ("grid", "zip", "curves") if key in tree]:
             raise ConfigError(f"{path}: a sweep with {near[0]} needs base, the configuration that it changes.")
-        tree = {"base": str(path)}
+        tree = {"base": str(Path(path).absolute())}
     return Sweep(tree, Path(path).parent).change(words)
 
 

@@ -2,7 +2,7 @@
 
 usage: python -m tests.benchmarks.sweep --data a9a.gz [--runs N]     (needs: pip install byzfl --no-deps)
 
-1. Twenty runs of a9a, one at a time: the command's wall time over the sum of the runs' own seconds (summary.json).
+1. Twenty runs of a9a with 1,500 rounds, one at a time: the command's wall time over the sum of the runs' own seconds (summary.json).
 2. Three rules, four attacks, three seeds, 100 rounds: scikit-learn's digits, softmax regression, 20 clients of which 5 are Byzantine,
    all of which send a gradient of 32 samples each round; two processes. Both commands are timed from outside, with their imports, in
    turn. ByzFL's runner, byzfl.benchmark.run_benchmark, takes its data from torchvision alone; here is its loop (DSGD of
@@ -65,7 +65,7 @@ def command(*words: object) -> float:
 def overhead(data: Path) -> float:
     """Return the wall time of 20 runs one at a time, in their own seconds."""
     with tempfile.TemporaryDirectory() as folder:
-        words = [f"data.path={data}", "seed=0..19", "rounds=500", "transport=local", "--jobs", "1"]
+        words = [f"data.path={data}", "seed=0..19", "rounds=1500", "transport=local", "--jobs", "1"]
         wall = command("sweep", ROOT / "configs/paper/fig1_clip_1.yaml", *words, "--out", f"{folder}/sweep")
         with open(f"{folder}/sweep/runs.csv") as index:
             trained = sum(float(row["seconds"]) for row in csv.DictReader(index))
