@@ -1,4 +1,4 @@
-"""Hints at a user's slips: which name was probably meant, and pydantic's complaints in our words."""
+"""Hints at a user's slips: which name was probably meant, and pydantic's complaints in our words; and dotted keys."""
 
 import difflib
 import re
@@ -124,3 +124,11 @@ def _path(complaint: Any, given: Any) -> list[str]:
         if inside or (complaint["type"] == "missing" and depth == len(complaint["loc"])):
             path.append(str(part))
     return path
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of a tree of mappings by their dotted keys."""
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return values

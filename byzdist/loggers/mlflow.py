@@ -6,6 +6,7 @@ from typing import Any
 
 from byzdist.host.optional import optional
 from byzdist.loggers.base import LOGGERS, needs
+from byzdist.words import flat
 
 
 @LOGGERS.register("mlflow")
@@ -19,7 +20,7 @@ class MLflow:
         found = self._client.get_experiment_by_name(experiment)
         number = found.experiment_id if found else self._client.create_experiment(experiment)
         self._run = self._client.create_run(number, run_name=config["name"]).info.run_id
-        for key, value in _flat(config, ""):
+        for key, value in flat(config).items():
             self._client.log_param(self._run, key, value)
 
     def __call__(self, round_: int, values: Mapping[str, float]) -> None:
@@ -31,10 +32,3 @@ class MLflow:
         """End MLflow's run, as finished or failed."""
         ended = summary["status"] in ("finished", "stopped")
         self._client.set_terminated(self._run, "FINISHED" if ended else "FAILED")
-
-
-def _flat(config: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, value in config.items():
-        pairs += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
-    return pairs

@@ -69,7 +69,7 @@ def data(given: Any, objects: Objects) -> Any:
             return {"name": objects.name(given), "where": "worker"}
         return objects.name(given)
     raise ConfigError(
-        f"data: a {type(given).__name__} cannot be used. Give (X, y), a torch Dataset, a name, or a function that returns one of these."
+        f"data: an object of type {type(given).__name__} cannot be used. Give (X, y), a torch Dataset, a name, or a function that returns one of these."
     )
 
 
@@ -84,7 +84,7 @@ def task(given: Any, objects: Objects) -> Any:
         return objects.name(given, lambda: given)
     if not callable(given):
         raise ConfigError(
-            f"loss: a {type(given).__name__} cannot be used. Give a function (outputs, targets), a Task, or a name."
+            f"loss: an object of type {type(given).__name__} cannot be used. Give a function (outputs, targets), a Task, or a name."
         )
     if not isinstance(given, nn.Module) and _takes(given, 0):  # a function that returns a task, as in YAML
         return objects.name(given)

@@ -18,6 +18,7 @@ from byzdist.errors import ConfigError
 from byzdist.host.files import SUFFIX, check_plain, read_json, read_text
 from byzdist.host.locks import Lock, LockTaken
 from byzdist.storage.checkpoint import MISSING, Checkpoint, newest, remove_parts
+from byzdist.words import flat
 
 log = logging.getLogger(__name__)
 RUN, CONFIG = "run.json", "config.yaml"  # a folder belongs to a run as soon as the first of these exists
@@ -260,14 +261,6 @@ def _compare(before: Mapping[str, Any], config: Config) -> None:
         raise ConfigError(
             f"--resume: the configuration would change the run: {changes}. Use the run's own config.yaml."
         )
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the values of a tree by their dotted keys."""
-    values: dict[str, Any] = {}
-    for key, value in tree.items():
-        values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return values
 
 
 def _is_harmless(key: str) -> bool:

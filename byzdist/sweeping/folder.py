@@ -17,9 +17,10 @@ from byzdist.config.yaml_reading import read_yaml
 from byzdist.errors import ConfigError, RunError
 from byzdist.host.files import read_json, read_text, write_text
 from byzdist.host.locks import Lock, LockTaken
-from byzdist.storage.folder import CONFIG, RUN, flat, is_empty
+from byzdist.storage.folder import CONFIG, RUN, is_empty
 from byzdist.sweeping.axes import Sweep
 from byzdist.sweeping.naming import label
+from byzdist.words import flat
 
 SWEEP, INDEX = "sweep.yaml", "runs.csv"
 Status = Literal["missing", "unfinished", "failed", "diverged", "finished"]

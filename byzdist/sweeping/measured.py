@@ -11,9 +11,10 @@ from byzdist.errors import ConfigError
 from byzdist.host.files import parse_json, read_json, read_text
 from byzdist.problem.evaluation import OF_ANY_TASK
 from byzdist.problem.task import Better
-from byzdist.storage.folder import CONFIG, RUN, flat
+from byzdist.storage.folder import CONFIG, RUN
 from byzdist.sweeping.folder import Status, is_sweep, load, reasons, state_of
 from byzdist.sweeping.naming import label
+from byzdist.words import flat
 
 _LARGEST = 1 << 30  # bytes of metrics
 _UNNAMED = ("name",)  # keys that say nothing of what was trained

@@ -17,6 +17,7 @@ from byzdist.host.files import parse_json, read_json, read_text
 from byzdist.problem.evaluation import OF_ANY_TASK
 from byzdist.problem.task import Better
 from byzdist.reporting.names import is_name
+from byzdist.words import flat
 
 Array = NDArray[np.float64]
 CONFIG, METRICS = "config.yaml", "metrics.jsonl"
@@ -111,17 +112,6 @@ class History:
     def majorities(self) -> NDArray[np.int64]:
         """The lines whose cohort was Byzantine in its majority."""
         return np.flatnonzero([2 * line["byzantine"] > len(line["cohort"]) for line in self.lines])
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a tree's values by dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
 
 
 def histories(folders: Sequence[str | Path]) -> list[History]:
