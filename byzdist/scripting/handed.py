@@ -69,7 +69,8 @@ def data(given: Any, objects: Objects) -> Any:
             return {"name": objects.name(given), "where": "worker"}
         return objects.name(given)
     raise ConfigError(
-        f"data: an object of type {type(given).__name__} cannot be used. Give (X, y), a torch Dataset, a name, or a function that returns one of these."
+        f"data: an object of type {type(given).__name__} cannot be used. Give (X, y), a torch Dataset, a name, or a function that "
+        "returns one of these."
     )
 
 
