@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import metadata, packages_distributions, requires, version
 from importlib.resources import files
 from pathlib import Path
@@ -30,6 +31,7 @@ def declared(extra=None):
     return {normal(name) for name, of in asked if of == extra}
 
 
+@cache
 def imported():
     """Return the distributions whose modules are imported, each with the files that do so."""
     found, owners = {}, packages_distributions()
