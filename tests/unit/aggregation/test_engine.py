@@ -48,7 +48,7 @@ def test_strides_do_not_change_the_result_and_inputs_are_not_written(rule, pre, 
 @pytest.mark.parametrize("pre", [[], CHAIN], ids=["alone", "chain"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_bits_do_not_depend_on_threads_or_tiles(rule, pre, dtype, monkeypatch):
-    V, threads, results = rows(13, 30_001, dtype), torch.get_num_threads(), []
+    V, threads, results = rows(13, 17_001, dtype), torch.get_num_threads(), []
     try:
         for count, narrowest, share in ((1, 4096, 12), (2, 4096, 12), (2, 16384, 12), (1, 2048, 50)):
             torch.set_num_threads(count)
