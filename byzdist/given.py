@@ -35,7 +35,7 @@ def is_given(name: str) -> bool:
     return _DIGEST in name
 
 
-def find(name: str, key: str) -> Callable[..., Any]:
+def given_object(name: str, key: str) -> Callable[..., Any]:
     """Return the object with a name; ``key`` is the configuration key that has the name.
 
     Raises:

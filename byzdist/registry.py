@@ -211,7 +211,7 @@ class Registry(Generic[T]):
 
     def _import(self, name: str, key: str) -> T:
         if given.is_given(name):
-            return cast(T, given.find(name, key))
+            return cast(T, given.given_object(name, key))
         module_name, _, attribute = name.partition(":")
         if (trusted := _trusted.get()) is not None and name not in trusted:
             raise ConfigError(

@@ -38,10 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the table."""
     from byzdist.sweeping.formats import FORMATS
-    from byzdist.sweeping.measured import find
+    from byzdist.sweeping.measured import find_runs
     from byzdist.sweeping.table import tabulate
 
-    request, runs = _request(arguments), find(arguments.folders)
+    request, runs = _request(arguments), find_runs(arguments.folders)
     for word in arguments.where:
         key, _, value = word.partition("=")
         runs = [run for run in runs if run.settings.get(key) == value]

@@ -26,7 +26,7 @@ _STEPS = 100
 _log = logging.getLogger(__name__)
 
 
-def find(
+def find_optimum(
     named: Named, task: Task, dataset: Dataset, split: Split, honest: Sequence[int], cache: Path | None = None
 ) -> float | None:
     """Return min f, f being the mean loss of the honest clients; None if it cannot be found.

@@ -125,7 +125,7 @@ class Metrics:
         """Return whether metrics.jsonl was removed, with or without its folder; writing it then succeeds, but in vain."""
         return os.fstat(self._file.fileno()).st_nlink == 0
 
-    def move(self, folder: Path) -> None:
+    def continue_in(self, folder: Path) -> None:
         """Continue in another folder, or in one that was removed and made again, with all lines up to now.
 
         Raises:

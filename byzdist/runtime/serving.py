@@ -13,7 +13,7 @@ from byzdist.errors import RunError
 from byzdist.problem.data import OURS, Dataset
 from byzdist.problem.data import load as load_data
 from byzdist.problem.evaluation import Evaluator, ValidationOnly, measured_of
-from byzdist.problem.optimum import find
+from byzdist.problem.optimum import find_optimum
 from byzdist.reporting import logs
 from byzdist.reporting.metrics import Metrics
 from byzdist.reporting.progress import Progress
@@ -143,7 +143,9 @@ def _optimum(experiment: Experiment) -> float | None:
     if config.dtype != "float64":
         dataset = load_data(config.data.without(*OURS), dtype="float64", task=experiment.task)
         assert isinstance(dataset, Dataset)
-    return find(config.model.without("buffers"), experiment.task, dataset, experiment.split, config.clients.honest_ids)
+    return find_optimum(
+        config.model.without("buffers"), experiment.task, dataset, experiment.split, config.clients.honest_ids
+    )
 
 
 def _saver(experiment: Experiment, workers: int, run: RunFolder, transport: ServerEnd, metrics: Metrics) -> ServerSaver:

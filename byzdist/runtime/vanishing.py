@@ -59,7 +59,7 @@ class FolderWatch:
             return
         try:
             self._run.path = (None if is_there else self._new_name()) or self._make_again(path, is_there)
-            metrics.move(self._run.path)
+            metrics.continue_in(self._run.path)
             if self._run.path == path:
                 log.error(
                     "the run's folder %s was removed. It is made again with all that this process holds of it.", path
@@ -75,7 +75,7 @@ class FolderWatch:
         except OSError as error:
             reason = error.strerror or str(error)
             raise RunError(f"the run's folder {str(path)!r} was removed and cannot be made again: {reason}.") from None
-        self._saver.move(self._run.checkpoints)
+        self._saver.continue_in(self._run.checkpoints)
 
     def _make_again(self, path: Path, is_there: bool) -> Path:
         """Return the folder, made and locked again, or one beside it where somebody else has taken its name."""

@@ -35,12 +35,12 @@ def model(given: Any, objects: Objects) -> Any:
     A module is copied, so the caller's does not change.
     """
     if isinstance(given, nn.Module):
-        return objects.name(given, lambda feature_shape, classes: copy.deepcopy(given))
+        return objects.name_of(given, lambda feature_shape, classes: copy.deepcopy(given))
     if not callable(given) or isinstance(given, Spec | Piece):
         return plain(given, objects)
     if _takes(given, 0):
-        return objects.name(given, lambda feature_shape, classes: given())
-    return objects.name(given)
+        return objects.name_of(given, lambda feature_shape, classes: given())
+    return objects.name_of(given)
 
 
 def data(given: Any, objects: Objects) -> Any:
@@ -61,13 +61,13 @@ def data(given: Any, objects: Objects) -> Any:
         parts = tuple(given)
         if len(parts) == 2 and all(isinstance(part, tuple) and len(part) == 2 for part in parts):
             parts = (*parts[0], *parts[1])
-        return objects.name(given, lambda: parts)
+        return objects.name_of(given, lambda: parts)
     if isinstance(given, RawData | Lazy | TorchDataset | DataLoader):
-        return objects.name(given, lambda: given)
+        return objects.name_of(given, lambda: given)
     if callable(given):
         if _takes(given, 1):
-            return {"name": objects.name(given), "where": "worker"}
-        return objects.name(given)
+            return {"name": objects.name_of(given), "where": "worker"}
+        return objects.name_of(given)
     raise ConfigError(
         f"data: an object of type {type(given).__name__} cannot be used. Give (X, y), a torch Dataset, a name, or a function that "
         "returns one of these."
@@ -82,17 +82,17 @@ def task(given: Any, objects: Objects) -> Any:
     if isinstance(given, str | Mapping | Spec | Piece):
         return plain(given, objects)
     if isinstance(given, Task):
-        return objects.name(given, lambda: given)
+        return objects.name_of(given, lambda: given)
     if not callable(given):
         raise ConfigError(
             f"loss: an object of type {type(given).__name__} cannot be used. Give a function (outputs, targets), a Task, or a name."
         )
     if not isinstance(given, nn.Module) and _takes(given, 0):  # a function that returns a task, as in YAML
-        return objects.name(given)
+        return objects.name_of(given)
     if (name := _registered(given)) is not None:
         return name
     made = _task_of(given)
-    return objects.name(given, lambda: made)
+    return objects.name_of(given, lambda: made)
 
 
 def _task_of(loss: Callable[..., Any]) -> Task:
@@ -152,7 +152,7 @@ def plain(given: Any, objects: Objects) -> Any:
         return given.item()
     if isinstance(given, os.PathLike):
         return os.fspath(given)
-    return objects.name(given) if callable(given) else given
+    return objects.name_of(given) if callable(given) else given
 
 
 def _takes(function: Callable[..., Any], count: int) -> bool:

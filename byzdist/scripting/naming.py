@@ -32,7 +32,7 @@ class Objects:
     def __init__(self) -> None:
         self.by_name: dict[str, Callable[..., Any]] = {}
 
-    def name(self, thing: Any, stand_in: Callable[..., Any] | None = None) -> str:
+    def name_of(self, thing: Any, stand_in: Callable[..., Any] | None = None) -> str:
         """Return a name for an object in the configuration.
 
         Args:

@@ -56,14 +56,14 @@ class Checkpoint:
         words = json.dumps({"format": FORMAT, "run": self.run, "round": self.round, **self.facts})
         metadata = {"format": str(FORMAT), _KEY: words, "checksum": _checksum(words, self.tensors)}
         make_folder(folder, parents=worker is not None)  # the server writes into its run's folder, which must exist
-        with replacing(folder / name(self.round, worker)) as part:
+        with replacing(folder / file_name(self.round, worker)) as part:
             try:
                 save_file(dict(self.tensors), part, metadata)
             except SafetensorError as error:  # safetensors' form of an OSError
                 raise OSError(None, str(error)) from None
 
 
-def name(round_: int, worker: int | str | None = None) -> str:
+def file_name(round_: int, worker: int | str | None = None) -> str:
     """Return the name of a round's file; ``worker`` may be a pattern."""
     return f"round-{round_:08}" + (f".worker-{worker}" if worker is not None else "") + ".safetensors"
 
@@ -76,7 +76,7 @@ def _checksum(words: str, tensors: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def read(path: Path, most: int | None = None) -> Checkpoint:
+def read_checkpoint(path: Path, most: int | None = None) -> Checkpoint:
     """Read a file of at most ``most`` bytes and check it.
 
     Raises:
@@ -145,7 +145,7 @@ def newest(folder: Path, run: str) -> Checkpoint | None:
     damaged: dict[Path, Damaged] = {}
     for path in rounds(folder).values():
         try:
-            found = read(path)
+            found = read_checkpoint(path)
         except Damaged as damage:
             damaged[path] = damage
             continue

@@ -20,7 +20,16 @@ from torch import Tensor
 from byzdist.config.schema import Checkpoints
 from byzdist.errors import ConfigError, RunError
 from byzdist.host.descriptors import spare_descriptors
-from byzdist.storage.checkpoint import MISSING, Checkpoint, Damaged, name, owner, prune, prune_worker, read
+from byzdist.storage.checkpoint import (
+    MISSING,
+    Checkpoint,
+    Damaged,
+    file_name,
+    owner,
+    prune,
+    prune_worker,
+    read_checkpoint,
+)
 from byzdist.transport.base import Save, ServerEnd
 from byzdist.transport.wire import Stage
 
@@ -102,7 +111,7 @@ class ServerSaver:
         self._thread.shutdown()
         return [failure for failure in failures if failure]
 
-    def move(self, folder: Path) -> None:
+    def continue_in(self, folder: Path) -> None:
         """Write to another folder, or to one that was removed and made again, from the next checkpoint on."""
         self._folder, self._written = folder, -1
 
@@ -224,7 +233,7 @@ class WorkerSaver:
         return Stage.SAVED
 
     def _write(self, checkpoint: Checkpoint, oldest: int) -> None:
-        path = self._folder / name(checkpoint.round, self._rank)
+        path = self._folder / file_name(checkpoint.round, self._rank)
         if owner(path) not in (self._run, None):
             raise ConfigError(f"{str(path)!r} belongs to another run; name this run's folder with --out.")
         checkpoint.write(self._folder, self._rank)
@@ -233,13 +242,13 @@ class WorkerSaver:
     def load(self, round_: int) -> dict[str, Tensor]:
         """Return what the clients of this worker remembered after a round, whichever ranks hosted them then, by name."""
         found: dict[str, Tensor] = {}
-        own = self._folder / name(round_, self._rank)
-        there = set(self._folder.glob(name(round_, "*"))) - {
-            self._folder / name(round_, rank) for rank in self._missing
+        own = self._folder / file_name(round_, self._rank)
+        there = set(self._folder.glob(file_name(round_, "*"))) - {
+            self._folder / file_name(round_, rank) for rank in self._missing
         }
         for path in sorted(there, key=lambda path: path != own):
             try:
-                saved = read(path)
+                saved = read_checkpoint(path)
             except Damaged as damage:
                 log.warning("%s, which says what clients remember, is damaged (%s); they start afresh.", path, damage)
                 continue

@@ -128,7 +128,7 @@ class Found:
         return found if found in ("higher", "lower") else None
 
 
-def find(folders: Sequence[Path]) -> list[Found]:
+def find_runs(folders: Sequence[Path]) -> list[Found]:
     """Return the runs in these folders: of a sweep's folder all of its runs, those that are missing, too.
 
     Raises:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import yaml
 
-from byzdist.storage.checkpoint import Checkpoint, name
+from byzdist.storage.checkpoint import Checkpoint, file_name
 from byzdist.storage.saving import snapshot
 from tests.benchmarks.measure import ROOT
 
@@ -73,7 +73,7 @@ def one_checkpoint(size: int) -> tuple[float, float, int]:
             Checkpoint("benchmark", round_, {}, copied).write(Path(folder))
             copying.append(between - started)
             writing.append(time.perf_counter() - between)
-        size = (Path(folder) / name(0)).stat().st_size
+        size = (Path(folder) / file_name(0)).stat().st_size
     return statistics.median(copying[1:]), statistics.median(writing[1:]), size
 
 

@@ -12,7 +12,7 @@ import torch
 
 from byzdist.config.schema import Checkpoints
 from byzdist.errors import RunError
-from byzdist.storage.checkpoint import read, rounds
+from byzdist.storage.checkpoint import read_checkpoint, rounds
 from byzdist.storage.saving import ServerSaver
 from byzdist.transport.base import Resume, Save
 from byzdist.transport.star.link import Link, LinkLost
@@ -137,7 +137,7 @@ def test_no_worker_keeps_a_run_from_having_checkpoints(conduct: str, tmp_path: P
                 assert time.monotonic() - began < 10, star.server.events
                 star.server.listen(0.01)
             saver.after(round_, lambda: ({"x": ONES}, {}))
-        assert [read(path).facts["missing"] for path in rounds(tmp_path).values()] == [[3], [3], [3]]
+        assert [read_checkpoint(path).facts["missing"] for path in rounds(tmp_path).values()] == [[3], [3], [3]]
         ((rank, offences, reason),) = star.server.snapshot(3)["workers"]
         assert (rank, offences) == (3, 2) and reason.startswith("did not save: ")
         assert sum(text.startswith("worker 3 did not save") for text in star.server.events) == 2

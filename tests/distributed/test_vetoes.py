@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from byzdist.storage.checkpoint import read, rounds
+from byzdist.storage.checkpoint import read_checkpoint, rounds
 from tests.support.cases import BASE, case
 from tests.support.harness import Job, Run, write_config
 
@@ -38,7 +38,7 @@ def test_a_worker_that_fails_to_save_keeps_no_run_from_its_checkpoints(tmp_path:
     ended = run(tmp_path, {**config, "rounds": 50}, workers=3)
     kept = rounds(ended.folder / "checkpoint")
     assert len(kept) >= 2 and max(kept) == 50
-    assert all(read(path).facts["missing"] == [2] for path in kept.values())
+    assert all(read_checkpoint(path).facts["missing"] == [2] for path in kept.values())
     assert "worker 2 did not save what its clients remember" in ended.output
 
 

@@ -14,7 +14,7 @@ from byzdist.host.files import read_json
 from byzdist.problem.evaluation import NOTES, Evaluator
 from byzdist.registry import importing_only
 from byzdist.runtime.experiment import Experiment, choose_device, prepare
-from byzdist.storage.checkpoint import Damaged, read, rounds
+from byzdist.storage.checkpoint import Damaged, read_checkpoint, rounds
 from byzdist.storage.export import load_model
 from byzdist.storage.folder import CONFIG, checkpoints
 
@@ -97,7 +97,7 @@ def _last_model(folder: Path, experiment: Experiment) -> tuple[int, torch.Tensor
     most = _FACTS + _VECTORS * experiment.oracle.dimension * torch.float64.itemsize
     for path in rounds(checkpoints(folder)).values():
         try:
-            checkpoint = read(path, most)
+            checkpoint = read_checkpoint(path, most)
             found.append((checkpoint.round, _fitting(checkpoint.tensors["x"], experiment, folder)))
         except (Damaged, KeyError):
             continue

@@ -60,7 +60,7 @@ def test_a9a_against_scikit_learn(tmp_path):
 
     dataset = load_arrays({"name": "libsvm", "path": data_file("a9a.gz")}, tmp_path)
     parts = data.split({"name": "shared"}, dataset.labels, 20, 0)
-    found = optimum.find(
+    found = optimum.find_optimum(
         {"name": "logistic_regression", "l2": 0.01}, CLASSIFICATION, dataset, parts, range(15), tmp_path
     )
     # scikit-learn minimizes ‖w‖²/2 + C Σ loss; ours is mean loss + l2 ‖w‖².
@@ -83,7 +83,7 @@ def test_a_difficult_start_needs_shorter_steps(tmp_path):
     oracle = oracle_of(model, dataset, parts)
     objective = Objective(oracle.loss, oracle.data, sample_groups(parts, GOOD))
     assert optimum.minimize(objective) == pytest.approx(
-        optimum.find(spec, CLASSIFICATION, dataset, parts, GOOD, tmp_path), abs=1e-14
+        optimum.find_optimum(spec, CLASSIFICATION, dataset, parts, GOOD, tmp_path), abs=1e-14
     )
 
 
@@ -120,7 +120,7 @@ def test_none_where_there_is_no_minimum_to_be_found(tmp_path, caplog, spec, reas
     parts = data.split({"name": "shared"}, dataset.labels, 4, 0)
     assert not optimum.can_be_found(Loss(models.build(spec, (4,), 2, 0), CLASSIFICATION, dtype=torch.float32), 80)
     assert reason in caplog.text if reason else not caplog.messages
-    assert optimum.find(spec, CLASSIFICATION, dataset, parts, GOOD, tmp_path) is None
+    assert optimum.find_optimum(spec, CLASSIFICATION, dataset, parts, GOOD, tmp_path) is None
 
 
 def test_none_where_it_would_take_minutes(tmp_path, caplog, monkeypatch):
@@ -129,7 +129,8 @@ def test_none_where_it_would_take_minutes(tmp_path, caplog, monkeypatch):
     dataset = make(2)
     parts = data.split({"name": "shared"}, dataset.labels, 4, 0)
     assert (
-        optimum.find({"name": "logistic_regression", "l2": 0.1}, CLASSIFICATION, dataset, parts, GOOD, tmp_path) is None
+        optimum.find_optimum({"name": "logistic_regression", "l2": 0.1}, CLASSIFICATION, dataset, parts, GOOD, tmp_path)
+        is None
     )
     assert "the gap is not reported: finding the minimum over 80 samples and 4 parameters takes minutes" in caplog.text
 
@@ -144,8 +145,8 @@ def solved():
 def test_what_was_found_is_kept_by_data_weights_and_model(tmp_path, solved):
     spec, dataset = {"name": "logistic_regression", "l2": 0.1}, make(2)
     parts = data.split({"name": "iid"}, dataset.labels, 4, 0)
-    found = optimum.find(spec, CLASSIFICATION, dataset, parts, GOOD, tmp_path)
-    assert optimum.find(spec, CLASSIFICATION, dataset, parts, GOOD, tmp_path) == found and len(solved) == 1
+    found = optimum.find_optimum(spec, CLASSIFICATION, dataset, parts, GOOD, tmp_path)
+    assert optimum.find_optimum(spec, CLASSIFICATION, dataset, parts, GOOD, tmp_path) == found and len(solved) == 1
     others = [
         ({**spec, "l2": 0.2}, CLASSIFICATION, dataset, parts, GOOD),
         (spec, CLASSIFICATION, make(2, key="other"), parts, GOOD),
@@ -153,11 +154,11 @@ def test_what_was_found_is_kept_by_data_weights_and_model(tmp_path, solved):
         (spec, CLASSIFICATION, dataset, parts, range(2)),
     ]
     for number, other in enumerate(others, 2):
-        optimum.find(*other, tmp_path)
+        optimum.find_optimum(*other, tmp_path)
         assert len(solved) == number
     for file in tmp_path.glob("optimum/*.json"):
         file.write_text("{torn")
-    assert optimum.find(spec, CLASSIFICATION, dataset, parts, GOOD, tmp_path) == found
+    assert optimum.find_optimum(spec, CLASSIFICATION, dataset, parts, GOOD, tmp_path) == found
 
 
 def test_a_cache_that_cannot_be_written_costs_no_result(tmp_path, caplog):
@@ -165,7 +166,7 @@ def test_a_cache_that_cannot_be_written_costs_no_result(tmp_path, caplog):
     dataset = make(2)
     parts = data.split({"name": "shared"}, dataset.labels, 4, 0)
     assert (
-        optimum.find(
+        optimum.find_optimum(
             {"name": "logistic_regression", "l2": 0.1}, CLASSIFICATION, dataset, parts, GOOD, tmp_path / "file"
         )
         is not None
@@ -181,7 +182,7 @@ def test_a_linear_map_has_a_minimum_in_other_tasks_as_well(tmp_path, task):
     dataset = Dataset("t", features, cast(Any, targets), None, None, 2)
     parts = data.split({"name": "iid"}, dataset.labels, 4, 0)
     learnt = TASKS.get(task)()
-    found = optimum.find({"name": "linear", "l2": 0.05}, learnt, dataset, parts, GOOD, tmp_path)
+    found = optimum.find_optimum({"name": "linear", "l2": 0.05}, learnt, dataset, parts, GOOD, tmp_path)
     oracle = oracle_of(models.build({"name": "linear", "l2": 0.05}, (4,), 2, 0), dataset, parts, task=learnt)
     objective, gradient = Objective(oracle.loss, oracle.data, sample_groups(parts, GOOD)), oracle.initial()
 

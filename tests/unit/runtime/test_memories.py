@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from byzdist.rounds import ClientMemories
-from byzdist.storage.checkpoint import name, read
+from byzdist.storage.checkpoint import file_name, read_checkpoint
 from tests.support.cases import case
 from tests.support.harness import comparable
 from tests.support.inprocess import train_in
@@ -35,12 +35,12 @@ def test_what_a_piece_remembers_is_saved_and_taken_up(tmp_path, piece):
     whole = train_in({**CASES[piece], "rounds": 14}, tmp_path / "whole")
     train_in(saved(CASES[piece], 14), tmp_path / "run")
     of_server, of_worker = STATE[piece]
-    kept = read(tmp_path / "run" / "checkpoint" / name(14)).tensors.keys() - {"x", "g"}
+    kept = read_checkpoint(tmp_path / "run" / "checkpoint" / file_name(14)).tensors.keys() - {"x", "g"}
     assert {key.rstrip("0123456789").rstrip(".") for key in kept} == of_server
-    part = tmp_path / "run" / "checkpoint" / name(14, 1)
+    part = tmp_path / "run" / "checkpoint" / file_name(14, 1)
     assert part.exists() == (of_worker is not None)
     if of_worker is not None:
-        assert {key.rpartition(".")[0] for key in read(part).tensors} == of_worker
+        assert {key.rpartition(".")[0] for key in read_checkpoint(part).tensors} == of_worker
     for round_, workers in ((9, 2), (4, 5)):
         drop_after(tmp_path / "run", round_)
         assert torch.equal(whole, train_in(saved(CASES[piece], 14), tmp_path / "run", workers, resume=True))
@@ -53,7 +53,7 @@ def test_values_that_are_not_finite_leave_no_trace_in_what_the_server_remembers(
     attack = [{"name": "nan", "rounds": [2, 6]}, "none"]
     config = {**CASES["compressor"], "rounds": 14, "attack": attack, "transport": {"name": "star", "offences": 10**6}}
     train_in(config | {"checkpoint": {"every": 1, "keep": 100}}, tmp_path / "run")
-    tensors = read(tmp_path / "run" / "checkpoint" / name(14)).tensors
+    tensors = read_checkpoint(tmp_path / "run" / "checkpoint" / file_name(14)).tensors
     assert any(key.startswith("decoder") and key.endswith(".8") for key in tensors)
     assert all(tensor.isfinite().all() for tensor in tensors.values())
 

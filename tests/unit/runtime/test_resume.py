@@ -15,7 +15,7 @@ from byzdist.errors import RunError
 from byzdist.methods.estimates import SGD
 from byzdist.runtime.server import Server
 from byzdist.storage import checkpoint, saving
-from byzdist.storage.checkpoint import name, read, rounds
+from byzdist.storage.checkpoint import file_name, read_checkpoint, rounds
 from byzdist.storage.saving import WorkerSaver
 from byzdist.transport.local import LocalServer
 from byzdist.transport.wire import Stage
@@ -116,13 +116,13 @@ def test_clients_whose_memory_is_lost_start_afresh_and_that_is_recorded(tmp_path
     folder = tmp_path / "run"
     whole = train_in(saved(MOMENTUM), folder)
     last = drop_after(folder, 12)
-    path = folder / "checkpoint" / name(last, 2)  # of clients 1, 3, 5, 7
+    path = folder / "checkpoint" / file_name(last, 2)  # of clients 1, 3, 5, 7
     if damage == "lost":
         path.unlink()
     elif damage == "torn":
         path.write_bytes(path.read_bytes()[:-1])
     else:
-        found = read(path)
+        found = read_checkpoint(path)
         type(found)("another", found.round, found.facts, found.tensors).write(path.parent, 2)
     resumed = train_in(saved(MOMENTUM), folder, resume=True)
     news = {line["round"]: line["news"] for line in map(json.loads, open(folder / "metrics.jsonl")) if "news" in line}
@@ -280,8 +280,8 @@ def test_clients_whose_part_a_checkpoint_lacks_start_afresh(tmp_path, monkeypatc
         patch.setattr(WorkerSaver, "save", fail)
         patch.setattr(saving, "_ASK_EVERY", 0.0)  # else the run is over before the workers are asked again
         train_in(saved(config, 12), tmp_path / "run")
-    assert read(tmp_path / "run" / "checkpoint" / name(12)).facts["missing"] == [2]
-    assert (tmp_path / "run" / "checkpoint" / name(12, 2)).exists()
+    assert read_checkpoint(tmp_path / "run" / "checkpoint" / file_name(12)).facts["missing"] == [2]
+    assert (tmp_path / "run" / "checkpoint" / file_name(12, 2)).exists()
     train_in(saved(config, 24), tmp_path / "run", resume=True)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     news = [text for line in lines for text in line.get("news", [])]

@@ -37,7 +37,7 @@ def test_only_what_an_import_finds_goes_by_its_path():
 def test_two_lambdas_of_one_line_get_two_names():
     objects = Objects()
     first, second = (lambda: 0), (lambda: 0)
-    names = [objects.name(first), objects.name(second)]
+    names = [objects.name_of(first), objects.name_of(second)]
     assert len(set(names)) == 2 and [objects.by_name[name] for name in names] == [first, second]
     assert all(
         name.startswith(f"{__name__}:test_two_lambdas_of_one_line_get_two_names.<locals>.<lambda>#") for name in names

@@ -17,12 +17,12 @@ from byzdist.storage import checkpoint
 from byzdist.storage.checkpoint import (
     Checkpoint,
     Damaged,
-    name,
+    file_name,
     newest,
     owner,
     prune,
     prune_worker,
-    read,
+    read_checkpoint,
     remove_parts,
     rounds,
 )
@@ -47,7 +47,7 @@ def assert_same(one, other):
 @pytest.mark.parametrize("tensors", [{}, {"empty": torch.zeros(0)}, {"a": torch.full((2, 3), torch.nan)}])
 def test_what_is_read_is_what_was_written(tmp_path, tensors):
     Checkpoint("r", 3, FACTS, tensors).write(tmp_path)
-    found = read(tmp_path / name(3))
+    found = read_checkpoint(tmp_path / file_name(3))
     assert found.facts == FACTS and found.tensors.keys() == tensors.keys()
     for key, tensor in tensors.items():
         assert found.tensors[key].numpy().tobytes() == tensor.numpy().tobytes()
@@ -55,26 +55,26 @@ def test_what_is_read_is_what_was_written(tmp_path, tensors):
 
 def test_values_come_back_bit_for_bit_and_others_can_read_the_file(tmp_path):
     make().write(tmp_path)
-    assert_same(read(tmp_path / name(120)), make())
-    assert torch.equal(load_file(tmp_path / name(120))["x"], make().tensors["x"])
+    assert_same(read_checkpoint(tmp_path / file_name(120)), make())
+    assert torch.equal(load_file(tmp_path / file_name(120))["x"], make().tensors["x"])
 
 
 def test_every_truncation_is_noticed(tmp_path):
     make().write(tmp_path)
-    path = tmp_path / name(120)
+    path = tmp_path / file_name(120)
     whole = path.read_bytes()
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
         with pytest.raises(Damaged):
-            read(path)
+            read_checkpoint(path)
     path.write_bytes(whole + b"\0")
     with pytest.raises(Damaged):
-        read(path)
+        read_checkpoint(path)
 
 
 def test_a_flipped_bit_in_any_byte_is_noticed(tmp_path):
     make(d=2).write(tmp_path)
-    path = tmp_path / name(120)
+    path = tmp_path / file_name(120)
     whole = path.read_bytes()
     for position in range(len(whole)):
         for bit in (position % 8, 7 - position // 8 % 8):  # each bit of a word, in turn
@@ -82,7 +82,7 @@ def test_a_flipped_bit_in_any_byte_is_noticed(tmp_path):
             flipped[position] ^= 1 << bit
             path.write_bytes(flipped)
             try:
-                found = read(path)
+                found = read_checkpoint(path)
             except Damaged:
                 continue
             # Only blanks between the header's words, and the order of its keys, mean nothing.
@@ -92,36 +92,36 @@ def test_a_flipped_bit_in_any_byte_is_noticed(tmp_path):
 @settings(max_examples=50, deadline=None)
 @given(st.binary(max_size=300))
 def test_arbitrary_bytes_are_no_checkpoint(tmp_path_factory, content):
-    path = tmp_path_factory.mktemp("file") / name(1)
+    path = tmp_path_factory.mktemp("file") / file_name(1)
     path.write_bytes(content)
     with pytest.raises(Damaged):
-        read(path)
+        read_checkpoint(path)
 
 
 def test_a_file_of_another_kind_is_no_checkpoint(tmp_path):
-    save_file({"x": torch.zeros(3)}, tmp_path / name(1))
+    save_file({"x": torch.zeros(3)}, tmp_path / file_name(1))
     with pytest.raises(Damaged):
-        read(tmp_path / name(1))
-    save_file({"x": torch.zeros(3)}, tmp_path / name(1), {"byzdist": "[]", "format": "1"})
+        read_checkpoint(tmp_path / file_name(1))
+    save_file({"x": torch.zeros(3)}, tmp_path / file_name(1), {"byzdist": "[]", "format": "1"})
     with pytest.raises(Damaged):
-        read(tmp_path / name(1))
+        read_checkpoint(tmp_path / file_name(1))
     with pytest.raises(Damaged):
-        read(tmp_path / "nothing")
+        read_checkpoint(tmp_path / "nothing")
 
 
 def test_a_swap_of_two_values_is_noticed(tmp_path):
     make().write(tmp_path)
-    path = tmp_path / name(120)
+    path = tmp_path / file_name(120)
     raw = bytearray(path.read_bytes())
     raw[-8:], raw[-16:-8] = raw[-16:-8], raw[-8:]
     path.write_bytes(raw)
     with pytest.raises(Damaged, match="checksum"):
-        read(path)
+        read_checkpoint(path)
 
 
 def test_a_newer_format_is_refused_and_stays_where_it_is(tmp_path):
     make(100).write(tmp_path)
-    save_file({"x": torch.zeros(3)}, tmp_path / name(200), {"byzdist": '{"format": 3}', "format": "3"})
+    save_file({"x": torch.zeros(3)}, tmp_path / file_name(200), {"byzdist": '{"format": 3}', "format": "3"})
     with pytest.raises(ConfigError, match="format 3.*up to 2.*version"):
         newest(tmp_path, "a" * 32)
     assert list(rounds(tmp_path)) == [200, 100]
@@ -130,7 +130,7 @@ def test_a_newer_format_is_refused_and_stays_where_it_is(tmp_path):
 def test_the_one_before_a_damaged_one_is_used(tmp_path, caplog):
     for round_ in (5, 30, 200):
         make(round_).write(tmp_path)
-    (tmp_path / name(200)).write_bytes((tmp_path / name(200)).read_bytes()[:-1])
+    (tmp_path / file_name(200)).write_bytes((tmp_path / file_name(200)).read_bytes()[:-1])
     found = newest(tmp_path, "a" * 32)
     assert found is not None
     assert_same(found, make(30))
@@ -140,10 +140,12 @@ def test_the_one_before_a_damaged_one_is_used(tmp_path, caplog):
 
 def test_where_all_are_damaged_nothing_is_touched_and_it_is_said_what_to_do(tmp_path):
     assert newest(tmp_path, "a" * 32) is None
-    (tmp_path / name(1)).write_bytes(b"")
-    (tmp_path / name(2)).write_bytes(b"torn")
+    (tmp_path / file_name(1)).write_bytes(b"")
+    (tmp_path / file_name(2)).write_bytes(b"torn")
     for _ in range(2):
-        with pytest.raises(ConfigError, match=f"--resume: .*{name(1)}, {name(2)}.*remove these files to start"):
+        with pytest.raises(
+            ConfigError, match=f"--resume: .*{file_name(1)}, {file_name(2)}.*remove these files to start"
+        ):
             newest(tmp_path, "a" * 32)
         assert list(rounds(tmp_path)) == [2, 1]
     for round_, path in rounds(tmp_path).items():
@@ -159,13 +161,13 @@ def test_where_all_are_damaged_nothing_is_touched_and_it_is_said_what_to_do(tmp_
 def test_a_file_that_cannot_be_read_now_is_not_taken_for_damaged(tmp_path, number):
     make(100).write(tmp_path)
     make(200).write(tmp_path)
-    complaint = pytest.raises(ConfigError, match=f"{name(200)}.*{os.strerror(number)}")
+    complaint = pytest.raises(ConfigError, match=f"{file_name(200)}.*{os.strerror(number)}")
     with failing(checkpoint, "safe_open", number), complaint:
         newest(tmp_path, "a" * 32)
     found = newest(tmp_path, "a" * 32)
     assert found is not None and found.round == 200
-    (tmp_path / name(300)).mkdir()
-    with pytest.raises(ConfigError, match=name(300)):
+    (tmp_path / file_name(300)).mkdir()
+    with pytest.raises(ConfigError, match=file_name(300)):
         newest(tmp_path, "a" * 32)
 
 
@@ -174,7 +176,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_stays_where_it_is(tmp_path):
     make(200, run="b" * 32).write(tmp_path)
     with pytest.raises(ConfigError, match="round-00000200.*another run"):
         newest(tmp_path, "a" * 32)
-    assert_same(read(tmp_path / name(200)), make(200, run="b" * 32))
+    assert_same(read_checkpoint(tmp_path / file_name(200)), make(200, run="b" * 32))
 
 
 def test_the_newest_are_kept(tmp_path):
@@ -195,27 +197,27 @@ def test_a_worker_removes_its_old_files_and_those_of_ranks_that_are_no_more(tmp_
             make(round_).write(tmp_path, worker)
     make(10).write(tmp_path)
     make(11, run="other").write(tmp_path, 2)
-    (tmp_path / name(12, 2)).write_bytes(b"torn")
-    (tmp_path / (name(13, 2) + files.SUFFIX)).write_bytes(b"half")
+    (tmp_path / file_name(12, 2)).write_bytes(b"torn")
+    (tmp_path / (file_name(13, 2) + files.SUFFIX)).write_bytes(b"half")
     everything = {path.name for path in tmp_path.iterdir()}
     prune_worker(tmp_path, "a" * 32, 2, 3, oldest=20)  # ranks 2 and 5 of seven, now that there are three
-    gone = {name(10, 2), name(10, 5), name(12, 2), name(13, 2) + files.SUFFIX}
+    gone = {file_name(10, 2), file_name(10, 5), file_name(12, 2), file_name(13, 2) + files.SUFFIX}
     assert {path.name for path in tmp_path.iterdir()} == everything - gone
 
 
 def test_whose_a_file_is_stands_in_it(tmp_path):
     make(run="mine").write(tmp_path)
-    (tmp_path / name(1)).write_bytes(b"torn")
-    save_file({"x": torch.zeros(3)}, tmp_path / name(2))
-    assert [owner(tmp_path / name(round_)) for round_ in (120, 1, 2, 3)] == ["mine", None, None, None]
+    (tmp_path / file_name(1)).write_bytes(b"torn")
+    save_file({"x": torch.zeros(3)}, tmp_path / file_name(2))
+    assert [owner(tmp_path / file_name(round_)) for round_ in (120, 1, 2, 3)] == ["mine", None, None, None]
 
 
 def test_what_was_left_half_written_is_removed_and_nothing_else(tmp_path):
     make().write(tmp_path)
-    (tmp_path / (name(130) + files.SUFFIX)).write_bytes(b"half")
+    (tmp_path / (file_name(130) + files.SUFFIX)).write_bytes(b"half")
     (tmp_path / "notes.part").write_text("somebody's")
     remove_parts(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.part", name(120)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.part", file_name(120)]
 
 
 @contextmanager
@@ -239,11 +241,11 @@ FAILURES = {
 @pytest.mark.parametrize(("failure", "complaint"), FAILURES.values(), ids=FAILURES)
 def test_a_failed_write_leaves_what_was_there(tmp_path, failure, complaint):
     make().write(tmp_path)
-    before = (tmp_path / name(120)).read_bytes()
+    before = (tmp_path / file_name(120)).read_bytes()
     with failure(), pytest.raises(OSError, match=complaint):
         make(120, run="other").write(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [name(120)]
-    assert (tmp_path / name(120)).read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [file_name(120)]
+    assert (tmp_path / file_name(120)).read_bytes() == before
 
 
 def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
@@ -267,7 +269,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
 
 def test_facts_are_json_so_that_nothing_is_unpickled(tmp_path):
     make().write(tmp_path)
-    raw = (tmp_path / name(120)).read_bytes()
+    raw = (tmp_path / file_name(120)).read_bytes()
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     assert json.loads(header["__metadata__"]["byzdist"])["round"] == 120
     with pytest.raises(TypeError):

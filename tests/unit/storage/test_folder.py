@@ -16,7 +16,7 @@ from byzdist.host.locks import Lock
 from byzdist.runtime.experiment import prepare
 from byzdist.runtime.identity import claim, identity
 from byzdist.storage import folder as folders
-from byzdist.storage.checkpoint import Checkpoint, name
+from byzdist.storage.checkpoint import Checkpoint, file_name
 from tests.support.cases import BASE, case
 from tests.support.standins import failing
 
@@ -203,20 +203,20 @@ def test_another_version_is_warned_about(tmp_path, caplog):
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, caplog):
     leave_run(tmp_path, round_=10)
     leave_run(tmp_path, round_=20)
-    (tmp_path / "checkpoint" / name(20)).write_bytes(b"torn")
+    (tmp_path / "checkpoint" / file_name(20)).write_bytes(b"torn")
     assert resume(tmp_path).checkpoint.round == 10
     assert [r.levelno for r in caplog.records if r.name == "byzdist.storage.checkpoint"] == [logging.WARNING]
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_afresh(tmp_path):
     leave_run(tmp_path)
-    (tmp_path / "checkpoint" / name(10)).write_bytes(b"torn")
+    (tmp_path / "checkpoint" / file_name(10)).write_bytes(b"torn")
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     before = content(tmp_path)
     with pytest.raises(ConfigError, match="round-00000010.*start the run from the beginning"):
         resume(tmp_path)
     assert content(tmp_path) == before
-    (tmp_path / "checkpoint" / name(10)).unlink()
+    (tmp_path / "checkpoint" / file_name(10)).unlink()
     assert resume(tmp_path).checkpoint is None
 
 
@@ -233,7 +233,7 @@ def test_a_run_knows_its_lives(tmp_path):
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     leave_run(tmp_path / "one", run="r1")
     leave_run(tmp_path / "two", run="r2", round_=30)
-    shutil.copy(tmp_path / "two" / "checkpoint" / name(30), tmp_path / "one" / "checkpoint")
+    shutil.copy(tmp_path / "two" / "checkpoint" / file_name(30), tmp_path / "one" / "checkpoint")
     with pytest.raises(ConfigError, match="another run"):
         resume(tmp_path / "one")
 

@@ -20,7 +20,7 @@ from byzdist.reporting import plotting
 from byzdist.reporting.metrics import Metrics
 from byzdist.reporting.prometheus import Prometheus
 from byzdist.runtime.identity import claim
-from byzdist.storage.checkpoint import Checkpoint, Damaged, name, newest, owner, read
+from byzdist.storage.checkpoint import Checkpoint, Damaged, file_name, newest, owner, read_checkpoint
 from byzdist.storage.export import save_model
 from tests.support.cases import BASE
 from tests.support.inprocess import train_in
@@ -28,7 +28,7 @@ from tests.unit.host.test_files import KINDS, plant, victim
 from tests.unit.storage.test_folder import content, experiment, leave_run
 
 __all__ = ["victim"]
-READ = ("run.json", "config.yaml", f"checkpoint/{name(10)}")
+READ = ("run.json", "config.yaml", f"checkpoint/{file_name(10)}")
 FEW = ("link", "dangling link", "FIFO")  # the others are in test_files
 WRITTEN = (".lock", "metrics.jsonl", "summary.json", "clients.csv", "model.safetensors", "model.pt")
 
@@ -89,7 +89,7 @@ def test_a_checkpoint_folder_that_leads_elsewhere_is_refused_by_server_and_worke
 @pytest.mark.parametrize("part", ["", ".part"])
 def test_what_is_written_replaces_what_was_planted(tmp_path, victim, kind, part):
     model = build({"name": "logistic_regression", "l2": 0.0}, (4,), 2, seed=0)
-    files = ["model.safetensors", "model.pt", "summary.json", "clients.csv", name(3), name(3, 1)]
+    files = ["model.safetensors", "model.pt", "summary.json", "clients.csv", file_name(3), file_name(3, 1)]
     for file in files:
         plant(tmp_path / (file + part), kind, victim)
     save_model(model, torch.zeros(4), tmp_path, 1)
@@ -112,9 +112,9 @@ def test_metrics_are_kept_in_a_file_and_nowhere_else(tmp_path, victim, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_checkpoint_that_is_no_file_is_no_checkpoint(tmp_path, victim, kind):
-    plant(tmp_path / name(3), kind, victim)
+    plant(tmp_path / file_name(3), kind, victim)
     with pytest.raises((ConfigError, Damaged)):
-        read(tmp_path / name(3))
+        read_checkpoint(tmp_path / file_name(3))
     with pytest.raises(ConfigError):
         newest(tmp_path, "r")
 
@@ -134,10 +134,12 @@ def test_checkpoints_that_say_absurd_things_are_damaged(tmp_path, words):
     from byzdist.storage.checkpoint import _checksum
 
     tensors = {"x": torch.zeros(2)}
-    save_file(tensors, tmp_path / name(3), {"format": "1", "byzdist": words, "checksum": _checksum(words, tensors)})
+    save_file(
+        tensors, tmp_path / file_name(3), {"format": "1", "byzdist": words, "checksum": _checksum(words, tensors)}
+    )
     with pytest.raises(Damaged):
-        read(tmp_path / name(3))
-    assert owner(tmp_path / name(3)) in (None, "['r']", "r")
+        read_checkpoint(tmp_path / file_name(3))
+    assert owner(tmp_path / file_name(3)) in (None, "['r']", "r")
 
 
 ABSURD_NAMES = (

@@ -9,7 +9,7 @@ import torch
 from byzdist.config.schema import Checkpoints
 from byzdist.errors import ConfigError, RunError
 from byzdist.storage import checkpoint
-from byzdist.storage.checkpoint import name, read, rounds
+from byzdist.storage.checkpoint import file_name, read_checkpoint, rounds
 from byzdist.storage.saving import ServerSaver, WorkerSaver, snapshot
 from byzdist.transport.base import Save
 from byzdist.transport.wire import Stage
@@ -60,7 +60,7 @@ def test_checkpoints_are_taken_every_so_many_rounds(tmp_path):
     mine.finish(10, state(10))
     assert max(rounds(tmp_path)) == 10
     for round_, path in rounds(tmp_path).items():
-        found = read(path)
+        found = read_checkpoint(path)
         assert found.facts == {"fixed": 1, "value": round_}
         assert found.tensors["x"].tolist() == [round_] * 3
 
@@ -86,16 +86,16 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, gate):
     assert not asked, "one at a time"
     gate.set()
     mine.finish(2, state(2))
-    assert read(tmp_path / name(1)).tensors["x"].tolist() == [0.0] * 3
-    assert read(tmp_path / name(2)).facts["value"] == 2
+    assert read_checkpoint(tmp_path / file_name(1)).tensors["x"].tolist() == [0.0] * 3
+    assert read_checkpoint(tmp_path / file_name(2)).facts["value"] == 2
 
 
 def test_the_end_is_saved_once(tmp_path):
     mine = saver(tmp_path)
     mine.finish(5, state(5))
-    written = (tmp_path / name(5)).stat().st_mtime_ns
+    written = (tmp_path / file_name(5)).stat().st_mtime_ns
     saver(tmp_path, resumed=5).finish(5, state(6))
-    assert (tmp_path / name(5)).stat().st_mtime_ns == written and list(rounds(tmp_path)) == [5]
+    assert (tmp_path / file_name(5)).stat().st_mtime_ns == written and list(rounds(tmp_path)) == [5]
 
 
 def test_metrics_are_on_the_disk_before_the_checkpoint_counts(tmp_path):
@@ -146,7 +146,7 @@ def test_a_checkpoint_counts_only_when_the_workers_have_saved_their_part(tmp_pat
     mine.after(8, state(8))
     wait_for(lambda: rounds(tmp_path))
     assert list(rounds(tmp_path)) == [5]
-    assert read(tmp_path / name(5)).facts["value"] == 5
+    assert read_checkpoint(tmp_path / file_name(5)).facts["value"] == 5
     for round_ in (9, 10, 11):
         mine.after(round_, state(round_))
         settle(mine)
@@ -177,7 +177,12 @@ def test_a_part_that_does_not_come_is_named_in_the_checkpoint_and_told_once(tmp_
         assert mine.after(round_, state(round_)) is None
         settle(mine)
         mine.after(round_, state(round_))
-    assert [read(tmp_path / name(round_)).facts["missing"] for round_ in (5, 10, 15, 20)] == [[2], [2], [1, 2], []]
+    assert [read_checkpoint(tmp_path / file_name(round_)).facts["missing"] for round_ in (5, 10, 15, 20)] == [
+        [2],
+        [2],
+        [1, 2],
+        [],
+    ]
     assert workers.events == [
         "the checkpoint of round 5 lacks what the clients of workers [2] remember",
         "the checkpoint of round 15 lacks what the clients of workers [1] remember",
@@ -220,12 +225,12 @@ def test_a_worker_tells_that_it_failed(tmp_path):
 
 def test_a_worker_leaves_the_files_of_other_runs_alone(tmp_path, caplog):
     save_all(worker_saver(tmp_path, run="other"), 4, remembered([0]))
-    content = (tmp_path / name(4, 1)).read_bytes()
+    content = (tmp_path / file_name(4, 1)).read_bytes()
     mine = worker_saver(tmp_path)
     assert save_all(mine, 4, {}) is Stage.FAILED
-    assert name(4, 1) in caplog.text and "another run" in caplog.text and "--out" in caplog.text
+    assert file_name(4, 1) in caplog.text and "another run" in caplog.text and "--out" in caplog.text
     assert save_all(mine, 5, {}, oldest=5) is Stage.SAVED
-    assert (tmp_path / name(4, 1)).read_bytes() == content
+    assert (tmp_path / file_name(4, 1)).read_bytes() == content
 
 
 def remembered(clients, more=0.0):

@@ -10,7 +10,7 @@ import pytest
 from byzdist.cli.main import main
 from byzdist.errors import ConfigError
 from byzdist.sweeping.formats import FORMATS
-from byzdist.sweeping.measured import Found, Metric, find
+from byzdist.sweeping.measured import Found, Metric, find_runs
 from byzdist.sweeping.table import Request, tabulate
 
 ACCURACY = Metric("accuracy")
@@ -154,4 +154,4 @@ def test_the_command_works_on_any_runs_folders(tmp_path, capsys):
     assert main(["table", str(tmp_path), *words]) == 2
     assert "holds neither a sweep nor a run" in capsys.readouterr().err
     assert main(["table", *folders, *words, "--at", "first"]) == 2
-    assert len(find([tmp_path / "rule=krum,seed=0"])) == 1
+    assert len(find_runs([tmp_path / "rule=krum,seed=0"])) == 1
