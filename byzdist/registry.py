@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, TypeAlias, TypeVar, Union, cast
 from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, create_model
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticSerializationUnexpectedValue, core_schema
 
 from byzdist import given
 from byzdist.errors import ConfigError, describe_error
@@ -74,8 +74,15 @@ class Spec:
             lambda value: {"name": value} if isinstance(value, str) else value, mapping
         )
         return core_schema.no_info_after_validator_function(
-            cls.of, given, serialization=core_schema.plain_serializer_function_ser_schema(cls.plain)
+            cls.of, given, serialization=core_schema.plain_serializer_function_ser_schema(_plain)
         )
+
+
+def _plain(value: object) -> dict[str, Any]:
+    """Serialize a spec; a union with other types goes on to those."""
+    if not isinstance(value, Spec):
+        raise PydanticSerializationUnexpectedValue("not a spec")
+    return value.plain()
 
 
 @dataclass(frozen=True)
