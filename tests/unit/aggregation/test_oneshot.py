@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,7 +172,9 @@ def test_state_dicts_come_back_as_one():
 
 
 def test_state_dicts_of_arrays_and_a_hostile_one():
-    states = [{"w": np.full((2, 2), i, np.float32), "n": np.array([i, 9 - i]), "b": np.float32(i)} for i in range(5)]
+    states: list[dict[str, Any]] = [
+        {"w": np.full((2, 2), i, np.float32), "n": np.array([i, 9 - i]), "b": np.float32(i)} for i in range(5)
+    ]
     states[4]["w"][0, 0], states[4]["n"][0] = np.inf, -(2**60)
     result = aggregate(states, "mean", f=1, nonfinite="drop")
     assert isinstance(result["w"], np.ndarray) and result["w"].dtype == np.float32
