@@ -43,6 +43,7 @@ class Job(NamedTuple):
 
 
 Read = Callable[[Job], Batch]
+_READY = b"ready\n"
 
 
 class ReadAhead:
@@ -132,6 +133,8 @@ class _Helper:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the round in progress still needs batches
                 signal.signal(number, signal.SIG_IGN)
             torch.set_num_threads(1)  # a fork does not have OpenMP's other threads
+            with suppress(OSError):
+                theirs.sendall(_READY)
             _serve(theirs, read)
             return 0
 
@@ -140,6 +143,7 @@ class _Helper:
             program, dict(os.environ), close=[*close, self.socket.fileno()], first=lambda: die_with_parent(me)
         )
         theirs.close()
+        self._file.readline()  # _READY: from now on signals leave it alone; or nothing if it is gone, as `receive` will report
 
     @property
     def has_answered(self) -> bool:
