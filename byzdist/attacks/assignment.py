@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from byzdist.attacks.base import ATTACKS, Attack
@@ -27,10 +28,15 @@ class Assignment:
         """Return whether a client mounts this attack in a round."""
         return client in self.clients and (self.rounds is None or round_.number in self.rounds)
 
+    @cached_property
+    def is_honest(self) -> bool:
+        """Whether the attack is to behave honestly."""
+        return self.attack is ATTACKS.get("none")
+
     @property
     def changes_messages(self) -> bool:
         """Return whether the attack changes what the client sends, and not its data, its process, or nothing."""
-        return not (self.has("on_labels") or self.has("on_process") or self.attack is ATTACKS.get("none"))
+        return not (self.has("on_labels") or self.has("on_process") or self.is_honest)
 
     def has(self, mark: str) -> bool:
         """Return whether the attack has a mark such as "omniscient"."""

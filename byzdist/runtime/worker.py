@@ -103,7 +103,8 @@ class Worker:
     def _assignment(self, round_: Round, client: int) -> Assignment | None:
         if client not in self._byzantine:
             return None
-        return next((entry for entry in self._assignments if entry.covers(client, round_)), None)
+        assigned = next((entry for entry in self._assignments if entry.covers(client, round_)), None)
+        return None if assigned is None or assigned.is_honest else assigned
 
     def _forge(self, round_: Round, client: int, assigned: Assignment, message: Tensor) -> Tensor:
         """Return what an attack sends in place of a client's finished reply."""
