@@ -144,7 +144,6 @@ class LocalWorker(WorkerEnd):
     def __init__(self, shape: Shape) -> None:
         self._frame = shape.frame()
         self._rows = ReplyRows.make(shape.max_cohort, shape.max_payload, shape.device, shape.pinned)
-        self._rooms: dict[tuple[int, int], Tensor] = {}  # by number and length; making a view takes microseconds
         self._clients = list[int]()
         self.afresh = set[int]()
         self.bytes = 0
@@ -165,10 +164,7 @@ class LocalWorker(WorkerEnd):
 
     def room(self, length: int) -> Tensor:
         """See `WorkerEnd.room`."""
-        key = len(self._clients), length
-        if (room := self._rooms.get(key)) is None:
-            room = self._rooms[key] = self._rows[key[0]].payload[:length]
-        return room
+        return self._rows[len(self._clients)].room(length)
 
     def reply(self, reply: Reply) -> None:
         """See `WorkerEnd.reply`."""

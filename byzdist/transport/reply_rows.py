@@ -14,6 +14,14 @@ class ReplyRow:
 
     def __init__(self, message: Tensor, payload: Tensor, apart: bool) -> None:
         self.message, self.payload, self._apart = message, payload, apart
+        self._rooms: dict[int, Tensor] = {}  # views by length, kept because making one takes microseconds
+        self._parts: dict[int, list[Tensor]] = {}
+
+    def room(self, length: int) -> Tensor:
+        """Return the place of a payload of ``length`` bytes, a view."""
+        if (room := self._rooms.get(length)) is None:
+            room = self._rooms[length] = self.payload[:length]
+        return room
 
     def finish(self, reply: Reply, checksum: int = 0) -> list[Tensor]:
         """Write the header of a reply whose payload lies here; return the tensors to send, in order."""
@@ -23,9 +31,10 @@ class ReplyRow:
 
     def parts(self, length: int) -> list[Tensor]:
         """Return the tensors to send or receive, in order, for a payload of ``length`` bytes."""
-        if self._apart:
-            return [self.message, self.payload[:length]]
-        return [self.message[: HEADER_BYTES + length]]
+        if (parts := self._parts.get(length)) is None:
+            parts = [self.message, self.room(length)] if self._apart else [self.message[: HEADER_BYTES + length]]
+            self._parts[length] = parts
+        return parts
 
 
 class ReplyRows:

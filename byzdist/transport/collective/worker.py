@@ -61,7 +61,7 @@ class CollectiveWorker(WorkerEnd):
         self._rows.reverse()
         self._sending.reverse()
         _settle(self._sending[0])
-        return self._rows[0].payload[:length]
+        return self._rows[0].room(length)
 
     @run_ends_if(_GONE)
     def reply(self, reply: Reply) -> None:

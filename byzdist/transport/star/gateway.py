@@ -170,7 +170,7 @@ class Gateway:
         for client, row, work in zip(clients, rows, receiving, strict=True):
             link.finish(work, patience)
             try:
-                total = checksum(row.payload[: command.length])
+                total = checksum(row.room(command.length))
                 flags = check_reply(row.message, total, command.round, client, command.length)
             except WireError as error:
                 self._tell(ReportKind.OFFENCE, client, str(error))

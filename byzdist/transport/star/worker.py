@@ -138,7 +138,7 @@ class StarWorker(WorkerEnd):
     def room(self, length: int) -> Tensor:
         """See `WorkerEnd.room`; the previous reply is being sent meanwhile, from the other row."""
         self._rows.reverse()
-        return self._rows[0].payload[:length]
+        return self._rows[0].room(length)
 
     def reply(self, reply: Reply) -> None:
         """Send a client's reply while the next one is computed; do nothing on a broken link. See `WorkerEnd.reply`."""
