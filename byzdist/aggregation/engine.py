@@ -63,7 +63,7 @@ class Aggregator:
             False: nothing.
             Inner products in C differ from the others in the last digits; all else has the same bits with and without a compiler.
         key: the configuration key that an error names.
-        workspace: the buffers to use, for one call at a time; its own by default.
+        workspace: the buffers to use; only one call may use them at a time. The aggregator makes new ones by default.
 
     Attributes:
         memory: what a rule that `remembers` keeps from call to call.
@@ -105,7 +105,7 @@ class Aggregator:
         return most if self._inner is None else min(most, self._inner.max_f(n))
 
     def max_byzantine(self, n: int) -> int:
-        """Return how many of n rows may be Byzantine in the worst case; see the function ``max_byzantine``."""
+        """Return the largest number of Byzantine rows among n that steps and rule tolerate; see the function ``max_byzantine``."""
         n = self.left(n)
         if n < 2:
             return 0
@@ -116,7 +116,7 @@ class Aggregator:
     def norm_bound(self, n: int, f: int) -> float:
         """Return F with ‖result‖ <= F max ‖row‖, for n rows of which f (at most ``max_f(n)``) are declared Byzantine.
 
-        No step increases the largest norm, so F is the rule's own, for the number of vectors that the steps leave.
+        No step increases the largest norm, so this is the F of the rule, for the number of vectors that the steps leave.
         """
         f, n = min(f, self.max_f(n)), self.left(n)
         return self.rule.facts.norm_bound(n, f) if n > 1 else 1.0
@@ -300,7 +300,7 @@ def max_byzantine(rule: Named, pre: Sequence[Named], n: int) -> int:
     """Return the largest number of Byzantine rows among n that these steps and this rule tolerate in the worst case.
 
     With that many, declared as f, the distance of the result from the other rows' mean is at most a constant times the spread
-    of those rows. With bucketing each hostile row may fall into a group of its own, so the rule has to tolerate that many among
+    of those rows. With bucketing each hostile row may fall into a different group, so the rule has to tolerate that many among
     fewer groups. The other steps change neither number. A single row tolerates none.
 
     Args:

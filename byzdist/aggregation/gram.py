@@ -239,8 +239,8 @@ def _look_again(
 ) -> None:
     """Replace the products and distances of close pairs, whose digits cancellation destroyed, group by group.
 
-    Subtracting two close numbers is exact in any precision. So each group is measured from one of its own points, in the precision
-    ``again``, and pairs that are still too close are measured in float64.
+    The difference of two close numbers is exact in any precision. So the function subtracts one point of each group from the
+    others, and measures the differences in the precision ``again``. It measures pairs that are still too close in float64.
     """
     diagonal = inner.diagonal().copy()
     close = squared < CANCELLED[precision] * (diagonal[:, None] + diagonal)

@@ -39,7 +39,7 @@ class Ran(NamedTuple):
 class Compiler:
     """Compiles and keeps a column rule's loops for each number of rows, f, dtype and device; all compilers share those of sums.
 
-    If compiling fails, a warning says so once, and there are no loops.
+    If compiling fails, the compiler logs one warning and returns no loops.
 
     Args:
         after: how many calls a column rule makes without its loop before the loop is compiled.
