@@ -48,10 +48,19 @@ class Compressor(ABC):
 
     remembers = False  # whether `encode` or `decode` uses its memory
     in_place = False  # whether a payload is the vector's values themselves, so that neither end needs a copy
+    unbiased = True  # whether E Q(v) = v; a biased one needs a method with `allows_biased`, or error feedback
 
     @abstractmethod
     def nonzeros(self, dimension: int) -> float:
         """Return ζ_Q, the expected number of nonzero values of Q(v) for v of ``dimension`` values: between 0 and ``dimension``."""
+
+    def omega(self, dimension: int) -> float | None:
+        """Return ω in E‖Q(v) - v‖² <= ω‖v‖² for v of ``dimension`` values; None if it is not known."""
+        return None
+
+    def norm_bound(self, dimension: int) -> float | None:
+        """Return D_Q in ‖Q(v)‖ <= D_Q‖v‖ for v of ``dimension`` values; None if it is not known."""
+        return None
 
     @abstractmethod
     def length(self, dimension: int, dtype: torch.dtype) -> int:

@@ -17,6 +17,14 @@ class Identity(Compressor):
         """Return d."""
         return float(dimension)
 
+    def omega(self, dimension: int) -> float:
+        """Return 0."""
+        return 0.0
+
+    def norm_bound(self, dimension: int) -> float:
+        """Return 1."""
+        return 1.0
+
     def length(self, dimension: int, dtype: torch.dtype) -> int:
         """Return the size of d values."""
         return dimension * dtype.itemsize

@@ -49,6 +49,14 @@ class RandK(Compressor):
         """Return K."""
         return float(self._count(dimension))
 
+    def omega(self, dimension: int) -> float:
+        """Return d/K - 1."""
+        return dimension / self._count(dimension) - 1
+
+    def norm_bound(self, dimension: int) -> float:
+        """Return d/K."""
+        return dimension / self._count(dimension)
+
     def length(self, dimension: int, dtype: torch.dtype) -> int:
         """Return the size of K values."""
         return self._count(dimension) * dtype.itemsize

@@ -56,6 +56,7 @@ def check(config: Config) -> Config:
     )
     _check_flips(config)
     _check_optimizer(config)
+    _check_bias(config)
     together = Aggregator(rule, pre)  # a rule may name an inner rule
     facts = _facts(config, together)
     for registry, spec, key in _pieces(config):
@@ -235,6 +236,17 @@ def _check_optimizer(config: Config) -> None:
             raise ConfigError(
                 f"attack: {spec.name!r} reads the server's estimate off its steps, which method.server_optimizer changes."
             )
+
+
+def _check_bias(config: Config) -> None:
+    """Refuse a biased compressor with a method whose estimate it would bias."""
+    method, compression = METHODS.get(config.method.name), COMPRESSORS.get(config.compression.name)
+    if getattr(compression, "unbiased", True) or getattr(method, "allows_biased", False):
+        return
+    raise ConfigError(
+        f"compression: {config.compression.name!r} is biased, and {config.method.name} needs an unbiased compressor, such as rand_k, "
+        "or error feedback: compression={name: error_feedback, compressor: ...}."
+    )
 
 
 def _aggregation(config: Config, together: Aggregator, facts: RunFacts) -> None:

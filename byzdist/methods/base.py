@@ -120,6 +120,8 @@ class Method(ABC):
 
     sends_differences = False  # whether a sampled client needs x^{k-1} and sends a gradient difference
     clients_remember = False  # whether `message` uses the task's memory
+    needs_every_client = False  # whether all clients must be asked in every round; cohort and full_cohort are then n
+    allows_biased = False  # whether a biased compressor may be used without error feedback
     plain_mean = False  # whether sampled rounds use the mean in place of the robust rule
 
     @classmethod
@@ -135,7 +137,7 @@ class Method(ABC):
         clip_max: ClipFactor = "none",
         **_: Any,
     ) -> None:
-        """Refuse an outdated server half, wrong schedules, cohorts larger than n, and a cap without clipping."""
+        """Refuse an outdated server half, wrong schedules, cohorts that do not fit, and a cap without clipping."""
         if hasattr(cls, "update"):
             raise ConfigError(
                 f"{key}: {cls.__name__} defines `update`, which nothing calls any more; the server half is now `rows` and `apply` "
@@ -148,6 +150,10 @@ class Method(ABC):
                 raise ConfigError(
                     f"{key}.{word}: {size} of {run.clients} clients cannot be sampled; it is at most clients.count."
                 )
+            if size not in (None, run.clients) and cls.needs_every_client:
+                raise ConfigError(
+                    f"{key}.{word}: {size}; this method needs all {run.clients} clients in every round. Leave the key out."
+                )
         if clip == "none" and clip_max != "none":
             raise ConfigError(
                 f"{key}.clip_max: it limits the level of method.clip, which is none; give method.clip a number."
@@ -155,7 +161,8 @@ class Method(ABC):
 
     def resolved(self, sizes: Sizes) -> "Method":
         """Return the method with the defaults that depend on the run filled in."""
-        return replace(self, full_cohort=self.full_cohort or sizes.clients)
+        cohort = sizes.clients if self.needs_every_client else self.cohort
+        return replace(self, cohort=cohort, full_cohort=self.full_cohort or sizes.clients)
 
     def is_full(self, round_: Round) -> bool:
         """Return c_k: whether round k is a full-gradient round."""
