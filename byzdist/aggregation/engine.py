@@ -38,12 +38,14 @@ class Aggregated:
         clipped: how many rows the server clipped.
         f: the number of Byzantine rows that the rule worked with.
         dropped: the rows left out because they were not finite.
+        weights: of the rows that were not dropped, each clipped, in the result; None for rules whose result is no weighted sum.
     """
 
     vector: Tensor
     clipped: int
     f: int
     dropped: tuple[int, ...] = ()
+    weights: Floats | None = None
 
 
 class Aggregator:
@@ -180,7 +182,7 @@ class Aggregator:
         loops = NO_LOOPS if compiler is None else compiler.sums(V, self._products)
         vectors = Vectors(V, self._workspace, rows, loops, finite)
         f = min(max(0, f - len(dropped)), self.max_f(vectors.n))
-        points, clipped = Points(Geometry(vectors, self._products)), 0
+        points, clipped, factors = Points(Geometry(vectors, self._products)), 0, np.ones(vectors.n)
         # A separate pass that looks for NaN and infinity takes as long as a rule. Most rules make a pass that finds them anyway.
         if not finite and self._products and vectors.n > 1:
             points.norms()
@@ -196,15 +198,17 @@ class Aggregator:
             points = step(points, f, generator, **parameters)
         if out is None:
             out = torch.empty(V.shape[1], dtype=V.dtype, device=V.device)
-        self._apply(points, f, out)
+        weights = self._apply(points, f, out)
         vectors.check()
         if points.unit != 1.0:
             limit = torch.finfo(out.dtype).max
             out.mul_(points.unit).clamp_(-limit, limit)
-        return Aggregated(out, clipped, f, dropped)
+        if weights is not None and clipped:
+            weights = np.divide(weights, factors, out=np.zeros_like(weights), where=factors > 0.0)
+        return Aggregated(out, clipped, f, dropped, weights)
 
-    def _apply(self, points: Points, f: int, out: Tensor) -> Tensor:
-        """Write the rule's result for the points to ``out`` and return it."""
+    def _apply(self, points: Points, f: int, out: Tensor) -> Floats | None:
+        """Write the rule's result for the points to ``out``; return the weights of the rows in it, if it is a weighted sum of them."""
         rule = self.rule
         if points.size == 1:
             return _weigh(points, np.ones(1), out)
@@ -217,24 +221,27 @@ class Aggregator:
         if rule.kind == "plain":
             whole = points.vectors.tile(0, points.vectors.d)
             matrix = as_tensor(whole if points.mix is None else points.vectors.mixed(points.mix, whole))
-            return out.copy_(rule(matrix, f, *self._remembered, **self._parameters))
+            out.copy_(rule(matrix, f, *self._remembered, **self._parameters))
+            return None
         if rule.select is not None:
             points = points.mixed(rule.select(points, f))
-        return self._columns(points, f, out)
+        self._columns(points, f, out)
+        return None
 
     def _distances(self, points: Points, f: int, scratch: Tensor) -> Floats:
         """Return the distance of each point to the rule's result; ``scratch`` is memory for that result if it must be computed."""
         if self.rule.kind == "span":
             return points.distances_to(self.rule(points, f, *self._remembered, **self._parameters))
-        distances = gram.distances_to(points.vectors, points.mix, self._apply(points, f, scratch))
+        self._apply(points, f, scratch)
+        distances = gram.distances_to(points.vectors, points.mix, scratch)
         if not np.isfinite(distances).all() and points.vectors.tame():
             return self._distances(points, f, scratch)
         return distances
 
-    def _columns(self, points: Points, f: int, out: Tensor) -> Tensor:
+    def _columns(self, points: Points, f: int, out: Tensor) -> None:
         vectors, m = points.vectors, points.size
         if m <= LARGEST_NETWORK and self._fused(points, f, out):
-            return out
+            return
         vectors.check()
         direct, mixed = out.dtype == vectors.dtype and out.is_contiguous(), points.mix is not None
         target = as_array(out) if direct else out
@@ -253,7 +260,6 @@ class Aggregator:
                     vectors.lib.add(row, 0.0, out=target[start:stop])
                 else:
                     out[start:stop] = as_tensor(row + 0.0)
-        return out
 
     def _compiler_for(self, numbers: int, device: torch.device) -> Compiler | None:
         """Return the compiler for a matrix of this many numbers; None if some hundred calls would not make up for the compile time."""
@@ -291,9 +297,10 @@ def _kept(rule: Rule, parameters: Mapping[str, Any]) -> Compiler:
         return Compiler(after=2)
 
 
-def _weigh(points: Points, weights: Floats, out: Tensor) -> Tensor:
-    mixed = weights if points.mix is None else points.mix.T @ weights
-    return points.vectors.weighted_sum(np.ascontiguousarray(mixed), out)
+def _weigh(points: Points, weights: Floats, out: Tensor) -> Floats:
+    mixed = np.ascontiguousarray(weights if points.mix is None else points.mix.T @ weights)
+    points.vectors.weighted_sum(mixed, out)
+    return mixed
 
 
 def max_byzantine(rule: Named, pre: Sequence[Named], n: int) -> int:

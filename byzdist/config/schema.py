@@ -131,10 +131,13 @@ class MetricsOut(Section):
     Attributes:
         tensorboard: whether to write files for TensorBoard into the run's folder.
         log: other loggers, one or a list: wandb, mlflow, or 'module:function'.
+        diagnostics: whether each line also says how honest replies vary and what the rule did with Byzantine ones, and clients.csv
+            what each client did.
     """
 
     tensorboard: bool = False
     log: Spec | list[Spec] = []
+    diagnostics: bool = False
 
     @property
     def loggers(self) -> list[Spec]:

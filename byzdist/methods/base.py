@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt, Le
+from numpy.typing import NDArray
 from torch import Tensor
 
 from byzdist.errors import ConfigError, RunError
@@ -254,6 +255,23 @@ class Method(ABC):
         If `message` reads others, only time is lost.
         """
         return draw_batch(round_, client, samples, self.batch_size)
+
+    @classmethod
+    def evaluations(
+        cls, parameters: Mapping[str, Any], full: bool, samples: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return how many gradients of single samples `message` computes in a full or a sampled round.
+
+        Args:
+            parameters: the method's, with their defaults filled in.
+            full: c_k.
+            samples: how many samples each of some clients holds.
+
+        Returns:
+            One number for each of these clients.
+        """
+        batch: NDArray[np.float64] = np.minimum(samples, parameters["batch_size"])
+        return 2 * batch if cls.sends_differences and not full else batch
 
     def rows(self, g: Tensor, received: Messages, level: float | None) -> Tensor:
         """Return the rows that the server clips and aggregates, by default those received. The first part of the server half.

@@ -1,10 +1,12 @@
 """Byz-VR-MARINA-PP and its variants (Malinovsky, Richtárik, Horváth, Gorbunov, NeurIPS 2024) [BRPP]."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Ge
+from numpy.typing import NDArray
 from torch import Tensor
 
 from byzdist.errors import ConfigError
@@ -57,6 +59,17 @@ class ByzVRMarinaPP(Method):
         if not round_.full:
             return super().positions(round_, client, samples)
         return None if self.full_batch == "all" else draw_batch(round_, client, samples, self.full_batch)
+
+    @classmethod
+    def evaluations(
+        cls, parameters: Mapping[str, Any], full: bool, samples: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return the samples of two mini-batches, or in full rounds all or b'; see `Method.evaluations`."""
+        if not full:
+            return super().evaluations(parameters, full, samples)
+        batch = parameters["full_batch"]
+        computed: NDArray[np.float64] = np.minimum(samples, np.inf if batch == "all" else batch)
+        return computed
 
     def apply(self, g: Tensor, aggregated: Tensor, round_: Round, level: float | None) -> None:
         """Server: g^k = ARAgg(received) in full rounds, else g^k = g^{k-1} + ARAgg(clip_λ(received))."""

@@ -43,6 +43,9 @@ class Evaluator:
         samples: estimate f from so many samples, drawn by their weight in f, and use at most so many test samples;
             None: use all.
         seed: the draw's.
+
+    Attributes:
+        gradient: ∇f(x) of the last x that was evaluated, d values.
     """
 
     def __init__(
@@ -63,15 +66,15 @@ class Evaluator:
         if samples is not None:
             groups = [(1 / samples, _draw(groups, data.split.samples, samples, seed))]
         self._objective = (CountedObjective if counted else Objective)(loss, data, groups)
-        self._gradient = loss.flat.initial()
+        self.gradient = loss.flat.initial()
         self._test, self._tested = _test_data(validation or dataset.tested(), data), None
         if self._test is not None and samples is not None and samples < self._test.split.samples:
             self._tested = stream(seed, "test samples").permutation(self._test.split.samples)[:samples]
 
     def evaluate(self, x: Tensor) -> dict[str, float]:
         """Return loss f(x), grad_norm, the task's metrics (on the test set, else on the honest clients' samples), and the gap."""
-        loss, measured = self._objective(x, self._gradient)
-        found = {"loss": loss, "grad_norm": norm(self._gradient), **measured}
+        loss, measured = self._objective(x, self.gradient)
+        found = {"loss": loss, "grad_norm": norm(self.gradient), **measured}
         if self._optimum is not None:
             found["gap"] = loss - self._optimum
         if self._test is not None:

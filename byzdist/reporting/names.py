@@ -11,6 +11,7 @@ from byzdist.words import shown
 _LONGEST: Final = 100
 TAKEN: Final = frozenset(OF_ANY_TASK) | set(
     "round kind cohort replies missing byzantine called untrusted clipped clip_level f bytes_up bytes_down news seconds "
+    "estimate_error honest_variance aggregate_error byzantine_weight honest_clipped byzantine_clipped "
     "status reason rounds byzantine_majorities rounds_per_second "
     "last_round_timestamp_seconds round_seconds rounds_total bytes_total missing_replies_total byzantine_majorities_total".split()
 )

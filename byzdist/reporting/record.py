@@ -20,6 +20,7 @@ class RoundRecord:
         events: what happened to clients and workers since the previous round.
         seconds: how long each stage took.
         evaluation: what was measured of the model, by the names of `byzdist.problem.evaluation.measured_of`.
+        diagnostics: what `byzdist.runtime.diagnostics` measured of the round, by name.
         claimed: what clients with private data claim, by the same names: median, spread, and how many clients claim it.
     """
 
@@ -39,6 +40,7 @@ class RoundRecord:
     events: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     evaluation: dict[str, float] = field(default_factory=dict)
+    diagnostics: dict[str, float] = field(default_factory=dict)
     claimed: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
@@ -79,7 +81,7 @@ class RoundRecord:
         if self.events:
             line["news"] = self.events
         line["seconds"] = self.seconds
-        line |= self.evaluation
+        line |= self.evaluation | self.diagnostics
         if self.claimed:
             line["claimed"] = self.claimed
         return line

@@ -12,13 +12,23 @@ from byzdist.methods import Method
 log = logging.getLogger(__name__)
 _ROUNDS = 100  # consecutive rounds with nearly everything clipped before a warning
 _SPARSE_ROUNDS = 20
+_UNCLIPPED_ROUNDS = 300  # sampled rounds under attack without any clipped reply before a warning
+_EXPLODED = 1000.0  # times the norm of the first estimate
 
 
 class RoundWarnings:
-    """Looks at the rounds of a run in its server, and warns once of each thing that needs attention."""
+    """Looks at the rounds of a run in its server, and warns once of each thing that needs attention.
 
-    def __init__(self, method: Method) -> None:
-        self._method = method
+    Args:
+        is_attacked: whether the configuration names an attack.
+    """
+
+    def __init__(self, method: Method, *, is_attacked: bool = False) -> None:
+        self._method, self._is_attacked = method, is_attacked
+        self._levels = 0  # sampled rounds with a level
+        self._has_clipped = False
+        self._largest = 0.0  # of the median norms of replies, as a multiple of the level
+        self._first: float | None = None  # the norm of the first estimate
         self._clipped = 0  # consecutive sampled rounds in which nearly every reply was clipped
         self._seen, self._vectors, self._results = 0, 0.0, 0.0
         self._has_said = set[str]()
@@ -26,6 +36,7 @@ class RoundWarnings:
     def watch(self, vectors: Tensor, level: float | None, result: Aggregated) -> None:
         """Look at a sampled round: its replies [n x d] before clipping, the level, and the rule's result."""
         self._watch_sparsity(vectors, result.vector)
+        self._watch_idle_level(vectors, level, result)
         self._clipped = self._clipped + 1 if level and 10 * result.clipped >= 9 * len(vectors) else 0
         if self._clipped == _ROUNDS:
             assert level is not None and self._method.clip != "none"
@@ -38,6 +49,43 @@ class RoundWarnings:
                 level / norm,
                 self._method.clip * norm / level,
                 self._method.clip,
+            )
+
+    def _watch_idle_level(self, vectors: Tensor, level: float | None, result: Aggregated) -> None:
+        """Warn of a level that clips nothing although the run is attacked."""
+        self._has_clipped = self._has_clipped or result.clipped > 0
+        if not level or self._has_clipped or not self._is_attacked or self._levels == _UNCLIPPED_ROUNDS:
+            return
+        self._levels += 1
+        norms = torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64)
+        self._largest = max(self._largest, float(norms.median()) / level)
+        if self._levels == _UNCLIPPED_ROUNDS:
+            assert self._method.clip != "none"
+            self._say(
+                "idle",
+                "method.clip: in %d sampled rounds no reply was clipped although the run is attacked, so the level limits nothing: the "
+                "median norm was at most %.2g of it. If rounds with a Byzantine majority do harm, set method.clip to about %.2g instead "
+                "of %g.",
+                _UNCLIPPED_ROUNDS,
+                self._largest,
+                2 * self._largest * self._method.clip,
+                self._method.clip,
+            )
+
+    def watch_estimate(self, round_: int, size: float) -> None:
+        """Warn of an estimate that has grown out of all proportion; ``size``: its norm."""
+        if self._first is None:
+            self._first = size
+        elif self._first and size > _EXPLODED * self._first:
+            remedy = "a number (1.0, say)" if self._method.clip == "none" else f"less than {self._method.clip:g}"
+            self._say(
+                "exploded",
+                "the estimate explodes: its norm is %.3g in round %d and was %.3g at first. Set method.step_size lower, or method.clip to "
+                "%s.",
+                size,
+                round_,
+                self._first,
+                remedy,
             )
 
     def _watch_sparsity(self, vectors: Tensor, result: Tensor) -> None:

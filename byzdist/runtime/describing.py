@@ -3,6 +3,9 @@
 import json
 import os
 import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -50,5 +53,17 @@ def describe(experiment: Experiment, workers: int, run: RunFolder) -> None:
     write_text(folder / RUN, json.dumps(described, indent=2) + "\n")
     write_text(folder / CONFIG, dump(config))
     (folder / "summary.json").unlink(missing_ok=True)  # only a run that has ended has one
-    if not experiment.is_private:  # of private data the server does not know who holds what
-        write_table(experiment.split, experiment.label_table, folder / "clients.csv")
+    if not experiment.is_private:
+        write_clients(experiment, folder)
+
+
+def write_clients(
+    experiment: Experiment, folder: Path, conduct: Mapping[str, Sequence[object]] = MappingProxyType({})
+) -> None:
+    """Write clients.csv: who holds what, which the server does not know of private data, and ``conduct``, what each client did.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    split = None if experiment.is_private else experiment.split
+    write_table(split, experiment.label_table, folder / "clients.csv", conduct)

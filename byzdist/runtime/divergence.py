@@ -1,5 +1,6 @@
 """When a run has diverged, and which of its models was the last good one."""
 
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,10 @@ from byzdist.storage.export import save_model
 
 LIMIT = 1000.0
 """A model is good while its loss is a finite number of at most LIMIT times the loss at the start, or LIMIT where that is below 1."""
+
+
+_GROWN = 10.0  # times the loss at the start: worth a warning
+log = logging.getLogger(__name__)
 
 
 class Diverged(RunError):
@@ -33,6 +38,7 @@ class Guard:
         self._unclipped = config.method.parameters.get("clip") == "none"
         self._good: Tensor | None = None
         self.round = -1  # the round of the last good model
+        self._has_warned = False
         self.is_good = True  # as far as is known
 
     def resume(self, round_: int, x: Tensor) -> None:
@@ -46,8 +52,23 @@ class Guard:
             Diverged: if the model is not good and the configuration says to stop.
         """
         self._judge(record.round, record.evaluation, x)
+        self._warn_of_growth(record)
         if not self.is_good and self._stops:
             raise Diverged(self.describe(record.round))
+
+    def _warn_of_growth(self, record: RoundRecord) -> None:
+        """Warn once of a loss that has grown far beyond the one at the start, before the run counts as diverged."""
+        loss, start = record.evaluation.get("loss"), self._metrics.first_loss
+        if self._has_warned or loss is None or start is None or not loss > _GROWN * max(abs(start), 0.1):
+            return
+        self._has_warned = True
+        log.warning(
+            "round %d: the loss is %.4g and was %.4g at the start. If it keeps growing, %s method.step_size lower.",
+            record.round,
+            loss,
+            start,
+            "set method.clip to a number (1.0, say), or" if self._unclipped else "set",
+        )
 
     def _judge(self, round_: int, evaluation: Mapping[str, float], x: Tensor) -> None:
         loss = evaluation.get("loss")

@@ -11,9 +11,11 @@ from byzdist.aggregation import Aggregator
 from byzdist.norms import norm
 from byzdist.reporting.round_warnings import RoundWarnings
 from byzdist.rounds import Messages, Round
+from byzdist.runtime.diagnostics import Diagnostics
 from byzdist.runtime.experiment import Experiment
 from byzdist.runtime.full_rounds import FullRounds
 
+_LOOK_EVERY = 25  # rounds between two looks at the norm of g
 _ZERO = "the estimate is exactly zero"
 
 
@@ -50,9 +52,15 @@ class Estimate:
         exists: whether there is an estimate: g^0, or the first one that came in its place.
     """
 
-    def __init__(self, experiment: Experiment, full_rounds: FullRounds, aggregator: Aggregator) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        full_rounds: FullRounds,
+        aggregator: Aggregator,
+        diagnostics: Diagnostics | None = None,
+    ) -> None:
         config, self._method = experiment.config, experiment.method
-        self._full_rounds, self._robust = full_rounds, aggregator
+        self._full_rounds, self._robust, self._diagnostics = full_rounds, aggregator, diagnostics
         self._sampled = Aggregator("mean") if self._method.plain_mean else self._robust
         self._declared, self._clients = config.declared_byzantine, config.clients.count
         self._min_replies = config.transport.min_replies
@@ -62,7 +70,8 @@ class Estimate:
         self.g = torch.zeros(experiment.oracle.dimension, dtype=experiment.dtype, device=experiment.device)
         self._result = torch.zeros_like(self.g)
         self.exists = not self._method.starts_full
-        self._warnings = RoundWarnings(self._method)
+        attacked = any(entry.name != "none" for entry in config.attacks) and config.clients.byzantine > 0
+        self._warnings = RoundWarnings(self._method, is_attacked=attacked)
 
     def prepare(self, round_: Round, moved: float | None = None) -> Prepared:
         """Return what is known of a round before its replies; ``moved``: see `Method.clip_level`. This changes nothing."""
@@ -95,8 +104,12 @@ class Estimate:
         result = aggregator(rows, f=f, clip=level, generator=prepared.generator, out=self._result)
         if not round_.full:
             self._warnings.watch(rows, level, result)
+        if self._diagnostics is not None:
+            self._diagnostics.look(received, rows, level, result, self.g)
         self._method.apply(self.g, result.vector, round_, level)
         self.exists = True
+        if round_.number % _LOOK_EVERY == 0:
+            self._warnings.watch_estimate(round_.number, norm(self.g))
         if round_.full:
             self._take(round_)
         return Outcome(result.clipped, level, result.f)

@@ -43,6 +43,7 @@ class Recorder:
         evaluate: maps x to loss, gap, grad_norm and the task's metrics, as far as they are defined.
         watchers: are told of each record.
         judges: are then told of each record and its model, and may end the run by an exception.
+        complete: adds to each record what else was measured, before it is passed on.
     """
 
     def __init__(
@@ -52,15 +53,19 @@ class Recorder:
         evaluate: Callable[[Tensor], dict[str, float]],
         watchers: Sequence[Watching],
         judges: Sequence[Callable[[RoundRecord, Tensor], None]] = (),
+        complete: Callable[[RoundRecord], None] | None = None,
     ) -> None:
         self._every, self._last = config.evaluate.every, config.rounds
         self.metrics, self._evaluate, self._watchers, self._judges = metrics, evaluate, watchers, judges
+        self._complete = complete
 
     def add(self, record: RoundRecord, x: Tensor, clock: Stopwatch) -> None:
         """Record a round whose model is x."""
         if record.round % self._every == 0 or record.round == self._last:
             record.evaluation = self._evaluate(x)
             clock.end("evaluate")
+        if self._complete is not None:
+            self._complete(record)
         record.seconds = clock.end_round()
         self.metrics.add(record)
         for watcher in self._watchers:

@@ -16,6 +16,7 @@ from byzdist.runtime.attendance import Attendance
 from byzdist.runtime.best import Best
 from byzdist.runtime.claims import Claimed, Claims
 from byzdist.runtime.decoding import Decoder
+from byzdist.runtime.diagnostics import Diagnostics
 from byzdist.runtime.divergence import Diverged
 from byzdist.runtime.estimate import Estimate, Outcome, with_prefix
 from byzdist.runtime.experiment import Experiment
@@ -39,6 +40,7 @@ class Server:
         stop: ends the run after the round in progress.
         saver: takes the checkpoints.
         best: ends the run where it does not get better any more.
+        diagnostics: measures every round.
     """
 
     def __init__(
@@ -49,9 +51,10 @@ class Server:
         stop: Stop,
         saver: ServerSaver | None = None,
         best: Best | None = None,
+        diagnostics: Diagnostics | None = None,
     ) -> None:
         self._experiment, self._transport, self._recorder = experiment, transport, recorder
-        self.stop, self._saver, self._best = stop, saver, best
+        self.stop, self._saver, self._best, self._diagnostics = stop, saver, best, diagnostics
         chosen = experiment.config.aggregation
         aggregator = Aggregator(chosen.rule, chosen.pre, compile=chosen.compile)
         self.full_rounds = FullRounds.of(experiment, aggregator)
@@ -59,7 +62,7 @@ class Server:
         self._planner = Planner(experiment, transport, self.full_rounds, self._attendance)
         self._decoder = Decoder(experiment, transport)
         self._claims = Claims.of(experiment)
-        self.estimate = Estimate(experiment, self.full_rounds, aggregator)
+        self.estimate = Estimate(experiment, self.full_rounds, aggregator, diagnostics)
         current = transport.frame.current
         self.x = current if current.device == experiment.device else current.to(experiment.device)
         self.x.copy_(experiment.oracle.initial())
@@ -204,6 +207,8 @@ class Server:
             "begun": self.estimate.exists,
             "full_rounds": self.full_rounds.state(),
         }
+        if self._diagnostics is not None:
+            facts["diagnostics"] = self._diagnostics.state()
         if self._best is not None:
             best, found = self._best.state()
             tensors, facts = tensors | best, facts | found
@@ -219,6 +224,8 @@ class Server:
         self._decoder.resume(with_prefix("decoder.", tensors))
         self._attendance.resume(facts["known"])
         self.full_rounds.resume(facts.get("full_rounds", {}))
+        if self._diagnostics is not None and "diagnostics" in facts:
+            self._diagnostics.resume(facts["diagnostics"])
         if self._best is not None:
             self._best.resume(tensors, facts, self.x)
         snapshot = facts["position"]

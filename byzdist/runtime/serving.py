@@ -2,12 +2,10 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-
-from torch import Tensor
 
 from byzdist.errors import RunError
 from byzdist.problem.data import OURS, Dataset
@@ -22,7 +20,8 @@ from byzdist.reporting.prometheus import Prometheus
 from byzdist.runtime import advice
 from byzdist.runtime.best import Best
 from byzdist.runtime.caller import COMMAND_LINE, Caller
-from byzdist.runtime.describing import describe
+from byzdist.runtime.describing import describe, write_clients
+from byzdist.runtime.diagnostics import Diagnostics
 from byzdist.runtime.divergence import Diverged, Guard
 from byzdist.runtime.experiment import Experiment, can_measure_gap
 from byzdist.runtime.identity import identity
@@ -62,7 +61,8 @@ def serve(
     """
     config, metrics = experiment.config, _begin(experiment, workers, run)
     advice.of_run(experiment)
-    evaluate, saver = _evaluation(experiment), _saver(experiment, workers, run, transport, metrics)
+    evaluator, saver = _evaluator(experiment), _saver(experiment, workers, run, transport, metrics)
+    diagnostics = Diagnostics(experiment, getattr(evaluator, "gradient", None)) if config.metrics.diagnostics else None
     guard, stop = Guard(config, metrics), Stop(transport.stop_waiting)
     best = Best(config.stop, metrics.better[config.stop.metric]) if config.stop else None
     judges = [guard.watch] if best is None else [guard.watch, best.watch]
@@ -77,8 +77,9 @@ def serve(
             loggers.show,
             *caller.watchers(stop.tell),
         ]
-        recorder = Recorder(config, metrics, evaluate, watchers, judges)
-        server = Server(experiment, transport, recorder, stop, saver, best)
+        evaluate = evaluator.evaluate if evaluator else lambda x: {}
+        recorder = Recorder(config, metrics, evaluate, watchers, judges, diagnostics.complete if diagnostics else None)
+        server = Server(experiment, transport, recorder, stop, saver, best, diagnostics)
         if caller.lives_on:
             interrupt_on_signals(stop.hear)
         else:
@@ -97,6 +98,8 @@ def serve(
         finally:
             summary = metrics.close(end.status, end.reason)
             loggers.close(summary)
+            if diagnostics is not None:
+                _write_conduct(experiment, run, diagnostics, transport)
         watch.finish(server.round)
         progress.finish(summary, metrics.better)
         if end.error is not None:
@@ -115,13 +118,21 @@ def _begin(experiment: Experiment, workers: int, run: RunFolder) -> Metrics:
         raise RunError(f"{str(error.filename or run.path)!r} cannot be written: {error.strerror or error}.") from None
 
 
-def _evaluation(experiment: Experiment) -> Callable[[Tensor], dict[str, float]]:
+def _write_conduct(experiment: Experiment, run: RunFolder, diagnostics: Diagnostics, transport: ServerEnd) -> None:
+    """Write what each client did into clients.csv."""
+    try:
+        write_clients(experiment, run.path, diagnostics.columns(transport.offences()))
+    except OSError as error:
+        log.error("clients.csv cannot be written: %s.", error.strerror or error)
+
+
+def _evaluator(experiment: Experiment) -> Evaluator | ValidationOnly | None:
     """Return what evaluates the model: on the clients' data or, where those are private, on the server's own set if it has one."""
     config, loss = experiment.config, experiment.oracle.loss
     if experiment.is_private:
         if experiment.validation is None:
-            return lambda x: {}
-        return ValidationOnly(loss, experiment.validation, samples=config.evaluate.samples, seed=config.seed).evaluate
+            return None
+        return ValidationOnly(loss, experiment.validation, samples=config.evaluate.samples, seed=config.seed)
     return Evaluator(
         loss,
         experiment.shared_data,
@@ -131,7 +142,7 @@ def _evaluation(experiment: Experiment) -> Callable[[Tensor], dict[str, float]]:
         optimum=_optimum(experiment),
         samples=config.evaluate.samples,
         seed=config.seed,
-    ).evaluate
+    )
 
 
 def _optimum(experiment: Experiment) -> float | None:

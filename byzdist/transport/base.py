@@ -155,6 +155,10 @@ class ServerEnd(ABC):
         """Return the clients that are no longer asked because of what they have sent."""
         return set()
 
+    def offences(self) -> dict[int, int]:
+        """Return how many offences each client has, where there are any; transports that trust their clients count none."""
+        return {}
+
     def snapshot(self, round_: int) -> dict[str, Any]:
         """Return the workers' state after a round as a checkpoint needs it, as JSON: which of them hold x^k, for example."""
         return {}

@@ -97,6 +97,10 @@ class LocalServer(ServerEnd):
         """See `ServerEnd.quarantined`."""
         return set(self._quarantine)
 
+    def offences(self) -> dict[int, int]:
+        """Return how many replies of each client were not finite."""
+        return dict(self._offences)
+
     def snapshot(self, round_: int) -> dict[str, Any]:
         """Return who has offended, as the star does; see `ServerEnd.snapshot`."""
         return {"clients": [[c, count, self._quarantine.get(c, "")] for c, count in self._offences.items()]}

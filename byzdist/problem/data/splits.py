@@ -27,8 +27,9 @@ Example:
 import csv
 import heapq
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated
 
 import numpy as np
@@ -41,6 +42,8 @@ from byzdist.randomness import stream
 from byzdist.registry import Named, Registry, Spec
 
 log = logging.getLogger(__name__)
+
+_NOTHING: Mapping[str, Sequence[object]] = MappingProxyType({})
 
 Owners = NDArray[np.int64]
 """The client that holds each sample, [N]."""
@@ -219,11 +222,17 @@ def warn_of_rare_classes(table: NDArray[np.int64], honest: int) -> None:
         )
 
 
-def write_table(split: Split, table: NDArray[np.int64] | None, path: Path) -> None:
-    """Write who holds how much as CSV: client, samples, and a column for each label where there is a table of them."""
-    labels = [] if table is None else [f"label_{label}" for label in range(table.shape[1])]
+def write_table(
+    split: Split | None, table: NDArray[np.int64] | None, path: Path, more: Mapping[str, Sequence[object]] = _NOTHING
+) -> None:
+    """Write as CSV who holds how much, as far as the split and the table of labels are known, and ``more`` columns of all clients."""
+    columns: dict[str, Sequence[object]] = {}
+    if split is not None:
+        columns["samples"] = [split.size(client) for client in range(split.count)]
+    if table is not None:
+        columns |= {f"label_{label}": column.tolist() for label, column in enumerate(table.T)}
+    columns |= more
     with replacing(path) as part, part.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["client", "samples", *labels])
-        for client in range(split.count):
-            writer.writerow([client, split.size(client), *([] if table is None else table[client].tolist())])
+        writer.writerow(["client", *columns])
+        writer.writerows((client, *row) for client, row in enumerate(zip(*columns.values(), strict=True)))

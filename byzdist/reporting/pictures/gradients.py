@@ -16,23 +16,20 @@ _LARGEST = 1 << 28  # bytes of clients.csv
 def gradients(run: History) -> Array:
     """Return the sample gradients of each round, summed over its cohort, replies or not.
 
-    A client of a sampled round computes its mini-batch once, or twice if the method sends gradient differences; in a full round it
-    computes all its samples, or ``full_batch`` of them. A mini-batch is at most what the client holds (clients.csv).
+    What a client computes depends on the method (`Method.evaluations`), and on how many samples it holds (clients.csv).
 
     Raises:
         ConfigError: for a method of the user's own, or a folder that does not say how many samples the clients hold.
     """
     name, facts = str(run.settings.get("method.name")), run.described.get("method", {})
-    batch = facts.get("batch_size") if isinstance(facts, dict) else None
-    if name not in METHODS or type(batch) is not int:
+    evaluations = getattr(METHODS.get(name), "evaluations", None) if name in METHODS else None
+    if evaluations is None:
         raise ConfigError(f"--x gradients: {run.folder}: how many gradients {name!r} takes is not known.")
-    points = 2 if getattr(METHODS.get(name), "sends_differences", False) else 1
-    full = facts.get("full_batch", batch)
     samples = _samples(run.folder)
-    costs = {
-        "full": samples if full == "all" else np.minimum(samples, full),
-        "sampled": points * np.minimum(samples, batch),
-    }
+    try:
+        costs = {"full": evaluations(facts, True, samples), "sampled": evaluations(facts, False, samples)}
+    except (KeyError, TypeError, ValueError):
+        raise ConfigError(f"--x gradients: {run.folder}: run.json does not say what {name!r} was given.") from None
     try:
         return np.array([costs[line["kind"]][line["cohort"]].sum() for line in run.lines], dtype=np.float64)
     except (KeyError, IndexError) as error:

@@ -251,6 +251,10 @@ class StarServer(ServerEnd):
         self.orders.forget(rank)
         worker.state = IN_QUARANTINE + reason
 
+    def offences(self) -> dict[int, int]:
+        """Return how many offences each client has."""
+        return {client: conduct.offences for client, conduct in self.members.conducts.items()}
+
     def snapshot(self, round_: int) -> dict[str, Any]:
         """Return who holds the round's model, and who has offended; see `ServerEnd.snapshot`."""
         workers = self.members.workers.items()

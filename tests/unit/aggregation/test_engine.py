@@ -93,6 +93,18 @@ def test_the_server_clips_rows_before_anything_else(rule, dtype, d):
     assert Aggregator(rule)(V, clip=0.0).vector.count_nonzero() == 0
 
 
+@pytest.mark.parametrize("rule", ["mean", "krum", "geometric_median", "coordinate_median"])
+def test_the_weights_make_the_result_from_the_clipped_rows(rule):
+    V = rows(7, 40) * torch.linspace(0.1, 3, 7, dtype=torch.float64)[:, None]
+    threshold = float(V[3].norm())
+    result = Aggregator(rule, [{"name": "bucketing", "size": 2}])(V, f=1, clip=threshold, generator=seeded())
+    if rule == "coordinate_median":
+        assert result.weights is None
+    else:
+        clipped = V * torch.clamp(threshold / V.norm(dim=1), max=1.0)[:, None]
+        torch.testing.assert_close(result.vector, torch.from_numpy(result.weights) @ clipped)
+
+
 def test_f_is_an_error_alone_and_clamped_with_a_record_in_the_aggregator():
     V = rows(4, 9)
     with pytest.raises(ConfigError, match="f: 2 of 4 rows; 0 to 1"):

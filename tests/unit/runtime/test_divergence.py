@@ -131,3 +131,16 @@ def test_the_start_of_a_resumed_run_is_the_start_of_the_run(tmp_path):
     ):
         guard.watch(record(3, loss=60_000.0), torch.ones(2))
     metrics.close("failed"), again.close("failed")
+
+
+def test_a_loss_that_has_grown_tenfold_is_named_once_while_the_run_goes_on(tmp_path, caplog):
+    metrics = Metrics(tmp_path)
+    guard = Guard(parse(BASE), metrics)
+    caplog.clear()
+    for round_, loss in enumerate((0.7, 6.9, 7.1, 20.0)):
+        entry = record(round_, loss=loss)
+        metrics.add(entry)
+        guard.watch(entry, torch.zeros(2))
+    metrics.close("finished")
+    (message,) = caplog.messages
+    assert "round 2: the loss is 7.1 and was 0.7 at the start" in message and "method.step_size lower" in message
