@@ -18,8 +18,7 @@ from byzdist.problem.objective import Objective, sample_groups
 from byzdist.problem.tasks import TASKS
 from byzdist.problem.tasks.classification import CLASSIFICATION
 from byzdist.randomness import stream
-from tests.support.paths import data_file
-from tests.support.problem import load_arrays, oracle_of
+from tests.support.problem import oracle_of
 from tests.support.standins import watched
 
 GOOD = range(3)
@@ -52,24 +51,6 @@ def test_no_other_solver_finds_less(classes, bias, split, direct):
     other = scipy_minimize(value, oracle.initial().numpy(), jac=True, method="BFGS", options={"gtol": 1e-9})
     gap = evaluator.evaluate(torch.from_numpy(other.x))["gap"]
     assert -1e-15 <= gap <= 1e-12
-
-
-def test_a9a_against_scikit_learn(tmp_path):
-    """Newton's method of another library, on the data and the regularizer of the paper's figure 1."""
-    from sklearn.linear_model import LogisticRegression
-
-    dataset = load_arrays({"name": "libsvm", "path": data_file("a9a.gz")}, tmp_path)
-    parts = data.split({"name": "shared"}, dataset.labels, 20, 0)
-    found = optimum.find_optimum(
-        {"name": "logistic_regression", "l2": 0.01}, CLASSIFICATION, dataset, parts, range(15), tmp_path
-    )
-    # scikit-learn minimizes ‖w‖²/2 + C Σ loss; ours is mean loss + l2 ‖w‖².
-    other = LogisticRegression(C=1 / (2 * 0.01 * 32561), fit_intercept=False, solver="newton-cholesky", tol=1e-10)
-    other.fit(dataset.features, dataset.labels)
-    weights = other.coef_[0]
-    signs = 2 * dataset.labels - 1
-    loss = np.logaddexp(0, -signs * (dataset.features @ weights)).mean() + 0.01 * weights @ weights
-    assert abs(loss - found) <= 1e-15
 
 
 def test_a_difficult_start_needs_shorter_steps(tmp_path):

@@ -2,8 +2,6 @@
 
 import gzip
 import struct
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,7 +11,6 @@ import sklearn.datasets
 from byzdist.errors import ConfigError
 from byzdist.problem.data import DATASETS, RawData
 from byzdist.registry import Spec
-from tests.support.paths import data_file
 from tests.support.problem import load_arrays
 from tests.support.standins import failing, registered
 
@@ -206,16 +203,6 @@ def test_wrong_data_sections_name_the_key(spec, message):
         DATASETS.check(spec, "data")
 
 
-def test_the_real_files(tmp_path):
-    spec = {"name": "libsvm", "path": data_file("a9a.gz"), "test_path": data_file("a9a.t.gz")}
-    a9a = load_arrays(spec, tmp_path)
-    assert a9a.features.shape == (32561, 123) and a9a.test_features.shape == (16281, 123) and a9a.classes == 2
-    assert a9a.labels.sum() == 7841  # the positive ones
-    assert set(np.unique(a9a.features)) == {0.0, 1.0}
-    shape = DATASETS.check({"name": "mnist", "path": data_file("mnist")}, "data")
-    assert shape.name == "mnist"
-
-
 def test_a_changed_file_is_prepared_anew(tmp_path):
     file = tmp_path / "a"
     file.write_text("1 1:1\n-1 1:2\n")
@@ -232,13 +219,6 @@ def test_the_second_to_come_prepares_nothing(tmp_path):
         second = load_arrays({"name": "digits"}, tmp_path)
     assert second.key == first.key and np.array_equal(second.features, first.features)
     assert isinstance(second.features, np.memmap)
-
-
-def test_a_process_does_not_import_a_parser_when_the_cache_is_warm(tmp_path):
-    load_arrays({"name": "digits"}, tmp_path)
-    code = "import sys; from pathlib import Path; from byzdist.problem import data;"
-    code += f"data.load({{'name': 'digits'}}, Path({str(tmp_path)!r})); print('sklearn' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
 def test_many_come_at_once_and_one_prepares(tmp_path):
