@@ -19,7 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", metavar="KEY", required=True, help="a setting, such as aggregation.rule")
     parser.add_argument("--columns", metavar="KEY", required=True, help="another, such as attack")
     parser.add_argument("--value", metavar="METRIC", required=True, help="a name of summary.json or metrics.jsonl")
-    parser.add_argument("--at", metavar="PLACE", default="last", help="last, best or round=N (default: last)")
+    parser.add_argument(
+        "--at",
+        metavar="PLACE",
+        default="last",
+        help="last, best, round=N, gradients=N, bytes=N or seconds=N (default: last)",
+    )
     parser.add_argument(
         "--best",
         metavar="KEY[=METRIC[@PLACE]]",

@@ -1,16 +1,18 @@
 """What runs have measured, for tables: of each run its settings, how it has ended, and one number."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from byzdist.config.reading import read_tree
 from byzdist.errors import ConfigError
 from byzdist.host.files import parse_json, read_json, read_text
 from byzdist.problem.evaluation import OF_ANY_TASK
 from byzdist.problem.task import Better
+from byzdist.reporting.pictures.curves import Axis, positions
+from byzdist.reporting.pictures.history import read_history
 from byzdist.storage.folder import CONFIG, RUN
 from byzdist.sweeping.folder import Status, is_sweep, load, reasons, state_of
 from byzdist.sweeping.naming import label
@@ -18,12 +20,19 @@ from byzdist.words import flat
 
 _LARGEST = 1 << 30  # bytes of metrics
 _UNNAMED = ("name",)  # keys that say nothing of what was trained
-_PLACE = re.compile(r"last|best|round=\d{1,9}")
+_PLACE = re.compile(
+    r"last|best|round=\d{1,9}|(?P<cost>gradients|bytes|seconds)=(?P<spent>\d{1,15}(\.\d{1,9})?(e\d{1,2})?)"
+)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of a run: a name of its summary or its metrics, and where in the run: ``last``, ``best`` or ``round=N``."""
+    """A number of a run: a name of its summary or its metrics, and where in the run.
+
+    Attributes:
+        at: ``last``, ``best``, ``round=N``, or the last one for which at most so much was spent: ``gradients=N`` (of single samples),
+            ``bytes=N`` (uplink) or ``seconds=N`` (of rounds).
+    """
 
     name: str
     at: str = "last"
@@ -37,13 +46,16 @@ class Metric:
         """
         name, _, place = text.partition("@")
         if not _PLACE.fullmatch(place or at):
-            raise ConfigError(f"--at: {place or at!r} is none of last, best and round=N.")
+            raise ConfigError(
+                f"--at: {place or at!r} is none of last, best, round=N, gradients=N, bytes=N and seconds=N."
+            )
         return cls(name, place or at)
 
     def __str__(self) -> str:
-        return {"last": self.name, "best": f"best {self.name}"}.get(
-            self.at, f"{self.name} after {self.at.replace('=', ' ')}"
-        )
+        what, _, number = self.at.partition("=")
+        if not number:
+            return {"last": self.name, "best": f"best {self.name}"}[what]
+        return f"{self.name} after {what} {number}" if what == "round" else f"{self.name} after {number} {what}"
 
 
 class Measured(NamedTuple):
@@ -98,6 +110,8 @@ class Found:
             numbers = [value for value in lines.values() if value is not None]
             choose = max if self.better(metric.name) == "higher" else min
             return choose(numbers) if numbers else None
+        if (spent := _PLACE.fullmatch(metric.at)) is not None and spent["cost"]:
+            return lines[self._round_of_cost(spent["cost"], float(spent["spent"]), lines)]
         round_ = int(metric.at.partition("=")[2])
         if round_ not in lines:
             near = min(lines, key=lambda there: abs(there - round_))
@@ -105,6 +119,22 @@ class Found:
                 f"--at: {metric.name!r} was not measured after round {round_} in {self.folder}; the nearest is {near}."
             )
         return lines[round_]
+
+    def _round_of_cost(self, cost: str, budget: float, measured: Collection[int]) -> int:
+        """Return the last of the ``measured`` rounds up to which a run has spent at most a budget."""
+        run = read_history(self.folder)
+        spent = positions(run, cast(Axis, cost))
+        if spent[-1] < budget:
+            raise ConfigError(
+                f"--at: {self.folder} has spent {spent[-1]:g} {cost} in all, less than {budget:g}; train longer, or compare at less."
+            )
+        within = run.rounds[spent <= budget].astype(int).tolist()
+        found = [round_ for round_ in within if round_ in measured]
+        if not found:
+            raise ConfigError(
+                f"--at: nothing was measured in {self.folder} before it had spent {budget:g} {cost}; compare at more."
+            )
+        return int(found[-1])
 
     def _lines(self) -> list[dict[str, Any]]:
         path = self.folder / "metrics.jsonl"

@@ -12,6 +12,7 @@ from byzdist.errors import ConfigError
 from byzdist.sweeping.formats import FORMATS
 from byzdist.sweeping.measured import Found, Metric, find_runs
 from byzdist.sweeping.table import Request, tabulate
+from tests.support.folders import run_folder
 
 ACCURACY = Metric("accuracy")
 
@@ -100,6 +101,29 @@ def test_a_number_may_be_the_best_of_a_run_or_that_of_a_round(tmp_path):
         one.measure(Metric("accuracy", "round=9"))
     with pytest.raises(ConfigError, match="'f1' was not measured .* There are accuracy, loss"):
         one.measure(Metric("f1"))
+
+
+def test_runs_are_compared_at_equal_cost(tmp_path):
+    # Round 0 takes all 205 samples, each of the others 2 (8 + 5 + 8 + 8) gradients, 100 bytes and half a second.
+    one = Found(run_folder(tmp_path / "one", [0.9, 0.5, 0.2]), {})
+    for at, expected in (
+        ("gradients=205", 0.9),
+        (f"gradients={205 + 10 * 58 - 1}", 0.9),
+        (f"gradients={205 + 10 * 58}", 0.5),
+        ("bytes=2.1e3", 0.2),
+        ("seconds=10.4", 0.5),
+    ):
+        assert one.measure(Metric.of("loss", at)).value == expected
+    with pytest.raises(ConfigError, match="has spent 1365 gradients in all, less than 1366"):
+        one.measure(Metric.of("loss@gradients=1366"))
+    with pytest.raises(ConfigError, match="nothing was measured in .* before it had spent 99 bytes"):
+        one.measure(Metric.of("loss", "bytes=99"))
+    with pytest.raises(ConfigError, match="'metres=3' is none of last, best, round=N, gradients=N"):
+        Metric.of("loss", "metres=3")
+    assert [str(Metric.of("loss", at)) for at in ("bytes=2e3", "round=4")] == [
+        "loss after 2e3 bytes",
+        "loss after round 4",
+    ]
 
 
 @pytest.mark.parametrize(
