@@ -60,6 +60,19 @@ class Payloads(Mapping[int, Tensor]):
 
 
 @dataclass(frozen=True)
+class LateReply:
+    """A reply that came after its round.
+
+    Attributes:
+        round: the round that asked for it.
+        payload: uint8, memory of its own.
+    """
+
+    round: Round
+    payload: Tensor
+
+
+@dataclass(frozen=True)
 class Replies:
     """What came back in a round: for each client of the cohort its payload, or why there is none.
 
@@ -68,6 +81,7 @@ class Replies:
         missing: the reason, by client id.
         afresh: the clients whose reply says that they remembered nothing before this round.
         bytes_down, bytes_up: what the server sent and received in the round.
+        late: by client, replies to earlier rounds that came since the last `send`, if the transport keeps them.
     """
 
     payloads: Payloads
@@ -75,6 +89,7 @@ class Replies:
     afresh: Set[int]
     bytes_down: int
     bytes_up: int
+    late: Mapping[int, LateReply] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

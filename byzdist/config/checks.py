@@ -4,13 +4,12 @@ import logging
 from collections.abc import Iterator
 from typing import Any, get_args
 
-import torch
-
 from byzdist.aggregation import PRE, RULES, Aggregator
 from byzdist.attacks import ATTACKS
 from byzdist.attacks.assignment import ASSIGNED, check_assignment, flipped
 from byzdist.compression import COMPRESSORS
 from byzdist.config import advice
+from byzdist.config.exchange import check_exchange
 from byzdist.config.schema import Config, MetricsOut
 from byzdist.errors import ConfigError
 from byzdist.loggers import LOGGERS
@@ -62,8 +61,7 @@ def check(config: Config) -> Config:
     for registry, spec, key in _pieces(config):
         registry.check_run(spec, facts, key)
     _aggregation(config, together, facts)
-    _transport(config)
-    _device(config)
+    check_exchange(config)
     advice.of_config(config)
     return config
 
@@ -319,19 +317,3 @@ def _attack(config: Config) -> Spec | list[Spec]:
             )
         checked.append(spec)
     return checked if isinstance(config.attack, list) else checked[0]
-
-
-def _transport(config: Config) -> None:
-    cohort = config.method.parameters.get("cohort") or config.clients.count
-    if config.transport.min_replies > cohort:
-        raise ConfigError(
-            f"transport.min_replies: {config.transport.min_replies} replies can never come from a cohort of {cohort} (method.cohort)."
-        )
-
-
-def _device(config: Config) -> None:
-    if config.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device: {config.device!r} is wanted, but torch sees no GPU. Use auto or cpu.")
-    _, _, index = config.device.partition(":")
-    if index and int(index) >= torch.cuda.device_count():
-        raise ConfigError(f"device: {config.device!r} is wanted, but torch sees {torch.cuda.device_count()} GPUs.")

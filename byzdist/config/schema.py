@@ -73,6 +73,7 @@ class Transport(Section):
             of a worker.
         late_share: the share of the run's time for which rounds may wait in vain for one worker, once it has missed three deadlines;
             a worker that takes more is not asked for a while. 1 means no limit.
+        late: whether a reply that comes after its round is dropped, or enters the next sampled round with a smaller weight.
         draw: whether cohorts come from the clients that can be reached, or from all, where those out of reach count as missing.
         restarts: how often a killed worker process is started again.
     """
@@ -83,6 +84,7 @@ class Transport(Section):
     min_replies: Annotated[int, Field(ge=1)] = 1
     offences: Annotated[int, Field(ge=1)] = 3
     late_share: Annotated[float, Field(gt=0, le=1)] = 0.05
+    late: Literal["drop", "keep"] = "drop"
     draw: Literal["available", "all"] = "available"
     restarts: Annotated[int, Field(ge=0, le=254)] = 3
 

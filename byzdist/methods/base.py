@@ -123,6 +123,7 @@ class Method(ABC):
     clients_remember = False  # whether `message` uses the task's memory
     needs_every_client = False  # whether all clients must be asked in every round; cohort and full_cohort are then n
     allows_biased = False  # whether a biased compressor may be used without error feedback
+    allows_late = False  # whether a reply may be used in a later round, see `late_factor`
     plain_mean = False  # whether sampled rounds use the mean in place of the robust rule
 
     @classmethod
@@ -255,6 +256,15 @@ class Method(ABC):
         If `message` reads others, only time is lost.
         """
         return draw_batch(round_, client, samples, self.batch_size)
+
+    def late_factor(self, age: int, share: float) -> float:
+        """Return the factor with which a reply counts that comes ``age`` rounds late, between 0 and 1, for methods with `allows_late`.
+
+        Args:
+            age: in rounds, at least 1.
+            share: p = C/n, the probability that a client is drawn.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not allow late replies")
 
     @classmethod
     def evaluations(

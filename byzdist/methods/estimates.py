@@ -27,6 +27,12 @@ class ClippedEstimates(Method):
 
     server_optimizer: str | dict[str, Any] | None = None
 
+    allows_late = True
+
+    def late_factor(self, age: int, share: float) -> float:
+        """Return (1 - p)^age: a bank of estimates decays like that (DeMoA, Otsuka et al. 2026, with α = 1)."""
+        return (1 - share) ** age
+
     @classmethod
     def check_run(cls, run: RunFacts, key: str, **parameters: Any) -> None:
         """Refuse a wrong server optimizer, besides what every method refuses."""
@@ -83,6 +89,10 @@ class MomentumSGD(SGD):
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
 
     clients_remember = True
+
+    def late_factor(self, age: int, share: float) -> float:
+        """Return (1 - (1-β)p)^age, as a bank of momenta decays (DeMoA, with α = 1-β)."""
+        return (1 - (1 - self.momentum) * share) ** age
 
     def message(self, oracle: Oracle, task: ClientTask, out: Tensor) -> None:
         """Client: its momentum, updated with the gradient at x^k on a mini-batch."""

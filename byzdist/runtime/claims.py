@@ -11,7 +11,7 @@ from torch import Tensor
 
 from byzdist.problem.objective import metrics
 from byzdist.problem.oracle import Oracle
-from byzdist.rounds import Payloads, Replies, Round
+from byzdist.rounds import LateReply, Payloads, Replies, Round
 from byzdist.runtime.experiment import Experiment
 
 _LARGEST = 1e30  # a claim beyond that is dropped
@@ -67,7 +67,8 @@ class Claims:
         """Return the replies without their claims, and the claims: R x bytes (uint8)."""
         rows = replies.payloads.rows
         end = rows.shape[1] - self.nbytes
-        return replace(replies, payloads=Payloads(replies.payloads, rows[:, :end])), rows[:, end:]
+        late = {client: LateReply(one.round, one.payload[: -self.nbytes]) for client, one in replies.late.items()}
+        return replace(replies, payloads=Payloads(replies.payloads, rows[:, :end]), late=late), rows[:, end:]
 
     def summary(self, rows: Tensor) -> Claimed:
         """Return what is reported of the claims in these rows (uint8): each name over the clients whose claim is a possible number."""

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from byzdist.aggregation import nonfinite_rows
-from byzdist.rounds import ClientMemories, Memory, Messages, Payloads, Replies, Round
+from byzdist.methods import Method
+from byzdist.rounds import ClientMemories, LateReply, Memory, Messages, Payloads, Replies, Round
 from byzdist.runtime.divergence import Diverged
 from byzdist.runtime.experiment import Experiment
 from byzdist.transport.base import ServerEnd
@@ -23,6 +24,7 @@ class Decoder:
         self._compressors = experiment.compressors
         self._transport, self._device, self._dtype = transport, experiment.device, experiment.dtype
         self._cohort, self._dimension = experiment.method.cohort, experiment.oracle.dimension
+        self._share = experiment.method.cohort / experiment.config.clients.count
         self._remembers = experiment.compressors[False].remembers
         self._memories = ClientMemories([_COMPRESSOR] if self._remembers else [])
         self._dense: Tensor | None = None  # room for decoded vectors; None where payloads are the values themselves
@@ -59,6 +61,35 @@ class Decoder:
             for client in clients:
                 self._memories.of(_COMPRESSOR, client).update(drafts[client])
         return Messages(round_, clients, vectors), missing
+
+    def with_late(
+        self, received: Messages, late: Mapping[int, LateReply], method: Method
+    ) -> tuple[Messages, list[str]]:
+        """Return the vectors of a sampled round together with late replies, and the events that say so.
+
+        A client has at most one row, and late ones are at most half as many as those of the round itself, the youngest first: clients
+        that are late on purpose cannot become the majority. Full rounds, which are not clipped, take none.
+        """
+        room = len(received.clients) // 2
+        excluded = {*received.clients, *self._transport.quarantined()}
+        usable = {client: one for client, one in late.items() if client not in excluded}
+        if received.round.full or not room or not usable:
+            return received, []
+        added, rows, events = received.clients.copy(), [received.rows], []
+        for client, one in sorted(usable.items(), key=lambda item: (-item[1].round.number, item[0])):
+            row = torch.empty(1, self._dimension, dtype=self._dtype, device=one.payload.device)
+            self._compressors[one.round.full].decode(one.payload, row[0], one.round, client, {})
+            if not row.isfinite().all():
+                self._transport.blame(client, NOT_FINITE)
+            elif len(added) < len(received.clients) + room:
+                age = received.round.number - one.round.number
+                rows.append(row.to(self._device).mul_(method.late_factor(age, self._share)))
+                added.append(client)
+                events.append(
+                    f"client {client}'s reply to round {one.round.number} counts in round {received.round.number}"
+                )
+        order = sorted(range(len(added)), key=added.__getitem__)
+        return Messages(received.round, [added[i] for i in order], torch.cat(rows)[order]), events
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what the decoder remembers of clients, as live tensors by name."""

@@ -159,6 +159,9 @@ class Server:
                 claimed = self._claims.summary(rows)
         received, missing = self._decoder.decode(replies, round_, self.x)
         events = self._attendance.note(round_, replies, missing)
+        if replies.late:
+            received, counted = self._decoder.with_late(received, replies.late, self._experiment.method)
+            events += counted
         exposed = self._attendance.exposed(received.clients, missing)
         outcome = self.estimate.update(received, prepared, exposed)
         self._experiment.method.end_round(self.estimate.g)

@@ -31,7 +31,12 @@ def open_server(settings: Transport, shape: Shape, facts: str, memory: int) -> S
     host(shape.workers, memory)  # until this process ends
     if settings.name == "star":
         terms = Terms(
-            settings.deadline, settings.join_timeout, settings.min_replies, settings.offences, settings.late_share
+            settings.deadline,
+            settings.join_timeout,
+            settings.min_replies,
+            settings.offences,
+            settings.late_share,
+            settings.late == "keep",
         )
         return StarServer(shape, terms, keys, connect, facts)
     store = connect(STORE_PATIENCE)

@@ -13,6 +13,7 @@ from tests.support.star import (
     ONES,
     REQUEST,
     TERMS,
+    Missing,
     Star,
     enter,
     enter_in,
@@ -90,3 +91,23 @@ def test_where_most_workers_are_late_nobody_rests() -> None:
         assert len(star.server.members.resting) == 1
         star.server.members.terms = replace(star.server.members.terms, min_replies=3)
         until(star, lambda: len(star.server.available()) == 3)
+
+
+def test_a_late_reply_is_kept_for_the_next_round_where_that_is_wanted() -> None:
+    for keeps in (True, False):
+        with Star(shape_of(2), replace(TERMS, keeps_late=keeps)) as star:
+            star.start_honest(1)
+            star.joined(1)
+            link = enter_in(star, 2)
+            assert isinstance(star.ask(full=True, deadline=0.2)[1], Missing)
+            link.receive(REQUEST)
+            assert isinstance(star.ask(deadline=0.2)[1], Missing), "it is busy"
+            assert star.replies.late == {}
+            link.send(reply(0, 1, 3 * ONES))
+            until(star, lambda: 1 in star.server.available())
+            assert star.ask([0]).keys() == {0} and list(star.replies.late) == [1] * keeps
+            if keeps:
+                late = star.replies.late[1]
+                assert late.round.number == 0 and late.round.full and torch.equal(values(late.payload), 3 * ONES)
+                star.ask([0])
+                assert star.replies.late == {}, "it is handed over once"

@@ -59,6 +59,7 @@ class Exchange:
         for rank, rows in hosted.items():
             worker = members.workers[rank]
             worker.round, worker.pending, worker.rows = request.round.number, set(rows), rows
+            worker.request = request
         self.awaited = sum(map(len, hosted.values()))
         return list(hosted)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from byzdist.transport.base import Shape
+from byzdist.transport.base import Request, Shape
 from byzdist.transport.star.lateness import Allowance
 from byzdist.transport.star.records import Report, ReportKind
 
@@ -23,6 +23,7 @@ class Terms:
         min_replies: how many clients must be reachable.
         offences: how many offences lead to quarantine.
         late_share: the share of the run's time for which the server may wait in vain for one worker.
+        keeps_late: whether replies that come after their round are kept for the next one.
     """
 
     deadline: float
@@ -30,6 +31,7 @@ class Terms:
     min_replies: int
     offences: int
     late_share: float
+    keeps_late: bool = False
 
 
 @dataclass
@@ -56,6 +58,7 @@ class Worker:
     generation: int = 0
     state: str = "has not joined yet"  # "" where the link is open
     round: int = -1  # the round of the request that the worker still has to answer
+    request: Request | None = None  # the same request
     pending: set[int] = field(default_factory=set)  # the clients that it still has to answer for
     rows: dict[int, int] = field(default_factory=dict)  # by client: the row where its gateway may still write a reply
     conduct: Conduct = field(default_factory=Conduct)

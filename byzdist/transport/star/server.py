@@ -23,7 +23,7 @@ from torch.distributed import DistError
 
 from byzdist.errors import ConfigError, RunError
 from byzdist.host.descriptors import SPARE
-from byzdist.rounds import Payloads, Replies
+from byzdist.rounds import LateReply, Payloads, Replies
 from byzdist.transport.base import Request, Save, ServerEnd, Shape
 from byzdist.transport.star.exchange import Exchange
 from byzdist.transport.star.keeper import Gateways
@@ -88,6 +88,7 @@ class StarServer(ServerEnd):
         if shape.pinned:
             self._shared.pin()
         self._waits_for_nobody = False
+        self._late: dict[int, LateReply] = {}  # by client, until the next round ends
 
     def open(self) -> None:
         """Wait until every worker has joined, or until ``join_timeout`` is over and at least ``min_replies`` clients can be reached.
@@ -154,7 +155,8 @@ class StarServer(ServerEnd):
             for text in self.members.charge_the_late(exchange.request.round.number, now - exchange.heard_at, now):
                 self._tell(text)
         payloads = Payloads(present, self._shared.rows.payloads(list(present.values()), exchange.request.length))
-        return Replies(payloads, missing, exchange.afresh, int(down), int(up))
+        late, self._late = self._late, {}
+        return Replies(payloads, missing, exchange.afresh, int(down), int(up), late)
 
     def listen(self, seconds: float) -> bool:
         """Process the reports of gateways, waiting ``seconds`` at most for the first one; return whether there was any.
@@ -170,6 +172,7 @@ class StarServer(ServerEnd):
     def hear(self, report: Report) -> None:
         """Handle a gateway's report about its worker."""
         worker = self.members.workers[report.rank]
+        row = worker.rows.get(report.client)
         if report.generation == worker.generation:
             worker.release_rows(report)
         if report.what is ReportKind.JOINED:
@@ -177,7 +180,9 @@ class StarServer(ServerEnd):
         elif report.generation != worker.generation or worker.state:
             log.debug("%s", report)  # a late report of a link that was closed, or never opened
         elif report.what is ReportKind.REPLY:
-            self._settle(worker, report.client, afresh=report.text != "")
+            is_late = self._settle(worker, report.client, afresh=report.text != "")
+            if is_late and row is not None and self.members.terms.keeps_late:
+                self._keep(worker, report.client, row)
         elif report.what is ReportKind.OFFENCE:
             self._settle(worker, report.client, report.text)
             self.blame(report.client, report.text)
@@ -199,9 +204,17 @@ class StarServer(ServerEnd):
         if (command := self.orders.greet(report.rank)) is not None:
             self.gateways.give(report.rank, command)
 
-    def _settle(self, worker: Worker, client: int, missing: str | None = None, afresh: bool = False) -> None:
+    def _settle(self, worker: Worker, client: int, missing: str | None = None, afresh: bool = False) -> bool:
+        """Take a client's reply, or why there is none; return whether its round is over."""
         if text := self.exchange.settle(worker, client, time.monotonic(), missing, afresh):
             self._tell(text)
+        return text != ""
+
+    def _keep(self, worker: Worker, client: int, row: int) -> None:
+        """Keep a late reply, which lies in a row, for the next round."""
+        assert worker.request is not None
+        payload = self._shared.rows.payloads([row], worker.request.length)[0].clone()
+        self._late[client] = LateReply(worker.request.round, payload)
 
     def _settle_all(self, worker: Worker, reason: str) -> None:
         """Note why the replies that a worker owes will never come."""
