@@ -22,6 +22,7 @@ METHODS: Registry[Callable[..., "Method"]] = Registry("method")
 Full = Literal["all"]
 ClipFactor = Annotated[float, Gt(0)] | Literal["none"]
 Growth = Annotated[float, Ge(1)] | Literal["none"]
+Batches = Literal["independent", "shared"]
 Probability = Annotated[float, Gt(0), Le(1)]
 
 
@@ -33,6 +34,7 @@ class ClientTask:
         x: x^k, the model at which gradients are needed, d values.
         previous: x^{k-1}, or None in full rounds.
         memory: the method's memory of this client, to be read and written.
+        batches: the method's ``batches``.
     """
 
     round: Round
@@ -40,15 +42,17 @@ class ClientTask:
     x: Tensor
     previous: Tensor | None
     memory: Memory = field(default_factory=dict)
+    batches: Batches = "independent"
 
     def batch(self, samples: int, size: int) -> np.ndarray:
-        """Draw ``size`` of ``samples`` positions (all if there are fewer) without replacement, keyed by client and round."""
-        return draw_batch(self.round, self.client, samples, size)
+        """Draw ``size`` of ``samples`` positions (at most all) without replacement, keyed by round and, unless shared, client."""
+        return draw_batch(self.round, self.client, samples, size, self.batches)
 
 
-def draw_batch(round_: Round, client: int, samples: int, size: int) -> np.ndarray:
+def draw_batch(round_: Round, client: int, samples: int, size: int, batches: Batches) -> np.ndarray:
     """Draw a client's mini-batch for a round, see `ClientTask.batch`."""
-    return round_.rng("batch", client).choice(samples, min(size, samples), replace=False)
+    generator = round_.rng("batch", client if batches == "independent" else 0)
+    return generator.choice(samples, min(size, samples), replace=False)
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ class Method(ABC):
             calls a full round. With a server optimizer, λ = α‖x^k - x^{k-1}‖ is multiplied by bound/‖g‖ when ‖g‖ exceeds the
             bound. A bound on the step itself would clip honest clients as soon as momentum has built up.
         clip_reference: "gradient" for λ = α‖g^{k-1}‖, as in the authors' code.
+        batches: "shared": clients with equally many samples draw the same positions among them, as in the authors' code. If all hold
+            the same data, honest clients then send the same vector.
         state: what the server half keeps from round to round besides g.
 
     Example:
@@ -117,6 +123,7 @@ class Method(ABC):
     clip_max: ClipFactor = "none"
     clip_growth: Growth = 2.0
     clip_reference: Literal["step", "gradient"] = "step"
+    batches: Batches = "independent"
     state: Memory = field(default_factory=dict, init=False, repr=False, compare=False)
 
     sends_differences = False  # whether a sampled client needs x^{k-1} and sends a gradient difference
@@ -255,7 +262,7 @@ class Method(ABC):
 
         If `message` reads others, only time is lost.
         """
-        return draw_batch(round_, client, samples, self.batch_size)
+        return draw_batch(round_, client, samples, self.batch_size, self.batches)
 
     def late_factor(self, age: int, share: float) -> float:
         """Return the factor with which a reply counts that comes ``age`` rounds late, between 0 and 1, for methods with `allows_late`.

@@ -58,7 +58,9 @@ class ByzVRMarinaPP(Method):
         """Return which samples `message` will read: in full rounds all or b', else a mini-batch."""
         if not round_.full:
             return super().positions(round_, client, samples)
-        return None if self.full_batch == "all" else draw_batch(round_, client, samples, self.full_batch)
+        if self.full_batch == "all":
+            return None
+        return draw_batch(round_, client, samples, self.full_batch, self.batches)
 
     @classmethod
     def evaluations(

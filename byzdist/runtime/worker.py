@@ -125,7 +125,8 @@ class Worker:
         # This worker may hold x^{k-1} only because another of its clients was sent it.
         previous = received.previous if difference else None
         memory = self._memories.of(METHOD, client)
-        self._method.message(self._oracle, ClientTask(received.round, client, received.x, previous, memory), out)
+        task = ClientTask(received.round, client, received.x, previous, memory, self._method.batches)
+        self._method.message(self._oracle, task, out)
         if client not in self._byzantine:
             if self._collusion and not self._byzantine.isdisjoint(received.round.cohort.tolist()):
                 self._collusion.publish(received.round.number, client, out)

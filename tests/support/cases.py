@@ -60,7 +60,7 @@ def _cases() -> dict[str, dict[str, Any]]:
     for name in (*MARINAS, *ESTIMATES):
         for clip in (0.5, "none"):
             cases[f"{name}, clip {clip}"] = case(name=name, clip=clip, full_cohort=7)
-        cases[f"{name}, clip_reference gradient"] = case(name=name, clip_reference="gradient")
+        cases[f"{name}, as in the authors' code"] = case(name=name, clip_reference="gradient", batches="shared")
         cases[f"{name}, rand_k"] = case("alie", RAND_K, name=name)
         cases[f"{name}, shared rand_k"] = case("bit_flip", SHARED, name=name)
         cases[f"{name}, label_flip"] = case("label_flip", name=name)

@@ -49,7 +49,8 @@ class Reference:
         return (errors.T @ features).ravel() / len(rows) + 2 * self.eta * x
 
     def batch(self, client: int, round_: int, size: int) -> np.ndarray:
-        return stream(self.seed, "batch", client, round_).choice(len(self.held[client]), size, replace=False)
+        key = 0 if self.method.get("batches") == "shared" else client
+        return stream(self.seed, "batch", key, round_).choice(len(self.held[client]), size, replace=False)
 
     def honest(self, client: int, round_: int, full: bool, x: np.ndarray, x_old: np.ndarray) -> np.ndarray:
         name, size = self.method["name"], self.method["batch_size"]

@@ -1,7 +1,8 @@
 """The report on several runs."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 
 from byzdist.errors import ConfigError
@@ -61,16 +62,18 @@ def _differences(runs: Sequence[History], keys: Sequence[str]) -> Html:
 
 
 def _pictures(runs: Sequence[History], there: Sequence[str], keys: Sequence[str], y: str) -> list[Html]:
-    """Return the curves, in facets if two keys or more differ, and a heat map of the first two."""
-    sides = tuple(key for key in keys if key in there)[:2]
-    panels = 1
-    for key in sides:
-        panels *= len(set(values(runs, key)))
+    """Return the curves, in facets if there are any, and a heat map of the same two keys."""
+    sides = facets({key: len(set(values(runs, key))) for key in keys if key in there})
     note = element("p", "Curves are means over seeds, in a band of one standard error.")
-    if len(sides) < 2 or panels > _PANELS:
+    if sides is None:
         return [section("Curves", inline(runs, View(x="rounds"), "curves of all runs"), note)]
     curves = inline(runs, View(y=(y,), facet=sides), f"{y} by {' and '.join(sides)}")
     return [section("Curves", curves, note), section(f"Last {y}", *_maps(runs, sides, y))]
+
+
+def facets(sizes: Mapping[str, int]) -> tuple[str, str] | None:
+    """Return the first two keys whose values do not make too many panels, from the number of values of each; None if there are none."""
+    return next(((one, two) for one, two in combinations(sizes, 2) if sizes[one] * sizes[two] <= _PANELS), None)
 
 
 def _maps(runs: Sequence[History], sides: tuple[str, ...], y: str) -> list[Html]:

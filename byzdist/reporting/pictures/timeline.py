@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_BINS = 200  # a longer run is drawn in so many parts, each as its mean, its smallest and its largest value
+_BINS = 200  # a longer run is drawn in at most so many parts, each as its mean, its smallest and its largest value
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,10 @@ def draw_timeline(figure: "Figure", run: History) -> None:
 def _panel(axes: "Axes", rounds: Array, values: Array, colour: str) -> None:
     known = np.isfinite(values)
     rounds, values = rounds[known], values[known]
-    parts: list[NDArray[np.float64]] = np.array_split(values, min(_BINS, len(values)))
-    middles = [part.mean() for part in np.array_split(rounds, len(parts))]
+    size = -(-len(values) // _BINS)
+    ends = range(size, len(values), size)
+    parts: list[NDArray[np.float64]] = np.split(values, ends)
+    middles = [part.mean() for part in np.split(rounds, ends)]
     axes.plot(middles, [part.mean() for part in parts], color=colour, linewidth=1.2, drawstyle="steps-mid")
     if len(parts) < len(values):
         axes.fill_between(

@@ -183,3 +183,20 @@ def test_what_methods_say_of_themselves():
     differences = {name for name, method in methods.items() if method.sends_differences}
     assert differences == {"byz_vr_marina", "byz_vr_marina_pp", "byz_vr_marina_pp_plus"}
     assert [name for name, method in methods.items() if method.plain_mean] == ["byz_vr_marina_pp_plus"]
+
+
+@pytest.mark.parametrize(
+    "make", [SGD, MomentumSGD, lambda **parameters: ByzVRMarinaPP(p=0.5, full_batch=7, **parameters)]
+)
+def test_shared_batches_are_at_the_same_positions_for_all_clients(make):
+    for full in (False, True):
+        drawn = {}
+        for batches in ("independent", "shared"):
+            method = make(step_size=0.1, cohort=4, batch_size=8, batches=batches)
+            for client in (2, 11):
+                here, oracle = task(full, client=client), Parabolas()
+                method.message(oracle, replace(here, batches=batches), torch.empty(2, dtype=torch.float64))
+                drawn[batches, client] = oracle.asked[0].tolist()
+                assert method.positions(here.round, client, 40).tolist() == drawn[batches, client]
+        assert drawn["shared", 2] == drawn["shared", 11]
+        assert len({tuple(positions) for positions in drawn.values()}) == 3

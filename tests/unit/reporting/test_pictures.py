@@ -187,6 +187,13 @@ def test_the_timeline_counts_what_happened(tmp_path):
     assert [list(strip.get_positions()) for strip in marks.collections] == [[0, 4], [1], [4]]
 
 
+def test_the_parts_of_a_long_timeline_are_equally_wide(tmp_path):
+    folder = run_folder(tmp_path / "a", [1.0, 0.5], every=300)
+    line = drawn([folder], View(timeline=True)).axes[2].lines[0]
+    assert set(np.diff(line.get_xdata())[:-1]) == {2}  # 301 rounds; the last part has one
+    assert len(line.get_xdata()) == 151
+
+
 def test_the_legend_of_36_curves_is_outside_and_each_looks_different(tmp_path):
     for number in range(36):
         run_folder(tmp_path / f"{number:02}", [1.0, 0.5 + 0.01 * number], settings={"method.clip": number}, every=1)

@@ -11,6 +11,7 @@ from byzdist.errors import ConfigError
 from byzdist.reporting.page.conduct import conspicuous
 from byzdist.reporting.page.html import Cell, element, table
 from byzdist.reporting.page.report import report
+from byzdist.reporting.page.sweep import facets
 from byzdist.reporting.pictures.history import read_history
 from tests.support.folders import grid, run_folder
 
@@ -124,6 +125,13 @@ def test_a_sweep_is_reported_with_its_differences_and_runs(tmp_path):
     assert 11 in sorts and 21 in sorts  # rounds of the diverged run and of the others
     pictures = [attributes["aria-label"] for _, attributes in page.elements if "aria-label" in attributes]
     assert pictures == ["accuracy by aggregation.rule and attack", "last accuracy by aggregation.rule and attack"]
+
+
+def test_facets_are_of_the_first_two_keys_with_few_panels():
+    assert facets({"attack": 5, "method.step_size": 9, "method.clip": 4}) == ("attack", "method.clip")
+    assert facets({"attack": 5, "method.clip": 4, "method.step_size": 2}) == ("attack", "method.clip")
+    assert facets({"attack": 31, "method.clip": 6, "method.step_size": 5}) == ("method.clip", "method.step_size")
+    assert facets({"attack": 31, "method.clip": 2}) is facets({"attack": 5}) is None
 
 
 def test_the_command_writes_the_page_and_refuses_what_it_cannot(tmp_path, capsys):
