@@ -26,6 +26,7 @@ def _middle(n: int) -> range:
         cost="O(n log^2 n) comparisons a coordinate",
         use="Clients with the same data, as in the quickstart: it needs no f and little time. "
         "Where clients hold different data it has a bias; put nnm before it.",
+        kappa=lambda n, f, **_: 4 * (1 + f / (n - 2 * f)) ** 2,
         formula=r"z_j = \operatorname{median}(v_{1,j}, \dots, v_{n,j})",
     ),
     aliases=["median", "cwmed", "cm", "coordinate_wise_median", "coordinatewise_median"],
@@ -54,6 +55,7 @@ def coordinate_median(columns: Columns, f: int) -> Row:
         cost="O(n log^2 n) comparisons a coordinate",
         use="Where f is declared well: the smallest kappa of these rules. "
         "Where clients hold different data, put nnm before it.",
+        kappa=lambda n, f, **_: f / (n - 2 * f),
         formula=r"z_j = \frac{1}{n-2f} \sum_{k=f+1}^{n-f} v_{(k),j}, \quad v_{(1),j} \le \dots \le v_{(n),j}",
     ),
     aliases=["cwtm", "trmean", "coordinate_wise_trimmed_mean"],

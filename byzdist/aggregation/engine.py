@@ -123,6 +123,21 @@ class Aggregator:
         f, n = min(f, self.max_f(n)), self.left(n)
         return self.rule.facts.norm_bound(n, f) if n > 1 else 1.0
 
+    def kappa(self, n: int, f: int) -> float | None:
+        """Return the constant of (f, kappa)-robustness of steps and rule for n rows, f (at most ``max_f(n)``) of them Byzantine.
+
+        None: it is not known; see `Facts`. Infinite: there is none.
+        """
+        inner = None if self._inner is None else self._inner.kappa(n, f)
+        if self.rule.facts.kappa is None or (self._inner is not None and inner is None):
+            return None
+        found = self.rule.facts.kappa(n, f, **self._parameters, **({} if inner is None else {"inner": inner}))
+        for step, _ in reversed(self.pre):
+            if step.kappa is None:
+                return None
+            found = step.kappa(n, f, found)
+        return found
+
     def left(self, n: int) -> int:
         """Return how many vectors the steps make from n rows."""
         for step, parameters in self.pre:

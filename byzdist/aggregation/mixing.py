@@ -70,7 +70,12 @@ def bucketing(points: Points, f: int, generator: Generator, *, size: Annotated[i
     return points.mixed(matrix)
 
 
-@pre_step("nnm", products=True, aliases=["nearest_neighbor_mixing", "nearest_neighbour_mixing"])
+@pre_step(
+    "nnm",
+    products=True,
+    aliases=["nearest_neighbor_mixing", "nearest_neighbour_mixing"],
+    kappa=lambda n, f, kappa: 8 * f / (n - f) * (kappa + 1),
+)
 def nnm(points: Points, f: int, generator: Generator) -> Points:
     """Replace each vector by the mean of the n - f nearest to it, itself included.
 

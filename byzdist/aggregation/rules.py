@@ -26,6 +26,9 @@ class Facts:
         robustness: its (delta, c) or (f, kappa) constants if they are known, else "".
         norm_bound: F(n, f) with ‖rule(v_1..v_n)‖ <= F max ‖v_i‖.
         norm_formula: the same in words.
+        kappa: (n, f, the rule's parameters; for a "wrapper" also ``inner``, the kappa of its rule) -> the constant of
+            (f, kappa)-robustness: for every n - f of the vectors, with mean m, ‖rule(v_1..v_n) - m‖² is at most kappa times their
+            mean ‖v_i - m‖². None: not known.
         cost: the arithmetic besides reading the n x d numbers.
         use: when to choose it, in a sentence or two.
         formula: the result z of the vectors v_1..v_n in LaTeX, for the documentation site.
@@ -40,6 +43,7 @@ class Facts:
     max_byzantine: Callable[..., int] | None = None
     use: str = ""
     formula: str = ""
+    kappa: Callable[..., float] | None = None
 
 
 def minority(n: int, **_: Any) -> int:
@@ -120,6 +124,7 @@ class PreStep:
         size: (n, the step's parameters) -> how many vectors it makes from n.
         products: whether it uses inner products or distances.
         mixes: whether the norms of its result follow from inner products, although the step itself does not use them.
+        kappa: (n, f, the kappa of what follows) -> that of both; None: not known.
 
     Example:
         >>> import numpy as np
@@ -142,9 +147,10 @@ class PreStep:
         size: Callable[..., int] = lambda n, **_: n,
         products: bool = False,
         mixes: bool = False,
+        kappa: Callable[[int, int, float], float] | None = None,
     ) -> None:
         functools.update_wrapper(self, function)
-        self.function, self.size, self.products, self.mixes = function, size, products, mixes
+        self.function, self.size, self.products, self.mixes, self.kappa = function, size, products, mixes, kappa
 
     def __call__(self, *args: Any, **parameters: Any) -> "Points":
         """Apply the step's own function."""
@@ -183,9 +189,10 @@ def pre_step(
     products: bool = False,
     mixes: bool = False,
     aliases: Sequence[str] = (),
+    kappa: Callable[[int, int, float], float] | None = None,
 ) -> "Callable[[Callable[..., Points]], PreStep]":
     """Register a function (points, f, generator) -> points as a pre-aggregation step."""
-    return lambda function: PRE.register(name, *aliases)(PreStep(function, size, products, mixes))
+    return lambda function: PRE.register(name, *aliases)(PreStep(function, size, products, mixes, kappa))
 
 
 def uniform(n: int, chosen: Sequence[int] | NDArray[Any]) -> Floats:

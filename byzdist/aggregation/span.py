@@ -1,5 +1,6 @@
 """Span rules: the result is a weighted sum of the vectors, and the weights follow from their inner products alone."""
 
+import math
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -53,6 +54,7 @@ def krum_scores(squared: Floats, f: int, margin: int) -> Floats:
         robustness="none",
         cost="none",
         use="To compare with, on trusted clients only: nothing is more accurate there.",
+        kappa=lambda n, f, **_: math.inf if f else 0.0,
         formula=r"z = \frac{1}{n} \sum_{i=1}^{n} v_i",
     ),
     products=False,
@@ -67,6 +69,10 @@ def _krum_max_f(n: int, margin: int = 2, **_: Any) -> int:
     return max(0, (n - margin - 1) // 2)
 
 
+def _krum_kappa(n: int, f: int, margin: int = 2, **_: Any) -> float:
+    return 6 * (n - f) / (n - 2 * f - margin + 1)
+
+
 @span_rule(
     "krum",
     Facts(
@@ -78,6 +84,7 @@ def _krum_max_f(n: int, margin: int = 2, **_: Any) -> int:
         "and so keeps all of its noise; multi_krum averages that away.",
         formula=r"z = v_j, \quad j = \arg\min_i \sum_{l \in N_i} \lVert v_i - v_l \rVert^2, "
         r"\quad |N_i| = n - f - \mathrm{margin} \text{ nearest of } v_i",
+        kappa=_krum_kappa,
     ),
 )
 def krum(points: Points, f: int, *, margin: Annotated[int, Ge(1)] = 2) -> Floats:
@@ -105,6 +112,7 @@ def _selects_some(run: RunFacts, key: str, *, selected: int | None, **_: Any) ->
         robustness="(f, kappa) as krum [ours: the mean score of the selected vectors is at most that of the honest ones]",
         use="As krum, where the gradients are noisy: the mean of several vectors has less variance than one.",
         formula=r"z = \frac{1}{|S|} \sum_{i \in S} v_i, \quad S = \text{the vectors with the smallest scores of Krum}",
+        kappa=_krum_kappa,
     ),
 )
 @checks_run(_selects_some)
@@ -129,6 +137,7 @@ def multi_krum(
         use="A good first choice: it needs no f, no tuning, and depends smoothly on its "
         "input. Where clients hold different data, put nnm before it.",
         formula=r"z = \arg\min_y \sum_{i=1}^{n} \lVert y - v_i \rVert",
+        kappa=lambda n, f, **_: 4 * (1 + f / (n - 2 * f)) ** 2,
     ),
     aliases=["rfa", "geomed", "gm"],
 )
@@ -287,6 +296,7 @@ def _inner_fits(run: RunFacts, key: str, *, rule: str | dict[str, Any]) -> None:
         use="To take the noise out of a rule that returns one vector or a median, at little cost.",
         formula=r"z = \frac{1}{n-f} \sum_{i \in S} v_i, \quad S = \text{the } n-f "
         r"\text{ nearest to the result of the inner rule}",
+        kappa=lambda n, f, inner, **_: 4 * f / (n - f) * (1 + inner),
     ),
 )
 @checks_run(_inner_fits)

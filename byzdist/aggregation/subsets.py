@@ -105,6 +105,7 @@ def _searchable(n: int, **_: Any) -> int:
         "the honest spread in its largest direction, not with the whole of it.",
         formula=r"z = \frac{1}{n-f} \sum_{i \in S} v_i, \quad S = \arg\min_{|S| "
         r"= n-f} \lambda_{\max}(\operatorname{Cov}(S))",
+        kappa=lambda n, f, **_: 4 * f / (n - f) * (1 + f / (n - 2 * f)) ** 2,
     ),
 )
 def smea(points: Points, f: int) -> Floats:

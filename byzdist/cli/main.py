@@ -22,6 +22,7 @@ from byzdist.words import closest, squeeze
 _FIRST = (
     "new",
     "check",
+    "plan",
     "run",
     "sweep",
     "table",

@@ -48,6 +48,7 @@ class Compressor(ABC):
 
     remembers = False  # whether `encode` or `decode` uses its memory
     in_place = False  # whether a payload is the vector's values themselves, so that neither end needs a copy
+    independent = True  # whether Q draws independently for each client, as the theorems want
     unbiased = True  # whether E Q(v) = v; a biased one needs a method with `allows_biased`, or error feedback
 
     @abstractmethod

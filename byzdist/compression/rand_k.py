@@ -41,6 +41,7 @@ class RandK(Compressor):
         self, *, ratio: Annotated[float, Gt(0), Le(1)], support: Literal["independent", "shared"] = "independent"
     ) -> None:
         self._ratio, self._shared = ratio, support == "shared"
+        self.independent = not self._shared
 
     def _count(self, dimension: int) -> int:
         return int(np.ceil(self._ratio * dimension))

@@ -54,7 +54,7 @@ _COMMANDS = {
     "table": "compare tabulate results",
     "evaluate": "eval test score predict",
     "list": "ls show names catalogue catalog info describe",
-    "check": "validate lint verify dry_run plan",
+    "check": "validate lint verify dry_run",
     "new": "init create starter example scaffold",
     "doctor": "diagnose health env",
     "plot": "draw figure graph chart",

@@ -26,7 +26,7 @@ def _feedback(config: Config, method: Method) -> None:
     """Warn of a clipping level with which a minority can make the estimate grow, and the level with it."""
     p, factor, declared = (
         getattr(method, "p", None),
-        method.clip_factor(_largest_step(config, method)),
+        method.clip_factor(largest_step(config, method)),
         config.declared_byzantine,
     )
     if p is None or method.clip == "none" or not declared:
@@ -48,7 +48,7 @@ def _feedback(config: Config, method: Method) -> None:
 
 def _step_size(experiment: Experiment) -> None:
     """Warn of a step size that no theory allows: γ <= 1/(L(1+√A)) <= 1/L [BRPP, Theorems 4.1 and 4.2]."""
-    smoothness, step = lipschitz(experiment), _largest_step(experiment.config, experiment.method)
+    smoothness, step = lipschitz(experiment), largest_step(experiment.config, experiment.method)
     if smoothness is not None and step * smoothness > 1:
         log.warning(
             "method.step_size: %g is %.3g times 1/L = %.3g, L being the Lipschitz constant of the gradient; the theory's steps are below "
@@ -60,7 +60,7 @@ def _step_size(experiment: Experiment) -> None:
         )
 
 
-def _largest_step(config: Config, method: Method) -> float:
+def largest_step(config: Config, method: Method) -> float:
     """Return the largest γ_k of the run, or of a sample of its rounds."""
     return max(method.step(k) for k in range(0, config.rounds, max(1, config.rounds // _STEPS)))
 

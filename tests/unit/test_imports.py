@@ -23,6 +23,7 @@ ROOMS = (
     "storage",
     "reporting",
     "runtime",
+    "planning",
     "scripting",
     "sweeping",
     "cli",

@@ -20,7 +20,7 @@ WRONG = {
     "init here": "'init' is not a command. Did you mean 'new'?",
     "graph runs/x": "'graph' is not a command. Did you mean 'plot'?",
     "config.yaml": "'config.yaml' is not a command. Did you mean: byzdist run config.yaml?",
-    "qqqqqqq": "'qqqqqqq' is not a command. Commands: new, check, run,",
+    "qqqqqqq": "'qqqqqqq' is not a command. Commands: new, check, plan, run,",
     "run config.yaml --worker 3": "--worker: there is no such option. Did you mean --workers?",
     "run config.yaml --work=3": "--work: there is no such option. Did you mean --workers?",
     "run config.yaml --n-workers 3": "--n-workers: there is no such option. Did you mean --workers?",
@@ -89,6 +89,7 @@ def test_a_command_is_found_by_its_file_alone(tmp_path, monkeypatch, capsys):
     assert shown == [
         "new",
         "check",
+        "plan",
         "run",
         "sweep",
         "table",
