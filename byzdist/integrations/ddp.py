@@ -9,6 +9,7 @@ from torch.distributed import GradBucket  # type: ignore[attr-defined]  # the st
 
 from byzdist.aggregation import Aggregator
 from byzdist.errors import ConfigError
+from byzdist.integrations.declared import check_declared
 from byzdist.randomness import stream
 from byzdist.registry import Named
 
@@ -52,8 +53,7 @@ def robust_hook(rule: Named, *, f: int, pre: Sequence[Named] = (), seed: int = 0
         raise ConfigError(
             f"ddp.rule: {rule!r} remembers earlier calls, but no checkpoint of a DDP script has its memory; choose another rule."
         )
-    if isinstance(f, bool) or not isinstance(f, int) or f < 0:
-        raise ConfigError(f"ddp.f: {f!r}; a whole number of ranks is needed.")
+    check_declared(f, "ddp", "ranks")
     if dist.is_available() and dist.is_initialized():
         _check(first, f, dist.get_world_size())
     buckets: dict[int, _Bucket] = {}

@@ -14,6 +14,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from byzdist.aggregation import Aggregator, aggregate
 from byzdist.errors import ConfigError, describe_error
+from byzdist.integrations.declared import check_declared
 from byzdist.norms import norm
 from byzdist.randomness import stream
 from byzdist.registry import Named
@@ -52,8 +53,7 @@ class RobustStrategy(FedAvg):  # type: ignore[misc, unused-ignore]  # of type An
         **options: Any,
     ) -> None:
         self._bounds = Aggregator(rule, pre, key="flower")
-        if isinstance(f, bool) or not isinstance(f, int) or f < 0:
-            raise ConfigError(f"flower.f: {f!r}; a whole number of clients is needed.")
+        check_declared(f, "flower")
         if clip is not None and not 0 < clip < math.inf:
             raise ConfigError(f"flower.clip: {clip!r}; a positive number or None is needed.")
         self._rule, self._pre, self._f, self._clip, self._seed = rule, pre, f, clip, seed

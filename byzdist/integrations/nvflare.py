@@ -11,6 +11,7 @@ from nvflare.app_common.aggregators.model_aggregator import ModelAggregator
 
 from byzdist.aggregation import Aggregator, aggregate
 from byzdist.errors import ConfigError
+from byzdist.integrations.declared import check_declared
 from byzdist.randomness import stream
 from byzdist.registry import Named
 
@@ -35,8 +36,7 @@ class RobustAggregator(ModelAggregator):  # type: ignore[misc, unused-ignore]  #
     def __init__(self, rule: Named, *, f: int, pre: Sequence[Named] = (), seed: int = 0) -> None:
         super().__init__()
         self._bounds = Aggregator(rule, pre, key="nvflare")
-        if isinstance(f, bool) or not isinstance(f, int) or f < 0:
-            raise ConfigError(f"nvflare.f: {f!r}; a whole number of clients is needed.")
+        check_declared(f, "nvflare")
         self._rule, self._pre, self._f, self._seed = rule, list(pre), f, seed
         self._models: list[FLModel] = []
         self._round = 0
