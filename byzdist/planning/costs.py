@@ -1,5 +1,6 @@
 """The sections on what a run costs: bytes, memory, gradients and time."""
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -40,12 +41,12 @@ def section(subject: Subject, experiment: Experiment, probed: Probed | None) -> 
         found.add(f"bytes_{key}_full", f"{words}, a full round", sizes[True], size(sizes[True]))
         found.add(f"bytes_{key}", f"{words}, the run", total, size(total))
     evaluations = {kind: _gradients(subject, experiment, kind) for kind in (False, True)}
-    total = sampled * evaluations[False] + full * evaluations[True]
-    found.add(
-        "gradients_sampled", "sample gradients, a sampled round", evaluations[False], f"{evaluations[False]:,.0f}"
-    )
-    found.add("gradients_full", "sample gradients, a full round", evaluations[True], f"{evaluations[True]:,.0f}")
-    found.add("gradients", "sample gradients, the run", total, f"{total:,.0f}")
+    for key, words, count in (
+        ("gradients_sampled", "a sampled round", evaluations[False]),
+        ("gradients_full", "a full round", evaluations[True]),
+        ("gradients", "the run", sampled * evaluations[False] + full * evaluations[True]),
+    ):
+        found.add(key, f"sample gradients, {words}", count, f"{count:,.0f}" if count < math.inf else "")
     _memory(found, subject, experiment, probed)
     if probed is not None:
         _time(found, subject, probed, sampled, full)

@@ -43,7 +43,7 @@ class Section:
 
 def number(value: Any) -> str:
     """Return a number in three digits, and anything else as it is."""
-    if value is None:
+    if value is None or value == math.inf:
         return "not known"
     if isinstance(value, float):
         return f"{value:.3g}"
@@ -52,7 +52,10 @@ def number(value: Any) -> str:
 
 def percent(chance: float) -> str:
     """Return a probability in percent, so that one close to 0 or 1 is not shown as 0 or 100."""
-    return f"{chance * 100:.3g} %" if chance < 0.99 or chance == 1 else f"{100 - (1 - chance) * 100:.6g} %"
+    if chance < 0.99 or chance == 1:
+        return f"{chance * 100:.3g} %"
+    rest = float(f"{(1 - chance) * 100:.2g}")
+    return f"{chance * 100:.{-math.floor(math.log10(rest))}f} %"
 
 
 def size(nbytes: float) -> str:

@@ -87,10 +87,15 @@ def evaluation(experiment: Experiment) -> Callable[[Tensor], dict[str, float]]:
     ).evaluate
 
 
-def probe(config: Config, *, patience: float = math.inf) -> Probed:
-    """Run a configuration made by `in_this_process`; end it early once it has taken ``patience`` seconds and some rounds.
+def probe(
+    config: Config, *, patience: float = math.inf, each: Callable[[RoundRecord], object] = lambda record: None
+) -> Probed:
+    """Run a configuration made by `in_this_process`; the result depends on it alone, but for the seconds.
 
-    The result depends on the configuration and its seed alone, but for the seconds.
+    Args:
+        config: what to run; nothing is written but metrics, for as long as it runs.
+        patience: seconds after which the run ends, once some sampled rounds are over.
+        each: is called with the record of each round.
     """
     torch.set_num_threads(config.threads)
     device, found = choose_device(config, 0), Probed()
@@ -103,6 +108,7 @@ def probe(config: Config, *, patience: float = math.inf) -> Probed:
     began = time.monotonic()
 
     def watch(record: RoundRecord, metrics: Metrics) -> None:
+        each(record)
         found.rounds = record.round
         measured = record.seconds.get("evaluate", 0.0)
         taken["full" if record.full else "sampled"].append(record.seconds["total"] - measured)

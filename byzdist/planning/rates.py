@@ -37,6 +37,8 @@ def recommended_p(subject: Subject) -> float | None:
     if experiment is None or not isinstance(experiment.method, ByzVRMarinaPP):
         return None
     d = experiment.oracle.dimension
+    if samples(subject) == math.inf:
+        return None
     return (
         replace(experiment.method, p=None)
         .resolved(Sizes(subject.clients, samples(subject), d, experiment.compressors[False].nonzeros(d)))
