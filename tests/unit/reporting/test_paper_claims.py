@@ -34,10 +34,10 @@ def test_shares_of_the_better_attack_free_accuracy(tmp_path, clipped, unclipped,
     assert all(claim.holds is not False for claim in claims.values()) is holding
 
 
-def logistic(folder, clip, cohort, gaps):
-    settings = {"method.clip": clip, "method.cohort": cohort, "clients": {"count": 20}}
+def logistic(folder, clip, cohort, gaps, step=0.1):
+    settings = {"method.clip": clip, "method.cohort": cohort, "method.step_size": step, "clients": {"count": 20}}
     lines = {2 * i: {"gap": gap} for i, gap in enumerate(gaps)}
-    run = run_folder(folder / f"{clip}{cohort}", [0.5] * len(gaps), settings=settings, lines=lines, every=2)
+    run = run_folder(folder / f"{clip}{cohort}{step}", [0.5] * len(gaps), settings=settings, lines=lines, every=2)
     (run / "summary.json").write_text(f'{{"status": "finished", "gap": {gaps[-1]}}}')
 
 
@@ -50,9 +50,13 @@ def figure_1(folder, *, clipped, plain, everyone):
 
 def test_linear_convergence_is_a_straight_line_down_to_rounding(tmp_path):
     line = [0.99994**i for i in range(30)] + [1e-14, 3e-15] * 20
+    logistic(tmp_path, 1.0, 4, [1.0, 0.3, 0.9], step=1.0)  # a worse step size
     claims = figure_1(tmp_path, clipped=line, plain=[1.0, 0.1, 0.6], everyone=[1.0, 1e-9])
     assert [claim.holds for claim in claims.values()] == [True] * 3
-    assert "times 0.97 in 1000 rounds, R² at least 1.000" in claims["a cohort, clip 1.0"].measured
+    assert (
+        "step 0.1: gap 1 to 3e-15, times 0.97 in 1000 rounds, R² at least 1.000"
+        in claims["a cohort, clip 1.0"].measured
+    )
 
 
 def test_other_curves_of_figure_1_fail(tmp_path):
