@@ -32,6 +32,8 @@ class ClientTask:
         x: x^k, the model at which gradients are needed, d values.
         previous: x^{k-1}, or None in full rounds.
         memory: the method's memory of this client, to be read and written.
+        afresh: whether the client's copy is to begin at 0 again, because the server has not taken its last message; only for
+            methods that keep copies.
     """
 
     round: Round
@@ -39,6 +41,7 @@ class ClientTask:
     x: Tensor
     previous: Tensor | None
     memory: Memory = field(default_factory=dict)
+    afresh: bool = False
 
     def batch(self, samples: int, size: int) -> np.ndarray:
         """Draw ``size`` of ``samples`` positions (all if there are fewer) without replacement, keyed by client and round."""
@@ -52,12 +55,13 @@ def draw_batch(round_: Round, client: int, samples: int, size: int) -> np.ndarra
 
 @dataclass(frozen=True)
 class Sizes:
-    """The numbers of a run on which a method's defaults depend: n, the mean m, d, and ζ_Q (nonzero values that Q sends)."""
+    """The numbers of a run on which a method's defaults depend: n, the mean m, d, ζ_Q (nonzero values that Q sends), and ω."""
 
     clients: int
     samples: float
     dimension: int
     nonzeros: float
+    omega: float | None = 0.0
 
 
 @dataclass(kw_only=True)
@@ -118,10 +122,11 @@ class Method(ABC):
     clip_reference: Literal["step", "gradient"] = "step"
     state: Memory = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    sends_differences = False  # whether a sampled client needs x^{k-1} and sends a gradient difference
+    sends_differences = False  # whether a sampled client needs x^{k-1}; without copies, it sends a gradient difference
     clients_remember = False  # whether `message` uses the task's memory
     needs_every_client = False  # whether all clients must be asked in every round; cohort and full_cohort are then n
     allows_biased = False  # whether a biased compressor may be used without error feedback
+    keeps_copies = False  # whether server and client hold equal copies that change by what was sent, see `Copies`
     plain_mean = False  # whether sampled rounds use the mean in place of the robust rule
 
     @classmethod
@@ -247,6 +252,13 @@ class Method(ABC):
         Raises:
             Exception: any exception ends the process that hosts the client.
         """
+
+    def copy_of(self, memory: Memory) -> Tensor | None:
+        """Return a client's copy, which it has in common with the server before its message is sent; None for methods without."""
+        return None
+
+    def note_sent(self, memory: Memory, decoded: Tensor) -> None:  # noqa: B027 - most methods have nothing to do here
+        """Change a client's copy by what the server decodes of its message. Called for methods that keep copies."""
 
     def positions(self, round_: Round, client: int, samples: int) -> np.ndarray | None:
         """Return which of a client's ``samples`` samples `message` will read, None for all, so that lazy data can be read ahead.

@@ -153,6 +153,8 @@ class Experiment:
         assert method.full_cohort is not None
         trailer = 8 * len(self.claimed)
         cohorts = (method.cohort, method.full_cohort)
+        lists_everyone = self._can_shrink or method.keeps_copies  # some of all, or all with marks
+        max_ids = clients if lists_everyone else max((cohort for cohort in cohorts if cohort < clients), default=0)
         return Shape(
             seed=self.config.seed,
             clients=clients,
@@ -160,7 +162,7 @@ class Experiment:
             dimension=d,
             sampled=method.cohort,
             max_cohort=max(cohorts),
-            max_ids=clients if self._can_shrink else max((cohort for cohort in cohorts if cohort < clients), default=0),
+            max_ids=max_ids,
             max_payload=max(compressor.length(d, self.dtype) for compressor in self.compressors.values()) + trailer,
             trailer=trailer,
             dtype=self.dtype,
@@ -234,7 +236,7 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     if config.stop is not None:
         _check_stop(config, dataset, loss)
     d = oracle.dimension
-    method = method.resolved(Sizes(clients.count, mean, d, compressor.nonzeros(d)))
+    method = method.resolved(Sizes(clients.count, mean, d, compressor.nonzeros(d), compressor.omega(d)))
     return Experiment(
         config,
         dataset,

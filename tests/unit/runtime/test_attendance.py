@@ -46,10 +46,24 @@ def test_a_memory_is_lost_only_where_there_was_one():
     attendance = Attendance(set, remember=True)
     assert note(attendance, [1, 2], {2: "late"}, afresh=[1]) == []
     assert note(attendance, [1, 2], {}, afresh=[1, 2]) == ["client 1 lost what it remembered and starts afresh"]
-    assert attendance.state() == [1, 2]
+    assert attendance.state() == {"known": [1, 2], "stale": []}
     again = Attendance(set, remember=True)
     again.resume(attendance.state())
     assert note(again, [2, 3], {}, afresh=[2, 3]) == ["client 2 lost what it remembered and starts afresh"]
+
+
+def test_whoever_was_asked_and_not_heard_starts_afresh_when_asked_again():
+    attendance, lost = Attendance(set, remember=True), Replies(Payloads([], torch.zeros(0, 1)), {}, {3}, 0, 0)
+    asked = [Round(k, 1, cohort=np.array(cohort)) for k, cohort in enumerate(([1, 2, 3], [1, 2], [1, 2, 3]))]
+    assert attendance.ask(asked[0]) == set() and attendance.note_taken(frozenset(), lost, [1]) == []
+    assert attendance.ask(asked[1]) == {2}  # not 1, whose message was taken
+    again = Attendance(set, remember=True)
+    again.resume(attendance.state())  # in the middle of a round: nobody's message is taken
+    assert again.ask(asked[2]) == {1, 2, 3}
+    assert again.note_taken(frozenset({1, 2, 3}), lost, [1, 3]) == [
+        "client 1 starts afresh, because the server did not take its last message"  # 3 says that it remembers nothing
+    ]
+    assert again.ask(asked[0]) == {2}
 
 
 def test_where_nobody_remembers_anything_nobody_loses_it():
