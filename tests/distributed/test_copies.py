@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,20 +116,19 @@ def test_a_lost_reply_costs_one_fresh_start_and_the_copies_stay_equal(name, tmp_
 def test_all_transports_agree_on_compressors_and_on_replies_that_the_server_does_not_take(tmp_path):
     """In one of the runs two clients send NaN in some rounds: the server takes nothing, and tells them to start afresh."""
     lossy = config("byz_vr_dm21", rounds=30) | {"attack": {"name": "nan", "rounds": [5, 8]}}
-    trees = {"lossy": lossy}
-    for compression, dtype in (
-        ({"name": "qsgd", "levels": 3}, "float32"),
-        ({"name": "natural"}, "float64"),
-        ({"name": "error_feedback", "compressor": TOP_K}, "float32"),
-    ):
+    trees, feedback = {"lossy": lossy}, {"name": "error_feedback", "compressor": TOP_K}
+    compressions: list[tuple[dict[str, Any], str]]
+    compressions = [({"name": "qsgd", "levels": 3}, "float32"), ({"name": "natural"}, "float64"), (feedback, "float32")]
+    for compression, dtype in compressions:
         trees[compression["name"]] = case("bit_flip", compression, name="sgd") | {"rounds": 12, "dtype": dtype}
     lines, alone = [], {}
     for name, tree in trees.items():
         alone[name] = train_in(tree | {"transport": {"name": "local", "offences": 10**6}}, tmp_path / name / "alone")
-        for transport in ({"name": "star", "offences": 10**6}, {"name": "collective"}):
-            folder = tmp_path / name / transport["name"]
+        for transport in ("star", "collective"):
+            folder = tmp_path / name / transport
             folder.mkdir()
-            write_config(folder, tree | {"transport": transport})
+            offences = {"offences": 10**6} if transport == "star" else {}
+            write_config(folder, tree | {"transport": {"name": transport, **offences}})
             lines.append(f"{folder} 2\n")
     assert_close(alone["lossy"], expected(lossy | {"attack": {"name": "none"}}, dict.fromkeys(range(5, 9), {5, 6})))
     (tmp_path / "list").write_text("".join(lines))

@@ -126,8 +126,8 @@ def test_a_request_survives_the_wire(flags, models, cohort, everyone, dtype):
     assert header == Header(Kind.SAMPLED, 5, len(cohort), flags | MANY_IDS * len(apart), len(message) - HEADER_BYTES)
     for sent, room in zip(apart, theirs.parts_apart(header.flags), strict=True):
         room[: len(sent)] = sent
-    ids, afresh = theirs.cohort(header, 31)
-    assert ids.tolist() == cohort and not afresh
+    received, afresh = theirs.cohort(header, 31)
+    assert received.tolist() == cohort and not afresh
     if models:
         assert torch.equal(theirs.current, ours.current)
     assert torch.equal(theirs.previous, ours.previous if models == 2 else torch.zeros(11, dtype=dtype))
