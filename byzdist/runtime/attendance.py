@@ -16,19 +16,19 @@ class Attendance:
 
     Args:
         quarantined: returns the clients in quarantine.
-        remember: whether honest clients remember something, which they can lose.
+        remember: whether honest clients remember something, which they can lose, of a full (True) or of a sampled round (False).
     """
 
-    def __init__(self, quarantined: Callable[[], set[int]], remember: bool) -> None:
+    def __init__(self, quarantined: Callable[[], set[int]], remember: Mapping[bool, bool]) -> None:
         self._quarantined, self._remember = quarantined, remember
         self._away: set[int] = set()  # clients whose last reply is missing
-        self._known: set[int] = set()  # clients that have replied, and so remember something
+        self._known: set[int] = set()  # clients that remember something of a round in which they replied
         self._stale: set[int] = set()  # clients that were asked since the server last took a message of theirs
 
     def note(self, round_: Round, replies: Replies, missing: Mapping[int, str]) -> list[str]:
         """Take note of who replied in a round and who is ``missing`` and why; return the events that its record names."""
         self._note_absence(round_, missing)
-        return self._note_memories(replies) if self._remember else []
+        return self._note_memories(replies, self._remember[round_.full])
 
     def _note_absence(self, round_: Round, missing: Mapping[int, str]) -> None:
         """Log each client that stopped replying, or replies again."""
@@ -45,13 +45,15 @@ class Attendance:
                 self._away.remove(client)
                 log.info("client %d replies again", client)
 
-    def _note_memories(self, replies: Replies) -> list[str]:
-        """Log and return whose memory was lost."""
+    def _note_memories(self, replies: Replies, remember: bool) -> list[str]:
+        """Log and return whose memory was lost; ``remember``: whether those that replied remember something now."""
         events = []
         for client in sorted(self._known.intersection(replies.afresh)):
             events.append(f"client {client} lost what it remembered and starts afresh")
             log.warning("%s", events[-1])
-        self._known.update(replies.payloads)
+        self._known.difference_update(replies.afresh)
+        if remember:
+            self._known.update(replies.payloads)
         return events
 
     def ask(self, round_: Round) -> frozenset[int]:

@@ -71,13 +71,15 @@ class Experiment:
     @property
     def clients_remember(self) -> bool:
         """Whether clients keep something from round to round: for method or compressor, or for an attack."""
-        return self.honest_remember or any(entry.has("on_wire") or entry.has("remembering") for entry in self._attacks)
+        return any(self.honest_remember.values()) or any(
+            entry.has("on_wire") or entry.has("remembering") for entry in self._attacks
+        )
 
     @property
-    def honest_remember(self) -> bool:
-        """Whether honest clients keep something from round to round."""
-        local = self.oracle.loss.buffers == "local"
-        return self.method.clients_remember or self.compressors[False].remembers or local
+    def honest_remember(self) -> dict[bool, bool]:
+        """Whether honest clients keep something of a full (True) or of a sampled round (False) for later ones."""
+        always = self.method.clients_remember or self.oracle.loss.buffers == "local"
+        return {full: always or compressor.remembers for full, compressor in self.compressors.items()}
 
     @property
     def attackers_know_estimate(self) -> bool:

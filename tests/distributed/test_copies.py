@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from byzdist.config.reading import parse
+from byzdist.storage.checkpoint import file_name
 from byzdist.transport.local import LocalServer
 from tests.support.cases import BASE, RAND_K, case
 from tests.support.harness import Job, Run, comparable, free_port, write_config
@@ -111,6 +112,21 @@ def test_a_lost_reply_costs_one_fresh_start_and_the_copies_stay_equal(name, tmp_
     assert compared == set(range(7))
     seen = {line["round"]: line["news"] for line in trained.metrics if "news" in line}
     assert seen == told(4, 1, 4) | told(11, 6) | told(13, 0) | told(21, 2)
+
+
+def test_what_error_feedback_remembers_survives_a_kill_and_its_loss_is_reported(tmp_path):
+    """Clients remember an error only of rounds that are compressed, and keep it in rounds in which they are not asked."""
+    tree = case("bit_flip", {"name": "error_feedback", "compressor": TOP_K}, p=0.3) | {"rounds": 30}
+    tree["checkpoint"] = {"every": 8, "keep": 100}
+    whole = train_in(tree, tmp_path)
+    assert drop_after(tmp_path, 20) > 0
+    assert (train_in(tree, tmp_path, workers=3, resume=True) == whole).all()
+    assert news(tmp_path) == {}
+    last = drop_after(tmp_path, 15)
+    (tmp_path / "checkpoint" / file_name(last, 2)).unlink()  # of clients 1, 3, 5, 7
+    assert not (train_in(tree, tmp_path, workers=3, resume=True) == whole).all()
+    texts = sorted(text for texts in news(tmp_path).values() for text in texts)
+    assert texts == [f"client {client} lost what it remembered and starts afresh" for client in (1, 3, 5, 7)]
 
 
 def test_all_transports_agree_on_compressors_and_on_replies_that_the_server_does_not_take(tmp_path):
