@@ -22,9 +22,9 @@ class ByzDashaPage(Copies):
     In each round all clients see the same coin c ~ Bernoulli(p). Client i has h_i' = ∇f_i(x^k) if c = 1, else h_i plus the difference
     of its gradients at x^k and x^{k-1} on one mini-batch. It sends m_i = Q(h_i' - h_i - a (g_i - h_i)), and g_i += m_i.
 
-    Q is unbiased, and ``a`` is 1/(2ω + 1) unless it is given. ``p`` is by default b/(m + b), with which both kinds of rounds cost about
-    as many gradients. Round 0 is a full round: g_i^0 = h_i^0 = ∇f_i(x^0), uncompressed. A client that was not asked in the round before
-    cannot know its h_i there, and computes ∇f_i(x^k).
+    Q is unbiased, and ``a`` is 1/(2ω + 1) unless it is given. ``p`` is by default b/(m + b), so that a third of all gradients are
+    computed in rounds with c = 1. Round 0 is a full round: g_i^0 = h_i^0 = ∇f_i(x^0), uncompressed. A client that was not asked in the
+    round before cannot know its h_i there, and computes ∇f_i(x^k).
     """
 
     p: Probability | None = None
