@@ -99,11 +99,13 @@ class Messages:
     Attributes:
         clients: their ids, ascending.
         rows: R x d, one row per client; the method may overwrite them.
+        afresh: those of the clients that started afresh: what the server kept of them no longer counts, see `Method.keeps_copies`.
     """
 
     round: Round
     clients: list[int]
     rows: Tensor
+    afresh: Set[int] = frozenset()
 
 
 class ClientMemories:

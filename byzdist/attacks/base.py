@@ -53,7 +53,9 @@ class Context:
     """What a Byzantine client knows when it is asked for a message: the content of its request, and the run's configuration.
 
     Attributes:
-        honest: h, what this client would honestly send, before compression; d values that the attack may overwrite and return.
+        honest: h, what this client would honestly send, before compression; d values that the attack may overwrite and return. If
+            the method keeps copies, it is the client's copy with that added, and so are the ``colluders``; the copy is then
+            subtracted from what the attack returns.
         difference: whether the message is a gradient difference (else a gradient estimate).
         x, previous, start: x^k, x^{k-1} (None if no difference is asked for, unless the attack is `knows_estimate`) and x^0.
         step_size, last_step: γ_k, the next step, and γ_{k-1}, the step that led to x^k (None: the same).

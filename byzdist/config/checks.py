@@ -56,6 +56,7 @@ def check(config: Config) -> Config:
     _check_flips(config)
     _check_optimizer(config)
     _check_bias(config)
+    _check_memory(config)
     together = Aggregator(rule, pre)  # a rule may name an inner rule
     facts = _facts(config, together)
     for registry, spec, key in _pieces(config):
@@ -245,6 +246,16 @@ def _check_bias(config: Config) -> None:
         f"compression: {config.compression.name!r} is biased, and {config.method.name} needs an unbiased compressor, such as rand_k, "
         "or error feedback: compression={name: error_feedback, compressor: ...}."
     )
+
+
+def _check_memory(config: Config) -> None:
+    """Refuse a compressor with a memory for a method whose copies must equal what the server decodes."""
+    method, compression = METHODS.get(config.method.name), COMPRESSORS.get(config.compression.name)
+    if getattr(method, "keeps_copies", False) and getattr(compression, "remembers", False):
+        raise ConfigError(
+            f"compression: {config.method.name} itself makes up for what a compressor leaves out, so {config.compression.name!r} is not "
+            "for it. Name the compressor alone, such as top_k or rand_k."
+        )
 
 
 def _aggregation(config: Config, together: Aggregator, facts: RunFacts) -> None:

@@ -35,6 +35,8 @@ class ClientTask:
         previous: x^{k-1}, or None in full rounds.
         memory: the method's memory of this client, to be read and written.
         batches: the method's ``batches``.
+        afresh: whether the client's copy is to begin at 0 again, because the server has not taken its last message; only for
+            methods that keep copies.
     """
 
     round: Round
@@ -43,6 +45,7 @@ class ClientTask:
     previous: Tensor | None
     memory: Memory = field(default_factory=dict)
     batches: Batches = "independent"
+    afresh: bool = False
 
     def batch(self, samples: int, size: int) -> np.ndarray:
         """Draw ``size`` of ``samples`` positions (at most all) without replacement, keyed by round and, unless shared, client."""
@@ -57,12 +60,13 @@ def draw_batch(round_: Round, client: int, samples: int, size: int, batches: Bat
 
 @dataclass(frozen=True)
 class Sizes:
-    """The numbers of a run on which a method's defaults depend: n, the mean m, d, and ζ_Q (nonzero values that Q sends)."""
+    """The numbers of a run on which a method's defaults depend: n, the mean m, d, ζ_Q (nonzero values that Q sends), and ω."""
 
     clients: int
     samples: float
     dimension: int
     nonzeros: float
+    omega: float | None = 0.0
 
 
 @dataclass(kw_only=True)
@@ -126,11 +130,12 @@ class Method(ABC):
     batches: Batches = "independent"
     state: Memory = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    sends_differences = False  # whether a sampled client needs x^{k-1} and sends a gradient difference
+    sends_differences = False  # whether a sampled client needs x^{k-1}; without copies, it sends a gradient difference
     clients_remember = False  # whether `message` uses the task's memory
     needs_every_client = False  # whether all clients must be asked in every round; cohort and full_cohort are then n
     allows_biased = False  # whether a biased compressor may be used without error feedback
     allows_late = False  # whether a reply may be used in a later round, see `late_factor`
+    keeps_copies = False  # whether server and client hold equal copies that change by what was sent, see `Copies`
     plain_mean = False  # whether sampled rounds use the mean in place of the robust rule
 
     @classmethod
@@ -256,6 +261,13 @@ class Method(ABC):
         Raises:
             Exception: any exception ends the process that hosts the client.
         """
+
+    def copy_of(self, memory: Memory) -> Tensor | None:
+        """Return a client's copy, which it has in common with the server before its message is sent; None for methods without."""
+        return None
+
+    def note_sent(self, memory: Memory, decoded: Tensor) -> None:  # noqa: B027 - most methods have nothing to do here
+        """Change a client's copy by what the server decodes of its message. Called for methods that keep copies."""
 
     def positions(self, round_: Round, client: int, samples: int) -> np.ndarray | None:
         """Return which of a client's ``samples`` samples `message` will read, None for all, so that lazy data can be read ahead.

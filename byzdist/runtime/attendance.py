@@ -1,7 +1,8 @@
-"""Which clients reply: who stops and who replies again, whose memory was lost, and who is known to be Byzantine."""
+"""Which clients reply: who stops and who replies again, who must start afresh, and who is known to be Byzantine."""
 
 import logging
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from byzdist.rounds import Replies, Round
 from byzdist.runtime.decoding import NOT_FINITE
@@ -15,18 +16,19 @@ class Attendance:
 
     Args:
         quarantined: returns the clients in quarantine.
-        remember: whether honest clients remember something, which they can lose.
+        remember: whether honest clients remember something, which they can lose, of a full (True) or of a sampled round (False).
     """
 
-    def __init__(self, quarantined: Callable[[], set[int]], remember: bool) -> None:
+    def __init__(self, quarantined: Callable[[], set[int]], remember: Mapping[bool, bool]) -> None:
         self._quarantined, self._remember = quarantined, remember
         self._away: set[int] = set()  # clients whose last reply is missing
-        self._known: set[int] = set()  # clients that have replied, and so remember something
+        self._known: set[int] = set()  # clients that remember something of a round in which they replied
+        self._stale: set[int] = set()  # clients that were asked since the server last took a message of theirs
 
     def note(self, round_: Round, replies: Replies, missing: Mapping[int, str]) -> list[str]:
         """Take note of who replied in a round and who is ``missing`` and why; return the events that its record names."""
         self._note_absence(round_, missing)
-        return self._note_memories(replies) if self._remember else []
+        return self._note_memories(replies, self._remember[round_.full])
 
     def _note_absence(self, round_: Round, missing: Mapping[int, str]) -> None:
         """Log each client that stopped replying, or replies again."""
@@ -43,14 +45,35 @@ class Attendance:
                 self._away.remove(client)
                 log.info("client %d replies again", client)
 
-    def _note_memories(self, replies: Replies) -> list[str]:
-        """Log and return whose memory was lost."""
+    def _note_memories(self, replies: Replies, remember: bool) -> list[str]:
+        """Log and return whose memory was lost; ``remember``: whether those that replied remember something now."""
         events = []
         for client in sorted(self._known.intersection(replies.afresh)):
             events.append(f"client {client} lost what it remembered and starts afresh")
             log.warning("%s", events[-1])
-        self._known.update(replies.payloads)
+        self._known.difference_update(replies.afresh)
+        if remember:
+            self._known.update(replies.payloads)
         return events
+
+    def ask(self, round_: Round) -> frozenset[int]:
+        """Return who of a cohort must start afresh, because its copy may differ from the server's; see `Method.keeps_copies`.
+
+        Until `note_taken` says otherwise, the whole cohort is such.
+        """
+        cohort = round_.cohort.tolist()
+        afresh = frozenset(self._stale.intersection(cohort))
+        self._stale.update(cohort)
+        return afresh
+
+    def note_taken(self, afresh: Collection[int], replies: Replies, taken: Collection[int]) -> list[str]:
+        """Take note of whose messages the server has taken; return the events about those that were told to start ``afresh``."""
+        self._stale.difference_update(taken)
+        return [
+            f"client {client} starts afresh, because the server did not take its last message"
+            for client in taken
+            if client in afresh and client not in replies.afresh
+        ]
 
     def exposed(self, replying: Collection[int], missing: Mapping[int, str]) -> int:
         """Return how many clients are known to be Byzantine and did not reply."""
@@ -58,10 +81,10 @@ class Attendance:
         known |= {client for client, reason in missing.items() if reason == NOT_FINITE}
         return len(known.difference(replying))
 
-    def state(self) -> list[int]:
-        """Return what a checkpoint keeps, as JSON: the clients that remember something."""
-        return sorted(self._known)
+    def state(self) -> dict[str, list[int]]:
+        """Return what a checkpoint keeps, as JSON: the clients that remember something, and those that must start afresh."""
+        return {"known": sorted(self._known), "stale": sorted(self._stale)}
 
-    def resume(self, state: list[int]) -> None:
-        """Restore what `state` returned."""
-        self._known = set(state)
+    def resume(self, facts: Mapping[str, Any]) -> None:
+        """Restore what `state` returned; checkpoints of earlier versions have only the first."""
+        self._known, self._stale = set(facts["known"]), set(facts.get("stale", []))

@@ -92,14 +92,21 @@ class Estimate:
         """
         round_, replies, level = received.round, len(received.clients), prepared.level
         self._watch_size(round_, prepared.size)
+        rows, voters = None, replies
+        if self._method.keeps_copies and replies:
+            # Even if the round will not count, because the clients take it that their messages were added. Rows of clients that were
+            # exposed since are among these.
+            rows = self._method.rows(self.g, received, level)
+            voters, exposed = len(rows), 0
         unclipped = round_.full or (level is None and self._sampled_rounds_are_safe)
-        if unclipped and (doubt := self._full_rounds.doubt(replies, exposed)):
+        if unclipped and (doubt := self._full_rounds.doubt(voters, exposed)):
             self._keep(round_, doubt)
             return Outcome(untrusted=doubt)
         if replies < self._min_replies:
             return Outcome()
-        rows = self._method.rows(self.g, received, level)
-        f = self._full_rounds.byzantine(replies, exposed) if unclipped else self._declared * len(rows) // self._clients
+        if rows is None:
+            rows = self._method.rows(self.g, received, level)
+        f = self._full_rounds.byzantine(voters, exposed) if unclipped else self._declared * len(rows) // self._clients
         aggregator = self._robust if round_.full else self._sampled
         result = aggregator(rows, f=f, clip=level, generator=prepared.generator, out=self._result)
         if not round_.full:
@@ -134,7 +141,7 @@ class Estimate:
         """Take note that the estimate is kept because replies that are not clipped cannot be trusted."""
         if round_.full:
             self._full_rounds.fail(round_.number, "the replies of the last could not be trusted")
-        elif self._method.sends_differences:
+        elif self._method.sends_differences and not self._method.keeps_copies:
             self._full_rounds.call(round_.number + 1, "an unclipped round's replies could not be trusted")
         self._warnings.untrusted(doubt, self.exists)
 

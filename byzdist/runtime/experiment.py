@@ -71,13 +71,15 @@ class Experiment:
     @property
     def clients_remember(self) -> bool:
         """Whether clients keep something from round to round: for method or compressor, or for an attack."""
-        return self.honest_remember or any(entry.has("on_wire") or entry.has("remembering") for entry in self._attacks)
+        return any(self.honest_remember.values()) or any(
+            entry.has("on_wire") or entry.has("remembering") for entry in self._attacks
+        )
 
     @property
-    def honest_remember(self) -> bool:
-        """Whether honest clients keep something from round to round."""
-        local = self.oracle.loss.buffers == "local"
-        return self.method.clients_remember or self.compressors[False].remembers or local
+    def honest_remember(self) -> dict[bool, bool]:
+        """Whether honest clients keep something of a full (True) or of a sampled round (False) for later ones."""
+        always = self.method.clients_remember or self.oracle.loss.buffers == "local"
+        return {full: always or compressor.remembers for full, compressor in self.compressors.items()}
 
     @property
     def attackers_know_estimate(self) -> bool:
@@ -153,6 +155,8 @@ class Experiment:
         assert method.full_cohort is not None
         trailer = 8 * len(self.claimed)
         cohorts = (method.cohort, method.full_cohort)
+        lists_everyone = self._can_shrink or method.keeps_copies  # some of all, or all with marks
+        max_ids = clients if lists_everyone else max((cohort for cohort in cohorts if cohort < clients), default=0)
         return Shape(
             seed=self.config.seed,
             clients=clients,
@@ -160,7 +164,7 @@ class Experiment:
             dimension=d,
             sampled=method.cohort,
             max_cohort=max(cohorts),
-            max_ids=clients if self._can_shrink else max((cohort for cohort in cohorts if cohort < clients), default=0),
+            max_ids=max_ids,
             max_payload=max(compressor.length(d, self.dtype) for compressor in self.compressors.values()) + trailer,
             trailer=trailer,
             dtype=self.dtype,
@@ -234,7 +238,7 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     if config.stop is not None:
         _check_stop(config, dataset, loss)
     d = oracle.dimension
-    method = method.resolved(Sizes(clients.count, mean, d, compressor.nonzeros(d)))
+    method = method.resolved(Sizes(clients.count, mean, d, compressor.nonzeros(d), compressor.omega(d)))
     return Experiment(
         config,
         dataset,

@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -145,7 +146,8 @@ class Server:
         """Ask the cohort, turn g^{k-1} into g^k with the replies, and record the round."""
         round_, clock = plan.round, self._clock
         at_round(round_.number)
-        self._transport.send(self._request(plan))
+        request = self._request(plan)
+        self._transport.send(request)
         clock.end("request")
         # Work that needs no reply is done while the server waits.
         self._planner.draw_ahead(round_.number + 1)
@@ -162,6 +164,9 @@ class Server:
         if replies.late:
             received, counted = self._decoder.with_late(received, replies.late, self._experiment.method)
             events += counted
+        if self._experiment.method.keeps_copies:
+            received = replace(received, afresh=replies.afresh | request.afresh)
+            events += self._attendance.note_taken(request.afresh, replies, received.clients)
         exposed = self._attendance.exposed(received.clients, missing)
         outcome = self.estimate.update(received, prepared, exposed)
         self._experiment.method.end_round(self.estimate.g)
@@ -176,7 +181,8 @@ class Server:
         differences = self._experiment.method.sends_differences and not round_.full
         needs_previous = differences or (self._always_previous and round_.number > 0)
         trailer = 0 if self._claims is None else self._claims.nbytes
-        return Request(round_, self._decoder.length(round_.full) + trailer, needs_previous)
+        afresh = self._attendance.ask(round_) if self._experiment.method.keeps_copies else frozenset()
+        return Request(round_, self._decoder.length(round_.full) + trailer, needs_previous, afresh)
 
     def _record(self, plan: Plan, replies: Replies, missing: dict[int, str], outcome: Outcome) -> RoundRecord:
         round_, transport, byzantine = plan.round, self._transport, self._experiment.config.clients.byzantine_ids
@@ -206,9 +212,9 @@ class Server:
         facts = {
             "position": self._transport.snapshot(self.round),
             "metrics": self._recorder.metrics.state(),
-            "known": self._attendance.state(),
             "begun": self.estimate.exists,
             "full_rounds": self.full_rounds.state(),
+            **self._attendance.state(),
         }
         if self._diagnostics is not None:
             facts["diagnostics"] = self._diagnostics.state()
@@ -225,7 +231,7 @@ class Server:
         self.round = checkpoint.round
         self.estimate.resume(tensors, facts.get("begun", True))  # checkpoints of earlier versions do not say
         self._decoder.resume(with_prefix("decoder.", tensors))
-        self._attendance.resume(facts["known"])
+        self._attendance.resume(facts)
         self.full_rounds.resume(facts.get("full_rounds", {}))
         if self._diagnostics is not None and "diagnostics" in facts:
             self._diagnostics.resume(facts["diagnostics"])

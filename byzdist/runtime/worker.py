@@ -51,6 +51,7 @@ class Worker:
         self._memories = oracle.memories = ClientMemories([*self._honest, ATTACK, WIRE])
         self._links = experiment.links
         self._dense = torch.zeros(oracle.dimension, dtype=getattr(torch, config.dtype), device=self._links)
+        self._decoded = torch.empty_like(self._dense if self._method.keeps_copies else self._dense[:0])
 
     @cached_property
     def _start(self) -> Tensor:
@@ -119,24 +120,33 @@ class Worker:
         dense = payload.view(self._dense.dtype) if compressor.in_place else self._dense
         message = self._message(received, client, assigned, dense)
         compressor.encode(message, payload, received.round, client, self._memories.of(COMPRESSOR, client))
+        if self._method.keeps_copies:
+            decoded = dense if compressor.in_place else self._decoded
+            compressor.decode(payload, decoded, received.round, client, {})
+            self._method.note_sent(self._memories.of(METHOD, client), decoded)
 
     def _message(self, received: Received, client: int, assigned: Assignment | None, out: Tensor) -> Tensor:
         difference = self._method.sends_differences and not received.round.full
         # This worker may hold x^{k-1} only because another of its clients was sent it.
         previous = received.previous if difference else None
-        memory = self._memories.of(METHOD, client)
-        task = ClientTask(received.round, client, received.x, previous, memory, self._method.batches)
+        memory, afresh = self._memories.of(METHOD, client), client in received.afresh
+        task = ClientTask(received.round, client, received.x, previous, memory, self._method.batches, afresh)
         self._method.message(self._oracle, task, out)
+        copy = self._method.copy_of(memory)
         if client not in self._byzantine:
             if self._collusion and not self._byzantine.isdisjoint(received.round.cohort.tolist()):
-                self._collusion.publish(received.round.number, client, out)
+                self._collusion.publish(received.round.number, client, out if copy is None else out + copy)
             return out
         if assigned is None or assigned.has("on_wire"):
             return out
+        # An attack acts on the estimate for which a client stands: its copy with its message added, where there are copies.
+        copy = copy if assigned.changes_messages else None
+        if copy is not None:
+            out.add_(copy)
         honest = self._effect.before(out) if assigned.changes_messages else None
         sent = assigned.attack(self._context(received, client, out, assigned), **assigned.parameters)
         self._effect.after(honest, sent, assigned.name)
-        return sent
+        return sent if copy is None else torch.sub(sent, copy, out=out)
 
     def _level(self, round_: int, moved: float | None, g: Tensor) -> float | None:
         """Return the clipping level of a sampled round as an attacker computes it, without knowing what the last full round gave."""
@@ -144,7 +154,7 @@ class Worker:
 
     def _context(self, received: Received, client: int, honest: Tensor, assigned: Assignment) -> Context:
         config, round_, colluders = self._config, received.round, None
-        difference = self._method.sends_differences and not round_.full
+        difference = self._method.sends_differences and not self._method.keeps_copies and not round_.full
         previous = received.previous if difference or assigned.has("knows_estimate") else None
         decay, moved = self._method.weight_decay or 0.0, None
         if decay and previous is not None and round_.number > 0:

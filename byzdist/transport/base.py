@@ -65,11 +65,13 @@ class Request:
     Attributes:
         length: bytes of each reply's payload.
         needs_previous: whether clients need x^{k-1}, too.
+        afresh: the clients that are told to start afresh, see `Received`.
     """
 
     round: Round
     length: int
     needs_previous: bool
+    afresh: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -226,6 +228,7 @@ class Received:
         x: x^k, d values.
         previous: x^{k-1}, d values, if the round needs it.
         has_model: whether x has come with the request; otherwise it comes by a broadcast.
+        afresh: the clients that start afresh, because the server has not taken their last reply.
     """
 
     round: Round
@@ -233,6 +236,7 @@ class Received:
     x: Tensor
     previous: Tensor | None
     has_model: bool = True
+    afresh: frozenset[int] = frozenset()
 
 
 class WorkerEnd(ABC):

@@ -62,6 +62,7 @@ class Inbox:
         elif holds_previous:
             previous = self._next.current
         self._model_round = header.round
-        cohort = frame.cohort(header, self._shape.clients)
+        cohort, afresh = frame.cohort(header, self._shape.clients)
         round_ = Round(header.round, self._shape.seed, header.kind is Kind.FULL, cohort)
-        return Received(round_, self._shape.hosted(cohort, self._rank), frame.current, previous, flags & HAS_MODEL > 0)
+        mine = self._shape.hosted(cohort, self._rank)
+        return Received(round_, mine, frame.current, previous, flags & HAS_MODEL > 0, afresh)

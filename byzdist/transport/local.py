@@ -67,7 +67,8 @@ class LocalServer(ServerEnd):
         round_, clients = request.round, self._shape.clients
         kind = Kind.FULL if round_.full else Kind.SAMPLED
         flags = HAS_MODEL | (HAS_PREVIOUS if request.needs_previous else 0)
-        parts = self.frame.pack(kind, round_.number, round_.cohort, everyone=len(round_.cohort) == clients, flags=flags)
+        everyone, afresh = len(round_.cohort) == clients, request.afresh
+        parts = self.frame.pack(kind, round_.number, round_.cohort, everyone=everyone, flags=flags, afresh=afresh)
         self._bytes_down = sum(part.nbytes for part in parts)
 
     def collect(self, deadline: float) -> Replies:
@@ -77,7 +78,7 @@ class LocalServer(ServerEnd):
         # In the order of clients, not of ranks: attackers need the messages of the honest clients, whose ids come before theirs.
         for rank, hosted in groupby(round_.cohort.tolist(), self._shape.rank):
             mine = [client for client in hosted if client not in self._quarantine]
-            self._workers[rank - 1](Received(round_, mine, current, previous), end)
+            self._workers[rank - 1](Received(round_, mine, current, previous, afresh=self._request.afresh), end)
             ranks.add(rank)
         missing = {c: f"quarantined: {self._quarantine[c]}" for c in round_.cohort.tolist() if c in self._quarantine}
         return Replies(

@@ -2,11 +2,12 @@
 
 A request is ``header | cohort ids | x^k | x^{k-1}``; the last part, or both models, are left out if the worker does not
 need them. There is room for the ids of a sampled cohort, so that the model always starts at the same byte and both ends
-keep lasting views of it; the many ids of a full round that lacks some clients travel in a message of their own. A reply is
-``header | payload``, one per client.
+keep lasting views of it; the many ids of a full round that lacks some clients travel in a message of their own. An id may be
+marked, which tells that client to start afresh. A reply is ``header | payload``, one per client.
 """
 
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -89,7 +90,8 @@ def bare_message(kind: Kind, round_: int, count: int = 0, length: int = 0) -> Te
     return message
 
 
-HAS_MODEL, HAS_PREVIOUS, MANY_IDS = 1, 2, 4  # request flags
+HAS_MODEL, HAS_PREVIOUS, MANY_IDS, MARKED_IDS = 1, 2, 4, 8  # request flags
+_MARK = np.uint32(1 << 31)  # of an id in a request with MARKED_IDS: this client starts afresh
 AFRESH = 1  # reply flag: the client remembered nothing before this round
 
 
@@ -153,12 +155,35 @@ class RequestFrame:
         self._ids = self.buffer[HEADER_BYTES : self._model_at].numpy().view(np.uint32)
         self._many_ids = torch.zeros(4 * max_ids if max_ids > len(self._ids) else 0, dtype=torch.uint8)
 
-    def pack(self, kind: Kind, round_: int, cohort: np.ndarray, *, everyone: bool, flags: int) -> list[Tensor]:
-        """Write header and cohort and return the tensors to send; ``everyone``: leave out the ids, because the cohort is all clients."""
+    def pack(
+        self,
+        kind: Kind,
+        round_: int,
+        cohort: np.ndarray,
+        *,
+        everyone: bool,
+        flags: int,
+        afresh: Collection[int] = (),
+    ) -> list[Tensor]:
+        """Write header and cohort and return the tensors to send.
+
+        Args:
+            kind: what the message is.
+            round_: the round that it is about.
+            cohort: the ids of the clients that are asked, ascending.
+            everyone: whether the cohort is all clients; the ids are then left out, unless some are marked.
+            flags: which models go along.
+            afresh: which clients are told to start afresh; their ids are marked.
+        """
+        marked = np.isin(cohort, list(afresh)) if afresh else None
+        if marked is not None and marked.any():
+            everyone, flags = False, flags | MARKED_IDS
         count = 0 if everyone else len(cohort)  # of ids to send
         flags |= MANY_IDS * (count > len(self._ids))
         ids = self._many_ids.numpy().view(np.uint32) if flags & MANY_IDS else self._ids
         ids[:count] = cohort[:count]
+        if marked is not None:
+            ids[:count][marked[:count]] |= _MARK
         models = (flags & HAS_MODEL > 0) + (flags & HAS_PREVIOUS > 0)
         end = self._model_at + models * self._model_bytes
         if self._apart or not models:
@@ -175,12 +200,14 @@ class RequestFrame:
             parts.append(self._many_ids)
         return parts
 
-    def cohort(self, header: Header, clients: int) -> np.ndarray:
-        """Return the ids of the received cohort."""
-        if header.count == clients:
-            return np.arange(clients)
+    def cohort(self, header: Header, clients: int) -> tuple[np.ndarray, frozenset[int]]:
+        """Return the ids of the received cohort, and of those in it that are told to start afresh."""
+        if header.count == clients and not header.flags & MARKED_IDS:
+            return np.arange(clients), frozenset()
         ids = self._many_ids.numpy().view(np.uint32) if header.flags & MANY_IDS else self._ids
-        return ids[: header.count].astype(np.int64)
+        ids = ids[: header.count]
+        cohort = (ids & ~_MARK).astype(np.int64)
+        return cohort, frozenset(cohort[ids >= _MARK].tolist())
 
 
 class Stage(IntEnum):

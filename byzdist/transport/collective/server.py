@@ -83,7 +83,8 @@ class CollectiveServer(ServerEnd):
         round_ = request.round
         kind = Kind.FULL if round_.full else Kind.SAMPLED
         everyone = len(round_.cohort) == self._shape.clients
-        return self.frame.pack(kind, round_.number, round_.cohort, everyone=everyone, flags=flags)
+        afresh = request.afresh
+        return self.frame.pack(kind, round_.number, round_.cohort, everyone=everyone, flags=flags, afresh=afresh)
 
     def _send_sampled(self, request: Request, hosted: dict[int, list[int]]) -> None:
         # If its receive is posted first, gloo sends a reply at once, without asking whether it is expected. But nccl

@@ -11,7 +11,7 @@ share says what happened.
 import _thread
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -151,8 +151,8 @@ class Gateway:
     def _exchange(self, command: Command) -> None:
         """Pass on a request, and pass back the replies."""
         shared, shape, link, patience = self._setup.shared, self._setup.shape, self._link, self._setup.patience
-        cohort, places = shared.cohort(command.cohort)
-        request = self._compose(command, cohort)
+        cohort, places, afresh = shared.cohort(command.cohort)
+        request = self._compose(command, cohort, afresh)
         if not shared.is_current(command.round):  # this process was delayed beyond the round: what it read may be torn
             self._tell(ReportKind.IDLE)
             return
@@ -178,7 +178,7 @@ class Gateway:
                 shared.traffic[self._rank, 1] += HEADER_BYTES + command.length
                 self._tell(ReportKind.REPLY, client, "afresh" if flags & AFRESH else "")
 
-    def _compose(self, command: Command, cohort: np.ndarray) -> list[Tensor]:
+    def _compose(self, command: Command, cohort: np.ndarray, afresh: Collection[int] = ()) -> list[Tensor]:
         """Return the messages of a request."""
         models, frame = self._setup.shared.frame, self._frame
         flags = command.flags
@@ -189,4 +189,4 @@ class Gateway:
             if flags & HAS_PREVIOUS:
                 frame.previous.numpy()[:] = models.previous.numpy()
         everyone = command.cohort in (0, self._setup.shape.clients)
-        return frame.pack(command.kind, command.round, cohort, everyone=everyone, flags=flags)
+        return frame.pack(command.kind, command.round, cohort, everyone=everyone, flags=flags, afresh=afresh)

@@ -133,7 +133,7 @@ class StarServer(ServerEnd):
         exchange, round_ = self.exchange, request.round
         ranks = exchange.begin(request, self.members, now)
         self._traffic = self._shared.traffic.sum(axis=0)
-        self._shared.publish(round_.number, exchange.rows)
+        self._shared.publish(round_.number, exchange.rows, request.afresh)
         kind = Kind.FULL if round_.full else Kind.SAMPLED
         flags = HAS_MODEL | HAS_PREVIOUS * request.needs_previous
         for rank in ranks:

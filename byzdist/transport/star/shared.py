@@ -2,7 +2,7 @@
 
 import logging
 import mmap
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,8 @@ class Shared:
         self.dismissed = _memory(shape.workers + 1).numpy()
         self._reasons = _memory(_REASON * (shape.workers + 1)).view(-1, _REASON).numpy()
         self._round = _memory(8).view(torch.int64).numpy()
-        self._cohort = _memory(8 * shape.max_cohort).view(torch.int32).view(2, -1).numpy()  # clients, and their rows
+        # Clients, their rows, and whether they start afresh.
+        self._cohort = _memory(12 * shape.max_cohort).view(torch.int32).view(3, -1).numpy()
 
     def dismiss(self, rank: int, state: int, reason: str = "") -> None:
         """Note that the server refuses a worker from now on, and why."""
@@ -83,9 +84,10 @@ class Shared:
                     "%d bytes of shared memory cannot be locked for the GPU (CUDA error %d)", memory.nbytes, error
                 )
 
-    def publish(self, round_: int, rows: Mapping[int, int]) -> None:
-        """Tell the gateways a round, its cohort, and the row of each client's reply."""
-        self._cohort[:, : len(rows)] = list(rows), list(rows.values())
+    def publish(self, round_: int, rows: Mapping[int, int], afresh: Set[int] = frozenset()) -> None:
+        """Tell the gateways a round, its cohort, the row of each client's reply, and which clients start afresh."""
+        self._cohort[:2, : len(rows)] = list(rows), list(rows.values())
+        self._cohort[2, : len(rows)] = [client in afresh for client in rows] if afresh else 0
         self._round[0] = round_
 
     def retire(self) -> None:
@@ -96,10 +98,10 @@ class Shared:
         """Return whether models and cohort are still those of a round."""
         return bool(self._round[0] == round_)
 
-    def cohort(self, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the ids of the current cohort, and their rows."""
-        clients, rows = self._cohort[:, :size].astype(np.int64)
-        return clients, rows
+    def cohort(self, size: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
+        """Return the ids of the current cohort, their rows, and the ids of those that start afresh."""
+        clients, rows, afresh = self._cohort[:, :size].astype(np.int64)
+        return clients, rows, clients[afresh > 0].tolist()
 
 
 def link_frame(shape: Shape, models: Tensor | None = None) -> RequestFrame:

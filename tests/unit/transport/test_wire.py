@@ -99,6 +99,18 @@ def test_a_payload_changed_on_the_way_is_refused():
         check_reply(row.message, checksum(row.payload[:24]), 7, 3, 24)
 
 
+@pytest.mark.parametrize("cohort, everyone", [([1, 5, 6], False), (list(range(31)), True)])
+def test_a_request_says_who_starts_afresh(cohort, everyone):
+    ours, theirs = (RequestFrame(11, 31, 31, torch.float64, CPU) for _ in range(2))
+    for afresh, marked in (({5, 30}, {5, 30}.intersection(cohort)), ({2} - set(cohort), set()), ((), set())):
+        (message,) = ours.pack(Kind.SAMPLED, 5, np.array(cohort), everyone=everyone, flags=0, afresh=afresh)
+        theirs.buffer[: len(message)] = message
+        header = Header.read(theirs.buffer)
+        ids, told = theirs.cohort(header, 31)
+        assert ids.tolist() == cohort and told == marked
+        assert len(message) == HEADER_BYTES + (4 * len(cohort) if marked or not everyone else 0)
+
+
 @pytest.mark.parametrize("flags, models", [(0, 0), (HAS_MODEL, 1), (HAS_MODEL | HAS_PREVIOUS, 2)])
 @pytest.mark.parametrize("cohort, everyone", [([1, 5, 6], False), (list(range(31)), True), (list(range(1, 31)), False)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -114,7 +126,8 @@ def test_a_request_survives_the_wire(flags, models, cohort, everyone, dtype):
     assert header == Header(Kind.SAMPLED, 5, len(cohort), flags | MANY_IDS * len(apart), len(message) - HEADER_BYTES)
     for sent, room in zip(apart, theirs.parts_apart(header.flags), strict=True):
         room[: len(sent)] = sent
-    assert theirs.cohort(header, 31).tolist() == cohort
+    received, afresh = theirs.cohort(header, 31)
+    assert received.tolist() == cohort and not afresh
     if models:
         assert torch.equal(theirs.current, ours.current)
     assert torch.equal(theirs.previous, ours.previous if models == 2 else torch.zeros(11, dtype=dtype))
