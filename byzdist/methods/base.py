@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
@@ -122,6 +122,8 @@ class Method(ABC):
     clients_remember = False  # whether `message` uses the task's memory
     needs_every_client = False  # whether all clients must be asked in every round; cohort and full_cohort are then n
     allows_biased = False  # whether a biased compressor may be used without error feedback
+    needs_common_mask = False  # whether all clients must send the same coordinates: identity, or rand_k with one mask
+    keeps_bank = False  # whether the server keeps a row of each client, and `rows` returns those of all known ones
     plain_mean = False  # whether sampled rounds use the mean in place of the robust rule
 
     @classmethod
@@ -161,7 +163,7 @@ class Method(ABC):
 
     def resolved(self, sizes: Sizes) -> "Method":
         """Return the method with the defaults that depend on the run filled in."""
-        cohort = sizes.clients if self.needs_every_client else self.cohort
+        cohort = sizes.clients if self.needs_every_client else self.cohort or sizes.clients
         return replace(self, cohort=cohort, full_cohort=self.full_cohort or sizes.clients)
 
     def is_full(self, round_: Round) -> bool:
@@ -254,6 +256,10 @@ class Method(ABC):
         If `message` reads others, only time is lost.
         """
         return draw_batch(round_, client, samples, self.batch_size)
+
+    def readings(self, round_: Round, client: int, samples: int) -> Iterable[tuple[Round, np.ndarray | None]]:
+        """Return what `message` will read, in this order: by default once, the samples at `positions`."""
+        return [(round_, self.positions(round_, client, samples))]
 
     def rows(self, g: Tensor, received: Messages, level: float | None) -> Tensor:
         """Return the rows that the server clips and aggregates, by default those received. The first part of the server half.

@@ -16,8 +16,9 @@ _LARGEST = 1 << 28  # bytes of clients.csv
 def gradients(run: History) -> Array:
     """Return the sample gradients of each round, summed over its cohort, replies or not.
 
-    A client of a sampled round computes its mini-batch once, or twice if the method sends gradient differences; in a full round it
-    computes all its samples, or ``full_batch`` of them. A mini-batch is at most what the client holds (clients.csv).
+    A client of a sampled round computes its mini-batch once, or twice if the method sends gradient differences, or one for each local
+    step; in a full round it computes all its samples, or ``full_batch`` of them, or takes its local steps. A mini-batch is at most what
+    the client holds (clients.csv).
 
     Raises:
         ConfigError: for a method of the user's own, or a folder that does not say how many samples the clients hold.
@@ -27,11 +28,12 @@ def gradients(run: History) -> Array:
     if name not in METHODS or type(batch) is not int:
         raise ConfigError(f"--x gradients: {run.folder}: how many gradients {name!r} takes is not known.")
     points = 2 if getattr(METHODS.get(name), "sends_differences", False) else 1
+    steps = facts.get("steps", 1)  # of a method with local steps
     full = facts.get("full_batch", batch)
     samples = _samples(run.folder)
     costs = {
-        "full": samples if full == "all" else np.minimum(samples, full),
-        "sampled": points * np.minimum(samples, batch),
+        "full": samples if full == "all" else steps * np.minimum(samples, full),
+        "sampled": steps * points * np.minimum(samples, batch),
     }
     try:
         return np.array([costs[line["kind"]][line["cohort"]].sum() for line in run.lines], dtype=np.float64)
