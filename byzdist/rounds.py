@@ -23,16 +23,18 @@ class Round:
         seed: the run's.
         full: whether full gradients are asked for, c_k = 1 [BRPP Alg. 1].
         cohort: the ids of the clients that are asked, ascending; nobody before they are drawn.
+        step: which of a client's several steps in this round, from 0 on.
     """
 
     number: int
     seed: int
     full: bool = False
     cohort: np.ndarray = field(default_factory=lambda: _NOBODY)
+    step: int = 0
 
     def rng(self, purpose: str, client: int = 0) -> np.random.Generator:
-        """Return the generator of what is random in this round for one purpose, and for one client if it is a client's."""
-        return stream(self.seed, purpose, client, self.number)
+        """Return the generator of what is random in this round and step for one purpose, and for one client if it is a client's."""
+        return stream(self.seed, f"{purpose} {self.step}" if self.step else purpose, client, self.number)
 
 
 class Payloads(Mapping[int, Tensor]):

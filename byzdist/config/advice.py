@@ -24,8 +24,8 @@ def of_config(config: Config) -> None:
 def _sampled_rounds(config: Config) -> None:
     """Warn of a rule that has no effect in sampled rounds, or gets a smaller f than it should."""
     count, declared, method = config.clients.count, config.declared_byzantine, config.method
-    cohort = method.parameters.get("cohort") or count
-    plain_mean = getattr(METHODS.get(method.name), "plain_mean", False)
+    banked, plain_mean = (getattr(METHODS.get(method.name), word, False) for word in ("keeps_bank", "plain_mean"))
+    cohort = count if banked else method.parameters.get("cohort") or count
     clipped = method.parameters.get("clip") != "none"
     if declared and plain_mean and not clipped:
         log.warning(

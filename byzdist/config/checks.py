@@ -57,6 +57,7 @@ def check(config: Config) -> Config:
     _check_optimizer(config)
     _check_bias(config)
     _check_memory(config)
+    _check_mask(config)
     together = Aggregator(rule, pre)  # a rule may name an inner rule
     facts = _facts(config, together)
     for registry, spec, key in _pieces(config):
@@ -95,11 +96,12 @@ def _pieces(config: Config) -> Iterator[tuple[Registry[Any], Spec, str]]:
 
 
 def _facts(config: Config, aggregator: Aggregator) -> RunFacts:
-    sizes = config.method.parameters
-    keys = (
-        ["full_cohort"] if getattr(METHODS.get(config.method.name), "plain_mean", False) else ["full_cohort", "cohort"]
-    )
-    cohorts = {key: sizes.get(key) or config.clients.count for key in keys}
+    sizes, method = config.method.parameters, METHODS.get(config.method.name)
+    cohorts = {key: sizes.get(key) or config.clients.count for key in ("full_cohort", "cohort")}
+    if getattr(method, "keeps_bank", False):
+        cohorts["cohort"] = config.clients.count
+    if getattr(method, "plain_mean", False):
+        del cohorts["cohort"]
     vectors = {key: aggregator.left(size) for key, size in cohorts.items()}
     return RunFacts(config.clients.count, config.clients.byzantine, config.declared_byzantine, cohorts, vectors)
 
@@ -255,6 +257,18 @@ def _check_memory(config: Config) -> None:
         raise ConfigError(
             f"compression: {config.method.name} itself makes up for what a compressor leaves out, so {config.compression.name!r} is not "
             "for it. Name the compressor alone, such as top_k or rand_k."
+        )
+
+
+def _check_mask(config: Config) -> None:
+    """Refuse compression by which clients send different coordinates, for a method that compares like with like."""
+    name, parameters = config.compression.name, config.compression.parameters
+    if not getattr(METHODS.get(config.method.name), "needs_common_mask", False) or name == "identity":
+        return
+    if name != "rand_k" or parameters["support"] != "shared":
+        raise ConfigError(
+            f"compression: {config.method.name} needs one mask for all clients: compression={{name: rand_k, ratio: ..., support: shared}}, "
+            "or identity."
         )
 
 

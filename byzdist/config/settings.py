@@ -18,6 +18,7 @@ from byzdist.config.schema import Config
 from byzdist.config.synonyms import KEYS
 from byzdist.loggers import LOGGERS
 from byzdist.methods import METHODS
+from byzdist.methods.inner_optimizers import INNER
 from byzdist.methods.schedules import SCHEDULES
 from byzdist.methods.server_optimizers import OPTIMIZERS
 from byzdist.participation import AVAILABILITY
@@ -51,6 +52,7 @@ KINDS = {
     "task": Kind("tasks", "task", TASKS),
     "schedule": Kind("schedules of the step size", "method.step_size", SCHEDULES),
     "optimizer": Kind("server optimizers", "method.server_optimizer", OPTIMIZERS),
+    "inner": Kind("inner optimizers", "method.inner", INNER),
     "logger": Kind("loggers", "metrics.log", LOGGERS),
     "availability": Kind("availability models", "clients.availability", AVAILABILITY),
 }

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
@@ -136,6 +136,8 @@ class Method(ABC):
     allows_biased = False  # whether a biased compressor may be used without error feedback
     allows_late = False  # whether a reply may be used in a later round, see `late_factor`
     keeps_copies = False  # whether server and client hold equal copies that change by what was sent, see `Copies`
+    needs_common_mask = False  # whether all clients must send the same coordinates: identity, or rand_k with one mask
+    keeps_bank = False  # whether the server keeps a row of each client, and `rows` returns those of all known ones
     plain_mean = False  # whether sampled rounds use the mean in place of the robust rule
 
     @classmethod
@@ -175,7 +177,7 @@ class Method(ABC):
 
     def resolved(self, sizes: Sizes) -> "Method":
         """Return the method with the defaults that depend on the run filled in."""
-        cohort = sizes.clients if self.needs_every_client else self.cohort
+        cohort = sizes.clients if self.needs_every_client else self.cohort or sizes.clients
         return replace(self, cohort=cohort, full_cohort=self.full_cohort or sizes.clients)
 
     def is_full(self, round_: Round) -> bool:
@@ -301,6 +303,10 @@ class Method(ABC):
         """
         batch: NDArray[np.float64] = np.minimum(samples, parameters["batch_size"])
         return 2 * batch if cls.sends_differences and not full else batch
+
+    def readings(self, round_: Round, client: int, samples: int) -> Iterable[tuple[Round, np.ndarray | None]]:
+        """Return what `message` will read, in this order: by default once, the samples at `positions`."""
+        return [(round_, self.positions(round_, client, samples))]
 
     def rows(self, g: Tensor, received: Messages, level: float | None) -> Tensor:
         """Return the rows that the server clips and aggregates, by default those received. The first part of the server half.

@@ -55,6 +55,12 @@ def linear(round_: int, *, value: Step, last: Step, rounds: Rounds) -> float:
     return value + (last - value) * min(1.0, round_ / rounds)
 
 
+@SCHEDULES.register("power")
+def power(round_: int, *, value: Step, exponent: Annotated[float, Gt(0)] = 0.5) -> float:
+    """Shrinks like a power of the round: γ_k = value / (k+1)^exponent."""
+    return max(value * math.pow(round_ + 1, -exponent), sys.float_info.min)  # because 0 would not be a step
+
+
 @SCHEDULES.register("step")
 def step(round_: int, *, value: Step, factor: Annotated[float, Gt(0), Le(1)], every: Rounds) -> float:
     """Shrinks by ``factor`` after every ``every`` rounds: γ_k = value · factor^⌊k/every⌋."""

@@ -26,6 +26,7 @@ import torch
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
+from byzdist.norms import norm
 from byzdist.registry import Registry
 from byzdist.rounds import Memory
 
@@ -35,7 +36,9 @@ Decay = Annotated[float, Ge(0), Lt(1)]
 
 
 def _zeros(state: Memory, name: str, like: Tensor) -> Tensor:
-    return state.setdefault(name, torch.zeros_like(like))
+    if name not in state:
+        state[name] = torch.zeros_like(like)
+    return state[name]
 
 
 @OPTIMIZERS.register("sgd")
@@ -49,6 +52,12 @@ def nesterov(g: Tensor, state: Memory, out: Tensor, *, momentum: Decay = 0.9) ->
     """Nesterov's momentum, as in torch: m^k = β m^{k-1} + g^k and d^k = g^k + β m^k."""
     velocity = _zeros(state, "velocity", g).mul_(momentum).add_(g)
     torch.add(g, velocity, alpha=momentum, out=out)
+
+
+@OPTIMIZERS.register("normalized")
+def normalized(g: Tensor, state: Memory, out: Tensor) -> None:
+    """A step of length γ_k whatever the estimate: d^k = g^k / ‖g^k‖, and 0 for an estimate of exactly zero."""
+    torch.div(g, norm(g) or 1.0, out=out)
 
 
 @OPTIMIZERS.register("adam")

@@ -84,13 +84,10 @@ def _request(shape: Shape, cohort: int, full: bool, previous: bool) -> int:
 
 
 def _gradients(subject: Subject, experiment: Experiment, full: bool) -> float:
-    """Return how many sample gradients the cohort of a round computes, by what the method says that it reads."""
-    method, m = experiment.method, samples(subject)
-    positions = method.positions(Round(1, subject.config.seed, full), 0, int(min(m, 2**31)))
-    each = m if positions is None else len(positions)
-    return (
-        (subject.full_cohort if full else subject.cohort) * each * (2 if method.sends_differences and not full else 1)
-    )
+    """Return how many sample gradients the cohort of a round computes."""
+    method, held = experiment.method, np.array([min(samples(subject), 2.0**31)])
+    each = float(method.evaluations(vars(method), full, held)[0])
+    return (subject.full_cohort if full else subject.cohort) * each
 
 
 def _memory(found: Section, subject: Subject, experiment: Experiment, probed: Probed | None) -> None:

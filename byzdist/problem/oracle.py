@@ -29,6 +29,11 @@ class Oracle:
         """The number d of parameters."""
         return self.loss.flat.dimension
 
+    @property
+    def device(self) -> torch.device:
+        """Where gradients are computed."""
+        return self.loss.device
+
     def initial(self) -> Tensor:
         """Return x^0, as the module was made: a fresh vector [d]."""
         return self.loss.flat.initial()
@@ -60,7 +65,9 @@ class Oracle:
                 yield round_, client, batch
             seen.add((round_.number, samples))
 
-    def gradient(self, x: Tensor, client: int, batch: Positions | None, out: Tensor) -> None:
+    def gradient(
+        self, x: Tensor, client: int, batch: Positions | None, out: Tensor, round_: Round | None = None
+    ) -> None:
         """Write into out [d] the gradient at x of the client's loss, or of its mean over a mini-batch.
 
         Args:
@@ -68,6 +75,7 @@ class Oracle:
             client: whose loss it is.
             batch: positions 0..m-1 among the client's samples, or None for all of them.
             out: overwritten; it must not overlap with x.
+            round_: seeds what the module and the reading of samples draw at random; by default the round of `begin`.
         """
         key = self._key(x, client) if batch is None else None
         if key in self._found:
@@ -75,7 +83,7 @@ class Oracle:
             return
         here, there = self._here(x, out)
         torch.mul(here, 2 * self._l2, out=there)
-        self._add((here,), client, batch, there)
+        self._add((here,), client, batch, there, round_)
         if there is not out:
             out.copy_(there)
         if key is not None:
@@ -99,16 +107,24 @@ class Oracle:
         if there is not out:
             out.copy_(there)
 
-    def _add(self, points: Sequence[Tensor], client: int, batch: Positions | None, out: Tensor) -> None:
+    def _add(
+        self,
+        points: Sequence[Tensor],
+        client: int,
+        batch: Positions | None,
+        out: Tensor,
+        round_: Round | None = None,
+    ) -> None:
         """Add to out, which holds the regularizer's part, the gradient at the one point or its difference at the two."""
+        round_ = round_ or self._round
         scale = 1.0 / (self.data.samples(client) if batch is None else len(batch))
         counted, regularizer = 0.0, None
         self.loss.train(True)
         own = self.memories.of(BUFFERS, client) if self.loss.buffers == "local" else None
         if own is not None:
             self.loss.load_buffers(own)
-        seeds = self._round.rng("network", client) if self.loss.is_random else None
-        for part, samples in self.data.batches(client, batch, self._round):
+        seeds = round_.rng("network", client) if self.loss.is_random else None
+        for part, samples in self.data.batches(client, batch, round_):
             if regularizer is None and self.loss.is_counted(part):  # divide at the end, when the count is known
                 scale, regularizer = 1.0, out.clone()
                 out.zero_()

@@ -65,7 +65,8 @@ class Estimate:
         self._declared, self._clients = config.declared_byzantine, config.clients.count
         self._min_replies = config.transport.min_replies
         # A method that clips whole estimates by ‖g‖ cannot leave g = 0, because it then clips at level 0.
-        self._sampled_rounds_are_safe = not self._method.plain_mean and full_rounds.are_safe(self._method.cohort)
+        by_replies = not self._method.plain_mean and (self._method.keeps_copies or not self._method.keeps_bank)
+        self._sampled_rounds_are_safe = by_replies and full_rounds.are_safe(self._method.cohort)
         self._stands_still_at_zero = self._method.clip != "none" and not self._method.sends_differences
         self.g = torch.zeros(experiment.oracle.dimension, dtype=experiment.dtype, device=experiment.device)
         self._result = torch.zeros_like(self.g)
@@ -106,7 +107,12 @@ class Estimate:
             return Outcome()
         if rows is None:
             rows = self._method.rows(self.g, received, level)
-        f = self._full_rounds.byzantine(voters, exposed) if unclipped else self._declared * len(rows) // self._clients
+        if unclipped:
+            f = self._full_rounds.byzantine(voters, exposed)
+        elif self._method.keeps_bank:
+            f = self._full_rounds.byzantine(len(rows), 0)  # the bank may have rows of exposed clients
+        else:
+            f = self._declared * len(rows) // self._clients
         aggregator = self._robust if round_.full else self._sampled
         result = aggregator(rows, f=f, clip=level, generator=prepared.generator, out=self._result)
         if not round_.full:

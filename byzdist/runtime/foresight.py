@@ -47,6 +47,7 @@ class Foresight:
 
     def _wanted(self, round_: Round, clients: Iterable[int]) -> Iterator[Wanted]:
         for client in clients:
-            yield round_, client, self._method.positions(round_, client, self._oracle.samples(client))
+            for seeding, positions in self._method.readings(round_, client, self._oracle.samples(client)):
+                yield seeding, client, positions
             if self._claims is not None and self._claims.are_due(round_):
                 yield round_, client, None

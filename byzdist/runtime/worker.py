@@ -157,6 +157,7 @@ class Worker:
         difference = self._method.sends_differences and not self._method.keeps_copies and not round_.full
         previous = received.previous if difference or assigned.has("knows_estimate") else None
         decay, moved = self._method.weight_decay or 0.0, None
+        aggregated = config.clients.count if self._method.keeps_bank else len(round_.cohort)
         if decay and previous is not None and round_.number > 0:
             moved = norm(received.x - previous)
         if self._collusion and assigned.has("omniscient"):
@@ -174,7 +175,7 @@ class Worker:
             last_step=self._method.step(max(round_.number - 1, 0)),
             clients=config.clients.count,
             byzantine=self._byzantine,
-            f=config.declared_byzantine * len(round_.cohort) // config.clients.count,
+            f=config.declared_byzantine * aggregated // config.clients.count,
             colluders=colluders,
             rule=config.aggregation.rule if assigned.has("knows_rule") else None,
             pre=config.aggregation.pre if assigned.has("knows_rule") else None,

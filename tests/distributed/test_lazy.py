@@ -11,7 +11,7 @@ import torch
 from byzdist.errors import ConfigError, RunError
 from byzdist.problem.data import Lazy
 from byzdist.problem.data.ahead import ReadAhead, _Helper
-from tests.support.cases import BASE
+from tests.support.cases import BASE, case
 from tests.support.harness import comparable, train
 from tests.support.inprocess import train_in
 
@@ -55,12 +55,17 @@ def test_a_run_goes_on_with_the_same_draws(tmp_path):
     assert torch.equal(parts, train_in(TREE, tmp_path / "whole", workers=2))
 
 
-@pytest.mark.parametrize("split", ["shared", "iid"])
-def test_batches_of_a_round_are_asked_for_while_the_round_before_is_computed(tmp_path, monkeypatch, split):
+LOCAL = case("none", p=None, name="local_steps", steps=3, inner={"name": "sgd", "step_size": 0.1})["method"]
+
+
+@pytest.mark.parametrize("split, method", [("shared", TREE["method"]), ("iid", TREE["method"]), ("iid", LOCAL)])
+def test_batches_of_a_round_are_asked_for_while_the_round_before_is_computed(tmp_path, monkeypatch, split, method):
     """Worker and server are one thread here, so every batch that is being read at `Foresight.tell` was announced a round before."""
-    under_way, begins = list[bool](), ReadAhead.expect
+    under_way, unannounced, begins = list[bool](), 0, ReadAhead.expect
 
     def expect(self, jobs):
+        nonlocal unannounced
+        unannounced += not isinstance(jobs, Generator)
         if isinstance(jobs, Generator):  # the jobs of a worker's foresight
             jobs, copy = tee(jobs)
             under_way.append(self._is_next(next(copy)))
@@ -68,9 +73,10 @@ def test_batches_of_a_round_are_asked_for_while_the_round_before_is_computed(tmp
 
     monkeypatch.setattr(ReadAhead, "expect", expect)
     data = {**TREE["data"], "split": split, "workers": 1}
-    ahead = train_in({**TREE, "data": data, "attack": "none"}, tmp_path / "ahead", workers=1)
-    assert under_way == [False] + [True] * 15
-    in_place = {**TREE, "data": {**data, "workers": 0}, "attack": "none"}
+    tree = {**TREE, "method": method, "attack": "none"}
+    ahead = train_in({**tree, "data": data}, tmp_path / "ahead", workers=1)
+    assert under_way == [False] + [True] * 15 and unannounced == 0
+    in_place = {**tree, "data": {**data, "workers": 0}}
     assert torch.equal(ahead, train_in(in_place, tmp_path / "in place", workers=1))
 
 

@@ -1,6 +1,7 @@
 """What a picture shows is what the metrics say: means, groups, facets, axes, heat maps, timelines."""
 
 import itertools
+import json
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,13 @@ def test_the_axes_are_rounds_gradients_bytes_and_seconds(tmp_path):
     }
     for axis, at in expected.items():
         close(curve("", [run], "loss", axis).x, at)
+
+
+def test_local_steps_count_each_mini_batch(tmp_path):
+    folder = run_folder(tmp_path / "a", [1.0, 0.5], settings={"method.name": "local_steps"}, every=2)
+    described = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(described | {"method": {"batch_size": 8, "steps": 3}}))
+    close(curve("", [read_history(folder)], "loss", "gradients").x, [3 * 29, 3 * 3 * 29])  # 8 + 5 + 8 + 8 of the cohort
 
 
 def test_gradients_that_a_folder_does_not_tell_are_refused(tmp_path):

@@ -20,7 +20,7 @@ def test_a_piece_called_with_its_parameters_is_its_spec():
     assert byzdist.krum.__doc__.startswith(inspect.getdoc(byzdist.krum)[:10]) and "aggregation rules: krum" in repr(
         byzdist.krum
     )
-    assert "methods or server optimizers: sgd" in repr(byzdist.sgd)
+    assert "methods or server optimizers or inner optimizers: sgd" in repr(byzdist.sgd)
 
 
 def test_a_method_is_found_as_soon_as_it_is_registered():
