@@ -61,9 +61,12 @@ def test_bytes_and_gradients_are_those_that_a_run_counts(written):
     assert found["gradients"] == full * 20 * 90 + (41 - full) * 4 * 2 * 8
 
 
+REQUIRED = {"byz_clip21": {"tau": 1.0}, "local_steps": {"steps": 3, "inner": {"name": "sgd", "step_size": 0.1}}}
+
+
 @pytest.mark.parametrize("name", list(METHODS))
 def test_every_method_has_a_page(written, name):
-    tree = {**SOUND, "method": {"name": name, "step_size": 0.1}}
+    tree = {**SOUND, "method": {"name": name, "step_size": 0.1, **REQUIRED.get(name, {})}}
     if "cohort" in METHODS.parameters(name, "method") and not getattr(METHODS.get(name), "needs_every_client", False):
         tree["method"]["cohort"] = 20
     path = written()
