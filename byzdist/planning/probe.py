@@ -36,6 +36,7 @@ class Probed:
         seconds: the mean of a round, by "sampled" and "full"; a kind that did not come is missing.
         evaluation: the seconds of an evaluation.
         method_bytes: the method's memory in the server.
+        clipped: in which share of the sampled rounds of its second half at least nine tenths of the replies were clipped.
         failure: why the run ended early; None if it did not.
     """
 
@@ -44,6 +45,7 @@ class Probed:
     seconds: Mapping[str, float] = field(default_factory=dict)
     evaluation: float = 0.0
     method_bytes: int = 0
+    clipped: float = 0.0
     failure: str | None = None
 
 
@@ -105,6 +107,7 @@ def probe(
     stop = Stop(transport.stop_waiting)
     taken: dict[str, list[float]] = {"sampled": [], "full": []}
     evaluations: list[float] = []
+    choked: list[bool] = []
     began = time.monotonic()
 
     def watch(record: RoundRecord, metrics: Metrics) -> None:
@@ -112,6 +115,8 @@ def probe(
         found.rounds = record.round
         measured = record.seconds.get("evaluate", 0.0)
         taken["full" if record.full else "sampled"].append(record.seconds["total"] - measured)
+        if not record.full and 2 * record.round > config.rounds:
+            choked.append(record.clipped > 0 and 10 * record.clipped >= 9 * record.replies)
         if record.evaluation:
             evaluations.append(measured)
             loss = record.evaluation["loss"]
@@ -130,6 +135,7 @@ def probe(
         kind: fmean(times[_WARM if len(times) > _ENOUGH else 0 :]) for kind, times in taken.items() if times
     }
     found.evaluation = fmean(evaluations) if evaluations else 0.0
+    found.clipped = sum(choked) / max(1, len(choked))
     found.method_bytes = sum(tensor.nbytes for tensor in experiment.method.state.values())
     return found
 
