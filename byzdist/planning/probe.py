@@ -25,6 +25,9 @@ from byzdist.runtime.server import Server
 from byzdist.runtime.stopping import Stop
 from byzdist.transport.local import LocalServer
 
+_ENOUGH = 4  # sampled rounds before a probe may end
+_WARM = 2  # the first rounds of a kind, which also fill caches, do not count where there are enough others
+
 
 @dataclass
 class Probed:
@@ -57,9 +60,13 @@ def in_this_process(config: Config) -> Config:
     entries = [Spec("none") if _is_fault(spec) else spec for spec in config.attacks]
     attack = config.attack if entries == config.attacks else [ATTACKS.check(spec, "attack") for spec in entries]
     transport = config.transport.model_dump() | {"name": "local"}
+    data = (
+        config.data.plus(workers=0) if "workers" in config.data.parameters else config.data
+    )  # processes that read ahead
     return config.model_copy(
         update={
             "attack": attack,
+            "data": data,
             "transport": Transport(**transport),
             "metrics": MetricsOut(),
             "checkpoint": Checkpoints(every="none", minutes="none"),
@@ -125,12 +132,15 @@ def probe(
             stop.tell()
 
     with tempfile.TemporaryDirectory(prefix="byzdist-plan-") as folder:
-        recorder = Recorder(config, Metrics(Path(folder)), evaluation(experiment), [watch])
+        metrics = Metrics(Path(folder))
+        recorder = Recorder(config, metrics, evaluation(experiment), [watch])
         server = Server(experiment, transport, recorder, stop)
         try:
             server.run()
         except RunError as error:
             found.failure = str(error)
+        finally:
+            metrics.close("probed")
     found.seconds = {
         kind: fmean(times[_WARM if len(times) > _ENOUGH else 0 :]) for kind, times in taken.items() if times
     }
@@ -138,7 +148,3 @@ def probe(
     found.clipped = sum(choked) / max(1, len(choked))
     found.method_bytes = sum(tensor.nbytes for tensor in experiment.method.state.values())
     return found
-
-
-_ENOUGH = 4  # sampled rounds before a probe may end
-_WARM = 2  # the first rounds of a kind, which also fill caches, do not count where there are enough others
