@@ -63,7 +63,7 @@ def _cohorts(subject: Subject) -> Iterator[str]:
     if declared and not subject.clips and not subject.plain_mean and is_unsafe(subject):
         chance = chance_of_majority(subject, declared) or 0.0
         yield (
-            f"method.clip: without clipping a round with more than {_tolerated(subject)} Byzantine clients of {subject.cohort} decides "
+            f"method.clip: without clipping a round with more than {_tolerated(subject)} Byzantine clients of {subject.rows} decides "
             f"the estimate, and with B = {declared} the run has none of them with probability {_trusted(subject):.2g} (about "
             f"{chance * subject.config.rounds:.0f} majorities are to be expected). Set method.clip to a number, or a cohort that is safe "
             "without."
@@ -76,13 +76,11 @@ def is_unsafe(subject: Subject) -> bool:
 
 
 def _tolerated(subject: Subject) -> int:
-    return subject.aggregator.max_byzantine(subject.cohort)
+    return subject.aggregator.max_byzantine(subject.rows)
 
 
 def _trusted(subject: Subject) -> float:
-    return never(
-        more_than(subject.clients, subject.declared, subject.cohort, _tolerated(subject)), subject.config.rounds
-    )
+    return never(more_than(subject.clients, subject.declared, subject.rows, _tolerated(subject)), subject.config.rounds)
 
 
 def _step(subject: Subject) -> Iterator[str]:

@@ -88,6 +88,11 @@ def _own_rule(found: Section, subject: Subject) -> None:
     if subject.plain_mean:
         found.add("safe_cohort_of_rule", words, None, "none: sampled rounds are a plain mean")
         return
+    if subject.rows > subject.cohort:
+        found.notes.append(
+            "In sampled rounds the rule works on a row of every client, so a cohort with a Byzantine majority decides nothing."
+        )
+        return
     rounds, confidence = subject.config.rounds, subject.options.confidence
     safe = safe_cohort_of(subject.aggregator.max_byzantine, n, subject.declared, rounds, confidence)
     if safe is None:

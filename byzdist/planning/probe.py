@@ -25,6 +25,9 @@ from byzdist.runtime.server import Server
 from byzdist.runtime.stopping import Stop
 from byzdist.transport.local import LocalServer
 
+_ENOUGH = 4  # sampled rounds before a probe may end
+_WARM = 2  # the first rounds of a kind, which also fill caches, do not count where there are enough others
+
 
 @dataclass
 class Probed:
@@ -36,6 +39,7 @@ class Probed:
         seconds: the mean of a round, by "sampled" and "full"; a kind that did not come is missing.
         evaluation: the seconds of an evaluation.
         method_bytes: the method's memory in the server.
+        clipped: in which share of the sampled rounds of its second half at least nine tenths of the replies were clipped.
         failure: why the run ended early; None if it did not.
     """
 
@@ -44,6 +48,7 @@ class Probed:
     seconds: Mapping[str, float] = field(default_factory=dict)
     evaluation: float = 0.0
     method_bytes: int = 0
+    clipped: float = 0.0
     failure: str | None = None
 
 
@@ -55,9 +60,13 @@ def in_this_process(config: Config) -> Config:
     entries = [Spec("none") if _is_fault(spec) else spec for spec in config.attacks]
     attack = config.attack if entries == config.attacks else [ATTACKS.check(spec, "attack") for spec in entries]
     transport = config.transport.model_dump() | {"name": "local"}
+    data = (
+        config.data.plus(workers=0) if "workers" in config.data.parameters else config.data
+    )  # processes that read ahead
     return config.model_copy(
         update={
             "attack": attack,
+            "data": data,
             "transport": Transport(**transport),
             "metrics": MetricsOut(),
             "checkpoint": Checkpoints(every="none", minutes="none"),
@@ -105,6 +114,7 @@ def probe(
     stop = Stop(transport.stop_waiting)
     taken: dict[str, list[float]] = {"sampled": [], "full": []}
     evaluations: list[float] = []
+    choked: list[bool] = []
     began = time.monotonic()
 
     def watch(record: RoundRecord, metrics: Metrics) -> None:
@@ -112,6 +122,8 @@ def probe(
         found.rounds = record.round
         measured = record.seconds.get("evaluate", 0.0)
         taken["full" if record.full else "sampled"].append(record.seconds["total"] - measured)
+        if not record.full and 2 * record.round > config.rounds:
+            choked.append(record.clipped > 0 and 10 * record.clipped >= 9 * record.replies)
         if record.evaluation:
             evaluations.append(measured)
             loss = record.evaluation["loss"]
@@ -120,19 +132,19 @@ def probe(
             stop.tell()
 
     with tempfile.TemporaryDirectory(prefix="byzdist-plan-") as folder:
-        recorder = Recorder(config, Metrics(Path(folder)), evaluation(experiment), [watch])
+        metrics = Metrics(Path(folder))
+        recorder = Recorder(config, metrics, evaluation(experiment), [watch])
         server = Server(experiment, transport, recorder, stop)
         try:
             server.run()
         except RunError as error:
             found.failure = str(error)
+        finally:
+            metrics.close("probed")
     found.seconds = {
         kind: fmean(times[_WARM if len(times) > _ENOUGH else 0 :]) for kind, times in taken.items() if times
     }
     found.evaluation = fmean(evaluations) if evaluations else 0.0
+    found.clipped = sum(choked) / max(1, len(choked))
     found.method_bytes = sum(tensor.nbytes for tensor in experiment.method.state.values())
     return found
-
-
-_ENOUGH = 4  # sampled rounds before a probe may end
-_WARM = 2  # the first rounds of a kind, which also fill caches, do not count where there are enough others

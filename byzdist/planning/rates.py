@@ -95,11 +95,10 @@ def _robustness(subject: Subject) -> tuple[float | None, str]:
     kappa = subject.aggregator.kappa(subject.cohort, subject.f)
     if kappa is None or not math.isfinite(kappa):
         return None, ""
-    rule = subject.config.aggregation.rule.name
-    source = (
-        f"cδ = κ/2 with κ = {kappa:.3g} of {subject.cohort} vectors with f = {subject.f} (byzdist list rule {rule})"
-    )
-    return kappa / 2, source
+    source = f"cδ = κ/2 with κ = {kappa:.3g} for {subject.cohort} vectors with f = {subject.f}"
+    steps = " and its steps" if subject.config.aggregation.pre else ""
+    known = subject.aggregator.rule.facts.robustness.partition(";")[0]
+    return kappa / 2, f"{source}, from {subject.config.aggregation.rule.name}{steps}: {known}"
 
 
 def section(subject: Subject) -> Section:
@@ -145,7 +144,8 @@ def section(subject: Subject) -> Section:
 
 def _both(found: Section, key: str, words: str, values: dict[str, float]) -> None:
     """Add what follows from the sharp F, and beside it what follows from the paper's."""
-    found.add(key, words, values, f"{values['sharp']:.3g} (the paper's F: {values['paper']:.3g})")
+    sharp, paper = f"{values['sharp']:.3g}", f"{values['paper']:.3g}"
+    found.add(key, words, values, sharp if sharp == paper else f"{sharp} (the paper's F: {paper})")
 
 
 def _why_not(subject: Subject, known: Rates) -> str:

@@ -116,6 +116,12 @@ class Subject:
         return bool(getattr(METHODS.get(self.config.method.name), "plain_mean", False))
 
     @property
+    def rows(self) -> int:
+        """How many rows the rule gets in a sampled round: C, or n where the server keeps a row of each client."""
+        keeps_bank = getattr(METHODS.get(self.config.method.name), "keeps_bank", False)
+        return self.clients if keeps_bank else self.cohort
+
+    @property
     def clips(self) -> bool:
         """Whether sampled rounds are clipped."""
         return bool(self.config.method.parameters.get("clip", "none") != "none")

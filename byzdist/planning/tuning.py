@@ -2,13 +2,15 @@
 
 The theorems' steps are hundreds of times smaller than what works, so the search starts at 1/L, above which even gradient descent
 is at risk, and goes down. Of each step it tries clipping levels up to the largest that a minority cannot feed, λ = p/(2δ)·‖g‖; where a
-method has no p, a quarter of ‖g‖, ‖g‖ and four times that. The candidates run for a few rounds each; the better ones go on to longer
-runs, thrice, and the last with the lowest loss wins. The same configuration and seed give the same answer.
+method has no p, a quarter of ‖g‖, ‖g‖ and four times that. The candidates run for a few rounds each, the better ones for longer, and
+the best of these beside its neighbours for longest; the lowest loss wins. Where nearly every reply is clipped in most rounds, a
+candidate stands behind all others, because its estimate cannot follow the gradient. The same configuration and seed give the same answer.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from byzdist.config.reading import load
 from byzdist.config.schema import Config
@@ -27,12 +29,14 @@ _STAGES, _KEPT = (
     3,
     5,
 )  # each stage has an equal share of the budget; one of so many candidates goes on, and at least two
+_NEIGHBOURS = (1.5, 1 / 1.5)  # times the best step, in the last stage
 _SHORTEST, _EVALUATIONS = 10, 4  # rounds of a short run, and how often it is evaluated after its start
 _SAMPLES = 2048  # for the loss of models without closed forms
 _WORSE = 2.0  # a candidate whose loss is ever above this times the larger of 1 and the loss at the start is out
 
 Settings = Mapping[str, float]
 """New values by their keys, such as method.step_size."""
+Candidate = tuple[Settings, Config]
 
 
 @dataclass(frozen=True)
@@ -85,32 +89,75 @@ def tune(
             raise ConfigError(
                 "--tune: with data.where=worker the server measures nothing. Give it its own set: validation."
             )
-        configured = dict(_as_configured(subject))
-        candidates = [(configured, subject.config), *_allowed(path, overrides, _candidates(subject), configured)]
-        return _race(subject, candidates, budget or 3 * subject.config.rounds, say)
+        configured: Settings = dict(_as_configured(subject))
+        allowed = partial(_allowed, path, overrides, seen=[configured])
+        candidates = [(configured, subject.config), *allowed(_candidates(subject))]
+        return _race(subject, candidates, allowed, budget or 3 * subject.config.rounds, say)
 
 
 def _race(
-    subject: Subject, candidates: list[tuple[Settings, Config]], budget: int, say: Callable[[str], object]
+    subject: Subject,
+    candidates: list[Candidate],
+    allowed: Callable[[Iterable[Settings]], Iterable[Candidate]],
+    budget: int,
+    say: Callable[[str], object],
 ) -> Tuned:
-    """Let the candidates run for longer and longer, the first of them being the configuration as it is."""
-    configured, tried, rounds, losses = candidates[0], len(candidates), 0, list[float]()
+    """Let the candidates, of which the first is the configuration as it is, run for longer and longer.
+
+    ``allowed`` makes candidates of settings, as far as the configuration accepts them.
+    """
+    configured, tried, rounds, results = candidates[0], 0, 0, list[Probed]()
     for stage in range(_STAGES):
         if stage:
             candidates = candidates[: max(2, len(candidates) // _KEPT)]
+        if stage == _STAGES - 1:
+            candidates += allowed(_neighbours(subject, candidates[0][0]))
+        tried = max(tried, len(candidates))
         rounds = min(subject.config.rounds, max(_SHORTEST, budget // (_STAGES * len(candidates))))
         say(f"{len(candidates)} settings, {rounds} rounds each")
-        losses = [_score(_short(subject, config, rounds)) for _, config in candidates]
-        order = sorted(range(len(candidates)), key=losses.__getitem__)
-        candidates, losses = [candidates[place] for place in order], [losses[place] for place in order]
-    if not math.isfinite(losses[0]):
+        results = [_short(subject, config, rounds) for _, config in candidates]
+        order = sorted(range(len(candidates)), key=lambda place: _rank(results[place]))
+        candidates, results = [candidates[place] for place in order], [results[place] for place in order]
+    if not math.isfinite(_score(results[0])):
         raise ConfigError(
             "--tune: with every setting that was tried the loss grows, or is not a number. `byzdist plan` may say why."
         )
     if configured not in candidates:
         candidates.append(configured)
-        losses.append(_score(_short(subject, configured[1], rounds)))
-    return Tuned(candidates[0][0], losses[0], losses[candidates.index(configured)], rounds, tried)
+        results.append(_short(subject, configured[1], rounds))
+    before = _score(results[candidates.index(configured)])
+    return Tuned(candidates[0][0], _score(results[0]), before, rounds, tried)
+
+
+def _neighbours(subject: Subject, best: Settings) -> Iterator[Settings]:
+    """Yield settings with other steps, at the same level λ/‖g‖ where a level follows the step."""
+    steps = [key for key in best if key.startswith("method.step_size")]
+    if not steps:
+        return
+    assert subject.experiment is not None
+    configured = largest_step(subject.config, subject.experiment.method)
+    step = configured * best[steps[0]] / _steps(subject, configured)[steps[0]]
+    for factor in _NEIGHBOURS:
+        if step * factor > _largest(subject):
+            continue
+        changed = {**best, **{key: _down(best[key] * factor) for key in steps}}
+        if "method.clip" in best and subject.parameter("clip_reference") == "step":
+            changed["method.clip"] = _down(best["method.clip"] / factor)
+        yield changed
+
+
+def _largest(subject: Subject) -> float:
+    """Return the largest step to try: 1/L, or twice that for a model that is not convex, whose L is only known at x^0."""
+    assert subject.experiment is not None
+    if subject.curvature is None:
+        return largest_step(subject.config, subject.experiment.method)
+    return (1 if subject.experiment.oracle.loss.declared.convex else 2) / subject.curvature.of_mean
+
+
+def _rank(probed: Probed) -> tuple[bool, bool, float]:
+    """Return by what candidates are put in order."""
+    score = _score(probed)
+    return not math.isfinite(score), probed.clipped > 0.5, score
 
 
 def _short(subject: Subject, config: Config, rounds: int) -> Probed:
@@ -132,18 +179,18 @@ def _score(probed: Probed) -> float:
 
 
 def _allowed(
-    path: str, overrides: Sequence[str], candidates: Iterator[Settings], configured: Settings
-) -> Iterator[tuple[Settings, Config]]:
-    """Yield the candidates, each once, that the configuration's checks accept."""
-    seen = [configured]
-    for settings in candidates:
-        if settings in seen:
+    path: str, overrides: Sequence[str], settings: Iterable[Settings], seen: list[Settings]
+) -> Iterator[Candidate]:
+    """Yield the candidates with these settings, each once, that the configuration's checks accept."""
+    for each in settings:
+        if each in seen:
             continue
-        seen.append(settings)
+        seen.append(each)
         try:
-            yield settings, load(path, [*overrides, *(f"{key}={value!r}" for key, value in settings.items())])
+            config = load(path, [*overrides, *(f"{key}={value!r}" for key, value in each.items())])
         except ConfigError:  # such as a clip for a method that has none
             continue
+        yield each, config
 
 
 def _as_configured(subject: Subject) -> Iterator[tuple[str, float]]:
@@ -158,11 +205,11 @@ def _as_configured(subject: Subject) -> Iterator[tuple[str, float]]:
 
 def _candidates(subject: Subject) -> Iterator[Settings]:
     assert subject.experiment is not None
-    method, curvature = subject.experiment.method, subject.curvature
+    method, largest = subject.experiment.method, _largest(subject)
     configured = largest_step(subject.config, method)
-    L = 1 / configured if curvature is None else curvature.of_mean
-    largest = (1 if subject.experiment.oracle.loss.declared.convex else 2) / L
     steps = {_down(largest * factor) for factor in _FACTORS} | {step for step in (configured,) if step <= largest}
+    if not _steps(subject, configured):  # a schedule of the user's own, whose numbers may be anything
+        steps = {configured}
     for step in sorted(steps, reverse=True):
         for p in _chances(subject):
             chance: Settings = {} if p is None else {"method.p": p}
@@ -185,12 +232,12 @@ def _clips(subject: Subject, method: Method, step: float, p: float | None) -> li
     if method.clip == "none" and (not needed or not contradictions.is_unsafe(subject)):
         return [None]
     by_gradient = method.clip_reference == "gradient"
-    levels = [level for level in _LEVELS]
+    levels = list(_LEVELS)
     if p is not None and subject.declared:
         bound = p * subject.clients / (2 * subject.declared)
         levels = [bound, bound / 4]
-        if subject.curvature is not None:
-            levels += [level for level in (subject.curvature.smoothness * step,) if level < bound]
+        if subject.curvature is not None and subject.curvature.smoothness * step < bound:
+            levels.append(subject.curvature.smoothness * step)
     clips: list[float | None] = [_down(level if by_gradient else level / step) for level in levels]
     return clips
 

@@ -35,11 +35,11 @@ CASES = {
     "quickstart": Case("configs/quickstart.yaml", "gap"),
     "fig1_clip_1": Case("configs/paper/fig1_clip_1.yaml", "gap", "a9a.gz"),
     "fig1_sound": Case("configs/paper/fig1_sound.yaml", "gap", "a9a.gz"),
-    "mnist_cnn_clip": Case("configs/paper/mnist_cnn_clip.yaml", "accuracy", "mnist", ["rounds=200"]),
+    "mnist_cnn_clip": Case("configs/paper/mnist_cnn_clip.yaml", "accuracy", "mnist", ["rounds=100"]),
     "language_model": Case(
         "configs/examples/language_model.yaml",
         "loss",
-        changes=["rounds=200"],
+        changes=["rounds=150"],
         start=["method.step_size={name: cosine, value: 1.0e-6, last: 1.0e-7, rounds: 400}", "method.clip=1.0"],
     ),
 }

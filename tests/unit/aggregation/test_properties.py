@@ -140,6 +140,32 @@ def test_the_kappa_of_the_trimmed_mean_is_attained():
     torch.testing.assert_close(error, f / (n - 2 * f) * honest.var(0, correction=0))
 
 
+@pytest.mark.parametrize(
+    "name", [name for name in RULES if RULES.get(name).facts.kappa and name not in ("mean", "ctma")]
+)
+@pytest.mark.parametrize("pre", [[], ["nnm"]], ids=["alone", "nnm"])
+@pytest.mark.parametrize("wrap", [False, True], ids=["plain", "ctma"])
+def test_no_attack_that_was_tried_exceeds_kappa(name, pre, wrap):
+    n, f, generator = 11, 3, np.random.default_rng(4)
+    aggregator = Aggregator({"name": "ctma", "rule": name} if wrap else name, pre)
+    kappa = aggregator.kappa(n, f)
+    for distance in (0.5, 1.0, 2.0, 4.0, 1e6):
+        honest = generator.standard_normal((n - f, 4))
+        hostile = (
+            honest.mean(0) + distance * np.sign(generator.standard_normal(4)) + 0.1 * generator.standard_normal((f, 4))
+        )
+        result = aggregator(torch.from_numpy(np.concatenate([hostile, honest])), f=f).vector.numpy()
+        error, spread = np.sum((result - honest.mean(0)) ** 2), honest.var(0).sum()
+        assert error <= kappa * spread * (1 + 1e-9)
+
+
+def test_kappa_of_a_chain_is_known_only_if_each_part_has_one():
+    assert Aggregator("mean").kappa(9, 0) == 0.0 and Aggregator("mean").kappa(9, 1) == np.inf
+    assert Aggregator("coordinate_median", ["bucketing"]).kappa(9, 2) is None
+    assert Aggregator("mda").kappa(9, 2) is None and Aggregator({"name": "ctma", "rule": "mda"}).kappa(9, 2) is None
+    assert Aggregator("trimmed_mean", ["nnm"]).kappa(9, 2) == pytest.approx(8 * 2 / 7 * (1 + 2 / 5))
+
+
 @every_rule
 @few
 @given(

@@ -5,6 +5,7 @@ from math import comb
 import numpy as np
 import pytest
 
+from byzdist.participation import draw_cohort
 from byzdist.planning.majority import (
     Safe,
     divergence,
@@ -17,6 +18,8 @@ from byzdist.planning.majority import (
     safe_cohort_of,
     smallest_f,
 )
+from byzdist.planning.theory import Setting
+from byzdist.rounds import Round
 
 SIZES = [(20, 5, 4), (20, 5, 20), (25, 12, 11), (9, 4, 5), (40, 0, 7), (31, 15, 1)]
 
@@ -86,6 +89,38 @@ def test_a_rule_that_tolerates_less_needs_a_larger_cohort_or_has_none():
         27, 12
     )  # the chance at 25 is 0.83
     assert safe_cohort_of(lambda size: 0, 100, 20, 1000, 0.9) is None
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("n, b, cohort, rounds", [(20, 5, 4, 50), (100, 30, 10, 20), (25, 7, 5, 10)])
+def test_every_probability_agrees_with_a_million_cohorts_as_a_run_draws_them(n, b, cohort, rounds):
+    """Each share is within five standard deviations of its probability: one test in a million would fail by chance."""
+    draws, f = 10**6, b * cohort // n
+    drawn = [draw_cohort(Round(number, 1), n, cohort) for number in range(draws)]
+    byzantine = np.fromiter(((members >= n - b).sum() for members in drawn), np.int64, draws)
+    with_client_0 = np.fromiter((members[0] == 0 for members in drawn), bool, draws)
+    setting = Setting(n, b, cohort, 0.1, 1.0, 0.0, 1.0, 1.0)
+    good, bad = byzantine <= f, 2 * byzantine > cohort
+    chance = majority(n, b, cohort)
+
+    def agrees(share, expected, count):
+        return abs(share - expected) <= 5 * np.sqrt(expected * (1 - expected) / count)
+
+    assert all(
+        agrees((byzantine == k).mean(), expected, draws) for k, expected in enumerate(law(n, b, cohort)) if expected
+    )
+    assert agrees(bad.mean(), chance, draws) and agrees(good.mean(), setting.good_cohort, draws)
+    assert agrees(with_client_0[good].mean(), setting.honest_share, good.sum())
+    runs = bad.reshape(-1, rounds)
+    assert agrees((~runs.any(1)).mean(), never(chance, rounds), len(runs))
+    gaps = np.diff(
+        np.flatnonzero(bad), prepend=-1
+    )  # rounds to the next majority, whose mean is 1/q and deviation √(1-q)/q
+    assert abs(gaps.mean() - 1 / chance) <= 5 * np.sqrt(1 - chance) / chance / np.sqrt(len(gaps))
+    smallest = smallest_f(n, b, cohort, rounds, 0.9)
+    all_at_most = (byzantine.reshape(-1, rounds) <= smallest).all(1).mean()
+    fewer = (byzantine.reshape(-1, rounds) < smallest).all(1).mean()
+    assert all_at_most > 0.9 - 5 * 0.3 / np.sqrt(len(runs)) and fewer < 0.9 + 5 * 0.3 / np.sqrt(len(runs))
 
 
 def test_small_chances_and_many_rounds_lose_nothing():

@@ -14,7 +14,7 @@ from byzdist.planning.probe import in_this_process, probe
 from byzdist.planning.subject import Options, Subject
 from tests.support.cases import BASE
 
-SOUND = {**BASE, "rounds": 40, "clients": {"count": 20, "byzantine": 5}, "aggregation": {"rule": "trimmed_mean"}}
+SOUND = {**BASE, "rounds": 20, "clients": {"count": 20, "byzantine": 5}, "aggregation": {"rule": "trimmed_mean"}}
 QUIET = Options(probes=False)
 
 
@@ -55,10 +55,10 @@ def test_bytes_and_gradients_are_those_that_a_run_counts(written):
     found = tree_of(path, "transport.name=local")["costs"]
     records = []
     probe(in_this_process(subject.config), each=records.append)
-    assert len(records) == 41 and found["bytes_up"] == sum(record.bytes_up for record in records)
+    assert len(records) == 21 and found["bytes_up"] == sum(record.bytes_up for record in records)
     assert found["bytes_down"] == pytest.approx(sum(record.bytes_down for record in records))
     full = sum(record.full for record in records)
-    assert found["gradients"] == full * 20 * 90 + (41 - full) * 4 * 2 * 8
+    assert found["gradients"] == full * 20 * 90 + (21 - full) * 4 * 2 * 8
 
 
 REQUIRED = {"byz_clip21": {"tau": 1.0}, "local_steps": {"steps": 3, "inner": {"name": "sgd", "step_size": 0.1}}}
