@@ -1,6 +1,7 @@
 """The page: what it says, what it leaves out, and the warnings."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +62,10 @@ def test_bytes_and_gradients_are_those_that_a_run_counts(written):
     assert found["gradients"] == full * 20 * 90 + (21 - full) * 4 * 2 * 8
 
 
-REQUIRED = {"byz_clip21": {"tau": 1.0}, "local_steps": {"steps": 3, "inner": {"name": "sgd", "step_size": 0.1}}}
+REQUIRED: dict[str, dict[str, Any]] = {
+    "byz_clip21": {"tau": 1.0},
+    "local_steps": {"steps": 3, "inner": {"name": "sgd", "step_size": 0.1}},
+}
 
 
 @pytest.mark.parametrize("name", list(METHODS))
