@@ -39,6 +39,17 @@ RUN: dict[str, Any] = {
     "device": "cpu",
 }
 
+LOCAL = {
+    **RUN,
+    "method": {
+        "name": "local_steps",
+        "cohort": 3,
+        "step_size": 0.5,
+        "steps": 2,
+        "inner": {"name": "signs", "step_size": 0.01},
+    },
+}
+
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
@@ -60,6 +71,7 @@ def test_there_is_an_example_of_each_kind_and_none_of_them_is_shipped():
         "availability": RUN["clients"],
         "schedule": RUN["method"],
         "optimizer": RUN["method"],
+        "inner": LOCAL["method"],
         "logger": RUN["metrics"],
     }
     chosen = {kind: section[kind][one.key.rpartition(".")[2]] for kind, one in KINDS.items()}
@@ -68,18 +80,20 @@ def test_there_is_an_example_of_each_kind_and_none_of_them_is_shipped():
     assert not [name for kind, name in names.items() if name in KINDS[kind].registry]
 
 
-def test_a_run_trains_with_all_of_them_none_of_which_is_listed_anywhere(copy):
-    (copy / "run.yaml").write_text(yaml.safe_dump(RUN))
-    command = [sys.executable, "-m", "byzdist", "run", "run.yaml", "--out", "run"]
+@pytest.mark.parametrize("tree", [RUN, LOCAL], ids=["run", "local"])
+def test_a_run_trains_with_all_of_them_none_of_which_is_listed_anywhere(copy, tree, request):
+    name = request.node.callspec.id
+    (copy / f"{name}.yaml").write_text(yaml.safe_dump(tree))
+    command = [sys.executable, "-m", "byzdist", "run", f"{name}.yaml", "--out", name]
     environment = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
-    first, *rest = [json.loads(line) for line in (copy / "run" / "metrics.jsonl").read_text().splitlines()]
+    first, *rest = [json.loads(line) for line in (copy / name / "metrics.jsonl").read_text().splitlines()]
     assert all(client % 2 == line["round"] % 2 for line in [first, *rest] for client in line["cohort"])
     sampled = [line for line in rest if line["kind"] == "sampled"]
     assert sampled and all(line["bytes_up"] == len(line["cohort"]) * (64 + 40 * 4) for line in sampled)
-    assert json.loads((copy / "run" / "summary.json").read_text())["loss"] < first["loss"]
-    lines = (copy / "run" / "losses.tsv").read_text().splitlines()
+    assert json.loads((copy / name / "summary.json").read_text())["loss"] < first["loss"]
+    lines = (copy / name / "losses.tsv").read_text().splitlines()
     assert (
         lines == [f"{line['round']}\t{line['loss']:.3g}" for line in [first, *rest] if "loss" in line]
         and len(lines) == 3
