@@ -89,7 +89,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.tune:
         tuned = tune(arguments.config, arguments.overrides, options, budget=arguments.budget, say=_say)
-        _say(f"loss {tuned.loss:.6g} after {tuned.rounds} rounds; as configured {tuned.before:.6g}")
+        _say(
+            f"best of {tuned.tried}: loss {tuned.loss:.6g} after {tuned.rounds} rounds; as configured {tuned.before:.6g}"
+        )
         print(" ".join(tuned.overrides()))
         return 0
     found = plan(arguments.config, arguments.overrides, options)

@@ -1,5 +1,6 @@
 """The smoothness L of the losses, μ, and how much clients differ: in closed form, measured, or given."""
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from byzdist.runtime.experiment import Experiment
 
 _SAMPLES, _FEW = 8192, 128  # from which L is measured, of convex models and of others
 _ITERATIONS, _BATCHES = 20, 8
+_ROUNDING = 1e-12  # of the largest eigenvalue
 _DIRECT = 512  # dimensions up to which a constant Hessian is computed
 
 
@@ -39,13 +41,15 @@ class Curvature:
 
 
 def curvature(experiment: Experiment) -> Curvature | None:
-    """Return what can be computed or measured of the losses; None if the data are not here."""
+    """Return what can be computed or measured of the losses; None if the data are not here, or the loss is flat at x^0."""
     data = experiment.data
     if not isinstance(data, PooledData):
         return None
-    if not experiment.oracle.loss.declared.convex:
-        return _at_the_start(experiment, data)
-    return replace(_of_convex(experiment, data), heterogeneity=_heterogeneity(experiment, data))
+    if experiment.oracle.loss.declared.convex:
+        found = replace(_of_convex(experiment, data), heterogeneity=_heterogeneity(experiment, data))
+    else:
+        found = _at_the_start(experiment, data)
+    return found if 0 < found.of_mean <= found.smoothness < math.inf else None
 
 
 def _of_convex(experiment: Experiment, data: PooledData) -> Curvature:
@@ -57,7 +61,9 @@ def _of_convex(experiment: Experiment, data: PooledData) -> Curvature:
         assert isinstance(data, ArrayData)
         row = data.features[torch.from_numpy(longest)]
         most = float(loss.model.smoothness(row)) + 2 * loss.l2  # type: ignore[operator]
-        return Curvature(most, of_mean, mu, "in closed form, of the sample with the longest features", mu_source)
+        return Curvature(
+            most, min(of_mean, most), mu, "in closed form, of the sample with the longest features", mu_source
+        )
     whole = _objective(experiment, data, _spread(data, _SAMPLES))
     hessian = _constant_hessian(whole, x)
     if hessian is None:
@@ -65,7 +71,9 @@ def _of_convex(experiment: Experiment, data: PooledData) -> Curvature:
     else:
         values = torch.linalg.eigvalsh(hessian)
         of_mean, source = float(values[-1]), "the largest eigenvalue of the Hessian, which is the same everywhere"
-        mu, mu_source = float(values[0]), "its smallest eigenvalue"
+        positive = values[values > _ROUNDING * values[-1]]  # on a quadratic, directions without curvature do not matter
+        if len(positive):
+            mu, mu_source = float(positive[0]), "its smallest eigenvalue above 0"
     if longest is None:
         return Curvature(of_mean, of_mean, mu, source, mu_source)
     most = _largest(_objective(experiment, data, longest), x)

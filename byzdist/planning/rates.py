@@ -165,7 +165,9 @@ def _why_not(subject: Subject, known: Rates) -> str:
 
 def _losses(found: Section, curvature: Curvature | None) -> None:
     if curvature is None:
-        found.notes.append("L is not known: the data are not here. Give it with --lipschitz, and μ with --pl.")
+        found.notes.append(
+            "L is not known, without data or with a loss that is flat at x^0. Give it with --lipschitz, and μ with --pl."
+        )
         return
     found.add("L", "L: gradients of every batch are L-Lipschitz", curvature.smoothness)
     found.add("L_of_mean", "the same of the mean loss f", curvature.of_mean)

@@ -1,6 +1,6 @@
 """`byzdist plan --tune`: a step size, a clip and a p, found by short runs under the configured attack.
 
-The theorems' steps are hundreds of times smaller than what works, so the search starts at 1/L, above which even gradient descent
+The theorems' steps are far smaller than what works, so the search starts at 1/L, above which even gradient descent
 is at risk, and goes down. Of each step it tries clipping levels up to the largest that a minority cannot feed, λ = p/(2δ)·‖g‖; where a
 method has no p, a quarter of ‖g‖, ‖g‖ and four times that. The candidates run for a few rounds each, the better ones for longer, and
 the best of these beside its neighbours for longest; the lowest loss wins. Where nearly every reply is clipped in most rounds, a
@@ -25,10 +25,8 @@ from byzdist.runtime.advice import largest_step
 
 _FACTORS = (1, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 64, 1 / 256)  # of 1/L
 _LEVELS = (1 / 4, 1, 4)  # of ‖g‖, where nothing else bounds the level
-_STAGES, _KEPT = (
-    3,
-    5,
-)  # each stage has an equal share of the budget; one of so many candidates goes on, and at least two
+_STAGES = 3  # each has an equal share of the budget
+_KEPT = 5  # one of so many candidates goes on to the next stage, and at least two
 _NEIGHBOURS = (1.5, 1 / 1.5)  # times the best step, in the last stage
 _SHORTEST, _EVALUATIONS = 10, 4  # rounds of a short run, and how often it is evaluated after its start
 _SAMPLES = 2048  # for the loss of models without closed forms

@@ -35,7 +35,7 @@ def tree(attack: str, **sections: Any) -> dict[str, Any]:
     return {
         "name": "quadratic",
         "seed": 0,
-        "rounds": 400,
+        "rounds": 200,
         "clients": {"count": 10, "byzantine": 2},
         "data": {"name": f"{__name__}:quadratic", "split": "shared"},
         "task": "regression",
@@ -51,7 +51,7 @@ def tree(attack: str, **sections: Any) -> dict[str, Any]:
         "aggregation": {"rule": "trimmed_mean"},
         "attack": attack,
         "transport": "local",
-        "evaluate": {"every": 50},
+        "evaluate": {"every": 25},
         "dtype": "float64",
         "device": "cpu",
         **sections,
@@ -78,13 +78,13 @@ def test_the_theorems_step_converges_at_least_at_the_promised_rate(tmp_path, att
     losses = [probe(in_this_process(parse({**given, "seed": seed, "method": method}))).losses for seed in SEEDS]
     gaps = np.mean(losses, axis=0) - minimum()
     assert len(gaps) == 9 and gaps[-1] < 0.5 * gaps[0], "the rate promises something in these rounds"
-    assert np.all(gaps <= gaps[0] * (1 - rate) ** (50 * np.arange(9)) * (1 + 1e-9))
+    assert np.all(gaps <= gaps[0] * (1 - rate) ** (25 * np.arange(9)) * (1 + 1e-9))
 
 
 def test_what_tune_prints_is_what_run_takes_and_trains_better(tmp_path):
     """As `byzdist run CONFIG $(byzdist plan CONFIG --tune)`, from a step size of no use."""
     path, out = tmp_path / "config.yaml", tmp_path / "run"
-    method = {**BASE["method"], "step_size": 1e-6, "cohort": 4}
+    method = {**BASE["method"], "step_size": 1e-6, "cohort": 4, "p": 0.0888}  # the paper's p, so that no other is tried
     tree = {**BASE, "rounds": 60, "clients": {"count": 9, "byzantine": 2}, "aggregation": {"rule": "coordinate_median"}}
     path.write_text(yaml.safe_dump({**tree, "method": method, "attack": "bit_flip", "transport": "local"}))
     byzdist = [sys.executable, "-m", "byzdist"]

@@ -13,17 +13,18 @@ FEATURES = np.random.default_rng(3).standard_normal((40, 5)) * np.array([1.0, 2.
 SHARED = {"name": "tests.unit.planning.test_curvature:numbers", "split": "shared"}
 
 
-def numbers() -> tuple[np.ndarray, np.ndarray]:
-    """A data set for regression; its features are known to the tests."""
-    return FEATURES, FEATURES.sum(1) + 1.0
+def numbers(*, rank: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """A data set for regression, of which the first ``rank`` features are not zero; they are known to the tests."""
+    features = FEATURES * (np.arange(5) < rank)
+    return features, features.sum(1) + 1.0
 
 
 def prepared(**sections: object) -> Experiment:
     return prepare(parse({**BASE, **sections}), torch.device("cpu"))
 
 
-def regression(**data: object) -> Experiment:
-    model = {"name": "linear", "bias": False, "l2": 0.25}
+def regression(l2: float = 0.25, **data: object) -> Experiment:
+    model = {"name": "linear", "bias": False, "l2": l2}
     return prepared(data={**SHARED, **data}, model=model, task="regression")
 
 
@@ -35,6 +36,13 @@ def test_of_a_quadratic_everything_is_known():
     assert (found.mu, found.of_mean) == pytest.approx((smallest, largest), rel=1e-9)
     assert found.smoothness == pytest.approx(2 * longest + 0.5, rel=1e-6)
     assert found.heterogeneity == 0.0 and "same everywhere" in found.source
+
+
+def test_directions_in_which_a_quadratic_is_flat_do_not_count():
+    found = curvature(regression(l2=0.0, rank=3))
+    smallest, *_ = np.linalg.eigvalsh(2 * FEATURES[:, :3].T @ FEATURES[:, :3] / len(FEATURES))
+    assert found.mu == pytest.approx(smallest, rel=1e-9)
+    assert curvature(regression(l2=0.0, rank=0)) is None, "a loss that is flat everywhere"
 
 
 def test_clients_that_hold_different_samples_differ():
