@@ -1,6 +1,7 @@
 """Imports point one way, from the ground to the command line: no room imports from one that comes after it, and none in a circle."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import byzdist
@@ -37,6 +38,7 @@ def modules(package):
     return {".".join(name[:-1] if name[1:] and name[-1] == "__init__" else name): path for path, name in names.items()}
 
 
+@cache
 def imports(package):
     """Return what each module imports of the package, wherever in its text: in functions and for type checks, too."""
     files = modules(package)
