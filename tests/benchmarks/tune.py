@@ -1,9 +1,10 @@
 """What `byzdist plan --tune` finds beside the settings that were tuned by hand, as the table of docs/planning.md.
 
-usage: python -m tests.benchmarks.tune [--data FOLDER] [--cases NAME ...] [--seeds N]
+usage: python -m tests.benchmarks.tune [--data FOLDER] [--cases NAME ...] [--seeds N] [--budget TIMES]
 
 Each shipped configuration is tuned from a start that knows nothing of the settings it ships with: a tiny step size and the default clip
-(p stays, because a larger one costs more gradients a round). Then both run to the end with other seeds than the one it was tuned with.
+(p stays, because a larger one costs more gradients a round), in short runs of TIMES the rounds of the run together, by default 3. Then
+both run to the end with other seeds than the one it was tuned with.
 FOLDER holds a9a.gz and mnist/, which are not part of this package (by default BYZDIST_DATA or ../shared/data).
 """
 
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
+from byzdist.config.reading import load
 from byzdist.planning.tuning import tune
 from tests.benchmarks.robustness import ROOT, Setting, outcome
 
@@ -61,6 +63,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(default))
     parser.add_argument("--cases", nargs="*", choices=CASES, default=list(CASES))
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--budget", type=int, default=3)
     arguments = parser.parse_args()
     print("| configuration | measured | by hand | --tune | its settings | seconds to tune |", flush=True)
     print("| --- | --- | --- | --- | --- | --- |", flush=True)
@@ -68,7 +71,8 @@ def main() -> None:
         case, folder = CASES[name], arguments.data
         own = [*case.changes, f"data.path={folder / case.data}"] if case.data else case.changes
         started = time.monotonic()
-        found = tune(str(ROOT / case.path), [*own, *case.start]).overrides()
+        path, start = str(ROOT / case.path), [*own, *case.start]
+        found = tune(path, start, budget=arguments.budget * load(path, start).rounds).overrides()
         seconds = time.monotonic() - started
         by_hand = fmean(measured(case, [], arguments.seeds, folder))
         tuned = fmean(measured(case, [*case.start, *found], arguments.seeds, folder))
