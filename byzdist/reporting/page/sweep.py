@@ -77,17 +77,18 @@ def facets(sizes: Mapping[str, int]) -> tuple[str, str] | None:
 
 
 def _maps(runs: Sequence[History], sides: tuple[str, ...], y: str) -> list[Html]:
-    """Return a heat map for each value of the one other key that differs, or one of means over all other keys."""
+    """Return a heat map for each combination of the other keys that differ, or one of means over them if there are many."""
     others = [key for key in differing(runs) if key not in sides]
     what = f"last {y} by {' and '.join(sides)}"
     view = View(y=(y,), heat=sides)
-    of_each = values(runs, others[0]) if len(others) == 1 else []
+    rows = zip(*(values(runs, key) for key in others), strict=True)
+    of_each = [", ".join(f"{key}: {value}" for key, value in zip(others, row, strict=True)) for row in rows]
     if not 1 < len(set(of_each)) <= _MAPS:
         return [inline(runs, view, what)]
     maps = []
-    for value in ordered(of_each):
-        here = [run for run, text in zip(runs, of_each, strict=True) if text == value]
-        maps += [element("h3", f"{others[0]}: {value}"), inline(here, view, f"{what}, {others[0]} {value}")]
+    for text in ordered(of_each):
+        here = [run for run, its in zip(runs, of_each, strict=True) if its == text]
+        maps += [element("h3", text), inline(here, view, f"{what}, {text}")]
     return maps
 
 

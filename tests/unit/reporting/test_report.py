@@ -8,6 +8,7 @@ import pytest
 
 from byzdist.cli.main import main
 from byzdist.errors import ConfigError
+from byzdist.reporting.page import sweep
 from byzdist.reporting.page.conduct import conspicuous
 from byzdist.reporting.page.html import Cell, element, table
 from byzdist.reporting.page.report import report
@@ -132,6 +133,23 @@ def test_facets_are_of_the_first_two_keys_with_few_panels():
     assert facets({"attack": 5, "method.clip": 4, "method.step_size": 2}) == ("attack", "method.clip")
     assert facets({"attack": 31, "method.clip": 6, "method.step_size": 5}) == ("method.clip", "method.step_size")
     assert facets({"attack": 31, "method.clip": 2}) is facets({"attack": 5}) is None
+
+
+def test_a_heat_map_for_each_combination_of_the_other_keys(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "inline", lambda runs, view, what: element("p", f"{len(runs)} runs: {what}"))
+    for number in range(8):
+        clip, step = ("none", 0.2) if number % 2 else (3, 0.3)
+        names = {
+            "attack.name": ("alie", "ipm")[number // 2 % 2],
+            "aggregation.rule.name": ("krum", "mean")[number // 4],
+        }
+        settings = {**names, "method.step_size": step, "method.clip": clip}
+        run_folder(tmp_path / "sweep" / f"{number}", [1.0, 0.5], settings=settings)
+    page = read(tmp_path / "sweep")
+    what = "4 runs: last accuracy by aggregation.rule and attack"
+    both = ["method.clip: 3, method.step_size: 0.3", "method.clip: none, method.step_size: 0.2"]
+    assert page.texts["h3"] == both
+    assert [text for text in page.texts["p"] if "last accuracy" in text] == [f"{what}, {each}" for each in both]
 
 
 def test_the_command_writes_the_page_and_refuses_what_it_cannot(tmp_path, capsys):
