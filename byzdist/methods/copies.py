@@ -35,7 +35,8 @@ class Copies(Method):
     The same happens if the client has lost its memory and says so. The metrics name these clients.
 
     An attack acts on g_i + the honest message, the estimate for which the client stands; what is sent is the difference of the
-    attack's vector from g_i, compressed like any other. So bit_flip makes -g_i, alie the honest mean minus z deviations.
+    attack's vector from g_i over 1 + ω, compressed like any other. So bit_flip makes -g_i, alie the honest mean minus z deviations;
+    with a noisy compressor it takes some rounds.
 
     The server's rows take n·d values of its memory and of each checkpoint; each client's memory takes d values for g_i.
     """

@@ -139,14 +139,18 @@ class Worker:
             return out
         if assigned is None or assigned.has("on_wire"):
             return out
-        # An attack acts on the estimate for which a client stands: its copy with its message added, where there are copies.
+        # An attack acts on the estimate for which a client stands: its copy with its message added, where there are copies. The copy
+        # goes 1/(1+ω) of the way to the attack's vector: all the way, the noise of the compressor would add up.
         copy = copy if assigned.changes_messages else None
         if copy is not None:
             out.add_(copy)
         honest = self._effect.before(out) if assigned.changes_messages else None
         sent = assigned.attack(self._context(received, client, out, assigned), **assigned.parameters)
         self._effect.after(honest, sent, assigned.name)
-        return sent if copy is None else torch.sub(sent, copy, out=out)
+        if copy is None:
+            return sent
+        omega = self._compressors[received.round.full].omega(len(out)) or 0.0
+        return torch.sub(sent, copy, out=out).div_(1 + omega)
 
     def _level(self, round_: int, moved: float | None, g: Tensor) -> float | None:
         """Return the clipping level of a sampled round as an attacker computes it, without knowing what the last full round gave."""

@@ -28,6 +28,12 @@ class CopiesReference(Reference):
         self.v: dict[int, np.ndarray] = {}  # a client's own: v_i, or h_i
         self.u: dict[int, np.ndarray] = {}
 
+    @property
+    def omega(self) -> float:
+        """ω of an unbiased compressor; 0 for any other."""
+        spec, d = self.config.get("compression", {"name": "identity"}), len(self.start)
+        return d / np.ceil(spec["ratio"] * d) - 1 if spec["name"] == "rand_k" else 0.0
+
     def compressed(self, vector: np.ndarray, client: int, round_: int) -> np.ndarray:
         spec = self.config.get("compression", {"name": "identity"})
         if spec["name"] != "top_k":
@@ -47,12 +53,7 @@ class CopiesReference(Reference):
         if name == "byz_ef21":
             return self.gradient(x, i, None) - g
         if name == "byz_dasha_page":
-            omega = (
-                0.0
-                if "compression" not in self.config
-                else len(x) / np.ceil(self.config["compression"]["ratio"] * len(x)) - 1
-            )
-            a = 1 / (2 * omega + 1)
+            a = 1 / (2 * self.omega + 1)
             coin = stream(self.seed, "coin", 0, k).random() < self.method["p"]
             h = self.v.get(i)
             if full or coin or h is None:
@@ -94,9 +95,9 @@ class CopiesReference(Reference):
             good = {i: own[i] + sent[i] for i in everyone if i not in self.bad}
             for i in self.bad:
                 estimate = own[i] + sent[i]
-                sent[i] = (
-                    self.attacked(i, k, estimate, good, list(everyone), x - self.start, np.zeros_like(x), 0.0) - own[i]
-                )
+                forged = self.attacked(i, k, estimate, good, list(everyone), x - self.start, np.zeros_like(x), 0.0)
+                if self.config["attack"]["name"] not in ("none", "label_flip"):
+                    sent[i] = (forged - own[i]) / (1 if full else 1 + self.omega)
             lost = set(self.lost.get(k, ()))
             for i in set(everyone) - lost:
                 c = sent[i] if full else self.compressed(sent[i], i, k)
