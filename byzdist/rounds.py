@@ -67,7 +67,7 @@ class LateReply:
 
     Attributes:
         round: the round that asked for it.
-        payload: uint8, memory of its own.
+        payload: uint8, a copy.
     """
 
     round: Round

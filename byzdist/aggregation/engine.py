@@ -38,7 +38,7 @@ class Aggregated:
         clipped: how many rows the server clipped.
         f: the number of Byzantine rows that the rule worked with.
         dropped: the rows left out because they were not finite.
-        weights: of the rows that were not dropped, each clipped, in the result; None for rules whose result is no weighted sum.
+        weights: of the rows that were not dropped, each clipped, in the result; None for rules that do not make a weighted sum.
     """
 
     vector: Tensor

@@ -255,8 +255,8 @@ def _check_memory(config: Config) -> None:
     method, compression = METHODS.get(config.method.name), COMPRESSORS.get(config.compression.name)
     if getattr(method, "keeps_copies", False) and getattr(compression, "remembers", False):
         raise ConfigError(
-            f"compression: {config.method.name} itself makes up for what a compressor leaves out, so {config.compression.name!r} is not "
-            "for it. Name the compressor alone, such as top_k or rand_k."
+            f"compression: {config.method.name} corrects what a compressor leaves out, so it cannot use {config.compression.name!r}. "
+            "Name the compressor alone, such as top_k or rand_k."
         )
 
 

@@ -29,7 +29,7 @@ class EF21(Copies):
     allows_biased = True
 
     def resolved(self, sizes: Sizes) -> Method:
-        """Fill in what `Copies` does; refuse a compressor that is no contraction.
+        """Fill in what `Copies` does; refuse a compressor that is not a contraction.
 
         Raises:
             ConfigError: if ω >= 1.

@@ -13,7 +13,7 @@ from byzdist.registry import RunFacts
 from byzdist.rounds import Memory, Messages, Round
 
 _COPY, _ROUND = "copy", "round"  # in a client's memory: g_i, and the round of its last message
-_BANK, _KNOWN = "bank", "known"  # in the server's: all g_i, and whose there are
+_BANK, _KNOWN = "bank", "known"  # in the server's: all g_i, and which clients have one
 
 
 def follows(task: ClientTask) -> bool:

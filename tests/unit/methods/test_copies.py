@@ -46,7 +46,7 @@ def test_they_ask_everybody_and_do_not_clip(name):
         ("byz_ef21", RAND_K, "compression: this method needs a contraction, such as top_k"),
         ("byz_dasha_page", TOP_K, "'top_k' is biased, and byz_dasha_page needs an unbiased compressor"),
         ("byz_clip21", TOP_K, "'top_k' is biased"),
-        ("byz_ef21", {"name": "error_feedback", "compressor": TOP_K}, "byz_ef21 itself makes up for what a compressor"),
+        ("byz_ef21", {"name": "error_feedback", "compressor": TOP_K}, "byz_ef21 corrects what a compressor leaves out"),
         ("sgd", TOP_K, "'top_k' is biased, and sgd needs an unbiased compressor, such as rand_k, or error feedback"),
     ],
 )
