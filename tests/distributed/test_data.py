@@ -1,7 +1,4 @@
-"""Data as a run finds them: the paper's files, which take seconds to read, and a process that finds prepared ones."""
-
-import subprocess
-import sys
+"""The paper's files, which take seconds to read."""
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -37,10 +34,3 @@ def test_a9a_against_scikit_learn(tmp_path):
     signs = 2 * dataset.labels - 1
     loss = np.logaddexp(0, -signs * (dataset.features @ weights)).mean() + 0.01 * weights @ weights
     assert abs(loss - found) <= 1e-15
-
-
-def test_a_process_does_not_import_a_parser_when_the_cache_is_warm(tmp_path):
-    load_arrays({"name": "digits"}, tmp_path)
-    code = "import sys; from pathlib import Path; from byzdist.problem import data;"
-    code += f"data.load({{'name': 'digits'}}, Path({str(tmp_path)!r})); print('sklearn' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

@@ -2,7 +2,6 @@
 
 import ast
 import re
-import subprocess
 import sys
 from functools import cache
 from importlib.metadata import metadata, packages_distributions, requires, version
@@ -121,16 +120,3 @@ def test_a_picture_without_matplotlib_is_refused_with_what_to_install(tmp_path, 
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ConfigError, match=r"pictures need matplotlib .*pip install 'byzdist\[plot\]'"):
         plot([tmp_path], tmp_path / "x.png")
-
-
-def test_the_quick_commands_need_no_heavy_module():
-    heavy = "{'torch', 'sklearn', 'matplotlib', 'scipy', 'numpy'}"
-    program = f"""
-import contextlib, io, sys, byzdist.cli.main, byzdist.config.schema
-with contextlib.redirect_stdout(io.StringIO()) as told, contextlib.suppress(SystemExit):
-    byzdist.cli.main.main(["list", "--help"])
-assert "--json" in told.getvalue()
-print(sorted({heavy} & set(sys.modules)))
-"""
-    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
-    assert answer.stdout.strip() == "[]"

@@ -153,8 +153,8 @@ def faults(cases, draw=case):
     return [found for seed in cases if (found := fault(seed, draw)) is not None]
 
 
-def test_a_thousand_cases_are_finite_bounded_and_not_decided_by_hostile_rows():
-    assert faults(range(750)) == []
+def test_hundreds_of_cases_are_finite_bounded_and_not_decided_by_hostile_rows():
+    assert faults(range(500)) == []
     assert faults(range(250), close_case) == []
 
 
@@ -166,7 +166,7 @@ def test_cases_that_once_failed():
 @pytest.mark.soak
 @pytest.mark.timeout(4 * 3600)
 def test_a_million_cases():
-    assert faults(range(750, 1_000_750)) == []
+    assert faults(range(500, 1_000_500)) == []
 
 
 @pytest.mark.soak

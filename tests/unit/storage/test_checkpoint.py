@@ -77,16 +77,15 @@ def test_a_flipped_bit_in_any_byte_is_noticed(tmp_path):
     path = tmp_path / file_name(120)
     whole = path.read_bytes()
     for position in range(len(whole)):
-        for bit in (position % 8, 7 - position // 8 % 8):  # each bit of a word, in turn
-            flipped = bytearray(whole)
-            flipped[position] ^= 1 << bit
-            path.write_bytes(flipped)
-            try:
-                found = read_checkpoint(path)
-            except Damaged:
-                continue
-            # Only blanks between the header's words, and the order of its keys, mean nothing.
-            assert_same(found, make(d=2))
+        flipped = bytearray(whole)
+        flipped[position] ^= 1 << (position + position // 8) % 8  # each bit of each byte of a word, in turn
+        path.write_bytes(flipped)
+        try:
+            found = read_checkpoint(path)
+        except Damaged:
+            continue
+        # Only blanks between the header's words, and the order of its keys, mean nothing.
+        assert_same(found, make(d=2))
 
 
 @settings(max_examples=50, deadline=None)
