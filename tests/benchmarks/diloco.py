@@ -1,9 +1,10 @@
 """Robust DiLoCo while workers die, as the second table of docs/local-steps.md.
 
-``python -m tests.benchmarks.diloco OUT`` runs the column "flip 1" of configs/studies/diloco.yaml on the star, with a worker process a
-client. After a third of the rounds it kills the workers of two honest clients, and again whenever they are started anew. It prints
-the final losses and the rounds without these two in Markdown, and the bytes a trained token beside those of data-parallel training,
-in which a replica sends and gets d values of 4 bytes in every step. A run takes about a minute on a core; OUT keeps finished runs.
+``python -m tests.benchmarks.diloco OUT [--curve NAME]`` runs a curve of configs/studies/diloco.yaml, by default "flip 1", on the
+star, with a worker process a client. After a third of the rounds it kills the workers of two honest clients, and again whenever
+they are started anew. It prints the final losses and the rounds without these two in Markdown, and the bytes a trained token
+beside those of data-parallel training, in which a replica sends and gets d values of 4 bytes in every step. A run takes about a
+minute on a core; OUT keeps finished runs.
 """
 
 import argparse
@@ -27,10 +28,12 @@ def main() -> None:
     """Run what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    out: Path = parser.parse_args().out
+    parser.add_argument("--curve", default="flip 1", help='of the study (default: "flip 1")')
+    arguments = parser.parse_args()
+    out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     study = yaml.safe_load((CONFIGS / "studies" / "diloco.yaml").read_text())
-    settings = {**study["set"], **study["curves"]["flip 1"], "transport": "star"}
+    settings = {**study["set"], **study["curves"][arguments.curve], "transport": "star"}
     rules, clips = study["grid"]["aggregation.rule"], study["grid"]["method.clip"]
     print(
         f"| rule | {' | '.join(f'clip: {clip}' for clip in clips)} | rounds without the two |\n|{' --- |' * (len(clips) + 2)}"
@@ -45,9 +48,14 @@ def main() -> None:
             summary = json.loads((folder / "summary.json").read_text())
             losses.append(f"{summary['loss']:.4g}" if summary["status"] == "finished" else summary["status"])
             lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-            without.append(str(sum(line["replies"] <= 6 for line in lines)))
+            without.append(str(sum(_lacks_the_two(line) for line in lines)))
         print(f"| {rule} | {' | '.join(losses)} | {', '.join(without)} |", flush=True)
     tell_bytes(out / f"{rules[-1]}-{clips[-1]}", lines[AFTER - 1])
+
+
+def _lacks_the_two(line: dict[str, Any]) -> bool:
+    """Return whether neither client 1 nor client 2 replied in a round."""
+    return not {1, 2}.intersection(line["cohort"]).difference(map(int, line["missing"]))
 
 
 def run(folder: Path, settings: dict[str, Any]) -> None:
