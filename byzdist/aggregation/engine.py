@@ -118,7 +118,7 @@ class Aggregator:
     def norm_bound(self, n: int, f: int) -> float:
         """Return F with ‖result‖ <= F max ‖row‖, for n rows of which f (at most ``max_f(n)``) are declared Byzantine.
 
-        No step increases the largest norm, so this is the F of the rule, for the number of vectors that the steps leave.
+        Steps never increase the largest norm. So this is the rule's F for the number of vectors after the steps.
         """
         f, n = min(f, self.max_f(n)), self.left(n)
         return self.rule.facts.norm_bound(n, f) if n > 1 else 1.0

@@ -261,7 +261,7 @@ def _check_memory(config: Config) -> None:
 
 
 def _check_mask(config: Config) -> None:
-    """Refuse compression by which clients send different coordinates, for a method that compares like with like."""
+    """Refuse compressors that send different coordinates for each client if the method needs one mask for all."""
     name, parameters = config.compression.name, config.compression.parameters
     if not getattr(METHODS.get(config.method.name), "needs_common_mask", False) or name == "identity":
         return

@@ -23,8 +23,8 @@ class Bank(SGD):
     gradients and remember nothing.
 
     A full round, such as round 0, fills the bank with the gradients that come. Who does not reply then is left out until its first
-    reply, which becomes its row. With ``g0: zero`` there is no full round at the start, and all rows are 0. A round in which too few
-    clients reply changes nothing.
+    reply, which becomes its row. With ``g0: zero`` the run starts with a sampled round, and all rows are 0. If too few clients reply
+    to a round, it changes nothing.
 
     The bank takes n·d values of the server's memory and of each checkpoint.
     """

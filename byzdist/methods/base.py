@@ -279,13 +279,15 @@ class Method(ABC):
         return draw_batch(round_, client, samples, self.batch_size, self.batches)
 
     def late_factor(self, age: int, share: float) -> float:
-        """Return the factor with which a reply counts that comes ``age`` rounds late, between 0 and 1, for methods with `allows_late`.
+        """Return the factor of a reply that comes ``age`` rounds late, for methods with `allows_late`; by default (1 - p)^age.
+
+        A bank of estimates decays like that (DeMoA, Otsuka et al. 2026, with α = 1).
 
         Args:
             age: in rounds, at least 1.
             share: p = C/n, the probability that a client is drawn.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not allow late replies")
+        return (1 - share) ** age
 
     @classmethod
     def evaluations(

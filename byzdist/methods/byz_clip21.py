@@ -22,7 +22,7 @@ Share = Annotated[float, Gt(0), Le(1)]
 class ByzClip21(Copies):
     """Byz-Clip21-SGD2M (Islamov et al. 2026): c_i = clip_τ(v_i - g_i) + σ·N(0, I), g_i += β2 c_i, where v_i is a momentum.
 
-    v_i = (1-β1) v_i + β1·(mini-batch gradient), from v_i^0 = g_i^0 = 0; so there is no full round at the start. Each client clips its
+    v_i = (1-β1) v_i + β1·(mini-batch gradient), from v_i^0 = g_i^0 = 0, so the run starts with a sampled round. Each client clips its
     own message, which bounds what one round tells of its data; with ``sigma`` it adds noise, but byzdist does not account for privacy.
 
     Of the paper only the abstract could be read. The recursion is that of Clip21-SGD2M (Islamov et al. 2025) as a summary of that paper

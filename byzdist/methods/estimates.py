@@ -29,10 +29,6 @@ class ClippedEstimates(Method):
 
     allows_late = True
 
-    def late_factor(self, age: int, share: float) -> float:
-        """Return (1 - p)^age: a bank of estimates decays like that (DeMoA, Otsuka et al. 2026, with α = 1)."""
-        return (1 - share) ** age
-
     @classmethod
     def check_run(cls, run: RunFacts, key: str, **parameters: Any) -> None:
         """Refuse a wrong server optimizer, besides what every method refuses."""

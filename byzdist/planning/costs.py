@@ -131,7 +131,7 @@ def _time(found: Section, subject: Subject, probed: Probed, sampled: float, full
     seconds, config = probed.seconds, subject.config
     if probed.failure is not None or "sampled" not in seconds:
         found.notes.append(
-            f"The probe ended early, so there is no estimate of the time: {probed.failure or 'no sampled round came'}"
+            f"The probe ended early and could not estimate the time: {probed.failure or 'no sampled round came'}"
         )
         return
     total = sampled * seconds["sampled"] + full * seconds.get("full", 0.0)

@@ -9,17 +9,16 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-from torch import Tensor
 
 from byzdist.attacks import ATTACKS
 from byzdist.config.schema import Checkpoints, Config, MetricsOut, Transport
 from byzdist.errors import RunError
-from byzdist.problem.evaluation import Evaluator, ValidationOnly
 from byzdist.registry import Spec
 from byzdist.reporting.metrics import Metrics
 from byzdist.reporting.record import RoundRecord
 from byzdist.runtime.alone import connect_workers
-from byzdist.runtime.experiment import Experiment, choose_device, prepare
+from byzdist.runtime.evaluating import evaluator
+from byzdist.runtime.experiment import choose_device, prepare
 from byzdist.runtime.recording import Recorder
 from byzdist.runtime.server import Server
 from byzdist.runtime.stopping import Stop
@@ -79,23 +78,6 @@ def _is_fault(spec: Spec) -> bool:
     return hasattr(attack, "on_process") or hasattr(attack, "on_wire")
 
 
-def evaluation(experiment: Experiment) -> Callable[[Tensor], dict[str, float]]:
-    """Return what measures the loss: f over the honest clients' samples, or the server's own set where the data are private."""
-    config, loss = experiment.config, experiment.oracle.loss
-    if experiment.is_private:
-        assert experiment.validation is not None, "private data without a validation set are not probed"
-        return ValidationOnly(loss, experiment.validation, samples=config.evaluate.samples, seed=config.seed).evaluate
-    return Evaluator(
-        loss,
-        experiment.shared_data,
-        experiment.dataset,
-        config.clients.honest_ids,
-        validation=experiment.validation,
-        samples=config.evaluate.samples,
-        seed=config.seed,
-    ).evaluate
-
-
 def probe(
     config: Config, *, patience: float = math.inf, each: Callable[[RoundRecord], object] = lambda record: None
 ) -> Probed:
@@ -133,7 +115,9 @@ def probe(
 
     with tempfile.TemporaryDirectory(prefix="byzdist-plan-") as folder:
         metrics = Metrics(Path(folder))
-        recorder = Recorder(config, metrics, evaluation(experiment), [watch])
+        measuring = evaluator(experiment)
+        assert measuring is not None, "private data without a validation set are not probed"
+        recorder = Recorder(config, metrics, measuring.evaluate, [watch])
         server = Server(experiment, transport, recorder, stop)
         try:
             server.run()

@@ -34,7 +34,7 @@ class Options:
         c: of the (δ,c)-robust rule, likewise.
         paper_constants: whether F is the paper's in what is recommended.
         probes: whether to time a few rounds.
-        workers: worker processes, for the bytes that the server sends; None: as `byzdist run` starts.
+        workers: worker processes, for the bytes that the server sends; None: the number that `byzdist run` starts.
     """
 
     confidence: float = 0.99
@@ -52,7 +52,7 @@ class Subject:
 
     Attributes:
         experiment: the pieces of a run; None if the data cannot be read here.
-        absent: why there is no experiment.
+        absent: why the experiment is missing.
     """
 
     config: Config
@@ -85,7 +85,7 @@ class Subject:
 
     @property
     def declared(self) -> int:
-        """How many of them are declared to be Byzantine, B."""
+        """B, the declared number of Byzantine clients."""
         return self.config.declared_byzantine
 
     @property

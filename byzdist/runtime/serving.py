@@ -10,7 +10,7 @@ from typing import NamedTuple
 from byzdist.errors import RunError
 from byzdist.problem.data import OURS, Dataset
 from byzdist.problem.data import load as load_data
-from byzdist.problem.evaluation import Evaluator, ValidationOnly, measured_of
+from byzdist.problem.evaluation import measured_of
 from byzdist.problem.optimum import find_optimum
 from byzdist.reporting import logs
 from byzdist.reporting.metrics import Metrics
@@ -23,6 +23,7 @@ from byzdist.runtime.caller import COMMAND_LINE, Caller
 from byzdist.runtime.describing import describe, write_clients
 from byzdist.runtime.diagnostics import Diagnostics
 from byzdist.runtime.divergence import Diverged, Guard
+from byzdist.runtime.evaluating import evaluator
 from byzdist.runtime.experiment import Experiment, can_measure_gap
 from byzdist.runtime.identity import identity
 from byzdist.runtime.logging_out import Loggers
@@ -61,8 +62,8 @@ def serve(
     """
     config, metrics = experiment.config, _begin(experiment, workers, run)
     advice.of_run(experiment)
-    evaluator, saver = _evaluator(experiment), _saver(experiment, workers, run, transport, metrics)
-    diagnostics = Diagnostics(experiment, getattr(evaluator, "gradient", None)) if config.metrics.diagnostics else None
+    measuring, saver = evaluator(experiment, _optimum(experiment)), _saver(experiment, workers, run, transport, metrics)
+    diagnostics = Diagnostics(experiment, getattr(measuring, "gradient", None)) if config.metrics.diagnostics else None
     guard, stop = Guard(config, metrics), Stop(transport.stop_waiting)
     best = Best(config.stop, metrics.better[config.stop.metric]) if config.stop else None
     judges = [guard.watch] if best is None else [guard.watch, best.watch]
@@ -77,7 +78,7 @@ def serve(
             loggers.show,
             *caller.watchers(stop.tell),
         ]
-        evaluate = evaluator.evaluate if evaluator else lambda x: {}
+        evaluate = measuring.evaluate if measuring else lambda x: {}
         recorder = Recorder(config, metrics, evaluate, watchers, judges, diagnostics.complete if diagnostics else None)
         server = Server(experiment, transport, recorder, stop, saver, best, diagnostics)
         if caller.lives_on:
@@ -124,25 +125,6 @@ def _write_conduct(experiment: Experiment, run: RunFolder, diagnostics: Diagnost
         write_clients(experiment, run.path, diagnostics.columns(transport.offences()))
     except OSError as error:
         log.error("clients.csv cannot be written: %s.", error.strerror or error)
-
-
-def _evaluator(experiment: Experiment) -> Evaluator | ValidationOnly | None:
-    """Return what evaluates the model: on the clients' data or, where those are private, on the server's own set if it has one."""
-    config, loss = experiment.config, experiment.oracle.loss
-    if experiment.is_private:
-        if experiment.validation is None:
-            return None
-        return ValidationOnly(loss, experiment.validation, samples=config.evaluate.samples, seed=config.seed)
-    return Evaluator(
-        loss,
-        experiment.shared_data,
-        experiment.dataset,
-        config.clients.honest_ids,
-        validation=experiment.validation,
-        optimum=_optimum(experiment),
-        samples=config.evaluate.samples,
-        seed=config.seed,
-    )
 
 
 def _optimum(experiment: Experiment) -> float | None:
