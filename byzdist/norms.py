@@ -26,7 +26,7 @@ Squares = Callable[[Tensor], Floats]
 
 def norm(vector: Tensor) -> float:
     """Return the Euclidean norm of a vector of d finite values, right to the last digit or two of its dtype."""
-    if vector.is_cuda:
+    if not vector.is_cpu:
         return float(torch.linalg.vector_norm(vector, dtype=torch.float64))
     squared = _squared(vector)
     if _SAFE64[0] <= squared <= _SAFE64[1]:
@@ -55,7 +55,7 @@ def add_squares(rows: Tensor, total: Floats, squares: Squares | None = None) -> 
 
     ``squares`` computes the sums of the blocks, n x blocks, to the same bits as `block_squares`.
     """
-    if rows.is_cuda:
+    if not rows.is_cpu:
         _add_squares_there(rows, total)
         return
     step = BLOCK * max(1, _SHORT // (BLOCK * len(rows)))

@@ -2,10 +2,10 @@
 
 import argparse
 import math
-import os
 import sys
 
 from byzdist.cli.run import positive
+from byzdist.host.processes import set_up_libraries
 
 HELP = "say what a configuration promises and costs: probabilities, theory, bytes, memory, time; or propose settings"
 
@@ -72,8 +72,7 @@ def _say(text: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the page, or the overrides."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    set_up_libraries()
     from byzdist.planning.plan import plan
     from byzdist.planning.subject import Options
     from byzdist.planning.tuning import tune

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from byzdist.errors import ConfigError
 from byzdist.host import interrupt, speech, supervisor
-from byzdist.host.processes import Program
+from byzdist.host.processes import Program, set_up_libraries
 
 if TYPE_CHECKING:
     from byzdist.runtime.command import RunCommand
@@ -62,9 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     if "RANK" in os.environ:
         return _run_rank(arguments)
     speech.say(f"reading {arguments.config}")  # a sign of life: the next import takes seconds
-    # Libraries read this when they are imported: see `byzdist.runtime.job`, which sets it for each rank.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    set_up_libraries()
     import byzdist.config.checks
     import byzdist.runtime.rank  # noqa: F401 - imported once for all ranks, which are forks of this process
     from byzdist.reporting.logs import leave_advice_to_the_server

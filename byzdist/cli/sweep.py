@@ -7,6 +7,7 @@ from pathlib import Path
 from byzdist.cli.run import positive
 from byzdist.errors import ConfigError
 from byzdist.host import speech
+from byzdist.host.processes import set_up_libraries
 
 HELP = "train the runs of a study: the product of lists of settings"
 
@@ -43,9 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     if "RANK" in os.environ:
         raise ConfigError("RANK: a sweep starts its processes itself. Run it without torchrun, on one machine.")
     speech.say(f"reading {arguments.config}")  # a sign of life: the next import takes seconds
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # else a look for GPUs would spoil the forks
+    set_up_libraries()
     from byzdist.sweeping.axes import read_sweep
     from byzdist.sweeping.conducting import conduct
 

@@ -2,11 +2,10 @@
 
 import logging
 
-import torch
-
 from byzdist.compression import COMPRESSORS
 from byzdist.config.schema import Config
 from byzdist.errors import ConfigError
+from byzdist.host.accelerators import count
 from byzdist.methods import METHODS
 
 log = logging.getLogger(__name__)
@@ -53,8 +52,9 @@ def _late(config: Config) -> None:
 
 
 def _device(config: Config) -> None:
-    if config.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device: {config.device!r} is wanted, but torch sees no GPU. Use auto or cpu.")
-    _, _, index = config.device.partition(":")
-    if index and int(index) >= torch.cuda.device_count():
-        raise ConfigError(f"device: {config.device!r} is wanted, but torch sees {torch.cuda.device_count()} GPUs.")
+    kind, _, number = config.device.partition(":")
+    seen = 0 if kind in ("auto", "cpu") else count(kind)
+    if kind in ("auto", "cpu") or seen > int(number or 0):
+        return
+    devices = "no GPU" if not seen else "1 GPU" if seen == 1 else f"{seen} GPUs"
+    raise ConfigError(f"device: {config.device!r} is wanted, but torch sees {devices} of that kind. Use auto or cpu.")

@@ -207,8 +207,11 @@ class Config(Section):
     @field_validator("device", mode="before")
     @classmethod
     def _device(cls, device: object) -> object:
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(device)):
-            raise ValueError(f"must be auto, cpu, cuda, or cuda:N for the GPU of number N (it is {shown(device)})")
+        if not re.fullmatch(r"auto|cpu|(?!cpu|auto|gpu)[a-z]+(:\d+)?", str(device)):
+            raise ValueError(
+                "must be auto, cpu, cuda, or cuda:N for the GPU of number N; other accelerators have torch's names, such as xpu "
+                f"(it is {shown(device)})"
+            )
         return device
 
     @property

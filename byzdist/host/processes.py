@@ -82,6 +82,20 @@ class _Fork:
         return self.returncode
 
 
+LIBRARIES = {
+    "OMP_NUM_THREADS": "1",  # as torchrun sets it for several processes
+    "TORCH_CPP_LOG_LEVEL": "ERROR",  # else a restart of the store fills the log with stack traces
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # else torch.cuda.is_available(), in a user's module, would spoil later forks
+}
+"""What libraries read in the environment when they are imported, unless the user has set it."""
+
+
+def set_up_libraries() -> None:
+    """Set `LIBRARIES` in this process's environment, before torch is imported."""
+    for name, value in LIBRARIES.items():
+        os.environ.setdefault(name, value)
+
+
 def start(
     program: Program,
     environment: Mapping[str, str],

@@ -13,12 +13,13 @@ import torch
 from byzdist.attacks import ATTACKS
 from byzdist.config.schema import Checkpoints, Config, MetricsOut, Transport
 from byzdist.errors import RunError
+from byzdist.host.accelerators import choose_device
 from byzdist.registry import Spec
 from byzdist.reporting.metrics import Metrics
 from byzdist.reporting.record import RoundRecord
 from byzdist.runtime.alone import connect_workers
 from byzdist.runtime.evaluating import evaluator
-from byzdist.runtime.experiment import choose_device, prepare
+from byzdist.runtime.experiment import prepare
 from byzdist.runtime.recording import Recorder
 from byzdist.runtime.server import Server
 from byzdist.runtime.stopping import Stop
@@ -89,7 +90,7 @@ def probe(
         each: is called with the record of each round.
     """
     torch.set_num_threads(config.threads)
-    device, found = choose_device(config, 0), Probed()
+    device, found = choose_device(config.device, 0), Probed()
     experiment = prepare(config, device)
     transport = LocalServer(experiment.shape(workers=1), config.transport.offences)
     connect_workers(transport, config, device, 1, None)

@@ -12,11 +12,12 @@ from byzdist.aggregation import Aggregator
 from byzdist.config.reading import load
 from byzdist.config.schema import Config
 from byzdist.errors import ConfigError
+from byzdist.host.accelerators import choose_device
 from byzdist.methods import METHODS
 from byzdist.methods.byz_vr_marina_pp import ByzVRMarinaPP
 from byzdist.planning.curvature import Curvature, curvature
 from byzdist.rounds import Round
-from byzdist.runtime.experiment import Experiment, choose_device, prepare
+from byzdist.runtime.experiment import Experiment, prepare
 
 _ABOUT_FILES = re.compile(r"(data|validation)\.(\w+_)?path:")  # how an error begins that names a file of the data
 _IN_PLACE = ("data={name: synthetic}", "validation=null")  # let the rest of a configuration be checked without its data
@@ -70,7 +71,7 @@ class Subject:
         try:
             config = load(path, overrides)
             torch.set_num_threads(config.threads)
-            return cls(config, options, prepare(config, choose_device(config, 0)))
+            return cls(config, options, prepare(config, choose_device(config.device, 0)))
         except MemoryError as error:
             raise ConfigError(f"data, model: they do not fit into memory: {error}") from None
         except ConfigError as error:

@@ -122,7 +122,7 @@ class Loss:
                 self._counted = False
                 return False
             before = self.copy_buffers() if self.buffers == "local" else None
-            with torch.no_grad(), torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            with torch.no_grad(), self._kept_random():
                 self._counted = isinstance(self.task.loss(self._forward, batch), tuple)
             if before is not None:
                 self.load_buffers(before)
@@ -160,7 +160,7 @@ class Loss:
         if seed is None:
             found = self.backward(points[0], batch, samples, scale, out)
         else:
-            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            with self._kept_random():
                 torch.manual_seed(seed)
                 found = self.backward(points[0], batch, samples, scale, out)
         return float(found[1]) if isinstance(found, tuple) else samples
@@ -203,6 +203,11 @@ class Loss:
         self.flat.bind(x)
         with torch.no_grad(), self._autocast():
             return flat_logits(output_of(self._forward, inputs))
+
+    def _kept_random(self) -> AbstractContextManager[None]:
+        """Restore torch's random states afterwards, on the CPU and on this device."""
+        devices = [] if self.device.type == "cpu" else [self.device]
+        return torch.random.fork_rng(devices, device_type=devices[0].type if devices else None)
 
     def backward(
         self, x: Tensor, batch: Batch, samples: int, scale: float, out: Tensor, model: Model | None = None

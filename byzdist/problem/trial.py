@@ -62,7 +62,7 @@ class _Trial:
         self._loss, self._data, self._classes, self._name, self._model = loss, data, classes, name, loss.model
         self._features, self._labels = batch
         # A GPU rounds convolutions to ten bits, and the rounding depends on the batch's size.
-        self._tolerance = 1e-2 if loss.device.type == "cuda" else torch.finfo(loss.dtype).eps ** 0.5
+        self._tolerance = 1e-2 if loss.device.type != "cpu" else torch.finfo(loss.dtype).eps ** 0.5
         self._start = loss.flat.initial()
         step = torch.from_numpy(stream(0, "trial").standard_normal(loss.flat.dimension)) * _MOVE
         self._moved = self._start + step.to(self._start)

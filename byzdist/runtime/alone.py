@@ -1,13 +1,16 @@
 """A whole run in this process: ``transport.name: local``."""
 
+import os
+
 import torch
 
 from byzdist.attacks.collusion import Collusion
 from byzdist.config.schema import Config
+from byzdist.host.accelerators import choose_device, use
 from byzdist.reporting import logs
 from byzdist.runtime.caller import COMMAND_LINE, Caller
 from byzdist.runtime.command import RunCommand
-from byzdist.runtime.experiment import choose_device, load_private, prepare
+from byzdist.runtime.experiment import load_private, prepare
 from byzdist.runtime.foresight import Foresight
 from byzdist.runtime.identity import claim
 from byzdist.runtime.logging_out import check_loggers
@@ -32,7 +35,8 @@ def run_alone(command: RunCommand, caller: Caller = COMMAND_LINE) -> Ended:
     config = command.load()
     check_loggers(config)
     torch.set_num_threads(config.threads)
-    device = choose_device(config, 0)
+    device = choose_device(config.device, int(os.environ.get("LOCAL_RANK", "0")))
+    use(device)
     experiment = prepare(config, device)
     run = claim(command.out, experiment, command.resume)
     experiment.read_ahead(server=True)

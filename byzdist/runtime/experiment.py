@@ -1,7 +1,6 @@
 """From a configuration to the pieces of a run, the same in every process."""
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from byzdist.compression import COMPRESSORS, Compressor
 from byzdist.compression.identity import Identity
 from byzdist.config.schema import Config
 from byzdist.errors import ConfigError
+from byzdist.host.accelerators import link_device
 from byzdist.methods import METHODS, Method, Sizes
 from byzdist.problem import data, models
 from byzdist.problem.client_data import ClientData, PooledData
@@ -135,7 +135,7 @@ class Experiment:
     @property
     def links(self) -> torch.device:
         """Where messages lie in this process: see `link_device`."""
-        return link_device(self.config, self.device)
+        return link_device(self.config.device, self.device, self.config.transport.name)
 
     def read_ahead(self, *, server: bool = False) -> None:
         """Start `data.workers` processes that read lazy data ahead, also for test sets if the server evaluates."""
@@ -311,21 +311,3 @@ def _advise_on_batches(method: Method, fewest: int, loaders: int | None) -> None
                 size,
                 fewest,
             )
-
-
-def link_device(config: Config, device: torch.device) -> torch.device:
-    """Return where messages lie in a process that computes on ``device``: gloo sends from the CPU's memory, nccl from a GPU's.
-
-    nccl wants a GPU for each rank, so ranks that share one talk by gloo, as the star always does.
-    """
-    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > torch.cuda.device_count()
-    return torch.device("cpu") if config.transport.name != "collective" or sharing else device
-
-
-def choose_device(config: Config, local_rank: int) -> torch.device:
-    """Return the device of a process: where GPUs are wanted and present, one for each rank; ranks share them if there are more ranks."""
-    if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if config.device in ("auto", "cuda"):
-        return torch.device("cuda", local_rank % torch.cuda.device_count())
-    return torch.device(config.device)

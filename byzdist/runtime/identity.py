@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from byzdist import __version__
+from byzdist.host.accelerators import choose_device
 from byzdist.participation import read_trace
-from byzdist.runtime.experiment import Experiment, choose_device
+from byzdist.runtime.experiment import Experiment
 from byzdist.storage import folder
 from byzdist.storage.folder import RunFolder, Wanted
 
@@ -25,7 +26,7 @@ def identity(experiment: Experiment) -> dict[str, Any]:
     """Return, as JSON, what must, or should, be the same when a run continues from a checkpoint."""
     return {
         "config": experiment.config.model_dump(exclude_none=True),
-        "device": choose_device(experiment.config, 0).type,
+        "device": choose_device(experiment.config.device, 0).type,
         "data": _digest(experiment),
         "versions": {
             "byzdist": __version__,

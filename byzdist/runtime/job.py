@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from byzdist.host.processes import Process, Program, start
+from byzdist.host.processes import LIBRARIES, Process, Program, start
 from byzdist.host.supervisor import AGENT, ATTEMPT, MISTAKE, REPORT
 from byzdist.transport.keys import KEY, SECRET, VARIABLES, worker_key
 from byzdist.transport.store import SOCKET
@@ -131,10 +131,7 @@ class Job:
             "GLOO_SOCKET_IFNAME": _LOOPBACK,  # whatever the user has set for runs on several hosts
             "NCCL_SOCKET_IFNAME": _LOOPBACK,
         }
-        environment.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does for several processes
-        environment.setdefault(
-            "TORCH_CPP_LOG_LEVEL", "ERROR"
-        )  # else a restart of the store fills the log with stack traces
+        environment = LIBRARIES | environment
         reports, server = self._reports.fileno(), self._socket.fileno()
         if rank:
             environment[KEY] = worker_key(self._secret, rank).hex()

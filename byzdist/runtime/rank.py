@@ -7,12 +7,13 @@ from typing import NamedTuple
 import torch
 
 from byzdist.errors import ConfigError, RunError
+from byzdist.host.accelerators import choose_device, use
 from byzdist.host.processes import name_process
 from byzdist.host.supervisor import ATTEMPT, MISTAKE, grant, report_failure
 from byzdist.reporting import logs
 from byzdist.runtime.caller import COMMAND_LINE, Caller
 from byzdist.runtime.command import RunCommand
-from byzdist.runtime.experiment import Experiment, choose_device, prepare
+from byzdist.runtime.experiment import Experiment, prepare
 from byzdist.runtime.identity import claim
 from byzdist.runtime.joining import introduction
 from byzdist.runtime.logging_out import check_loggers
@@ -67,9 +68,8 @@ def run_rank(command: RunCommand, caller: Caller = COMMAND_LINE) -> Ended:
         )
     grant(config.transport.restarts if config.transport.name == "star" else None)
     torch.set_num_threads(config.threads)
-    device = choose_device(config, int(os.environ.get("LOCAL_RANK", "0")))
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # nccl uses this device, too
+    device = choose_device(config.device, int(os.environ.get("LOCAL_RANK", "0")))
+    use(device)
     experiment = prepare(config, device)
     _check_out(command.out, experiment)
     if rank:

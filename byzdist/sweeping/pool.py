@@ -24,6 +24,7 @@ _LOOK = 0.01  # seconds between two looks at the processes
 @dataclass(frozen=True)
 class _Working:
     run: Planned
+    slot: int
     process: Process
     output: Output
 
@@ -49,7 +50,8 @@ def train_side_by_side(
     waiting, working, passed_on = deque(runs), list[_Working](), 0
     while working or (waiting and not signals.came):
         while waiting and len(working) < jobs and not signals.came:
-            working.append(_start(waiting.popleft(), folder))
+            slot = min(set(range(jobs)) - {one.slot for one in working})
+            working.append(_start(waiting.popleft(), folder, slot))
         for number in signals.came[passed_on:]:
             passed_on += 1
             for one in working:
@@ -64,12 +66,14 @@ def train_side_by_side(
         time.sleep(_LOOK)
 
 
-def _start(run: Planned, folder: Path) -> _Working:
+def _start(run: Planned, folder: Path, slot: int) -> _Working:
     me, output = os.getpid(), Output()
     process = start(
-        partial(_train, run, folder / run.name, output), os.environ.copy(), first=lambda: die_with_parent(me, GONE)
+        partial(_train, run, folder / run.name, output),
+        os.environ | {"LOCAL_RANK": str(slot)},  # decides which of several GPUs it uses
+        first=lambda: die_with_parent(me, GONE),
     )
-    return _Working(run, process, output)
+    return _Working(run, slot, process, output)
 
 
 def _train(run: Planned, folder: Path, output: Output) -> int:

@@ -54,7 +54,7 @@ class ReplyRows:
     def make(cls, count: int, max_payload: int, device: torch.device, pinned: bool = False) -> "ReplyRows":
         """Return fresh rows for payloads of up to ``max_payload`` bytes on a device; ``pinned`` locks them in memory."""
         stride = round_up(max_payload, HEADER_BYTES)
-        if device.type != "cuda":
+        if device.type == "cpu":
             return cls(torch.zeros(count, HEADER_BYTES + stride, dtype=torch.uint8, pin_memory=pinned))
         messages = torch.zeros(count, HEADER_BYTES, dtype=torch.uint8)
         return cls(messages, torch.zeros(count, stride, dtype=torch.uint8, device=device))

@@ -140,7 +140,7 @@ class RequestFrame:
         models: Tensor | None = None,
         pinned: bool = False,
     ) -> None:
-        self._apart = device.type == "cuda" or models is not None
+        self._apart = device.type != "cpu" or models is not None
         self._model_at = HEADER_BYTES + round_up(4 * inline_ids, HEADER_BYTES)
         self._model_bytes = dimension * dtype.itemsize
         size = self._model_at + 2 * self._model_bytes * (not self._apart)

@@ -10,10 +10,11 @@ import torch
 
 from byzdist.config.reading import override, parse, read_tree, resolve_paths
 from byzdist.errors import ConfigError
+from byzdist.host.accelerators import choose_device, use
 from byzdist.host.files import read_json
 from byzdist.problem.evaluation import NOTES, Evaluator
 from byzdist.registry import importing_only
-from byzdist.runtime.experiment import Experiment, choose_device, prepare
+from byzdist.runtime.experiment import Experiment, prepare
 from byzdist.storage.checkpoint import Damaged, read_checkpoint, rounds
 from byzdist.storage.export import load_model
 from byzdist.storage.folder import CONFIG, checkpoints
@@ -55,7 +56,8 @@ def _strings(tree: Any) -> Iterator[str]:
 
 def _evaluate(folder: Path, tree: dict[str, Any]) -> str:
     config = parse(resolve_paths(tree, folder))
-    device = choose_device(config, 0)
+    device = choose_device(config.device, 0)
+    use(device)
     experiment = prepare(config, device)
     if experiment.is_private:
         raise ConfigError(

@@ -76,7 +76,7 @@ class LogisticRegression(nn.Module):
 
     def _arrays(self, features: Tensor, *others: Tensor) -> Sequence[Array]:
         """Return features [b, columns] and the others: numpy arrays where the batch is small and on the CPU, else tensors."""
-        if features.numel() > _SMALL or features.is_cuda:
+        if features.numel() > _SMALL or not features.is_cpu:
             return features.flatten(1), *others
         return features.numpy().reshape(features.shape[0], -1), *[tensor.numpy() for tensor in others]
 

@@ -29,7 +29,9 @@ def open_group(store: Store, rank: int, world_size: int, device: torch.device, j
     except dist.DistError:
         lacking = [other for other in range(world_size) if not store.check([f"here/{other}"])]
         raise RunError(f"ranks {lacking} did not come within {joining:g} s.") from None
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    backend = "gloo"
+    if device.type != "cpu":
+        backend = f"cpu:gloo,{device.type}:{dist.get_default_backend_for_device(device)}"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_PATIENCE)
 
 

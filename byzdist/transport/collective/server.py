@@ -89,7 +89,7 @@ class CollectiveServer(ServerEnd):
     def _send_sampled(self, request: Request, hosted: dict[int, list[int]]) -> None:
         # If its receive is posted first, gloo sends a reply at once, without asking whether it is expected. But nccl
         # makes the communicator of a pair with its first message, so both ends must post those in the same order.
-        is_on_gpu = self._shape.device.type == "cuda"
+        is_on_gpu = self._shape.device.type != "cpu"
         if not is_on_gpu:
             self._expect(request, hosted)
         lacking = self._lacking(request, hosted)

@@ -19,6 +19,7 @@ from datetime import timedelta
 from typing import Any
 
 import numpy as np
+import torch
 from torch.distributed import DistError
 
 from byzdist.errors import ConfigError, RunError
@@ -85,7 +86,7 @@ class StarServer(ServerEnd):
         self.members = Membership(shape, terms, time.monotonic())
         self.exchange, self.orders = Exchange(shape), Orders(self.members.workers)
         self.gateways.start()
-        if shape.pinned:
+        if shape.pinned and torch.cuda.is_available():
             self._shared.pin()
         self._waits_for_nobody = False
         self._late: dict[int, LateReply] = {}  # by client, until the next round ends

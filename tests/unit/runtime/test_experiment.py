@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -10,7 +8,7 @@ from byzdist.errors import ConfigError
 from byzdist.methods.base import ClientTask, Method
 from byzdist.methods.estimates import SGD
 from byzdist.rounds import Round
-from byzdist.runtime.experiment import choose_device, prepare
+from byzdist.runtime.experiment import prepare
 from tests.support.cases import BASE, RAND_K, case
 
 CPU = torch.device("cpu")
@@ -68,16 +66,6 @@ def test_the_sizes_of_messages(transport, max_ids):
     assert [shape.rank(client) for client in range(6)] == [1, 2, 3, 4, 1, 2]
 
 
-@pytest.mark.parametrize(
-    "transport, ranks, device", [("collective", 4, "cuda:1"), ("collective", 5, "cpu"), ("star", 4, "cpu")]
-)
-def test_messages_of_a_gpu_lie_where_the_transport_sends_from(monkeypatch, transport, ranks, device):
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    experiment = prepare(parse({**case("none"), "transport": {"name": transport}}), CPU)
-    assert replace(experiment, device=torch.device("cuda:1")).shape(4).device == torch.device(device)
-
-
 def test_the_same_configuration_gives_the_same_start_and_another_seed_another_one():
     def start(seed):
         return prepare(parse({**BASE, "seed": seed, "model": {"name": "mlp", "hidden": [3]}}), CPU).oracle.initial()
@@ -118,31 +106,6 @@ def test_clients_of_a_dirichlet_split_with_little_data_send_small_batches(alpha)
         out = torch.full_like(x, torch.nan)
         experiment.method.message(experiment.oracle, ClientTask(Round(1, 5, True), client, x, None), out)
         assert out.isfinite().all()
-
-
-@pytest.mark.parametrize(
-    "wanted, gpus, local_rank, expected",
-    [
-        ("cpu", 4, 1, "cpu"),
-        ("auto", 0, 1, "cpu"),
-        ("auto", 4, 1, "cuda:1"),
-        ("auto", 4, 6, "cuda:2"),
-        ("cuda", 4, 3, "cuda:3"),
-        ("cuda:2", 4, 0, "cuda:2"),
-    ],
-)
-def test_the_device_of_a_rank(monkeypatch, wanted, gpus, local_rank, expected):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    assert choose_device(parse({**BASE, "device": wanted}), local_rank) == torch.device(expected)
-
-
-def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    parse({**BASE, "device": "cuda:1"})
-    with pytest.raises(ConfigError, match="device: 'cuda:2' is wanted, but torch sees 2 GPUs"):
-        parse({**BASE, "device": "cuda:2"})
 
 
 class Half(Method):
