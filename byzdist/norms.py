@@ -104,7 +104,7 @@ def _add_squares_there(rows: Tensor, total: Floats) -> None:
             doubtful = ~((squares >= SAFE[0]) & (squares <= SAFE[1]))
             if doubtful.any():
                 squares[doubtful] = torch.linalg.vector_norm(part[doubtful], dim=1, dtype=torch.float64).square()
-            add_in_order(squares.T.cpu().numpy(), total)
+            total += squares.sum(1).cpu().numpy()
 
 
 def add_in_order(addends: NDArray[np.floating], total: Floats) -> None:

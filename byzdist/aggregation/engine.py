@@ -25,6 +25,7 @@ from byzdist.rounds import Memory
 
 Compile: TypeAlias = bool | Literal["auto", "kept", "sums"]
 _MANY = 1 << 18  # numbers; numpy takes about a millisecond for this many
+_MANY_THERE = 1 << 27  # the same for a GPU's calls
 
 _OWN = Facts(max_f=minority, breakdown="unknown: a user's own", robustness="", norm_bound=lambda n, f: float("nan"))
 
@@ -262,7 +263,7 @@ class Aggregator:
         target = as_array(out) if direct else out
 
         width = vectors.width(16384 if mixed else 32768)
-        if m > LARGEST_NETWORK:
+        if m > LARGEST_NETWORK and vectors.lib is np:
             width = max(16, min(vectors.d, (1 << 20) // m))
         for start, stop, tile in vectors.tiles(width):
             if mixed:
@@ -278,9 +279,8 @@ class Aggregator:
 
     def _compiler_for(self, numbers: int, device: torch.device) -> Compiler | None:
         """Return the compiler for a matrix of this many numbers; None if some hundred calls would not make up for the compile time."""
-        if self._compile is True or device.type == "cpu" and numbers >= _MANY:
-            return self._compiler
-        return None
+        many = _MANY if device.type == "cpu" else _MANY_THERE
+        return self._compiler if self._compile is True or numbers >= many else None
 
     def _fused(self, points: Points, f: int, out: Tensor) -> bool:
         """Write a column rule's result by a compiled loop; return False if there is none."""

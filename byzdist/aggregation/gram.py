@@ -156,8 +156,9 @@ def _inner_products(vectors: Vectors, points: Indices, reference: int, dtype: to
         return _with_zeros(np.where(_upper(m), total, total.T), points, rows, has_origin, n)
     block = BLOCK if d > BLOCK else max(16, -(-d // 32) * 16)
     done = _in_place(vectors, block) if not shifted and all_rows and dtype == vectors.dtype else 0
-    for start in range(0, done, WIDEST):
-        stop = min(start + WIDEST, done)
+    step = WIDEST if vectors.lib is np else vectors.width(WIDEST, block)
+    for start in range(0, done, step):
+        stop = min(start + step, done)
         _add_products(vectors.V[:, start:stop], (stop - start) // block, total)
     width = vectors.width(WIDTH, 2 * block, buffers=1 if dtype == vectors.dtype else 2)
     for start in range(done, d, width):
@@ -194,18 +195,22 @@ def _upper(m: int) -> NDArray[np.bool_]:
 def _add_products(tile: Tensor, blocks: int, total: Floats) -> None:
     """Add the inner products of the rows to the upper half of ``total``, one block of columns after the other."""
     parts = tile.view(len(tile), blocks, -1).transpose(0, 1)
-    with full_precision(tile.device), _one_thread(tile.device):
+    if not tile.is_cpu:  # no number of threads changes the order of a sum there
+        with full_precision(tile.device):
+            total += torch.bmm(parts, parts.transpose(1, 2)).sum(0, dtype=torch.float64).cpu().numpy()
+        return
+    with _one_thread():
         for first in range(0, len(total), PANEL):
             last = first + PANEL
             products = torch.bmm(parts[:, first:last], parts[:, first:].transpose(1, 2))
-            add_in_order(products.cpu().numpy(), total[first:last, first:])
+            add_in_order(products.numpy(), total[first:last, first:])
 
 
 @contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
-    """Multiply in one thread on a CPU: with several, a library may split the sum, which changes its bits."""
+def _one_thread() -> Iterator[None]:
+    """Multiply in one thread: with several, a library may split the sum, which changes its bits."""
     threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
+    if threads == 1:
         yield
         return
     torch.set_num_threads(1)

@@ -25,6 +25,7 @@ Array: TypeAlias = Any  # a numpy array on the CPU (numpy's calls cost half of t
 SHARE = 12  # a workspace has at most 1/SHARE of the matrix's columns
 NARROWEST = 4096  # columns; with fewer, a call costs more than its arithmetic
 LITTLE = 1 << 17  # numbers; a workspace of this many is small whatever the size of the matrix
+LITTLE_THERE = 1 << 24  # the same on a GPU, where each call takes microseconds, however few numbers it gets
 FEW = 1 << 16  # multiplications; up to this many, one numpy call does them all, with memory for all products
 MANY = 3  # rows in one mix on a GPU; with more, a matrix product takes less time
 USUAL = 300  # binary exponents; sizes between 2^-300 and 2^300 keep their unit
@@ -158,8 +159,17 @@ class Vectors:
         self.check()
 
     def width(self, largest: int, multiple: int = 16, buffers: int = 1) -> int:
-        """Return the number of columns of a tile, such that workspaces of n rows stay small beside V."""
-        least = max(NARROWEST, min(largest, LITTLE // self.n))
+        """Return the number of columns of a tile, such that workspaces of n rows stay small beside V.
+
+        Args:
+            largest: the most that a CPU's cache holds; on a GPU the number of calls matters more.
+            multiple: of which the width is one.
+            buffers: how many workspaces of this width there are.
+        """
+        little = LITTLE
+        if self.lib is torch:
+            largest, little = max(self.d, multiple), LITTLE_THERE
+        least = max(NARROWEST, min(largest, little // self.n))
         return max(multiple, max(least, min(largest, self.d // SHARE)) // (buffers * multiple) * multiple)
 
     @property
@@ -236,7 +246,8 @@ class Vectors:
         if len(used) == 1 and weights[used[0]] == 1.0 and self._scale is None:
             return out.copy_(self.V[self.number(used[0])])
         direct, mix = out.dtype == self.dtype and out.is_contiguous(), weights[None]
-        whole = self.is_plain and direct and self.loops.sums is not None and self._light(mix) is None
+        in_one_call = self.lib is torch or self.loops.sums is not None
+        whole = self.is_plain and direct and in_one_call and self._light(mix) is None
         finite = len(used) == self.n  # then NaN or infinity in any row shows in the sums
         for start, stop, tile in self.tiles(self.d if whole else self.width(32768)):
             row = as_array(out[None, start:stop]) if direct else self.buffer("sum", 1, stop - start)

@@ -36,13 +36,16 @@ def choose_device(wanted: str, local_rank: int) -> torch.device:
 
 
 def use(device: torch.device) -> None:
-    """Make a device the one that this process computes on.
+    """Make a device the one that this process computes on, by kernels that give the same bits each time, where torch has some.
 
     Raises:
         ConfigError: if it cannot be used, with the driver's reason.
     """
     if device == CPU:
         return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # with which cuBLAS gives the same bits each time
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         torch.accelerator.set_device_index(device)  # nccl uses this device, too
         torch.zeros(1, device=device).cpu()

@@ -23,6 +23,8 @@ def undisturbed() -> Iterator[None]:
     """
     environment, path, limits = dict(os.environ), sys.path[:], resource.getrlimit(resource.RLIMIT_NOFILE)
     threads, name, had_group = torch.get_num_threads(), process_name(), _has_group()
+    same_bits = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    fills = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     with restored_generators(), signals_given_back(), logs.given_back():
         try:
@@ -32,6 +34,8 @@ def undisturbed() -> Iterator[None]:
                 dist.destroy_process_group()
             if on_gpus:
                 torch.cuda.set_rng_state_all(on_gpus)
+            torch.use_deterministic_algorithms(same_bits[0], warn_only=same_bits[1])
+            torch.utils.deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
             torch.set_num_threads(threads)
             name_process(name)
             with suppress(OSError, ValueError):
