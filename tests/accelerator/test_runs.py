@@ -1,13 +1,16 @@
 """A run on an accelerator: the same cohorts and batches as on the CPU, losses to 1e-4, and the same bits each time."""
 
+import json
 from typing import Any
 
 import pytest
 import torch
 
 import byzdist
+from byzdist.host.accelerators import count
 from tests.support.cases import RAND_K, SHARED, case
-from tests.support.harness import Run, comparable, train
+from tests.support.harness import Run, comparable, train, write_config
+from tests.support.harness import byzdist as byzdist_command
 from tests.support.runs import drop_after
 
 DIGITS = {"data": {"name": "digits", "split": "iid"}, "clients": {"count": 6, "byzantine": 1}, "rounds": 10}
@@ -121,6 +124,16 @@ def test_real_processes_give_the_bits_of_one(device, tmp_path, transport):
     drop = ("bytes_down", "bytes_up", "news")
     assert comparable(several.folder, drop) == comparable(tmp_path / "alone", drop)
     assert several.model.equal(alone[1])
+
+
+def test_jobs_of_a_sweep_use_different_devices(device, tmp_path):
+    if count(device.type) < 2:
+        pytest.skip(f"one {device.type} device here")
+    sweep = {"base": {**here(case("none"), device.type), "rounds": 300}, "grid": {"seed": [1, 2]}}
+    with byzdist_command("sweep", write_config(tmp_path, sweep), "--jobs", "2", "--out", tmp_path / "out") as job:
+        assert job.wait(120) == 0, job.output
+    told = [json.loads(path.read_text())["device"] for path in (tmp_path / "out").glob("*/run.json")]
+    assert sorted(told) == [f"{device.type}:0", f"{device.type}:1"]
 
 
 def test_a_run_is_resumed_to_the_same_bits(device, tmp_path):

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/aggregation.py PART [--threads 1 2] [--compile] [--repeat N]
 
-PARTs: passes, oneshot, byzfl, peers, memory, latency, device.
+PARTs: passes, oneshot, byzfl, peers, memory, latency.
 
 One pass is ``V.sum()``. Candidate and pass alternate, and the median of their ratios is printed, so that what else
 the machine does falls on both; on a busy machine look at the minimum beside it. Small matrices are rotated through
@@ -300,32 +300,9 @@ def latency(arguments: argparse.Namespace) -> None:
         print(f"  {rule:20s} {1e6 * statistics.median(times):8.1f} {1e6 * min(times):8.1f}")
 
 
-def device(arguments: argparse.Namespace) -> None:
-    """Print the share of the memory bandwidth (that of a copy) reached on a GPU."""
-    if not torch.cuda.is_available():
-        sys.exit("no CUDA device here")
-    V = torch.randn(20, min(arguments.largest, 10_000_000), device="cuda")
-    target = torch.empty_like(V)
-
-    def timed(call: Callable[[], object]) -> float:
-        for _ in range(3):
-            call()
-        torch.cuda.synchronize()
-        return min(seconds(lambda: (call(), torch.cuda.synchronize())) for _ in range(arguments.repeat))
-
-    bandwidth = 2 * V.nbytes / timed(lambda: target.copy_(V))
-    for rule in ("coordinate_median", "trimmed_mean", "krum"):
-        for compiled in (False, True):
-            aggregator = Aggregator(rule, compile=compiled)
-            rate = V.nbytes / timed(lambda: aggregator(V, f=5))  # noqa: B023
-            print(
-                f"{rule:20s} compiled {compiled!s:5s} {rate / 1e9:8.0f} GB/s read, {rate / bandwidth:5.2f} of a copy's"
-            )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = {f.__name__: f for f in (passes, oneshot, byzfl, peers, memory, latency, device, one)}
+    parts = {f.__name__: f for f in (passes, oneshot, byzfl, peers, memory, latency, one)}
     parser.add_argument("part", choices=parts)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeat", type=int, default=15)

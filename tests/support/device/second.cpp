@@ -95,6 +95,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   void uncheckedSetDevice(c10::Device device) const noexcept override { current = device.index(); }
   c10::Stream getStream(c10::Device device) const noexcept override { return c10::Stream(c10::Stream::DEFAULT, device); }
   c10::Stream exchangeStream(c10::Stream stream) const noexcept override { return stream; }
+  void synchronizeDevice(const c10::DeviceIndex) const override {}
   c10::DeviceIndex deviceCount() const noexcept override { return kCount; }
 };
 C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard);
