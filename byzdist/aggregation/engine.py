@@ -58,11 +58,12 @@ class Aggregator:
         compile: what runs as compiled loops.
             "sums": inner products, norms and weighted sums, if there is a C compiler (CC, else cc) and the matrix is large. Those
             loops are compiled once in a process, in some tenths of a second.
-            "auto": also column rules on the CPU, if compiling pays off within some hundred calls. They run several times faster,
-            with the same bits; compiling takes some tenths of a second for each number of rows.
+            "auto": also column rules, if compiling pays off within some hundred calls. They run several times faster, with the
+            same bits. Compiling takes some tenths of a second for each number of rows; on a GPU, where torch.compile does it,
+            ten seconds or more, so only matrices of 2^27 numbers or more are worth it.
             "kept": the same, but all such aggregators of the process share the loops, and each loop is compiled when it is
             needed for the third time.
-            True: sums and column rules, whatever the size (on a GPU: column rules alone, by torch.compile, in ten seconds or more).
+            True: sums and column rules, whatever the size (on a GPU: column rules alone).
             False: nothing.
             Inner products in C differ from the others in the last digits; all else has the same bits with and without a compiler.
         key: the configuration key that an error names.

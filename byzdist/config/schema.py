@@ -41,8 +41,8 @@ class Aggregation(Section):
             (5 of 20 and buckets of 2). Full rounds are not clipped: one such round can undo everything.
         compile: compile loops in C, which are faster: coordinate-wise rules and weighted sums keep their bits, inner products all but
             the last digits. So a run that is repeated bit for bit needs a compiler both times or never. "auto"
-            compiles if there is a compiler and the model is large enough to gain back the tenths of a second; true always
-            compiles, and on a GPU uses torch.compile for the rules, which takes ten seconds and more.
+            compiles if there is a compiler and the model is large enough to gain back the tenths of a second, or on a GPU the
+            ten seconds and more that torch.compile takes for a rule; true always compiles.
     """
 
     rule: Spec
