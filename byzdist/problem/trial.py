@@ -47,6 +47,8 @@ def try_out(loss: Loss, data: PooledData, classes: int, name: str) -> None:
             raise ConfigError(f"model: {name!r} {problem}") from None
         finally:
             loss.flat.unbind()
+            if loss.buffers == "local":  # private data would leave each rank with buffers that no other has
+                loss.load_buffers({})
 
 
 def _take_one_step(loss: Loss, batch: Batch, samples: int, name: str) -> None:

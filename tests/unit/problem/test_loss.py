@@ -117,6 +117,14 @@ def test_frozen_buffers_stay_and_normalize_as_they_are():
     torch.testing.assert_close(found, torch.func.grad(loss)(x), rtol=1e-9, atol=1e-12)
 
 
+def test_the_trial_leaves_local_buffers_as_they_were():
+    """On private data each rank would else have buffers of its own, and the server would refuse it."""
+    oracle = oracle_with(stack(nn.BatchNorm1d(8)), buffers="local")
+    before = oracle.loss.copy_buffers()
+    try_out(oracle.loss, oracle.data, 3, "mine:net")
+    assert all(torch.equal(before[name], buffer) for name, buffer in oracle.loss.copy_buffers().items())
+
+
 def test_local_buffers_are_each_clients_own_and_survive_a_restart():
     def run(rounds, memories):
         oracle = oracle_with(stack(nn.BatchNorm1d(8)), buffers="local")
