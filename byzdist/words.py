@@ -16,14 +16,14 @@ def squeeze(word: str) -> str:
 
 
 def closest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """Return the known word that is spelled most like ``word``, None where none is close."""
+    """Return the known word that is spelled most like ``word``; None if none is close."""
     spelled = {squeeze(name): name for name in known}
     close = difflib.get_close_matches(squeeze(word), spelled, n=1, cutoff=cutoff)
     return spelled[close[0]] if close else None
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return a hint such as " Did you mean 'krum'?", or the list of what is known where nothing is close."""
+    """Return a hint such as " Did you mean 'krum'?", or the list of known words if none is close."""
     known = list(known)
     close = closest(word, known)
     if close is not None:

@@ -21,7 +21,7 @@ _ZERO = "the estimate is exactly zero"
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a round's aggregation needs and can be known before the replies.
+    """What a round's aggregation needs and the server knows before the replies.
 
     Attributes:
         size: ‖g^{k-1}‖; None where the round is not clipped.
@@ -84,7 +84,7 @@ class Estimate:
         return Prepared(size, level, generator)
 
     def update(self, received: Messages, prepared: Prepared, exposed: int) -> Outcome:
-        """Turn g^{k-1} into g^k, or keep it where the replies are too few or cannot be trusted.
+        """Turn g^{k-1} into g^k, or keep it if the replies are too few or cannot be trusted.
 
         Args:
             received: a round's usable replies, perhaps none.
@@ -95,8 +95,8 @@ class Estimate:
         self._watch_size(round_, prepared.size)
         rows, voters = None, replies
         if self._method.keeps_copies and replies:
-            # Even if the round will not count, because the clients take it that their messages were added. Rows of clients that were
-            # exposed since are among these.
+            # Even if the round will not count, because the clients assume that their messages were added. These rows include those of
+            # clients that were exposed since.
             rows = self._method.rows(self.g, received, level)
             voters, exposed = len(rows), 0
         unclipped = round_.full or (level is None and self._sampled_rounds_are_safe)

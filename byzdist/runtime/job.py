@@ -25,8 +25,7 @@ from byzdist.transport.store import SOCKET
 
 _LOOK = 0.05  # seconds between two looks at the processes
 _SETTLE = 0.2  # seconds: a rank's failure and those that it causes in others within this time count as one
-# Seconds for the workers after the server's good end, and for all after the patience with a signal.
-_END_PATIENCE = 10.0
+_END_PATIENCE = 10.0  # seconds for the workers once the server has ended well, and for every rank before it is killed
 _ORPHAN_PATIENCE = 2.0  # seconds for workers whose server has failed: they have nothing left to finish
 _SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 _LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
@@ -64,7 +63,7 @@ class Job:
     ) -> None:
         self._program, self._workers, self._secret, self._patience = program, workers, secret, patience
         self._idle = idle
-        self._configuration = tempfile.TemporaryFile()  # has no name: nobody can change it, and nothing is left of it
+        self._configuration = tempfile.TemporaryFile()  # has no name: nobody can change it, and nothing remains of it
         self._configuration.write(configuration.encode())
         self._configuration.flush()
         self._reports = tempfile.TemporaryFile("a+b")  # ranks append to it
@@ -132,9 +131,8 @@ class Job:
             "NCCL_SOCKET_IFNAME": _LOOPBACK,
         }
         environment.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does for several processes
-        environment.setdefault(
-            "TORCH_CPP_LOG_LEVEL", "ERROR"
-        )  # else a restart of the store fills the log with stack traces
+        # Otherwise a restart of the store fills the log with stack traces.
+        environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         reports, server = self._reports.fileno(), self._socket.fileno()
         if rank:
             environment[KEY] = worker_key(self._secret, rank).hex()

@@ -48,7 +48,7 @@ def launch(
 
     Raises:
         ConfigError: before anything is started.
-        RunError: if the run failed, with the first failure's reason, or was told to end before the end of a round.
+        RunError: if the run failed, with the first failure's reason, or was told to end and did not complete a round.
     """
     _check_end(launched(command, workers, max_restarts, fork, say=speech.say).folder)
     return 0
@@ -124,18 +124,18 @@ def _resolve(command: RunCommand, workers: int | None) -> tuple[str, str, int, f
         experiment = prepare(config, torch.device("cpu"))  # also warms the data cache for the processes to come
     except MemoryError as error:
         raise ConfigError(f"data, model: they do not fit into memory: {error}") from None
-    most = config.clients.count
-    if workers is not None and workers > most:
-        raise ConfigError(f"--workers: {workers} processes for {most} clients; at most one a client.")
+    clients = config.clients.count
+    if workers is not None and workers > clients:
+        raise ConfigError(f"--workers: {workers} processes for {clients} clients; at most one a client.")
     run = claim(command.out, experiment, command.resume)
     run.lock.release()  # the server takes it
     if workers is None:
-        workers = run.checkpoint.facts["workers"] if run.checkpoint else min(_DEFAULT_WORKERS, most)
+        workers = run.checkpoint.facts["workers"] if run.checkpoint else min(_DEFAULT_WORKERS, clients)
     return dump(config), str(run.path), workers, config.transport.deadline
 
 
 def _check_end(folder: Path) -> None:
-    """Raise RunError where a run whose processes were told to end did not come to the end of a round."""
+    """Raise RunError if a run whose processes were told to end did not complete a round."""
     if not (folder / "metrics.jsonl").exists():
         raise RunError("the run was interrupted before its first round.")
     summary = folder / "summary.json"

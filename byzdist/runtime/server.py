@@ -1,4 +1,4 @@
-"""The parameter server's loop: Algorithm 1 as it is written, over the method and the transport that the configuration names."""
+"""The parameter server's loop: Algorithm 1 of [BRPP], with the method and the transport that the configuration names."""
 
 import logging
 from contextlib import suppress
@@ -40,7 +40,7 @@ class Server:
     Args:
         stop: ends the run after the round in progress.
         saver: takes the checkpoints.
-        best: ends the run where it does not get better any more.
+        best: ends the run once it no longer gets better.
         diagnostics: measures every round.
     """
 
@@ -111,7 +111,7 @@ class Server:
             try:
                 self._round(plan)
             except RunError:
-                self.x.copy_(self._transport.frame.previous)  # what belongs to the last complete round
+                self.x.copy_(self._transport.frame.previous)  # the model of the last complete round
                 raise
             self.round = number
             if self._saver is not None and (failure := self._saver.after(number, self.state)):
@@ -130,7 +130,7 @@ class Server:
         self._publish()
 
     def _moved(self, number: int) -> float | None:
-        """Return ‖x^k - x^{k-1}‖ where it does not follow from the estimate."""
+        """Return ‖x^k - x^{k-1}‖; None if it follows from the estimate."""
         if number == 0 or self._experiment.method.moves_by_estimate:
             return None
         frame = self._transport.frame
