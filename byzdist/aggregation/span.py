@@ -123,8 +123,8 @@ def multi_krum(
 
     Blanchard et al., NeurIPS 2017.
     """
-    most = points.size - f
-    chosen = nearest(krum_scores(points.squared_distances(), f, margin), min(selected or most, most))
+    limit = points.size - f
+    chosen = nearest(krum_scores(points.squared_distances(), f, margin), min(selected or limit, limit))
     return uniform(points.size, chosen)
 
 

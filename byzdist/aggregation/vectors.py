@@ -25,13 +25,11 @@ Array: TypeAlias = Any  # a numpy array on the CPU (numpy's calls cost half of t
 SHARE = 12  # a workspace has at most 1/SHARE of the matrix's columns
 NARROWEST = 4096  # columns; with fewer, a call costs more than its arithmetic
 LITTLE = 1 << 17  # numbers; a workspace of this many is small whatever the size of the matrix
-FEW = 1 << 16  # multiplications; up to this many, one numpy call does them all, with memory for all products
-MANY = 3  # rows in one mix on a GPU; with more, a matrix product takes less time
+MAX_PRODUCTS = 1 << 16  # multiplications; up to this many, one numpy call does them all, with memory for all products
+MAX_WEIGHTS = 3  # rows in one mix on a GPU; with more, a matrix product takes less time
 USUAL = 300  # binary exponents; sizes between 2^-300 and 2^300 keep their unit
 LIGHT, LIFT = 1e-30, 120  # weights below LIGHT lose digits in float32; they are multiplied by 2^LIFT
-FARTHEST = (
-    400  # binary exponents; a row that is more than 2^400 times as large as the typical one is scaled down to that
-)
+MAX_EXPONENT = 400  # binary; a row that is more than 2^400 times as large as the typical one is scaled down to that
 
 
 def as_array(tensor: Tensor) -> Array:
@@ -82,10 +80,10 @@ class Workspace:
         """Return how much memory the buffers take."""
         return sum(buffer.nbytes for _, buffer in self._buffers.values())
 
-    def shrink(self, most: int) -> None:
-        """Forget buffers, the largest first, until the others take at most ``most`` bytes."""
+    def shrink(self, max_bytes: int) -> None:
+        """Forget buffers, the largest first, until the others take at most ``max_bytes``."""
         for key, (_, buffer) in sorted(self._buffers.items(), key=lambda item: -item[1][1].nbytes):
-            if self.bytes() <= most:
+            if self.bytes() <= max_bytes:
                 break
             del self._buffers[key], buffer
 
@@ -159,8 +157,8 @@ class Vectors:
 
     def width(self, largest: int, multiple: int = 16, buffers: int = 1) -> int:
         """Return the number of columns of a tile, such that workspaces of n rows stay small beside V."""
-        least = max(NARROWEST, min(largest, LITTLE // self.n))
-        return max(multiple, max(least, min(largest, self.d // SHARE)) // (buffers * multiple) * multiple)
+        min_width = max(NARROWEST, min(largest, LITTLE // self.n))
+        return max(multiple, max(min_width, min(largest, self.d // SHARE)) // (buffers * multiple) * multiple)
 
     @property
     def is_plain(self) -> bool:
@@ -223,7 +221,7 @@ class Vectors:
         exponents = np.frexp(largest)[1]
         typical = int(np.sort(exponents)[self.n // 2]) if np.sort(largest)[self.n // 2] else 0
         shift = 0 if abs(typical) <= USUAL else max(-1000, min(1000, -typical))
-        shifts = np.where(largest > 0, np.minimum(shift, FARTHEST - exponents), shift)
+        shifts = np.where(largest > 0, np.minimum(shift, MAX_EXPONENT - exponents), shift)
         if not shifts.any():
             return False
         self._scale = torch.from_numpy(np.ldexp(1.0, shifts)[:, None]).to(self.device)
@@ -257,13 +255,13 @@ class Vectors:
         self._add_up(mix, tile, result)
         return result
 
-    def _few(self, mix: Matrix, tile: Array) -> bool:
+    def _fits_one_call(self, mix: Matrix, tile: Array) -> bool:
         """Return whether one numpy call may add up all products: along any but the innermost axis numpy adds one by one."""
-        return self.lib is np and isinstance(mix, np.ndarray) and bool(1 < tile.shape[1] <= FEW // mix.size)
+        return self.lib is np and isinstance(mix, np.ndarray) and bool(1 < tile.shape[1] <= MAX_PRODUCTS // mix.size)
 
     def _add_up(self, mix: Matrix, tile: Array, out: Array) -> None:
         """Write mix @ tile to ``out``, adding each row's products one by one; a GPU, where no thread splits sums, has its own order."""
-        if self.lib is torch and isinstance(mix, np.ndarray) and np.count_nonzero(mix) > MANY * len(mix):
+        if self.lib is torch and isinstance(mix, np.ndarray) and np.count_nonzero(mix) > MAX_WEIGHTS * len(mix):
             with full_precision(self.device):
                 torch.mm(torch.from_numpy(mix).to(self.device, self.dtype), tile, out=out)
             return
@@ -272,7 +270,7 @@ class Vectors:
             lighter[...] = tile
             lighter[light] *= 2.0**-LIFT
             mix, tile = mix * np.where(light, 2.0**LIFT, 1.0), lighter
-        if self._few(mix, tile):
+        if self._fits_one_call(mix, tile):
             np.add.reduce(self._factors(mix)[:, :, None] * tile, axis=1, out=out)
             return
         begins, of, weights = self._entries(mix)

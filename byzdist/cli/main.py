@@ -19,20 +19,8 @@ from byzdist.host import supervisor
 from byzdist.host.processes import Program
 from byzdist.words import closest, squeeze
 
-_FIRST = (
-    "new",
-    "check",
-    "plan",
-    "run",
-    "sweep",
-    "table",
-    "keys",
-    "evaluate",
-    "list",
-    "doctor",
-    "plot",
-    "report",
-)  # first in the help; others follow by name
+_FIRST = "new check plan run sweep table keys evaluate list doctor plot report".split()
+"""The first commands in the help; others follow by name."""
 
 
 class Parser(argparse.ArgumentParser):

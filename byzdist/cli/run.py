@@ -55,7 +55,7 @@ def _count(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Start the processes of a run, be one of them, or do all of it in this process."""
+    """Start the processes of a run, be one of them, or do everything in this process."""
     supervisor.end_with_agent()
     if supervisor.is_wanted():
         return supervisor.supervise(arguments.again)

@@ -146,16 +146,16 @@ def wanted(annotation: Any) -> str:
 
 def _limit(mark: object) -> str | None:
     match mark:
-        case Ge(ge=least):
-            return f"at least {least}"
-        case Gt(gt=least):
-            return f"greater than {least}"
-        case Le(le=greatest):
-            return f"at most {greatest}"
-        case Lt(lt=greatest):
-            return f"less than {greatest}"
-        case MinLen(min_length=least):
-            return f"{least} or more of them"
+        case Ge(ge=limit):
+            return f"at least {limit}"
+        case Gt(gt=limit):
+            return f"greater than {limit}"
+        case Le(le=limit):
+            return f"at most {limit}"
+        case Lt(lt=limit):
+            return f"less than {limit}"
+        case MinLen(min_length=limit):
+            return f"{limit} or more of them"
     return None
 
 

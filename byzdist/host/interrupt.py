@@ -12,10 +12,8 @@ from types import FrameType
 
 THREAD = "interrupt"
 _SIGNALS = signal.SIGINT, signal.SIGTERM
-_AGENTS = (
-    "BYZDIST_AGENT",
-    "TORCHELASTIC_RUN_ID",
-)  # in the environment of ranks that an agent starts, ends, and reports about
+# In the environment of ranks that an agent starts, ends, and reports about.
+_AGENTS = "BYZDIST_AGENT", "TORCHELASTIC_RUN_ID"
 _once = threading.Lock()
 
 

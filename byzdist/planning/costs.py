@@ -15,10 +15,9 @@ from byzdist.planning.subject import Subject
 from byzdist.problem.client_data import PooledData
 from byzdist.rounds import Memory, Round
 from byzdist.runtime.experiment import Experiment
+from byzdist.runtime.launcher import DEFAULT_WORKERS
 from byzdist.transport.base import Shape
 from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, HEADER_BYTES, Kind
-
-_WORKERS = 4  # that `byzdist run` starts
 
 
 def section(subject: Subject, experiment: Experiment, probed: Probed | None) -> Section:
@@ -56,14 +55,13 @@ def section(subject: Subject, experiment: Experiment, probed: Probed | None) -> 
 def _workers(subject: Subject) -> int:
     if subject.options.workers is not None:
         return min(subject.options.workers, subject.clients)
-    return 1 if subject.config.transport.name == "local" else min(_WORKERS, subject.clients)
+    return 1 if subject.config.transport.name == "local" else min(DEFAULT_WORKERS, subject.clients)
 
 
 def _up(subject: Subject, experiment: Experiment, full: bool) -> int:
     """Return the bytes of a round's replies."""
-    payload = experiment.compressors[full].length(experiment.oracle.dimension, experiment.dtype) + 8 * len(
-        experiment.claimed
-    )
+    message = experiment.compressors[full].length(experiment.oracle.dimension, experiment.dtype)
+    payload = message + 8 * len(experiment.claimed)
     return (subject.full_cohort if full else subject.cohort) * (HEADER_BYTES + payload)
 
 
@@ -109,7 +107,7 @@ def _remembered(experiment: Experiment) -> int | None:
     """Return how many bytes a client keeps from round to round, by letting one compute a message; None without its samples."""
     if not isinstance(experiment.data, PooledData):
         return None
-    if not experiment.honest_remember:
+    if not any(experiment.honest_remember.values()):
         return 0
     method, oracle, round_ = experiment.method, experiment.oracle, Round(1, experiment.config.seed)
     compressor = experiment.compressors[False]

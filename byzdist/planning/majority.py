@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Probabilities = NDArray[np.float64]
-_TRIED = 2000  # cohorts that are looked at for a rule, at most
+_MAX_TRIED = 2000  # cohorts that are tried for a rule
 
 
 class Safe(NamedTuple):
@@ -89,8 +89,8 @@ def safe_cohort_of(
     """
     if tolerates(clients) < byzantine:
         return None
-    least = safe_cohort(clients, byzantine, rounds, confidence).cohort
-    for cohort in range(least, min(clients, least + _TRIED) + 1):
+    smallest = safe_cohort(clients, byzantine, rounds, confidence).cohort
+    for cohort in range(smallest, min(clients, smallest + _MAX_TRIED) + 1):
         f = tolerates(cohort)
         if never(more_than(clients, byzantine, cohort, f), rounds) >= confidence:
             return Safe(cohort, smallest_f(clients, byzantine, cohort, rounds, confidence))

@@ -1,4 +1,4 @@
-"""What is planned: a configuration, its pieces as far as they can be made without data that are absent, and the options."""
+"""What is planned: a configuration, the pieces of it that can be made here, and the options."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -94,7 +94,7 @@ class Subject:
         return self.declared / self.clients
 
     def parameter(self, name: str) -> Any:
-        """Return a parameter of the method, with its default filled in where that is known; None where there is none."""
+        """Return a parameter of the method, with its default filled in if that is known; None if there is no such parameter."""
         if self.experiment is not None:
             return getattr(self.experiment.method, name, None)
         return self.config.method.parameters.get(name)
@@ -117,7 +117,7 @@ class Subject:
 
     @property
     def rows(self) -> int:
-        """How many rows the rule gets in a sampled round: C, or n where the server keeps a row of each client."""
+        """How many rows the rule gets in a sampled round: C, or n if the server keeps a row of each client."""
         keeps_bank = getattr(METHODS.get(self.config.method.name), "keeps_bank", False)
         return self.clients if keeps_bank else self.cohort
 
@@ -128,7 +128,7 @@ class Subject:
 
     @cached_property
     def full_rounds(self) -> float | None:
-        """How many of the rounds 1..T are full ones by the method's own draw; None where p is not known."""
+        """How many of the rounds 1..T are full ones by the method's own draw; None if p is not known."""
         rounds = self.config.rounds
         if self.experiment is None:
             p = self.config.method.parameters.get("p", 0.0)
@@ -145,12 +145,12 @@ class Subject:
 
     @property
     def f(self) -> int:
-        """What the rule is told to expect in a sampled round, floor(δC), as far as it accepts that."""
+        """What the rule is told to expect in a sampled round, floor(δC), but no more than it accepts."""
         return min(self.declared * self.cohort // self.clients, self.aggregator.max_f(self.cohort))
 
     @cached_property
     def curvature(self) -> Curvature | None:
-        """What is known of the losses, with the user's numbers where there are any."""
+        """What is known of the losses; the user's numbers come first."""
         options = self.options
         if options.lipschitz is not None:
             given = options.lipschitz

@@ -88,7 +88,7 @@ class PooledData(ClientData):
         return indices
 
     def first(self, count: int) -> tuple[Batch, int]:
-        """Return a batch of the first ``count`` samples, or of all where there are fewer, and how many are in it."""
+        """Return a batch of the first ``count`` samples, or of all if there are fewer, and how many are in it."""
         return next(iter(self.blocks(np.arange(min(count, self.split.samples)))))
 
     @abstractmethod

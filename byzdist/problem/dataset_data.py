@@ -93,3 +93,11 @@ def pooled_data(
     if isinstance(dataset, Dataset):
         return ArrayData(dataset, split, device=device, dtype=dtype, chunk=chunk, flipped=flipped)
     return DatasetData(dataset, split, device=device, dtype=dtype, chunk=chunk, flipped=flipped)
+
+
+def undivided_data(
+    dataset: Prepared, device: torch.device, dtype: torch.dtype, chunk: int, flipped: Collection[int] = ()
+) -> PooledData:
+    """Return a whole prepared data set as the samples of one holder; arguments as for `ArrayData`."""
+    alone = Split(len(dataset.labels), 1, None)
+    return pooled_data(dataset, alone, device=device, dtype=dtype, chunk=chunk, flipped=flipped)

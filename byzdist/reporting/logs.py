@@ -13,12 +13,8 @@ from pathlib import Path
 from byzdist.errors import ConfigError
 
 VARIABLE = "BYZDIST_LOG"
-ADVISERS = (
-    "byzdist.config.checks",
-    "byzdist.config.advice",
-    "byzdist.runtime.advice",
-    "byzdist.registry",
-)  # the loggers of advice on a configuration that works
+ADVISERS = ("byzdist.config.checks", "byzdist.config.advice", "byzdist.runtime.advice", "byzdist.registry")
+"""The loggers of advice on a configuration that works."""
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 

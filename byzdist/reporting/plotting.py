@@ -66,7 +66,7 @@ def draw(folders: Sequence[str | Path], view: View = View()) -> "Figure":  # noq
     """Return the picture of the runs in these folders, which a notebook shows; see `plot`.
 
     Raises:
-        ConfigError: a folder that is no run or has nothing to draw yet, or where matplotlib is not installed.
+        ConfigError: for a folder that holds no run or nothing to draw yet, or if matplotlib is not installed.
     """
     check_installed()
     return picture(histories(folders), view)
@@ -90,7 +90,7 @@ def picture(runs: Sequence[History], view: View) -> "Figure":
     from matplotlib.figure import Figure
 
     class Picture(Figure):
-        def _repr_png_(self) -> bytes:  # for notebooks that have not imported pyplot, which would see to it
+        def _repr_png_(self) -> bytes:  # for notebooks that have not imported pyplot, which would do this
             return png(self)
 
     with rc_context(SETTINGS):

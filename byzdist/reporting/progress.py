@@ -1,4 +1,4 @@
-"""What a user sees while a run trains: a live line on a terminal, a plain line now and then elsewhere."""
+"""What a user sees while a run trains: a live line on a terminal, elsewhere a plain line now and then."""
 
 import sys
 import time

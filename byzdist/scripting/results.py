@@ -20,7 +20,7 @@ from byzdist.problem import models
 from byzdist.registry import Spec, importing_only
 from byzdist.reporting.plotting import draw, png
 from byzdist.storage.export import fill
-from byzdist.storage.folder import CONFIG, RUN
+from byzdist.storage.folder import CONFIG, METRICS, RUN, SUMMARY
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +38,7 @@ class Event(NamedTuple):
 
 
 class Columns(Mapping[str, NDArray[Any]]):
-    """The metrics of a run: an array for each key of its metrics lines, with one value a round.
+    """The metrics of a run: an array for each key of its metrics lines, with a value for each round.
 
     A missing value is NaN, or None if the values are not numbers. Nested keys have dotted names, such as ``seconds.total``.
     """
@@ -113,7 +113,7 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """How the run ended, from summary.json; the status is "unfinished" if the run still trains, or was killed."""
         try:
-            found = read_json(self.path / "summary.json")
+            found = read_json(self.path / SUMMARY)
         except FileNotFoundError:
             return {"status": "unfinished", "rounds": len(self._lines())}
         except (OSError, ValueError) as error:
@@ -173,7 +173,7 @@ class Run:
 
     def _lines(self) -> list[dict[str, Any]]:
         """Return the complete lines of metrics.jsonl; a kill may have left the last one incomplete."""
-        path = self.path / "metrics.jsonl"
+        path = self.path / METRICS
         try:
             text = read_text(path, _LARGEST)
         except FileNotFoundError:

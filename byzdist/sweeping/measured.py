@@ -1,4 +1,4 @@
-"""What runs have measured, for tables: of each run its settings, how it has ended, and one number."""
+"""What runs have measured, for tables: the settings of each run, how it has ended, and one number."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -13,7 +13,7 @@ from byzdist.problem.evaluation import OF_ANY_TASK
 from byzdist.problem.task import Better
 from byzdist.reporting.pictures.curves import Axis, positions
 from byzdist.reporting.pictures.history import read_history
-from byzdist.storage.folder import CONFIG, RUN
+from byzdist.storage.folder import CONFIG, METRICS, RUN
 from byzdist.sweeping.folder import Status, is_sweep, load, reasons, state_of
 from byzdist.sweeping.naming import label
 from byzdist.words import flat
@@ -30,7 +30,7 @@ class Metric:
     """A number of a run: a name of its summary or its metrics, and where in the run.
 
     Attributes:
-        at: ``last``, ``best``, ``round=N``, or the last one for which at most so much was spent: ``gradients=N`` (of single samples),
+        at: ``last``, ``best``, ``round=N``, or the last one for which at most this much was spent: ``gradients=N`` (of single samples),
             ``bytes=N`` (uplink) or ``seconds=N`` (of rounds).
     """
 
@@ -59,7 +59,7 @@ class Metric:
 
 
 class Measured(NamedTuple):
-    """A run's number; None where the run has not finished, or has no such number."""
+    """A run's number; None if the run has not finished, or has no such number."""
 
     status: Status
     value: float | None
@@ -70,7 +70,7 @@ class Found:
     """A run, wherever its folder is.
 
     Attributes:
-        settings: by dotted key, as text; of a sweep's run what the sweep sets, of any other its whole configuration.
+        settings: by dotted key, as text: for a sweep's run what the sweep sets, for any other its whole configuration.
         reason: why it failed, if it could not write that down itself.
     """
 
@@ -137,7 +137,7 @@ class Found:
         return int(found[-1])
 
     def _lines(self) -> list[dict[str, Any]]:
-        path = self.folder / "metrics.jsonl"
+        path = self.folder / METRICS
         try:
             lines = [parse_json(line) for line in read_text(path, _LARGEST).split("\n")[:-1]]
             assert all(isinstance(line, dict) and isinstance(line["round"], int) for line in lines)
@@ -146,7 +146,7 @@ class Found:
         return lines
 
     def better(self, name: str) -> Better | None:
-        """Return in which direction a metric is better; None where the run does not say."""
+        """Return in which direction a metric is better; None if the run does not say."""
         if name in OF_ANY_TASK:
             return OF_ANY_TASK[name]
         try:
@@ -159,7 +159,7 @@ class Found:
 
 
 def find_runs(folders: Sequence[Path]) -> list[Found]:
-    """Return the runs in these folders: of a sweep's folder all of its runs, those that are missing, too.
+    """Return the runs in these folders; a sweep's folder has all of its runs, including those that are missing.
 
     Raises:
         ConfigError: for a folder that holds neither.

@@ -31,7 +31,7 @@ def label(value: Any) -> str:
 
 
 def short_keys(keys: Iterable[str]) -> dict[str, str]:
-    """Return each dotted key's last part; the whole key where two end alike."""
+    """Return each dotted key's last part, or the whole key if two end alike."""
     keys = list(keys)
     ends = Counter(key.rpartition(".")[2] for key in keys)
     return {key: end if ends[end := key.rpartition(".")[2]] == 1 else key for key in keys}

@@ -16,12 +16,9 @@ from byzdist.registry import importing_only
 from byzdist.runtime.experiment import Experiment, choose_device, prepare
 from byzdist.storage.checkpoint import Damaged, read_checkpoint, rounds
 from byzdist.storage.export import load_model
-from byzdist.storage.folder import CONFIG, checkpoints
+from byzdist.storage.folder import CONFIG, SUMMARY, checkpoints
 
-_FACTS, _VECTORS = (
-    1 << 27,
-    64,
-)  # bytes of facts, and vectors of the model's size: more than any checkpoint has
+_MAX_FACTS, _MAX_VECTORS = 1 << 27, 64  # bytes of facts, and vectors of the model's size: no checkpoint has more
 
 
 def evaluate(folder: Path, overrides: Sequence[str] = (), *, trust: bool = False) -> str:
@@ -94,10 +91,10 @@ def _last_model(folder: Path, experiment: Experiment) -> tuple[int, torch.Tensor
         found.append(load_model(experiment.oracle.loss.model, folder))
         if _has_diverged(folder) or experiment.config.stop is not None:
             return found[0]  # the last good one, or the best one
-    most = _FACTS + _VECTORS * experiment.oracle.dimension * torch.float64.itemsize
+    max_bytes = _MAX_FACTS + _MAX_VECTORS * experiment.oracle.dimension * torch.float64.itemsize
     for path in rounds(checkpoints(folder)).values():
         try:
-            checkpoint = read_checkpoint(path, most)
+            checkpoint = read_checkpoint(path, max_bytes)
             found.append((checkpoint.round, _fitting(checkpoint.tensors["x"], experiment, folder)))
         except (Damaged, KeyError):
             continue
@@ -119,6 +116,6 @@ def _fitting(x: torch.Tensor, experiment: Experiment, folder: Path) -> torch.Ten
 
 def _has_diverged(folder: Path) -> bool:
     try:
-        return bool(read_json(folder / "summary.json")["status"] == "diverged")
+        return bool(read_json(folder / SUMMARY)["status"] == "diverged")
     except (OSError, ValueError, KeyError, TypeError):  # a run that still trains has none
         return False

@@ -26,7 +26,7 @@ INDENT = 26
 
 
 def catalogue(kind: str | None = None, name: str | None = None) -> str:
-    """Return the text of ``byzdist list``, wrapped to the terminal, or to 100 columns where there is none.
+    """Return the text of ``byzdist list``, wrapped to the terminal, or to 100 columns without a terminal.
 
     Args:
         kind: a kind of piece, a section, or the name of a piece; None for all kinds.

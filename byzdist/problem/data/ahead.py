@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from byzdist.errors import RunError
-from byzdist.host.processes import Process, die_with_parent, start
+from byzdist.host.processes import Process, die_with_parent, how_it_ended, start
 from byzdist.problem.task import Batch
 
 
@@ -181,9 +181,7 @@ class _Helper:
         return tensor
 
     def _end(self) -> str:
-        code = self._process.wait()
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}; see above"
-        return f"a process that reads ahead (data.workers) {how}"
+        return f"a process that reads ahead (data.workers) {how_it_ended(self._process.wait())}"
 
     def end(self) -> None:
         """End the process."""

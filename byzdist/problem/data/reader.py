@@ -109,8 +109,8 @@ class Reader:
                 refuse(f"has targets of shape {list(targets.shape)}; want one class for each sample")
             lowest, highest = int(targets.min()), int(targets.max())
             if lowest < 0 or (self.classes and highest >= self.classes):
-                most = f"0 to {self.classes - 1}" if self.classes else "0, 1, ..."
-                refuse(f"has targets from {lowest} to {highest}, not the integers {most} of its classes")
+                wanted = f"0 to {self.classes - 1}" if self.classes else "0, 1, ..."
+                refuse(f"has targets from {lowest} to {highest}, not the integers {wanted} of its classes")
         return inputs, targets
 
     def _error(self, whose: str, problem: str) -> RunError:

@@ -72,7 +72,7 @@ def _pictures(runs: Sequence[History], there: Sequence[str], keys: Sequence[str]
 
 
 def facets(sizes: Mapping[str, int]) -> tuple[str, str] | None:
-    """Return the first two keys whose values do not make too many panels, from the number of values of each; None if there are none."""
+    """Return the first two keys, given the number of values of each, that do not make too many panels; None if there are none."""
     return next(((one, two) for one, two in combinations(sizes, 2) if sizes[one] * sizes[two] <= _PANELS), None)
 
 

@@ -17,10 +17,10 @@ from byzdist.host.files import parse_json, read_json, read_text
 from byzdist.problem.evaluation import OF_ANY_TASK
 from byzdist.problem.task import Better
 from byzdist.reporting.names import is_name
+from byzdist.storage.folder import CONFIG, METRICS, RUN, SUMMARY
 from byzdist.words import flat
 
 Array = NDArray[np.float64]
-CONFIG, METRICS = "config.yaml", "metrics.jsonl"
 _LARGEST = 1 << 30  # bytes of metrics
 _LARGEST_NUMBER = 1.7e308
 _LONGEST_NAME = 100
@@ -29,7 +29,7 @@ _NEEDED = ("round", "cohort", "byzantine", "bytes_up")
 
 @dataclass(frozen=True)
 class Measured:
-    """A metric of a run: the lines that have it, its values (NaN where they are not finite), and of claims their spread."""
+    """A metric of a run: the lines that have it, its values (NaN if not finite), and the spread of claims."""
 
     lines: NDArray[np.int64]
     values: Array
@@ -100,7 +100,7 @@ class History:
 
     @cached_property
     def is_evaluated(self) -> bool:
-        """Whether there is an evaluation, or a claim, yet."""
+        """Whether the run has an evaluation, or a claim, so far."""
         return any("loss" in line or "claimed" in line for line in self.lines)
 
     @cached_property
@@ -110,7 +110,7 @@ class History:
 
     @cached_property
     def majorities(self) -> NDArray[np.int64]:
-        """The lines whose cohort was Byzantine in its majority."""
+        """The lines whose cohort had a Byzantine majority."""
         return np.flatnonzero([2 * line["byzantine"] > len(line["cohort"]) for line in self.lines])
 
 
@@ -153,14 +153,14 @@ def read_history(folder: Path) -> History:
         lines = read_text(folder / METRICS, _LARGEST).splitlines()
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder}: this folder holds no run ({CONFIG} and {METRICS}): {error}") from error
-    described = _optional(folder / "run.json") or {}
+    described = _optional(folder / RUN) or {}
     metrics = _metrics(folder, described)
     read = [
         _parse(folder, number, line, (*OF_ANY_TASK, *metrics))
         for number, line in enumerate(lines, 1)
         if number < len(lines) or _is_whole(line)
     ]
-    return History(folder, tree, described, metrics, read, _optional(folder / "summary.json"))
+    return History(folder, tree, described, metrics, read, _optional(folder / SUMMARY))
 
 
 def _optional(path: Path) -> dict[str, Any] | None:
@@ -176,7 +176,7 @@ def _optional(path: Path) -> dict[str, Any] | None:
 
 
 def _metrics(folder: Path, described: Mapping[str, Any]) -> dict[str, Better]:
-    """Return the metrics of the run's task, as run.json has them; accuracy if it does not say, as earlier versions' does not."""
+    """Return the metrics of the run's task, as run.json has them; accuracy if it does not say, as in earlier versions."""
     metrics = described.get("metrics", {"accuracy": "higher"})
     if not isinstance(metrics, dict):
         raise ConfigError(f"{folder}/run.json: 'metrics' is not what a run writes.")

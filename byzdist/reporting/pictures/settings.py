@@ -34,7 +34,7 @@ def differing(runs: Sequence[History]) -> list[str]:
 
 
 def values(runs: Sequence[History], key: str) -> list[str]:
-    """Return how each run has set a key, as text: of a piece its name, and those parameters that differ between runs with this name.
+    """Return how each run has set a key, as text: for a piece its name, and the parameters in which runs with this name differ.
 
     Raises:
         ConfigError: if no run has the key.

@@ -222,7 +222,7 @@ def test_a_checkpoint_without_a_model_that_fits_is_refused_by_evaluate(run, x):
 
 
 def test_a_checkpoint_of_absurd_size_is_no_model(run, monkeypatch):
-    monkeypatch.setattr("byzdist.cli.evaluate.report._FACTS", 1 << 10)
+    monkeypatch.setattr("byzdist.cli.evaluate.report._MAX_FACTS", 1 << 10)
     (run / "model.safetensors").unlink()
     shutil.rmtree(run / "checkpoint")
     large = Checkpoint("r", 9, {}, {"x": torch.zeros(12), "more": torch.zeros(10_000)})
