@@ -67,7 +67,7 @@ class Copies(Method):
         return message
 
     def copy(self, task: ClientTask) -> Tensor:
-        """Return the client's g_i, 0 at first and where it starts afresh."""
+        """Return the client's g_i, 0 at first, and when it starts afresh."""
         if task.afresh or _COPY not in task.memory:
             task.memory[_COPY] = torch.zeros_like(task.x)
         return task.memory[_COPY]

@@ -85,7 +85,7 @@ def safe_cohort_of(
 ) -> Safe | None:
     """Return the smallest cohort that is safe with a rule that tolerates ``tolerates(cohort)`` Byzantine vectors; None if none is found.
 
-    Only the first 2000 cohorts from that of `safe_cohort` on are tried, and none if the rule does not even tolerate ``byzantine`` of all.
+    At most 2000 cohorts are tried, from that of `safe_cohort` on; none if the rule does not tolerate ``byzantine`` of all clients.
     """
     if tolerates(clients) < byzantine:
         return None

@@ -25,7 +25,7 @@ from byzdist.runtime.stopping import Stop
 from byzdist.transport.local import LocalServer
 
 _ENOUGH = 4  # sampled rounds before a probe may end
-_WARM = 2  # the first rounds of a kind, which also fill caches, do not count where there are enough others
+_WARM = 2  # the first rounds of a kind, which also fill caches, do not count if there are enough others
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Probed:
 
     Attributes:
         rounds: how many rounds took place, without round 0.
-        losses: f, or the loss on the server's own set, at each evaluation; infinite where it is not finite.
+        losses: f, or the loss on the server's own set, at each evaluation; infinite if it is not finite.
         seconds: the mean of a round, by "sampled" and "full"; a kind that did not come is missing.
         evaluation: the seconds of an evaluation.
         method_bytes: the method's memory in the server.

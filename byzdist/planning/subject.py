@@ -28,7 +28,7 @@ class Options:
     """What the user says besides the configuration.
 
     Attributes:
-        confidence: with which a run shall have no round that cannot be trusted.
+        confidence: the probability, at least, with which the run has no round that cannot be trusted.
         lipschitz: L, in place of what is computed or measured.
         mu: μ of the Polyak-Łojasiewicz condition, likewise.
         c: of the (δ,c)-robust rule, likewise.
@@ -62,7 +62,7 @@ class Subject:
 
     @classmethod
     def read(cls, path: str, overrides: Sequence[str], options: Options) -> "Subject":
-        """Read a configuration and make its pieces; where its data cannot be read, the rest of it is planned all the same.
+        """Read a configuration and make its pieces; if its data cannot be read, the rest of it is planned.
 
         Raises:
             ConfigError: for anything else that `byzdist run` would refuse.

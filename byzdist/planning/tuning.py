@@ -73,7 +73,7 @@ def tune(
         path: the configuration's file.
         overrides: new values of its keys.
         options: what the user knows of L.
-        budget: rounds of all short runs together, by default three times those of the run; each run has at least ten all the same.
+        budget: rounds of all short runs together, by default three times those of the run; each short run has at least ten.
         say: called with a line about what is tried.
 
     Raises:
@@ -100,7 +100,7 @@ def _race(
     budget: int,
     say: Callable[[str], object],
 ) -> Tuned:
-    """Let the candidates, of which the first is the configuration as it is, run for longer and longer.
+    """Let the candidates run for longer and longer; the first one is the configuration as it is.
 
     ``allowed`` makes candidates of settings, as far as the configuration accepts them.
     """

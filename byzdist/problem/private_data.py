@@ -11,7 +11,7 @@ import numpy as np
 from byzdist.errors import ConfigError, describe_error
 from byzdist.problem.client_data import ClientData, PooledData, Positions
 from byzdist.problem.data import Dataset, Prepared
-from byzdist.problem.data.ahead import Job
+from byzdist.problem.data.ahead import ReadJob
 from byzdist.problem.data.arrays import as_arrays, outputs
 from byzdist.problem.data.generators import draw_seeds, global_generators
 from byzdist.problem.data.lazy import as_lazy, is_lazy, prepare_lazy
@@ -125,7 +125,7 @@ class PrivateData(ClientData):
         """Return None: each client has samples of its own."""
         return None
 
-    def jobs(self, client: int, positions: Positions | None, round_: Round) -> Iterable[Job]:
+    def jobs(self, client: int, positions: Positions | None, round_: Round) -> Iterable[ReadJob]:
         """Return the jobs for a call of `batches`."""
         return self.of(client).jobs(client, positions, round_)
 

@@ -86,7 +86,7 @@ class Guard:
         kept = f"; the model of round {self.round} is kept" if self._good is not None else ""
         return (
             f"round {round_}: the run has diverged: its loss is {loss:.4g} and was {start:.4g} at the start. {remedy} "
-            f"method.step_size lower, or on_divergence=continue to train on all the same{kept}."
+            f"method.step_size lower, or on_divergence=continue to train on{kept}."
         )
 
     def verdict(self, status: str, round_: int) -> tuple[str, str]:

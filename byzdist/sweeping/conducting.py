@@ -8,7 +8,7 @@ from byzdist.errors import ConfigError
 from byzdist.host.signals import Signals
 from byzdist.host.speech import say
 from byzdist.sweeping.axes import Sweep
-from byzdist.sweeping.checking import Planned, plan, transports
+from byzdist.sweeping.checking import Planned, check_runs, transports
 from byzdist.sweeping.folder import State, begun, reasons, state_of, write_index
 from byzdist.sweeping.pool import train_side_by_side
 from byzdist.sweeping.ranks import check_forks
@@ -74,7 +74,7 @@ def conduct(sweep: Sweep, folder: Path, jobs: int | None, workers: int | None) -
     Raises:
         ConfigError: before anything is started.
     """
-    runs = plan(sweep, folder)
+    runs = check_runs(sweep, folder)
     _check_processes(transports(runs), jobs, workers)
     with begun(folder, sweep, [run.name for run in runs]):
         return _train(runs, folder, jobs, workers)

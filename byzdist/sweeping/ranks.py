@@ -50,7 +50,7 @@ def say_reason(error: Exception) -> None:
 
 
 def check_forks(secret: bool) -> None:
-    """Refuse to train in forks of this process where they could not work, or would show a secret.
+    """Refuse to train in forks of this process if they could not work, or would show a secret.
 
     Args:
         secret: whether the runs have one.

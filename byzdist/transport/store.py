@@ -27,7 +27,7 @@ from byzdist.torch_private import PrefixStore, Store, TCPStore
 from byzdist.transport.sockets import keep_alive, open_files
 
 log = logging.getLogger(__name__)
-Connect = Callable[[float], Store]  # opens a connection for the calling process, within so many seconds
+Connect = Callable[[float], Store]  # opens a connection for the calling process, within this many seconds
 SOCKET = "BYZDIST_STORE_SOCKET"  # the descriptor of a listening socket, if the launcher has chosen the port
 SERIES = "BYZDIST_SERIES"  # the number of this run, in a job whose script trains several times
 STORE_PATIENCE = 300.0  # seconds to wait for the store: ranks of one job may start minutes apart

@@ -55,7 +55,7 @@ def as_arrays(
 
 
 def outputs(arrays: Mapping[str, NDArray[Any]], task: Task) -> int:
-    """Return how many numbers a model gives for a sample (for each token, where targets are tokens); 0 if only the task knows."""
+    """Return how many numbers a model gives for a sample (for each token, if targets are tokens); 0 if only the task knows."""
     targets = arrays["labels"]
     if task.target == "classes":
         return int(targets.max()) + 1

@@ -149,7 +149,7 @@ def _part(
         collate, batch_size, part = collate or part.collate_fn, part.batch_size, part.dataset
     if isinstance(part, IterableDataset):
         raise ConfigError(
-            f"{what} an IterableDataset, of which no client can read the samples that it draws. Return a map-style Dataset, with "
+            f"{what} an IterableDataset, from which a client cannot read the samples that it draws. Return a map-style Dataset, with "
             "__len__ and __getitem__."
         )
     if not (hasattr(part, "__getitem__") and hasattr(part, "__len__")):

@@ -8,7 +8,7 @@ import numpy as np
 
 from byzdist.errors import ConfigError
 from byzdist.reporting.pictures.gradients import gradients
-from byzdist.reporting.pictures.history import Array, History, Measured
+from byzdist.reporting.pictures.history import Array, History, Series
 from byzdist.reporting.pictures.settings import differing, labels, same
 
 Axis = Literal["rounds", "gradients", "bytes", "seconds"]
@@ -116,7 +116,7 @@ def curve(label: str, runs: Sequence[History], y: str, axis: Axis) -> Curve | No
     return Curve(label, x, values.mean(axis=0), error, claimed, sum(run.diverged for run in runs), len(measured))
 
 
-def _at(run: History, found: Measured, common: Array, of: Array | None) -> Array:
+def _at(run: History, found: Series, common: Array, of: Array | None) -> Array:
     """Return what belongs to the common rounds; if a round is there twice, its first line counts."""
     assert of is not None
     rounds = run.rounds[found.lines]

@@ -28,7 +28,7 @@ _NEEDED = ("round", "cohort", "byzantine", "bytes_up")
 
 
 @dataclass(frozen=True)
-class Measured:
+class Series:
     """A metric of a run: the lines that have it, its values (NaN if not finite), and the spread of claims."""
 
     lines: NDArray[np.int64]
@@ -76,7 +76,7 @@ class History:
         loss = self.measured("loss")
         return self.status == "diverged" or loss is not None and not math.isfinite(loss.values[-1])
 
-    def measured(self, key: str) -> Measured | None:
+    def measured(self, key: str) -> Series | None:
         """Return a metric, or another number of the metrics lines such as ``clip_level`` or ``seconds.total``; None if no line has it."""
         section, _, below = key.rpartition(".")
         lines, values, spreads = [], [], []
@@ -96,7 +96,7 @@ class History:
         if np.isnan(found).all():
             return None
         claimed = any("claimed" in self.lines[number] and key in self.lines[number]["claimed"] for number in lines)
-        return Measured(np.array(lines), found, np.array(spreads) if claimed else None)
+        return Series(np.array(lines), found, np.array(spreads) if claimed else None)
 
     @cached_property
     def is_evaluated(self) -> bool:
