@@ -225,7 +225,7 @@ def _read_line_by_line(key: str, path: str, content: bytes) -> tuple[Any, NDArra
 def _too_wide(key: str, path: str, rows: int, index: int, line: int | None = None) -> ConfigError:
     where = "" if line is None else f", line {line}"
     return ConfigError(
-        f"{key}: {path!r}{where} has the index {index}. The array is kept dense, and {rows} samples with that many features do not fit into "
+        f"{key}: {path!r}{where} has the index {index}. The array is kept dense, and {rows} samples of that many features exceed "
         "this machine's memory. Number the features 1, 2, ... without gaps, or hash them into fewer."
     )
 
