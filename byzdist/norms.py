@@ -56,7 +56,7 @@ def add_squares(rows: Tensor, total: Floats, squares: Squares | None = None) -> 
     ``squares`` computes the sums of the blocks, n x blocks, to the same bits as `block_squares`.
     """
     if rows.is_cuda:
-        _add_squares_on_gpu(rows, total)
+        _add_squares_there(rows, total)
         return
     step = BLOCK * max(1, _SHORT // (BLOCK * len(rows)))
     for start in range(0, rows.shape[1], rows.shape[1] if squares else step):
@@ -95,8 +95,8 @@ def block_squares(rows: NDArray[np.floating]) -> Floats:
     return of_blocks
 
 
-def _add_squares_on_gpu(rows: Tensor, total: Floats) -> None:
-    """Do what `add_squares` does on a GPU, where no number of threads changes the order."""
+def _add_squares_there(rows: Tensor, total: Floats) -> None:
+    """Do the same on a GPU, where no number of threads changes the order."""
     whole = rows.shape[1] // BLOCK * BLOCK
     for part in (rows[:, :whole].view(len(rows), -1, BLOCK), rows[:, None, whole:]):
         if part.numel():

@@ -25,9 +25,9 @@ class ByzClip21(Copies):
     v_i = (1-β1) v_i + β1·(mini-batch gradient), from v_i^0 = g_i^0 = 0, so the run starts with a sampled round. Each client clips its
     own message, which bounds what one round tells of its data; with ``sigma`` it adds noise, but byzdist does not account for privacy.
 
-    Only the abstract of the paper was available. The recursion is that of Clip21-SGD2M (Islamov et al. 2025) as a summary of that paper
-    gives it, with the rule over the g_i in place of their mean. The client's g_i contains the noise, as the server's does. The
-    paper does not compress messages; here an unbiased compressor may do so.
+    Of the paper only the abstract could be read. The recursion is that of Clip21-SGD2M (Islamov et al. 2025) as a summary of that paper
+    gives it, with the rule over the g_i in place of their mean. The client's g_i contains the noise, as the server's does. There,
+    messages are not compressed; here they may be, by an unbiased compressor.
     """
 
     tau: Annotated[float, Gt(0)]

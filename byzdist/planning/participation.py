@@ -6,7 +6,7 @@ from byzdist.planning.subject import Subject
 
 
 def chance_of_majority(subject: Subject, byzantine: int) -> float | None:
-    """Return the probability that a round, sampled or full, has a Byzantine majority; None if p is not known."""
+    """Return the probability that a round, sampled or full, has a Byzantine majority; None where p is not known."""
     if subject.full_rounds is None:
         return None
     share = subject.full_rounds / subject.config.rounds

@@ -117,7 +117,7 @@ class Subject:
 
     @property
     def rows(self) -> int:
-        """How many rows the rule gets in a sampled round: C, or n if the server keeps a row of each client."""
+        """How many rows the rule gets in a sampled round: C, or n where the server keeps a row of each client."""
         keeps_bank = getattr(METHODS.get(self.config.method.name), "keeps_bank", False)
         return self.clients if keeps_bank else self.cohort
 

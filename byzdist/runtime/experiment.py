@@ -316,7 +316,7 @@ def link_device(config: Config, device: torch.device) -> torch.device:
 
 
 def choose_device(config: Config, local_rank: int) -> torch.device:
-    """Return the device of a process: if GPUs are wanted and present, one for each rank; more ranks than GPUs share them."""
+    """Return the device of a process: where GPUs are wanted and present, one for each rank; ranks share them if there are more ranks."""
     if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if config.device in ("auto", "cuda"):

@@ -116,8 +116,9 @@ class Job:
             "NCCL_SOCKET_IFNAME": _LOOPBACK,
         }
         environment.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does for several processes
-        # Otherwise a restart of the store fills the log with stack traces.
-        environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+        environment.setdefault(
+            "TORCH_CPP_LOG_LEVEL", "ERROR"
+        )  # else a restart of the store fills the log with stack traces
         reports, server = self._reports.fileno(), self._socket.fileno()
         if rank:
             environment[KEY] = worker_key(self._secret, rank).hex()

@@ -75,7 +75,7 @@ class LogisticRegression(nn.Module):
         self._add_outer(change * scale, flat, out_)
 
     def _arrays(self, features: Tensor, *others: Tensor) -> Sequence[Array]:
-        """Return features [b, columns] and the others: numpy arrays if the batch is small and on the CPU, else tensors."""
+        """Return features [b, columns] and the others: numpy arrays where the batch is small and on the CPU, else tensors."""
         if features.numel() > _SMALL or features.is_cuda:
             return features.flatten(1), *others
         return features.numpy().reshape(features.shape[0], -1), *[tensor.numpy() for tensor in others]
