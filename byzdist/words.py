@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -124,6 +124,12 @@ def _path(complaint: Any, given: Any) -> list[str]:
         if inside or (complaint["type"] == "missing" and depth == len(complaint["loc"])):
             path.append(str(part))
     return path
+
+
+def short_key(key: str, keys: Collection[str]) -> str:
+    """Return the last part of a dotted key, or the whole key if another one of ``keys`` has the same last part."""
+    last = key.rpartition(".")[2]
+    return last if sum(other.rpartition(".")[2] == last for other in keys) <= 1 else key
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import threading
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,8 +89,7 @@ def _can_fork() -> bool:
     """
     from byzdist.transport.keys import VARIABLES
 
-    threads = {thread.name for thread in threading.enumerate()} - {threading.main_thread().name, interrupt.THREAD}
-    return not threads and not any(name in os.environ for name in VARIABLES)
+    return not interrupt.other_threads() and not any(name in os.environ for name in VARIABLES)
 
 
 def _forked(command: "RunCommand") -> Program:

@@ -13,9 +13,10 @@ from byzdist.reporting.pictures.curves import Axis, Curve, curve, groups
 from byzdist.reporting.pictures.heat import draw_heat
 from byzdist.reporting.pictures.history import History, histories
 from byzdist.reporting.pictures.panels import axis_below, draw_panels, draw_strips, legend, strips
-from byzdist.reporting.pictures.settings import differing, ordered, short, values
+from byzdist.reporting.pictures.settings import differing, ordered, values
 from byzdist.reporting.pictures.style import SETTINGS, metric_label, plain
 from byzdist.reporting.pictures.timeline import draw_timeline
+from byzdist.words import short_key
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -240,12 +241,12 @@ def _draw_facets(figure: "Figure", runs: Sequence[History], view: View) -> None:
             panels.append((grid[i, j], _curves({k: v for k, v in inside.items() if v}, y, x)))
             if not here:
                 grid[i, j].text(0.5, 0.5, "no run", transform=grid[i, j].transAxes, ha="center", va="center")
-        grid[i, 0].set_ylabel(f"{plain(f'{short(keys[0], keys)}: {row}')}\n{metric_label(y, directions)}")
+        grid[i, 0].set_ylabel(f"{plain(f'{short_key(keys[0], keys)}: {row}')}\n{metric_label(y, directions)}")
     draw_panels(panels, looks, y, directions)
     for j, column in enumerate(columns):
         axis_below(grid[-1, j], x)
         if column:
-            grid[0, j].set_title(plain(f"{short(keys[1], keys)}: {column}"), fontsize="medium")
+            grid[0, j].set_title(plain(f"{short_key(keys[1], keys)}: {column}"), fontsize="medium")
     legend(figure, list(grid.flat))
     _note_mean(figure, runs, (*keys, *group))
 

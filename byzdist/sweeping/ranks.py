@@ -3,7 +3,6 @@
 import os
 import sys
 import tempfile
-import threading
 
 from byzdist.errors import ConfigError
 from byzdist.host import interrupt, speech
@@ -62,9 +61,8 @@ def check_forks(secret: bool) -> None:
         raise ConfigError(
             f"{given[0]}: the workers would be forks of this process, whose environment shows it. Remove it: a sweep makes a secret."
         )
-    threads = {thread.name for thread in threading.enumerate()} - {threading.main_thread().name, interrupt.THREAD}
-    if threads:
+    if threads := interrupt.other_threads():
         raise ConfigError(
-            f"a module of yours has started threads ({', '.join(sorted(threads))}), which forks of this process would lack. Start them in "
+            f"a module of yours has started threads ({', '.join(threads)}), which forks of this process would lack. Start them in "
             "the function that needs them."
         )

@@ -11,8 +11,9 @@ import torch
 from byzdist.config.reading import override, parse, read_tree, resolve_paths
 from byzdist.errors import ConfigError
 from byzdist.host.files import read_json
-from byzdist.problem.evaluation import NOTES, Evaluator
+from byzdist.problem.evaluation import NOTES
 from byzdist.registry import importing_only
+from byzdist.runtime.evaluating import evaluator
 from byzdist.runtime.experiment import Experiment, choose_device, prepare
 from byzdist.storage.checkpoint import Damaged, read_checkpoint, rounds
 from byzdist.storage.export import load_model
@@ -60,16 +61,9 @@ def _evaluate(folder: Path, tree: dict[str, Any]) -> str:
         )
     round_, x = _last_model(folder, experiment)
     data = experiment.dataset
-    evaluator = Evaluator(
-        experiment.oracle.loss,
-        experiment.shared_data,
-        data,
-        config.clients.honest_ids,
-        validation=experiment.validation,
-        samples=config.evaluate.samples,
-        seed=config.seed,
-    )
-    measured = evaluator.evaluate(x.to(device, experiment.dtype))
+    measuring = evaluator(experiment)
+    assert measuring is not None, "the data are here"
+    measured = measuring.evaluate(x.to(device, experiment.dtype))
     if experiment.validation is not None:
         seen = f"{len(experiment.validation.labels)} samples for validation"
     else:

@@ -6,7 +6,7 @@ from typing import Any
 
 from byzdist.errors import ConfigError
 from byzdist.reporting.pictures.history import History
-from byzdist.words import closest
+from byzdist.words import closest, short_key
 
 REPEATED = ("seed", "name")  # what runs of one curve may differ in
 _LONGEST = 60
@@ -76,16 +76,10 @@ def labels(runs: Sequence[History], keys: Sequence[str]) -> list[str]:
     if not keys:
         return [""] * len(runs)
     columns = [values(runs, key) for key in keys]
-    names = [short(key, keys) for key in keys]
+    names = [short_key(key, keys) for key in keys]
     return [
         ", ".join(f"{name}={text}" for name, text in zip(names, row, strict=True)) for row in zip(*columns, strict=True)
     ]
-
-
-def short(key: str, keys: Sequence[str]) -> str:
-    """Return the last part of a dotted key, unless another key ends in it too."""
-    last = key.rpartition(".")[2]
-    return last if sum(other.rpartition(".")[2] == last for other in keys) <= 1 else key
 
 
 def said(value: Any) -> str:
