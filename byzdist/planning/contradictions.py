@@ -101,8 +101,8 @@ def _clip(subject: Subject) -> Iterator[str]:
     clip = experiment.method.clip_factor(step) / step
     if bound is not None and clip < bound * curvature.smoothness:
         yield (
-            f"method.clip: {clip:.3g}·‖x^k - x^(k-1)‖ is below D_Q·L = {bound * curvature.smoothness:.3g} times that, as long as which "
-            "an honest client's difference can be. If honest differences are clipped, the estimate follows the gradient more slowly."
+            f"method.clip: {clip:.3g}·‖x^k - x^(k-1)‖ is below D_Q·L = {bound * curvature.smoothness:.3g} times that norm, which "
+            "an honest client's difference can reach. If honest differences are clipped, the estimate follows the gradient more slowly."
         )
 
 
