@@ -30,7 +30,7 @@ PANEL = 15  # rows that are multiplied with the others in one call: from 16 on, 
 CANCELLED = {torch.float32: 1 / 16, torch.float64: 1e-9}
 # The best row replaces a reference whose typical squared distance is this many times as large.
 MISLED = {torch.float32: 4.0, torch.float64: 1e4}
-MAX_SQUARED = 1e281  # squared; rows that are farther away are first converted to another unit, see ``Vectors.tame``
+MAX_SQUARED = 1e281  # rows that are farther away are first converted to another unit, see ``Vectors.tame``
 SMALL = 1 << 16  # numbers; converting this few to float64 costs nothing
 CACHED = 1 << 19  # numbers; this few are measured from the origin first, at little more cost than a better choice
 SAMPLE = 64  # the number of rows in the sample that decides on the reference

@@ -15,7 +15,7 @@ from byzdist.aggregation.vectors import Workspace
 from byzdist.errors import ConfigError
 from byzdist.registry import Named
 
-MAX_IDLE_BYTES = 256 << 20  # bytes: the limit for all idle workspaces together
+MAX_IDLE_BYTES = 256 << 20  # of all idle workspaces together
 
 
 class _Idle:

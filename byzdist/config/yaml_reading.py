@@ -11,7 +11,7 @@ MAX_BYTES = 1 << 20  # the largest configuration
 _MAX_VALUES = 50_000  # an alias counts as all the values that it stands for
 _MAX_KEYS = 1_000  # of one mapping
 _MAX_DEPTH = 50
-_MAX_DIGITS = 1_000  # digits: Python takes quadratic time to read a whole number
+_MAX_DIGITS = 1_000  # Python takes quadratic time to read a whole number
 
 
 class _Loader(yaml.SafeLoader):

@@ -74,8 +74,8 @@ class Loss:
             self._first_buffers = self.copy_buffers()
             self._settle()
         closed_forms = self.declared.add_gradient, self.declared.add_difference
-        has_them = task.target == "classes"  # other losses have other gradients
-        self._closed_forms = closed_forms if has_them else (None, None)
+        do_fit = task.target == "classes"  # other losses have other gradients
+        self._closed_forms = closed_forms if do_fit else (None, None)
         self._counted: bool | None = None  # whether the task's loss is (sum, count); unknown before the first batch
 
     @property

@@ -16,7 +16,7 @@ from byzdist.problem.task import Batch, flat_logits, output_of
 from byzdist.randomness import stream
 from byzdist.rounds import Round
 
-_TRIAL_SAMPLES = 3  # samples
+_TRIAL_SAMPLES = 3
 _MOVE = 0.05  # distance from x^0 of the point where outputs are compared: at x^0 weights may be zero, and with them every output
 
 

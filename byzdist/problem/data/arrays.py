@@ -145,8 +145,8 @@ def _labels(value: Any, what: str) -> NDArray[np.int64]:
     array = _array(value, what)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
-    holds_bits = array.dtype.kind in "biuf" and bool(((array == 0) | (array == 1)).all())
-    if array.ndim == 2 and holds_bits and (array.sum(1) == 1).all():
+    is_matrix = array.ndim == 2 and array.dtype.kind in "biuf"
+    if is_matrix and ((array == 0) | (array == 1)).all() and (array.sum(1) == 1).all():
         raise ConfigError(f"{what} of shape {array.shape}, one-hot. Give the classes themselves: y.argmax(1).")
     if array.ndim > 1:
         raise ConfigError(
