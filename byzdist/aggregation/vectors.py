@@ -25,8 +25,8 @@ Array: TypeAlias = Any  # a numpy array on the CPU (numpy's calls cost half of t
 SHARE = 12  # a workspace has at most 1/SHARE of the matrix's columns
 NARROWEST = 4096  # columns; with fewer, a call costs more than its arithmetic
 LITTLE = 1 << 17  # numbers; a workspace of this many is small whatever the size of the matrix
-MAX_PRODUCTS = 1 << 16  # multiplications; up to this many, one numpy call does them all, with memory for all products
-MAX_WEIGHTS = 3  # rows in one mix on a GPU; with more, a matrix product takes less time
+FEW = 1 << 16  # multiplications; up to this many, one numpy call does them all, with memory for all products
+MANY = 3  # rows in one mix on a GPU; with more, a matrix product takes less time
 USUAL = 300  # binary exponents; sizes between 2^-300 and 2^300 keep their unit
 LIGHT, LIFT = 1e-30, 120  # weights below LIGHT lose digits in float32; they are multiplied by 2^LIFT
 MAX_EXPONENT = 400  # binary; a row that is more than 2^400 times as large as the typical one is scaled down to that
@@ -157,8 +157,8 @@ class Vectors:
 
     def width(self, largest: int, multiple: int = 16, buffers: int = 1) -> int:
         """Return the number of columns of a tile, such that workspaces of n rows stay small beside V."""
-        min_width = max(NARROWEST, min(largest, LITTLE // self.n))
-        return max(multiple, max(min_width, min(largest, self.d // SHARE)) // (buffers * multiple) * multiple)
+        least = max(NARROWEST, min(largest, LITTLE // self.n))
+        return max(multiple, max(least, min(largest, self.d // SHARE)) // (buffers * multiple) * multiple)
 
     @property
     def is_plain(self) -> bool:
@@ -257,11 +257,11 @@ class Vectors:
 
     def _fits_one_call(self, mix: Matrix, tile: Array) -> bool:
         """Return whether one numpy call may add up all products: along any but the innermost axis numpy adds one by one."""
-        return self.lib is np and isinstance(mix, np.ndarray) and bool(1 < tile.shape[1] <= MAX_PRODUCTS // mix.size)
+        return self.lib is np and isinstance(mix, np.ndarray) and bool(1 < tile.shape[1] <= FEW // mix.size)
 
     def _add_up(self, mix: Matrix, tile: Array, out: Array) -> None:
         """Write mix @ tile to ``out``, adding each row's products one by one; a GPU, where no thread splits sums, has its own order."""
-        if self.lib is torch and isinstance(mix, np.ndarray) and np.count_nonzero(mix) > MAX_WEIGHTS * len(mix):
+        if self.lib is torch and isinstance(mix, np.ndarray) and np.count_nonzero(mix) > MANY * len(mix):
             with full_precision(self.device):
                 torch.mm(torch.from_numpy(mix).to(self.device, self.dtype), tile, out=out)
             return
