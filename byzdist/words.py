@@ -1,4 +1,4 @@
-"""Hints at a user's slips: which name was probably meant, and pydantic's complaints in our words; and dotted keys."""
+"""Words for a user: which name was probably meant, pydantic's complaints in our words, dotted keys, sizes in bytes."""
 
 import difflib
 import re
@@ -130,6 +130,15 @@ def short_key(key: str, keys: Collection[str]) -> str:
     """Return the last part of a dotted key, or the whole key if another one of ``keys`` has the same last part."""
     last = key.rpartition(".")[2]
     return last if sum(other.rpartition(".")[2] == last for other in keys) <= 1 else key
+
+
+def spelled_bytes(count: float) -> str:
+    """Return a number of bytes as people read it."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 
 from byzdist.methods.base import ClientTask
 from byzdist.planning.majority import law
-from byzdist.planning.page import Section, duration, size
+from byzdist.planning.page import Section, duration
 from byzdist.planning.probe import Probed
 from byzdist.planning.rates import samples
 from byzdist.planning.subject import Subject
@@ -18,6 +18,7 @@ from byzdist.runtime.experiment import Experiment
 from byzdist.runtime.launcher import DEFAULT_WORKERS
 from byzdist.transport.base import Shape
 from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, HEADER_BYTES, Kind
+from byzdist.words import spelled_bytes
 
 
 def section(subject: Subject, experiment: Experiment, probed: Probed | None) -> Section:
@@ -36,9 +37,9 @@ def section(subject: Subject, experiment: Experiment, probed: Probed | None) -> 
         ("down", f"bytes down to {workers} worker{'s'[: workers > 1]}", down),
     ):
         total = sampled * sizes[False] + full * sizes[True]
-        found.add(f"bytes_{key}_sampled", f"{words}, a sampled round", sizes[False], size(sizes[False]))
-        found.add(f"bytes_{key}_full", f"{words}, a full round", sizes[True], size(sizes[True]))
-        found.add(f"bytes_{key}", f"{words}, the run", total, size(total))
+        found.add(f"bytes_{key}_sampled", f"{words}, a sampled round", sizes[False], spelled_bytes(sizes[False]))
+        found.add(f"bytes_{key}_full", f"{words}, a full round", sizes[True], spelled_bytes(sizes[True]))
+        found.add(f"bytes_{key}", f"{words}, the run", total, spelled_bytes(total))
     evaluations = {kind: _gradients(subject, experiment, kind) for kind in (False, True)}
     for key, words, count in (
         ("gradients_sampled", "a sampled round", evaluations[False]),
@@ -91,16 +92,28 @@ def _gradients(subject: Subject, experiment: Experiment, full: bool) -> float:
 def _memory(found: Section, subject: Subject, experiment: Experiment, probed: Probed | None) -> None:
     vector = experiment.oracle.dimension * experiment.dtype.itemsize
     rows = max(subject.full_cohort, subject.cohort) * vector
-    found.add("server_vectors", "server: models, estimate and aggregate, 4 vectors of d", 4 * vector, size(4 * vector))
-    found.add("server_rows", "server: the replies of the largest cohort", rows, size(rows))
+    found.add(
+        "server_vectors",
+        "server: models, estimate and aggregate, 4 vectors of d",
+        4 * vector,
+        spelled_bytes(4 * vector),
+    )
+    found.add("server_rows", "server: the replies of the largest cohort", rows, spelled_bytes(rows))
     if probed is not None:
-        found.add("server_method", "server: what the method remembers", probed.method_bytes, size(probed.method_bytes))
-    found.add("worker_vectors", "each worker: two models and a message, 3 vectors of d", 3 * vector, size(3 * vector))
+        found.add(
+            "server_method",
+            "server: what the method remembers",
+            probed.method_bytes,
+            spelled_bytes(probed.method_bytes),
+        )
+    found.add(
+        "worker_vectors", "each worker: two models and a message, 3 vectors of d", 3 * vector, spelled_bytes(3 * vector)
+    )
     remembered = _remembered(experiment)
     if remembered is not None:
         total = remembered * subject.clients
-        found.add("client_memory", "what a client remembers, in its worker", remembered, size(remembered))
-        found.add("clients_memory", "the same of all clients", total, size(total))
+        found.add("client_memory", "what a client remembers, in its worker", remembered, spelled_bytes(remembered))
+        found.add("clients_memory", "the same of all clients", total, spelled_bytes(total))
 
 
 def _remembered(experiment: Experiment) -> int | None:

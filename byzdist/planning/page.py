@@ -58,12 +58,6 @@ def percent(chance: float) -> str:
     return f"{chance * 100:.{-math.floor(math.log10(rest))}f} %"
 
 
-def size(nbytes: float) -> str:
-    """Return a number of bytes in the unit that suits it."""
-    thousands = 0 if nbytes < 1000 else min(4, int(math.log10(nbytes)) // 3)
-    return f"{nbytes / 1000**thousands:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[thousands]}"
-
-
 def duration(seconds: float) -> str:
     """Return a time in the unit that suits it."""
     for unit, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):

@@ -1,7 +1,7 @@
 """How the report spells numbers."""
 
 from byzdist.reporting.page.html import Cell
-from byzdist.reporting.progress import spelled_bytes
+from byzdist.words import spelled_bytes
 
 
 def number(value: float | None, digits: int = 4) -> Cell:
