@@ -18,7 +18,6 @@ from byzdist.runtime.experiment import Experiment
 from byzdist.runtime.launcher import DEFAULT_WORKERS
 from byzdist.transport.base import Shape
 from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, HEADER_BYTES, Kind
-from byzdist.words import spelled_bytes
 
 
 def section(subject: Subject, experiment: Experiment, probed: Probed | None) -> Section:
@@ -37,9 +36,9 @@ def section(subject: Subject, experiment: Experiment, probed: Probed | None) -> 
         ("down", f"bytes down to {workers} worker{'s'[: workers > 1]}", down),
     ):
         total = sampled * sizes[False] + full * sizes[True]
-        found.add(f"bytes_{key}_sampled", f"{words}, a sampled round", sizes[False], spelled_bytes(sizes[False]))
-        found.add(f"bytes_{key}_full", f"{words}, a full round", sizes[True], spelled_bytes(sizes[True]))
-        found.add(f"bytes_{key}", f"{words}, the run", total, spelled_bytes(total))
+        found.add_bytes(f"bytes_{key}_sampled", f"{words}, a sampled round", sizes[False])
+        found.add_bytes(f"bytes_{key}_full", f"{words}, a full round", sizes[True])
+        found.add_bytes(f"bytes_{key}", f"{words}, the run", total)
     evaluations = {kind: _gradients(subject, experiment, kind) for kind in (False, True)}
     for key, words, count in (
         ("gradients_sampled", "a sampled round", evaluations[False]),
@@ -92,28 +91,16 @@ def _gradients(subject: Subject, experiment: Experiment, full: bool) -> float:
 def _memory(found: Section, subject: Subject, experiment: Experiment, probed: Probed | None) -> None:
     vector = experiment.oracle.dimension * experiment.dtype.itemsize
     rows = max(subject.full_cohort, subject.cohort) * vector
-    found.add(
-        "server_vectors",
-        "server: models, estimate and aggregate, 4 vectors of d",
-        4 * vector,
-        spelled_bytes(4 * vector),
-    )
-    found.add("server_rows", "server: the replies of the largest cohort", rows, spelled_bytes(rows))
+    found.add_bytes("server_vectors", "server: models, estimate and aggregate, 4 vectors of d", 4 * vector)
+    found.add_bytes("server_rows", "server: the replies of the largest cohort", rows)
     if probed is not None:
-        found.add(
-            "server_method",
-            "server: what the method remembers",
-            probed.method_bytes,
-            spelled_bytes(probed.method_bytes),
-        )
-    found.add(
-        "worker_vectors", "each worker: two models and a message, 3 vectors of d", 3 * vector, spelled_bytes(3 * vector)
-    )
+        found.add_bytes("server_method", "server: what the method remembers", probed.method_bytes)
+    found.add_bytes("worker_vectors", "each worker: two models and a message, 3 vectors of d", 3 * vector)
     remembered = _remembered(experiment)
     if remembered is not None:
         total = remembered * subject.clients
-        found.add("client_memory", "what a client remembers, in its worker", remembered, spelled_bytes(remembered))
-        found.add("clients_memory", "the same of all clients", total, spelled_bytes(total))
+        found.add_bytes("client_memory", "what a client remembers, in its worker", remembered)
+        found.add_bytes("clients_memory", "the same of all clients", total)
 
 
 def _remembered(experiment: Experiment) -> int | None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from byzdist.words import spelled_bytes
+
 _WIDTH, _WORDS = 98, 58
 
 
@@ -39,6 +41,10 @@ class Section:
     def add(self, key: str, words: str, value: Any, shown: str = "") -> None:
         """Add a fact."""
         self.facts.append(Fact(key, words, value, shown))
+
+    def add_bytes(self, key: str, words: str, nbytes: float) -> None:
+        """Add a fact that is a number of bytes."""
+        self.add(key, words, nbytes, spelled_bytes(nbytes))
 
 
 def number(value: Any) -> str:
