@@ -8,17 +8,17 @@ from typing import Any, NamedTuple, cast
 
 from byzdist.config.reading import read_tree
 from byzdist.errors import ConfigError
-from byzdist.host.files import parse_json, read_json, read_text
+from byzdist.host.files import read_json
 from byzdist.problem.evaluation import OF_ANY_TASK
 from byzdist.problem.task import Better
 from byzdist.reporting.pictures.curves import Axis, positions
 from byzdist.reporting.pictures.history import read_history
-from byzdist.storage.folder import CONFIG, METRICS, RUN
+from byzdist.storage.folder import CONFIG, RUN
+from byzdist.storage.lines import read_lines
 from byzdist.sweeping.folder import Status, is_sweep, load, reasons, state_of
 from byzdist.sweeping.naming import label
 from byzdist.words import flat
 
-_LARGEST = 1 << 30  # bytes of metrics
 _UNNAMED = ("name",)  # keys that say nothing of what was trained
 _PLACE = re.compile(
     r"last|best|round=\d{1,9}|(?P<cost>gradients|bytes|seconds)=(?P<spent>\d{1,15}(\.\d{1,9})?(e\d{1,2})?)"
@@ -98,7 +98,7 @@ class Found:
 
     def _search(self, metric: Metric) -> Any:
         """Return the value in the metrics; null, which stands for a number that is not finite, is None."""
-        lines = {line["round"]: line[metric.name] for line in self._lines() if metric.name in line}
+        lines = {line["round"]: line[metric.name] for line in read_lines(self.folder) if metric.name in line}
         if not lines:
             names = [key for key in state_of(self.folder).summary if key not in ("status", "reason", "claimed")]
             raise ConfigError(
@@ -135,15 +135,6 @@ class Found:
                 f"--at: nothing was measured in {self.folder} before it had spent {budget:g} {cost}; compare at more."
             )
         return int(found[-1])
-
-    def _lines(self) -> list[dict[str, Any]]:
-        path = self.folder / METRICS
-        try:
-            lines = [parse_json(line) for line in read_text(path, _LARGEST).split("\n")[:-1]]
-            assert all(isinstance(line, dict) and isinstance(line["round"], int) for line in lines)
-        except (OSError, ValueError, KeyError, AssertionError) as error:
-            raise ConfigError(f"{path}: this is not what a run writes: {error}.") from None
-        return lines
 
     def better(self, name: str) -> Better | None:
         """Return in which direction a metric is better; None if the run does not say."""

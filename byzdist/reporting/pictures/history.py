@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 
 from byzdist.config.reading import read_tree
 from byzdist.errors import ConfigError
-from byzdist.host.files import parse_json, read_json, read_text
+from byzdist.host.files import read_json
 from byzdist.problem.evaluation import OF_ANY_TASK
 from byzdist.problem.task import Better
 from byzdist.reporting.names import is_name
 from byzdist.storage.folder import CONFIG, METRICS, RUN, SUMMARY
+from byzdist.storage.lines import read_lines
 from byzdist.words import flat
 
 Array = NDArray[np.float64]
-_LARGEST = 1 << 30  # bytes of metrics
 _LARGEST_NUMBER = 1.7e308
 _LONGEST_NAME = 100
 _NEEDED = ("round", "cohort", "byzantine", "bytes_up")
@@ -148,19 +148,18 @@ def read_history(folder: Path) -> History:
     Raises:
         ConfigError: if there is none, or its files are not what a run writes.
     """
+    if not _is_run(folder):
+        raise ConfigError(f"{folder}: this folder holds no run ({CONFIG} and {METRICS}).")
     try:
         tree = read_tree(folder / CONFIG, follow=False)
-        lines = read_text(folder / METRICS, _LARGEST).splitlines()
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder}: this folder holds no run ({CONFIG} and {METRICS}): {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{folder}: this folder holds no run: {error}") from error
+    lines = read_lines(folder)
     described = _optional(folder / RUN) or {}
     metrics = _metrics(folder, described)
-    read = [
-        _parse(folder, number, line, (*OF_ANY_TASK, *metrics))
-        for number, line in enumerate(lines, 1)
-        if number < len(lines) or _is_whole(line)
-    ]
-    return History(folder, tree, described, metrics, read, _optional(folder / SUMMARY))
+    for number, line in enumerate(lines, 1):
+        _check(folder, number, line, (*OF_ANY_TASK, *metrics))
+    return History(folder, tree, described, metrics, lines, _optional(folder / SUMMARY))
 
 
 def _optional(path: Path) -> dict[str, Any] | None:
@@ -187,23 +186,9 @@ def _metrics(folder: Path, described: Mapping[str, Any]) -> dict[str, Better]:
     return own
 
 
-def _is_whole(line: str) -> bool:
-    """Return whether the last line is complete: a run that still trains, or was killed, may leave a part of one."""
-    try:
-        parse_json(line)
-    except ValueError:
-        return False
-    return True
-
-
-def _parse(folder: Path, number: int, text: str, keys: Sequence[str]) -> dict[str, Any]:
+def _check(folder: Path, number: int, line: dict[str, Any], keys: Sequence[str]) -> None:
     where = f"{folder}/{METRICS}: line {number}"
-    try:
-        line: dict[str, Any] = parse_json(text)
-        lacking = set(_NEEDED) - line.keys()
-    except (ValueError, AttributeError) as error:
-        raise ConfigError(f"{where} is not a metrics line: {error}") from error
-    if lacking:
+    if lacking := set(_NEEDED) - line.keys():
         raise ConfigError(f"{where} lacks {', '.join(sorted(lacking))}.")
     wrong = [key for key in ("round", "byzantine", "bytes_up") if not _is_number(line[key])]
     wrong += [
@@ -224,7 +209,6 @@ def _parse(folder: Path, number: int, text: str, keys: Sequence[str]) -> dict[st
         claims = ["not a claim"]
     if not all(map(_is_number, claims)):
         raise ConfigError(f"{folder}/{METRICS}: round {line['round']}: claimed is not what a run writes.")
-    return line
 
 
 def _is_number(value: object) -> bool:

@@ -180,7 +180,7 @@ def test_evaluate_refuses_what_is_planted(run, victim, file, kind):
 def test_plot_refuses_what_is_planted(run, victim, file, kind, tmp_path):
     (run / file).unlink()
     plant(run / file, kind, victim)
-    assert "holds no run" in at_once(plotting.plot, [run], tmp_path / "p.png") or file == "config.yaml"
+    assert "not what a run writes" in at_once(plotting.plot, [run], tmp_path / "p.png") or file == "config.yaml"
 
 
 HOSTILE_MODELS = {
