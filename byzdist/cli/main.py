@@ -66,7 +66,7 @@ def _option_hint(word: str, options: list[str]) -> str:
 
 
 def _parser() -> tuple[Parser, dict[str, Parser]]:
-    """Return the parser of the command line, and that of each command."""
+    """Return the parser of the command line, and each command's parser."""
     parser = Parser(prog="byzdist", description="Byzantine-robust distributed training.")
     parser.add_argument("--version", action="version", version=f"byzdist {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

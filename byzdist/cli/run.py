@@ -84,8 +84,8 @@ def _command(arguments: argparse.Namespace) -> "RunCommand":
 def _can_fork() -> bool:
     """Return whether the ranks may be forks of this process.
 
-    They may not if a user's module has started threads, or if this process was given the run's secret: the system shows
-    this process's environment as that of a fork, and a worker must have only its own key.
+    They may not if a user's module has started threads, or if this process was given the run's secret in its
+    environment: a fork shares that environment, and a worker must have only its own key.
     """
     from byzdist.transport.keys import VARIABLES
 

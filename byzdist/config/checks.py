@@ -215,7 +215,7 @@ def _metrics(config: Config) -> MetricsOut:
 
 
 def _task(config: Config) -> Spec:
-    """Return the task: the configured one, else that of the data set."""
+    """Return the task: the configured one, or else the data set's."""
     if is_private(config.data):
         return _complete(TASKS, config.task or Spec("classification"), "task")
     own = getattr(DATASETS.get(config.data.name, "data"), "task", "classification")

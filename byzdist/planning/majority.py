@@ -85,7 +85,8 @@ def safe_cohort_of(
 ) -> Safe | None:
     """Return the smallest cohort that is safe with a rule that tolerates ``tolerates(cohort)`` Byzantine vectors; None if none is found.
 
-    At most 2000 cohorts are tried, from that of `safe_cohort` on; none if the rule does not tolerate ``byzantine`` of all clients.
+    At most 2000 sizes are tried, from the one of `safe_cohort` upwards; none if the rule tolerates fewer than ``byzantine`` of all
+    clients.
     """
     if tolerates(clients) < byzantine:
         return None

@@ -94,7 +94,7 @@ class Subject:
         return self.declared / self.clients
 
     def parameter(self, name: str) -> Any:
-        """Return a parameter of the method, with its default filled in if that is known; None if there is no such parameter."""
+        """Return a parameter of the method, or its default; None if the method lacks the parameter, or the default is not known."""
         if self.experiment is not None:
             return getattr(self.experiment.method, name, None)
         return self.config.method.parameters.get(name)

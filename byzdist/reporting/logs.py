@@ -36,7 +36,7 @@ def configure(rank: int) -> None:
     """Send this process's log to standard error, at the level that the environment asks for (WARNING).
 
     Raises:
-        ConfigError: if there is no such level.
+        ConfigError: for an unknown level.
     """
     level = os.environ.get(VARIABLE, "WARNING").upper()
     if level not in _LEVELS:

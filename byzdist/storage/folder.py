@@ -184,7 +184,7 @@ def _check_ours(folder: Path, resume: bool) -> None:
         remedy = "add --resume to go on with its run, or " if is_run else ""
         raise ConfigError(f"--out: {str(folder)!r} is not empty; {remedy}name a new folder.")
     if not is_run:
-        raise ConfigError(f"--out: {str(folder)!r} holds no run to resume (there is no {RUN}).")
+        raise ConfigError(f"--out: {str(folder)!r} holds no run to resume ({RUN} is missing).")
 
 
 def _enter(folder: Path, wanted: Wanted, resume: bool, lock: Lock) -> RunFolder:

@@ -67,7 +67,7 @@ def conduct(sweep: Sweep, folder: Path, jobs: int | None, workers: int | None) -
 
     Args:
         sweep: the sweep.
-        folder: a new one, or that of the same sweep, which goes on.
+        folder: a new one, or the folder of the same sweep, which goes on.
         jobs: how many runs of transport ``local`` train at a time; None: one for each core.
         workers: how many worker processes the other runs have; None: 4, or one for each client.
 

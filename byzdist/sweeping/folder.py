@@ -76,7 +76,7 @@ def check_same(folder: Path, config: Config) -> None:
 
 @contextmanager
 def begun(folder: Path, sweep: Sweep, names: Sequence[str]) -> Iterator[None]:
-    """Write sweep.yaml into a sweep's folder, and keep other sweeps out; the folder is new, or that of a sweep that this one contains.
+    """Write sweep.yaml into a sweep's folder, and keep other sweeps out; the folder is new, or belongs to a sweep that this one contains.
 
     Raises:
         ConfigError: if the folder holds anything else, is in use, or cannot be written.

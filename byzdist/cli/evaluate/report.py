@@ -23,7 +23,7 @@ _MAX_FACTS, _MAX_VECTORS = 1 << 27, 64  # bytes of facts, and vectors of the mod
 
 
 def evaluate(folder: Path, overrides: Sequence[str] = (), *, trust: bool = False) -> str:
-    """Return a report on the model of a run, the final one or that of its last checkpoint, whichever is newer.
+    """Return a report on the model of a run, the final one or the one in its last checkpoint, whichever is newer.
 
     Args:
         folder: the run's.

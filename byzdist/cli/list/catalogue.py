@@ -33,7 +33,7 @@ def catalogue(kind: str | None = None, name: str | None = None) -> str:
         name: a piece of that kind.
 
     Raises:
-        ConfigError: if there is no such kind, section or piece.
+        ConfigError: for an unknown kind, section or piece.
     """
     width = max(60, shutil.get_terminal_size((100, 24)).columns)
     if kind is None:

@@ -114,8 +114,8 @@ class Strip:
 def strips(curves: Mapping[str, Sequence[History]], axes_of: Sequence[Axis]) -> list[Strip]:
     """Return the strips of all curves that have majorities; an empty list if they are too many to be seen.
 
-    With the same seeds the cohorts are the same, whatever the rule and the attack. Such curves share a strip, which is that of the
-    curve that goes furthest.
+    With the same seeds the cohorts are the same, whatever the rule and the attack. Such curves share the strip of the curve
+    that goes furthest.
     """
     found: list[Strip] = []
     for label, runs in sorted(curves.items(), key=lambda item: -sum(len(run.lines) for run in item[1])):
