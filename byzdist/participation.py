@@ -42,8 +42,7 @@ AVAILABILITY: Registry[Callable[..., np.ndarray | None]] = Registry("availabilit
 def draw_cohort(round_: Round, clients: int, size: int, among: np.ndarray | None = None) -> np.ndarray:
     """Draw ``size`` of the client ids 0..n-1 uniformly without replacement, ascending [BRPP Alg. 1, line 4].
 
-    ``among`` narrows the choice to some of the ids, ascending; if they are fewer than ``size``, all of them are
-    drawn.
+    ``among`` narrows the choice to some of the ids, ascending; all of them are drawn if they are fewer than ``size``.
     """
     candidates = clients if among is None else len(among)
     if size >= candidates:

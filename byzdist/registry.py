@@ -30,10 +30,10 @@ log = logging.getLogger(__name__)
 class Spec:
     """What a configuration says of a piece: its name and its parameters. It never changes; `plus` and `without` make another spec.
 
-    In a configuration, and where one is written, it is ``{name: ..., parameters}``, or the name alone.
+    In a configuration it is ``{name: ..., parameters}``, or the name alone.
 
     Attributes:
-        name: a registered name or ``module.path:Name``; empty where none is given, which `Registry.check` refuses.
+        name: a registered name or ``module.path:Name``; empty if none is given, which `Registry.check` refuses.
         parameters: the keyword arguments of the piece, and keys of its section that are not the piece's own, such as ``data.split``.
         checked: whether `Registry.check` made it, so that it is complete.
     """

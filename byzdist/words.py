@@ -1,8 +1,8 @@
-"""Hints at a user's slips: which name was probably meant, and pydantic's complaints in our words; and dotted keys."""
+"""Words for a user: which name was probably meant, pydantic's complaints in our words, dotted keys, sizes in bytes."""
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,14 +16,14 @@ def squeeze(word: str) -> str:
 
 
 def closest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """Return the known word that is spelled most like ``word``, None where none is close."""
+    """Return the known word that is spelled most like ``word``; None if none is close."""
     spelled = {squeeze(name): name for name in known}
     close = difflib.get_close_matches(squeeze(word), spelled, n=1, cutoff=cutoff)
     return spelled[close[0]] if close else None
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return a hint such as " Did you mean 'krum'?", or the list of what is known where nothing is close."""
+    """Return a hint such as " Did you mean 'krum'?", or the list of known words if none is close."""
     known = list(known)
     close = closest(word, known)
     if close is not None:
@@ -124,6 +124,21 @@ def _path(complaint: Any, given: Any) -> list[str]:
         if inside or (complaint["type"] == "missing" and depth == len(complaint["loc"])):
             path.append(str(part))
     return path
+
+
+def short_key(key: str, keys: Collection[str]) -> str:
+    """Return the last part of a dotted key, or the whole key if another one of ``keys`` has the same last part."""
+    last = key.rpartition(".")[2]
+    return last if sum(other.rpartition(".")[2] == last for other in keys) <= 1 else key
+
+
+def spelled_bytes(count: float) -> str:
+    """Return a number of bytes as people read it."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

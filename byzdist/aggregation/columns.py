@@ -10,9 +10,8 @@ import torch
 
 from byzdist.aggregation.kernels.networks import selection_network
 
-Row: TypeAlias = (
-    Any  # one row of a tile: a numpy array on the CPU, a torch tensor elsewhere; both have the operations used below
-)
+Row: TypeAlias = Any
+"""One row of a tile: a numpy array on the CPU, a torch tensor elsewhere; both have the operations used below."""
 
 LARGEST_NETWORK = 64  # rows; more are sorted, because a network grows as n log^2 n and its rows leave the cache
 

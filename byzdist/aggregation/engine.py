@@ -104,9 +104,9 @@ class Aggregator:
 
     def max_f(self, n: int) -> int:
         """Return the largest f that the steps and the rule accept for n rows."""
-        most, n = max(0, n - 1), self.left(n)
-        most = min(most, self.rule.facts.max_f(n, **self._parameters)) if n > 1 else 0
-        return most if self._inner is None else min(most, self._inner.max_f(n))
+        found, n = max(0, n - 1), self.left(n)
+        found = min(found, self.rule.facts.max_f(n, **self._parameters)) if n > 1 else 0
+        return found if self._inner is None else min(found, self._inner.max_f(n))
 
     def max_byzantine(self, n: int) -> int:
         """Return the largest number of Byzantine rows among n that steps and rule tolerate; see the function ``max_byzantine``."""

@@ -9,10 +9,7 @@ from byzdist.aggregation import gram
 from byzdist.aggregation.types import Floats
 from byzdist.aggregation.vectors import Vectors
 
-LENGTHS = (
-    1e-100,
-    1e139,
-)  # norms of rows in float64: between these bounds, squares of rows and of their differences keep their digits
+SAFE_NORMS = 1e-100, 1e139  # between these bounds, squares of float64 rows and of their differences keep their digits
 
 
 class Geometry:
@@ -35,9 +32,8 @@ class Geometry:
     def _geometry(self) -> tuple[Floats, Floats]:
         found = gram.geometry(self.vectors)
         self.vectors.witness(found[1][-1, :-1])
-        return (
-            gram.geometry(self.vectors) if self._unsafe(np.sqrt(found[1][-1, :-1])) and self.vectors.tame() else found
-        )
+        is_unsafe = self._unsafe(np.sqrt(found[1][-1, :-1]))
+        return gram.geometry(self.vectors) if is_unsafe and self.vectors.tame() else found
 
     @property
     def gram(self) -> Floats:
@@ -66,4 +62,4 @@ class Geometry:
 
     def _unsafe(self, norms: Floats) -> bool:
         ordered: list[float] = sorted(norms.tolist())
-        return ordered[self.vectors.n // 2] < LENGTHS[0] or ordered[-1] > LENGTHS[1]
+        return ordered[self.vectors.n // 2] < SAFE_NORMS[0] or ordered[-1] > SAFE_NORMS[1]

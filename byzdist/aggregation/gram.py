@@ -26,15 +26,11 @@ Indices: TypeAlias = NDArray[np.intp]
 WIDTH = 32 * BLOCK
 WIDEST = 128 * BLOCK  # the same for columns that are multiplied in place, without a copy
 PANEL = 15  # rows that are multiplied with the others in one call: from 16 on, MKL takes twice as long for each
-CANCELLED = {
-    torch.float32: 1 / 16,
-    torch.float64: 1e-9,
-}  # squared distances below this share of K_ii + K_jj are measured again
-MISLED = {
-    torch.float32: 4.0,
-    torch.float64: 1e4,
-}  # the best row replaces a reference whose typical squared distance is this many times as large
-FARTHEST = 1e281  # squared; rows that are farther away are first converted to another unit, see ``Vectors.tame``
+# Squared distances below this share of K_ii + K_jj are measured again.
+CANCELLED = {torch.float32: 1 / 16, torch.float64: 1e-9}
+# The best row replaces a reference whose typical squared distance is this many times as large.
+MISLED = {torch.float32: 4.0, torch.float64: 1e4}
+MAX_SQUARED = 1e281  # rows that are farther away are first converted to another unit, see ``Vectors.tame``
 SMALL = 1 << 16  # numbers; converting this few to float64 costs nothing
 CACHED = 1 << 19  # numbers; this few are measured from the origin first, at little more cost than a better choice
 SAMPLE = 64  # the number of rows in the sample that decides on the reference
@@ -55,7 +51,7 @@ def geometry(vectors: Vectors) -> tuple[Floats, Floats]:
     reference = _reference(vectors) if sampled else n
     for _ in range(3):  # the first reference may be a hostile row
         inner, precision = _seen_from(vectors, everyone, reference, dtype)
-        if not (inner.diagonal() <= FARTHEST).all():
+        if not (inner.diagonal() <= MAX_SQUARED).all():
             return inner, np.full_like(inner, np.inf)
         squared = _squared(inner)
         typical = _typical(squared[:, :-1])
@@ -135,10 +131,10 @@ def _reference(vectors: Vectors) -> int:
     sample = vectors.sample(rows, PIECES, 16).cpu().numpy()
     inner = product(sample, np.ascontiguousarray(sample.T))
     squared = _squared(inner)
-    squared[~(squared <= FARTHEST)] = FARTHEST
+    squared[~(squared <= MAX_SQUARED)] = MAX_SQUARED
     typical = _typical(squared)
     best = int(typical.argmin())
-    return int(rows[best]) if typical[best] < min(inner[best, best] / 2, FARTHEST) else n
+    return int(rows[best]) if typical[best] < min(inner[best, best] / 2, MAX_SQUARED) else n
 
 
 def _inner_products(vectors: Vectors, points: Indices, reference: int, dtype: torch.dtype) -> Floats:

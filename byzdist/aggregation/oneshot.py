@@ -15,7 +15,7 @@ from byzdist.aggregation.vectors import Workspace
 from byzdist.errors import ConfigError
 from byzdist.registry import Named
 
-MOST = 256 << 20  # bytes: the limit for all idle workspaces together
+MAX_IDLE_BYTES = 256 << 20  # of all idle workspaces together
 
 
 class _Idle:
@@ -37,7 +37,7 @@ class _Idle:
             yield workspace
         finally:
             with self._lock:
-                workspace.shrink(MOST - sum(other.bytes() for other in self._held))
+                workspace.shrink(MAX_IDLE_BYTES - sum(other.bytes() for other in self._held))
                 self._held.append(workspace)
 
 
@@ -91,10 +91,10 @@ def aggregate(
         if matrix.device.type != "cpu":  # a GPU's stream may still use such a buffer; torch reuses that memory itself
             workspace = Workspace()
         aggregator = Aggregator(rule, pre, compile="kept", key="aggregate", workspace=workspace)
-        most = aggregator.max_f(matrix.shape[0])
-        if isinstance(f, bool) or not isinstance(f, Real) or not f == f // 1 or not 0 <= f <= most:
+        max_f = aggregator.max_f(matrix.shape[0])
+        if isinstance(f, bool) or not isinstance(f, Real) or not f == f // 1 or not 0 <= f <= max_f:
             raise ConfigError(
-                f"f: {f!r} of {len(matrix)} rows; 0 to {most} are possible with these steps and this rule."
+                f"f: {f!r} of {len(matrix)} rows; 0 to {max_f} are possible with these steps and this rule."
             )
         if nonfinite not in ("error", "drop"):
             raise ConfigError(f"nonfinite: error or drop (it is {nonfinite!r}).")

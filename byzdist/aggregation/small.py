@@ -11,7 +11,7 @@ from threadpoolctl import ThreadpoolController
 
 from byzdist.aggregation.types import Floats
 
-_FEW = 1 << 15  # multiplications that numpy's own loops finish sooner than a library's threads can be limited to one
+_SMALL = 1 << 15  # multiplications that numpy's own loops finish sooner than a library's threads can be limited to one
 
 
 @cache
@@ -31,9 +31,9 @@ def product(a: Any, b: Any) -> Floats:
     if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray):
         result: Floats = a @ b  # scipy.sparse uses one thread and adds in the order of the entries
         return result
-    if a.size * (b.shape[1] if b.ndim == 2 else 1) <= _FEW:
-        few: Floats = np.einsum("ij,jk->ik" if b.ndim == 2 else "ij,j->i", a, b)
-        return few
+    if a.size * (b.shape[1] if b.ndim == 2 else 1) <= _SMALL:
+        small: Floats = np.einsum("ij,jk->ik" if b.ndim == 2 else "ij,j->i", a, b)
+        return small
     with one_thread():
-        many: Floats = a @ b
-        return many
+        large: Floats = a @ b
+        return large

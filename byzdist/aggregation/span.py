@@ -110,7 +110,7 @@ def _selects_some(run: RunFacts, key: str, *, selected: int | None, **_: Any) ->
         max_f=_krum_max_f,
         breakdown="n > 2f + margin (2 by default)",
         robustness="(f, kappa) as krum [ours: the mean score of the selected vectors is at most that of the honest ones]",
-        use="As krum, where the gradients are noisy: the mean of several vectors has less variance than one.",
+        use="As krum, if the gradients are noisy: the mean of several vectors has less variance than one.",
         formula=r"z = \frac{1}{|S|} \sum_{i \in S} v_i, \quad S = \text{the vectors with the smallest scores of Krum}",
         kappa=_krum_kappa,
     ),
@@ -123,8 +123,8 @@ def multi_krum(
 
     Blanchard et al., NeurIPS 2017.
     """
-    most = points.size - f
-    chosen = nearest(krum_scores(points.squared_distances(), f, margin), min(selected or most, most))
+    limit = points.size - f
+    chosen = nearest(krum_scores(points.squared_distances(), f, margin), min(selected or limit, limit))
     return uniform(points.size, chosen)
 
 

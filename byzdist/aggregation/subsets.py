@@ -15,7 +15,7 @@ from byzdist.aggregation.small import one_thread, product
 from byzdist.aggregation.span import TINY, nearest
 from byzdist.aggregation.types import Floats
 
-MOST_SUBSETS = 200_000  # subsets that smea may have to examine: a second or two
+MAX_SUBSETS = 200_000  # subsets that smea may have to examine: a second or two
 
 
 def _cover(edges: NDArray[np.bool_], budget: int) -> list[int] | None:
@@ -91,14 +91,14 @@ def _chunks(n: int, k: int, size: int) -> Iterator[NDArray[np.intp]]:
 
 
 def _searchable(n: int, **_: Any) -> int:
-    return max(f for f in range(minority(n) + 1) if math.comb(n, f) <= MOST_SUBSETS)
+    return max(f for f in range(minority(n) + 1) if math.comb(n, f) <= MAX_SUBSETS)
 
 
 @span_rule(
     "smea",
     Facts(
         max_f=_searchable,
-        breakdown=f"f/n < 1/2, for the declared f; also C(n, f) <= {MOST_SUBSETS:,}",
+        breakdown=f"f/n < 1/2, for the declared f; also C(n, f) <= {MAX_SUBSETS:,}",
         robustness="(f, kappa): kappa = 4f/(n-f) (1 + f/(n-2f))^2 against the top eigenvalue [Allouah et al. 2023b]",
         cost="O(n^2 d) for the inner products, C(n, f) eigenvalue problems of n - f rows",
         use="Small cohorts, where accuracy counts more than time: its error grows with "

@@ -2,8 +2,7 @@
 
 from typing import Any, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+from byzdist.norms import Floats
 
-Floats: TypeAlias = NDArray[np.float64]
+__all__ = ["Floats", "Matrix"]
 Matrix: TypeAlias = Any  # a dense float64 array, or a scipy.sparse array if it is large and has few entries

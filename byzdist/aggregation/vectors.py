@@ -30,9 +30,7 @@ FEW = 1 << 16  # multiplications; up to this many, one numpy call does them all,
 MANY = 3  # rows in one mix on a GPU; with more, a matrix product takes less time
 USUAL = 300  # binary exponents; sizes between 2^-300 and 2^300 keep their unit
 LIGHT, LIFT = 1e-30, 120  # weights below LIGHT lose digits in float32; they are multiplied by 2^LIFT
-FARTHEST = (
-    400  # binary exponents; a row that is more than 2^400 times as large as the typical one is scaled down to that
-)
+MAX_EXPONENT = 400  # binary; a row that is more than 2^400 times as large as the typical one is scaled down to that
 
 
 def as_array(tensor: Tensor) -> Array:
@@ -83,10 +81,10 @@ class Workspace:
         """Return how much memory the buffers take."""
         return sum(buffer.nbytes for _, buffer in self._buffers.values())
 
-    def shrink(self, most: int) -> None:
-        """Forget buffers, the largest first, until the others take at most ``most`` bytes."""
+    def shrink(self, max_bytes: int) -> None:
+        """Forget buffers, the largest first, until the others take at most ``max_bytes``."""
         for key, (_, buffer) in sorted(self._buffers.items(), key=lambda item: -item[1][1].nbytes):
-            if self.bytes() <= most:
+            if self.bytes() <= max_bytes:
                 break
             del self._buffers[key], buffer
 
@@ -233,7 +231,7 @@ class Vectors:
         exponents = np.frexp(largest)[1]
         typical = int(np.sort(exponents)[self.n // 2]) if np.sort(largest)[self.n // 2] else 0
         shift = 0 if abs(typical) <= USUAL else max(-1000, min(1000, -typical))
-        shifts = np.where(largest > 0, np.minimum(shift, FARTHEST - exponents), shift)
+        shifts = np.where(largest > 0, np.minimum(shift, MAX_EXPONENT - exponents), shift)
         if not shifts.any():
             return False
         self._scale = torch.from_numpy(np.ldexp(1.0, shifts)[:, None]).to(self.device)
@@ -268,7 +266,7 @@ class Vectors:
         self._add_up(mix, tile, result)
         return result
 
-    def _few(self, mix: Matrix, tile: Array) -> bool:
+    def _fits_one_call(self, mix: Matrix, tile: Array) -> bool:
         """Return whether one numpy call may add up all products: along any but the innermost axis numpy adds one by one."""
         return self.lib is np and isinstance(mix, np.ndarray) and bool(1 < tile.shape[1] <= FEW // mix.size)
 
@@ -283,7 +281,7 @@ class Vectors:
             lighter[...] = tile
             lighter[light] *= 2.0**-LIFT
             mix, tile = mix * np.where(light, 2.0**LIFT, 1.0), lighter
-        if self._few(mix, tile):
+        if self._fits_one_call(mix, tile):
             np.add.reduce(self._factors(mix)[:, :, None] * tile, axis=1, out=out)
             return
         begins, of, weights = self._entries(mix)

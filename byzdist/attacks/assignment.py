@@ -35,7 +35,7 @@ class Assignment:
 
     @property
     def changes_messages(self) -> bool:
-        """Return whether the attack changes what the client sends, and not its data, its process, or nothing."""
+        """Whether the attack changes the client's messages themselves, and not its data or its process."""
         return not (self.has("on_labels") or self.has("on_process") or self.is_honest)
 
     def has(self, mark: str) -> bool:
@@ -44,7 +44,7 @@ class Assignment:
 
 
 def assignments(specs: Sequence[Spec], byzantine: Collection[int]) -> list[Assignment]:
-    """Return the checked entries. An entry without ``clients`` is for all Byzantine clients; the first entry that covers counts."""
+    """Return the checked entries. An entry without ``clients`` is for all Byzantine clients; the first one that covers a client counts."""
     found = []
     for spec in specs:
         rounds = spec.parameters.get("rounds")
@@ -83,7 +83,7 @@ def flipped(specs: Sequence[Spec], byzantine: Collection[int]) -> set[int]:
     return found
 
 
-def check_assignment(spec: Spec, key: str, bad: range) -> dict[str, list[int]]:
+def check_assignment(spec: Spec, key: str, byzantine: range) -> dict[str, list[int]]:
     """Check the clients and rounds of an entry, and return them.
 
     Raises:
@@ -92,9 +92,9 @@ def check_assignment(spec: Spec, key: str, bad: range) -> dict[str, list[int]]:
     checked = {}
     if (clients := spec.parameters.get("clients")) is not None:
         listed = isinstance(clients, list)
-        strangers = [c for c in clients if type(c) is not int or c not in bad] if listed else clients
+        strangers = [c for c in clients if type(c) is not int or c not in byzantine] if listed else clients
         if strangers or not clients:
-            known = f"{bad[0]}..{bad[-1]}" if bad else "none (clients.byzantine: 0)"
+            known = f"{byzantine[0]}..{byzantine[-1]}" if byzantine else "none (clients.byzantine: 0)"
             raise ConfigError(
                 f"{key}.clients: {strangers!r} are not Byzantine clients; give a list of ids from {known}."
             )

@@ -151,43 +151,41 @@ class Envelope:
     earlier: Tensor | None
 
 
+def _marked(attack: F, mark: str) -> F:
+    setattr(attack, mark, True)
+    return attack
+
+
 def omniscient(attack: F) -> F:
     """Mark an attack that needs the honest vectors of its cohort; it gets them through the collusion channel."""
-    attack.omniscient = True  # type: ignore[attr-defined]
-    return attack
+    return _marked(attack, "omniscient")
 
 
 def knows_estimate(attack: F) -> F:
     """Mark an attack that needs g^{k-1} in every round: each of its requests has x^{k-1}, like all requests of difference rounds."""
-    attack.knows_estimate = True  # type: ignore[attr-defined]
-    return attack
+    return _marked(attack, "knows_estimate")
 
 
 def knows_rule(attack: F) -> F:
     """Mark an attack that knows the server's rule and the steps before it."""
-    attack.knows_rule = True  # type: ignore[attr-defined]
-    return attack
+    return _marked(attack, "knows_rule")
 
 
 def remembering(attack: F) -> F:
     """Mark an attack that keeps something from round to round in ``memory``, which is then part of checkpoints."""
-    attack.remembering = True  # type: ignore[attr-defined]
-    return attack
+    return _marked(attack, "remembering")
 
 
 def on_wire(attack: F) -> F:
     """Mark an attack that is given the finished reply, an `Envelope`, and returns the bytes to send instead."""
-    attack.on_wire = True  # type: ignore[attr-defined]
-    return attack
+    return _marked(attack, "on_wire")
 
 
 def on_labels(attack: F) -> F:
     """Mark an attack that acts on the data: the client's labels are flipped (y -> L-1-y)."""
-    attack.on_labels = True  # type: ignore[attr-defined]
-    return attack
+    return _marked(attack, "on_labels")
 
 
 def on_process(attack: F) -> F:
     """Mark an attack that acts on the worker process and does not change the message."""
-    attack.on_process = True  # type: ignore[attr-defined]
-    return attack
+    return _marked(attack, "on_process")

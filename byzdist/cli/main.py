@@ -19,20 +19,8 @@ from byzdist.host import supervisor
 from byzdist.host.processes import Program
 from byzdist.words import closest, squeeze
 
-_FIRST = (
-    "new",
-    "check",
-    "plan",
-    "run",
-    "sweep",
-    "table",
-    "keys",
-    "evaluate",
-    "list",
-    "doctor",
-    "plot",
-    "report",
-)  # first in the help; others follow by name
+_FIRST = "new check plan run sweep table keys evaluate list doctor plot report".split()
+"""The first commands in the help; others follow by name."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -78,7 +66,7 @@ def _option_hint(word: str, options: list[str]) -> str:
 
 
 def _parser() -> tuple[Parser, dict[str, Parser]]:
-    """Return the parser of the command line, and that of each command."""
+    """Return the parser of the command line, and each command's parser."""
     parser = Parser(prog="byzdist", description="Byzantine-robust distributed training.")
     parser.add_argument("--version", action="version", version=f"byzdist {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

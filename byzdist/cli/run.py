@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import threading
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,7 +54,7 @@ def _count(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Start the processes of a run, be one of them, or do all of it in this process."""
+    """Start the processes of a run, be one of them, or do everything in this process."""
     supervisor.end_with_agent()
     if supervisor.is_wanted():
         return supervisor.supervise(arguments.again)
@@ -83,13 +82,12 @@ def _command(arguments: argparse.Namespace) -> "RunCommand":
 def _can_fork() -> bool:
     """Return whether the ranks may be forks of this process.
 
-    They may not if a user's module has started threads, or if this process was given the run's secret: the system shows
-    this process's environment as that of a fork, and a worker must have only its own key.
+    They may not if a user's module has started threads, or if this process was given the run's secret in its
+    environment: a fork shares that environment, and a worker must have only its own key.
     """
     from byzdist.transport.keys import VARIABLES
 
-    threads = {thread.name for thread in threading.enumerate()} - {threading.main_thread().name, interrupt.THREAD}
-    return not threads and not any(name in os.environ for name in VARIABLES)
+    return not interrupt.other_threads() and not any(name in os.environ for name in VARIABLES)
 
 
 def _forked(command: "RunCommand") -> Program:

@@ -18,7 +18,7 @@ class ErrorFeedback(Compressor):
     """Send C(e + v) with the given compressor C and remember e + v - C(e + v) as the next e: Seide et al., Interspeech 2014.
 
     The client keeps e, at first 0, d values. Over time everything is sent: the vectors of T messages sum to those received plus the
-    last e. So it stands in for an unbiased compressor wherever one is needed, but the theorems do not cover it: ω is not known.
+    last e. So it may replace an unbiased compressor everywhere, but the theorems do not cover it: ω is not known.
     A message that is lost on the way stays lost, as without compression.
     """
 

@@ -11,7 +11,7 @@ from byzdist.rounds import Memory, Round
 _BITS = 9  # sign and exponent, as in a float32
 _MANTISSA = 23  # bits of a float32 that are left out
 _BIAS, _INFINITE = 127, 255  # of a float32's exponents
-_LEAST = 2.0**-126
+_SMALLEST = 2.0**-126
 
 
 @COMPRESSORS.register("natural", "natural_compression")
@@ -45,7 +45,7 @@ class Natural(Compressor):
         sizes = vector.abs()
         parts, exponents = torch.frexp(sizes)  # a size is part·2^exponent with part in [1/2, 1)
         codes = exponents.long().add_(_BIAS - 1).add_(drawn < parts.mul_(2).sub_(1))
-        codes = torch.where(sizes < _LEAST, (drawn < sizes / _LEAST).long(), codes.clamp_(max=_INFINITE))
+        codes = torch.where(sizes < _SMALLEST, (drawn < sizes / _SMALLEST).long(), codes.clamp_(max=_INFINITE))
         codes.masked_fill_(~sizes.isfinite(), _INFINITE)
         pack(codes.add_(vector.signbit(), alpha=1 << (_BITS - 1)), _BITS, payload)
 

@@ -27,7 +27,7 @@ class QSGD(Compressor):
         self._levels, self._bits = levels, (2 * levels).bit_length()
 
     def nonzeros(self, dimension: int) -> float:
-        """Return s(s + √d), which bounds the expected number of nonzero values, or d if that is less."""
+        """Return s(s + √d), which bounds the expected number of nonzero values, or d if that is smaller."""
         return float(min(dimension, self._levels * (self._levels + dimension**0.5)))
 
     def omega(self, dimension: int) -> float:
@@ -66,7 +66,7 @@ def _numpy(dtype: torch.dtype) -> type[np.float32] | type[np.float64]:
 
 
 def _rounded_up(size: float) -> float:
-    """Return the least float32 that is at least ``size``: with a smaller norm the largest values would be too small on average."""
+    """Return the smallest float32 that is at least ``size``: with a smaller norm the largest values would be too small on average."""
     with np.errstate(over="ignore"):
         near = np.float32(size)
     return float(near if not near < size else np.nextafter(near, np.float32(np.inf)))

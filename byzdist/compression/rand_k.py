@@ -17,13 +17,13 @@ def draw_mask(generator: np.random.Generator, dimension: int, count: int) -> Ten
     Coordinates are drawn with replacement until enough different ones are found. The set is uniform, and needs one byte of memory
     a coordinate. If more than half of the coordinates are wanted, those to leave out are drawn instead.
     """
-    few = min(count, dimension - count)
+    target = min(count, dimension - count)
     chosen = np.zeros(dimension, dtype=bool)
-    missing = few
+    missing = target
     while missing:
         chosen[generator.integers(0, dimension, size=missing)] = True
-        missing = few - int(np.count_nonzero(chosen))
-    return torch.from_numpy(np.flatnonzero(chosen if few == count else ~chosen))
+        missing = target - int(np.count_nonzero(chosen))
+    return torch.from_numpy(np.flatnonzero(chosen if target == count else ~chosen))
 
 
 @COMPRESSORS.register("rand_k", "random_k", "random_sparsification")
@@ -63,10 +63,7 @@ class RandK(Compressor):
         return self._count(dimension) * dtype.itemsize
 
     def _mask(self, dimension: int, round_: Round, client: int) -> Tensor:
-        if self._shared:
-            generator = round_.rng("shared mask")
-        else:
-            generator = round_.rng("mask", client)
+        generator = round_.rng("shared mask") if self._shared else round_.rng("mask", client)
         return draw_mask(generator, dimension, self._count(dimension))
 
     def encode(self, vector: Tensor, payload: Tensor, round_: Round, client: int, memory: Memory) -> None:

@@ -37,21 +37,21 @@ def _sampled_rounds(config: Config) -> None:
     if not declared or plain_mean or cohort == 1 or rule == "mean":
         return
     aggregator, f = Aggregator(config.aggregation.rule, config.aggregation.pre), declared * cohort // count
-    if (most := aggregator.max_f(cohort)) < f:
+    if (max_f := aggregator.max_f(cohort)) < f:
         log.warning(
             "aggregation.rule: of the %d vectors of a sampled round (method.cohort) %s with its steps accepts %d as Byzantine, and "
             "%d are to be expected. Use a larger cohort or a rule with a higher breakdown point.",
             cohort,
             rule,
-            most,
+            max_f,
             f,
         )
-    if _is_mean(aggregator, cohort, min(f, most)):
+    if _is_mean(aggregator, cohort, min(f, max_f)):
         log.warning(
             "aggregation: of the %d vectors of a sampled round (method.cohort), with f = %d, %s with its steps makes a plain mean, so "
             "%s. Use a larger cohort%s%s.",
             cohort,
-            min(f, most),
+            min(f, max_f),
             rule,
             "only clipping limits a Byzantine client" if clipped else "one Byzantine client decides it",
             ", or fewer or smaller buckets" if config.aggregation.pre else "",

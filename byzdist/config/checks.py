@@ -24,7 +24,7 @@ from byzdist.registry import Registry, RunFacts, Spec
 from byzdist.words import shown
 
 log = logging.getLogger(__name__)
-_MOST_PROCESSES = 256
+_MAX_PROCESSES = 256
 
 
 def check(config: Config) -> Config:
@@ -147,9 +147,9 @@ def _processes(config: Config) -> dict[str, int]:
     given = config.data.parameters
     if "workers" not in given:
         return {}
-    if type(given["workers"]) is not int or not 0 <= given["workers"] <= _MOST_PROCESSES:
+    if type(given["workers"]) is not int or not 0 <= given["workers"] <= _MAX_PROCESSES:
         raise ConfigError(
-            f"data.workers: how many processes of each rank read data ahead is 0 to {_MOST_PROCESSES} (it is {shown(given['workers'])})."
+            f"data.workers: how many processes of each rank read data ahead is 0 to {_MAX_PROCESSES} (it is {shown(given['workers'])})."
         )
     return {"workers": given["workers"]}
 
@@ -168,7 +168,7 @@ def _model(config: Config) -> Spec:
 
 
 def _private(config: Config, method: Spec) -> Spec:
-    """Return the data section of private data. Workers check the function's own parameters, where it is called."""
+    """Return the data section of private data. Workers check the parameters of the function, because only they call it."""
     data, own_model = config.data.plus(**_processes(config)), ":" in config.model.name
     given = data.parameters
     if ":" not in data.name:
@@ -215,7 +215,7 @@ def _metrics(config: Config) -> MetricsOut:
 
 
 def _task(config: Config) -> Spec:
-    """Return the task: the configured one, else that of the data set."""
+    """Return the task: the configured one, or else the data set's."""
     if is_private(config.data):
         return _complete(TASKS, config.task or Spec("classification"), "task")
     own = getattr(DATASETS.get(config.data.name, "data"), "task", "classification")
@@ -284,7 +284,7 @@ def _aggregation(config: Config, together: Aggregator, facts: RunFacts) -> None:
 
 
 def _breakdown(config: Config, together: Aggregator, size: int) -> None:
-    """Refuse full rounds, which are not clipped, in which steps and rule tolerate fewer Byzantine clients than may be among them."""
+    """Refuse full rounds, which are not clipped, in which steps and rule do not tolerate all Byzantine clients that may take part."""
     rule, possible = config.aggregation.rule, min(config.declared_byzantine, size)
     tolerated, alone = together.max_byzantine(size), Aggregator(rule).max_byzantine(size)
     if tolerated >= possible:

@@ -1,4 +1,4 @@
-"""The checks of how processes talk and compute: transport and device."""
+"""The checks of the transport and the device."""
 
 import logging
 
@@ -31,7 +31,7 @@ def _min_replies(config: Config) -> None:
 
 
 def _late(config: Config) -> None:
-    """Refuse to use late replies where they mean nothing, and warn where a hostile client gains by being late."""
+    """Refuse late replies that mean nothing, and warn if a hostile client gains by being late."""
     if config.transport.late == "drop":
         return
     method = config.method.name

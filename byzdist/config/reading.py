@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from byzdist.config.schema import Config
-from byzdist.config.yaml_reading import MOST_BYTES, read_yaml
+from byzdist.config.yaml_reading import MAX_BYTES, read_yaml
 from byzdist.errors import ConfigError, UnknownKey
 from byzdist.host.files import read_text
 from byzdist.words import explain
@@ -75,7 +75,7 @@ def read_tree(path: str | Path, *, follow: bool = True) -> dict[str, Any]:
         ConfigError: if it cannot be read, or is not a mapping.
     """
     try:
-        text = read_text(Path(path), MOST_BYTES, follow=follow) if str(path) != "-" else _standard_input()
+        text = read_text(Path(path), MAX_BYTES, follow=follow) if str(path) != "-" else _standard_input()
     except (OSError, ValueError) as error:  # ValueError: it is not UTF-8, or its name has a zero byte
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"{path}: cannot read the configuration: {reason}.") from None
@@ -113,7 +113,7 @@ def resolve_paths(tree: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the tree with absolute paths (``path``, ``..._path``) in the data, validation and availability sections.
 
     A leading ``~`` and ``$VARIABLES`` are expanded. A relative path counts from the working folder, else from ``folder``, the
-    configuration's; a path that exists in neither stays as it is, for the error.
+    configuration's; a path that exists in neither stays as it is, so that the error shows it.
     """
 
     def absolute(section: Any) -> Any:

@@ -118,7 +118,7 @@ class Stopping(Section):
 
     Attributes:
         metric: loss, gap, grad_norm, or a metric of the task; each knows whether higher or lower is better.
-        patience: the run ends after so many evaluations without a better one.
+        patience: the run ends after this many evaluations without a better one.
         min_delta: a model counts as better if its metric is better by more than this.
     """
 

@@ -32,7 +32,7 @@ _NEAR = 0.8  # how similar a word must be to a key of another section
 
 
 @dataclass(frozen=True)
-class Kind:
+class PieceKind:
     """A kind of registered piece: what it is called, the dotted key under which a configuration names one, and the pieces."""
 
     title: str
@@ -41,20 +41,20 @@ class Kind:
 
 
 KINDS = {
-    "method": Kind("methods", "method", METHODS),
-    "rule": Kind("aggregation rules", "aggregation.rule", RULES),
-    "pre": Kind("pre-aggregation steps", "aggregation.pre", PRE),
-    "compression": Kind("compressors", "compression", COMPRESSORS),
-    "attack": Kind("attacks", "attack", ATTACKS),
-    "data": Kind("data sets", "data", DATASETS),
-    "split": Kind("splits", "data.split", SPLITS),
-    "model": Kind("models", "model", MODELS),
-    "task": Kind("tasks", "task", TASKS),
-    "schedule": Kind("schedules of the step size", "method.step_size", SCHEDULES),
-    "optimizer": Kind("server optimizers", "method.server_optimizer", OPTIMIZERS),
-    "inner": Kind("inner optimizers", "method.inner", INNER),
-    "logger": Kind("loggers", "metrics.log", LOGGERS),
-    "availability": Kind("availability models", "clients.availability", AVAILABILITY),
+    "method": PieceKind("methods", "method", METHODS),
+    "rule": PieceKind("aggregation rules", "aggregation.rule", RULES),
+    "pre": PieceKind("pre-aggregation steps", "aggregation.pre", PRE),
+    "compression": PieceKind("compressors", "compression", COMPRESSORS),
+    "attack": PieceKind("attacks", "attack", ATTACKS),
+    "data": PieceKind("data sets", "data", DATASETS),
+    "split": PieceKind("splits", "data.split", SPLITS),
+    "model": PieceKind("models", "model", MODELS),
+    "task": PieceKind("tasks", "task", TASKS),
+    "schedule": PieceKind("schedules of the step size", "method.step_size", SCHEDULES),
+    "optimizer": PieceKind("server optimizers", "method.server_optimizer", OPTIMIZERS),
+    "inner": PieceKind("inner optimizers", "method.inner", INNER),
+    "logger": PieceKind("loggers", "metrics.log", LOGGERS),
+    "availability": PieceKind("availability models", "clients.availability", AVAILABILITY),
 }
 
 
@@ -109,7 +109,7 @@ def _documented(docstring: str) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, _, text in (entry.partition(": ") for entry in entries[1:])}
 
 
-def piece_settings(kind: Kind, name: str) -> list[Setting]:
+def piece_settings(kind: PieceKind, name: str) -> list[Setting]:
     """Return the parameters of a registered piece."""
     return [
         Setting(word, wanted(p.annotation), p.default is p.empty, None if p.default is p.empty else _plain(p.default))
@@ -146,16 +146,16 @@ def wanted(annotation: Any) -> str:
 
 def _limit(mark: object) -> str | None:
     match mark:
-        case Ge(ge=least):
-            return f"at least {least}"
-        case Gt(gt=least):
-            return f"greater than {least}"
-        case Le(le=greatest):
-            return f"at most {greatest}"
-        case Lt(lt=greatest):
-            return f"less than {greatest}"
-        case MinLen(min_length=least):
-            return f"{least} or more of them"
+        case Ge(ge=limit):
+            return f"at least {limit}"
+        case Gt(gt=limit):
+            return f"greater than {limit}"
+        case Le(le=limit):
+            return f"at most {limit}"
+        case Lt(lt=limit):
+            return f"less than {limit}"
+        case MinLen(min_length=limit):
+            return f"{limit} or more of them"
     return None
 
 

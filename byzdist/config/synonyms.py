@@ -1,4 +1,4 @@
-"""Words that other trainers and papers use for our keys and commands. They do not work; the error that refuses them names ours."""
+"""Words that other trainers and papers use for byzdist's keys and commands. They do not work; their error names the right word."""
 
 from byzdist.words import squeeze
 
@@ -61,7 +61,7 @@ _COMMANDS = {
 }
 
 KEYS = {squeeze(word): key for key, words in _KEYS.items() for word in words.split()}
-"""From their word, squeezed, to our dotted key, or to our option of the command line."""
+"""From the word of others, squeezed, to byzdist's dotted key or option of the command line."""
 
 COMMANDS = {squeeze(word): command for command, words in _COMMANDS.items() for word in words.split()}
-"""From their word, squeezed, to our command."""
+"""From the word of others, squeezed, to byzdist's command."""

@@ -7,11 +7,11 @@ import yaml
 
 from byzdist.errors import ConfigError
 
-MOST_BYTES = 1 << 20  # the largest configuration
-_MOST_VALUES = 50_000  # an alias counts as all the values that it stands for
-_MOST_KEYS = 1_000  # of one mapping
-_DEEPEST = 50
-_LONGEST_NUMBER = 1_000  # digits: Python takes quadratic time to read a whole number
+MAX_BYTES = 1 << 20  # the largest configuration
+_MAX_VALUES = 50_000  # an alias counts as all the values that it stands for
+_MAX_KEYS = 1_000  # of one mapping
+_MAX_DEPTH = 50
+_MAX_DIGITS = 1_000  # Python takes quadratic time to read a whole number
 
 
 class _Loader(yaml.SafeLoader):
@@ -26,8 +26,8 @@ class _Loader(yaml.SafeLoader):
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         before = self._values
         self._depth += 1
-        if self._depth > _DEEPEST:
-            raise _refusal(f"it is nested more than {_DEEPEST} levels deep", event)
+        if self._depth > _MAX_DEPTH:
+            raise _refusal(f"it is nested more than {_MAX_DEPTH} levels deep", event)
         node = super().compose_node(parent, index)
         self._depth -= 1
         if isinstance(event, yaml.AliasEvent):
@@ -37,16 +37,15 @@ class _Loader(yaml.SafeLoader):
         else:
             self._values += 1
             self._sizes[id(node)] = self._values - before
-        if self._values > _MOST_VALUES:
-            raise _refusal(f"it has more than {_MOST_VALUES} values, its aliases written out", event)
-        if isinstance(node, yaml.MappingNode) and len(node.value) > _MOST_KEYS:
-            raise _refusal(f"a mapping has more than {_MOST_KEYS} keys", event)
+        if self._values > _MAX_VALUES:
+            raise _refusal(f"it has more than {_MAX_VALUES} values, its aliases written out", event)
+        if isinstance(node, yaml.MappingNode) and len(node.value) > _MAX_KEYS:
+            raise _refusal(f"a mapping has more than {_MAX_KEYS} keys", event)
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        own = [
-            key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"
-        ]  # keys that << brings in may be overridden
+        # Keys that << brings in may be overridden.
+        own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         keys = [self.construct_object(key, deep=True) for key in own]
         twice = next((key for key in keys if keys.count(key) > 1), None)
         if twice is not None:
@@ -60,8 +59,8 @@ class _Loader(yaml.SafeLoader):
         return int(value) if power else value
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
-        if node.tag.endswith((":int", ":float")) and len(node.value) > _LONGEST_NUMBER:
-            problem = f"an integer, or another number, of more than {_LONGEST_NUMBER} digits"
+        if node.tag.endswith((":int", ":float")) and len(node.value) > _MAX_DIGITS:
+            problem = f"an integer, or another number, of more than {_MAX_DIGITS} digits"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         return super().construct_scalar(node)
 
@@ -89,26 +88,20 @@ def read_yaml(text: str, where: str) -> Any:
     Raises:
         ConfigError: if it is not YAML, gives a key twice, or is larger or deeper than any configuration.
     """
-    if len(text) > MOST_BYTES:
-        raise ConfigError(f"{where}: {len(text)} characters are more than a configuration can have ({MOST_BYTES}).")
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"{where}: {len(text)} characters are more than a configuration can have ({MAX_BYTES}).")
     try:
         found = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
-    except (
-        yaml.YAMLError,
-        ValueError,
-        TypeError,
-        OverflowError,
-        RecursionError,
-    ) as error:  # ValueError and TypeError: numbers, dates, odd keys
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:  # numbers, dates, odd keys
         raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
     if _is_too_deep(found):
-        raise ConfigError(f"{where}: it is nested more than {_DEEPEST} levels deep, through its aliases.")
+        raise ConfigError(f"{where}: it is nested more than {_MAX_DEPTH} levels deep, through its aliases.")
     return found
 
 
 def _is_too_deep(tree: Any) -> bool:
     level = [tree]
-    for _ in range(_DEEPEST + 1):
+    for _ in range(_MAX_DEPTH + 1):
         level = [
             below
             for node in level

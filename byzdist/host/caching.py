@@ -15,7 +15,7 @@ VARIABLE = "BYZDIST_CACHE"
 
 
 def cache_folder() -> Path:
-    """Return $BYZDIST_CACHE, else ~/.cache/byzdist; for a user without a home, this user's own folder among the temporary ones."""
+    """Return $BYZDIST_CACHE, else ~/.cache/byzdist; for a user without a home, a temporary folder of this user's own."""
     if chosen := os.environ.get(VARIABLE):
         return Path(os.path.expandvars(chosen)).expanduser()
     try:
@@ -88,6 +88,5 @@ def _say(folder: Path, reason: str) -> None:
 
 def say_that_it_cannot_be_used(folder: Path, error: OSError) -> None:
     """Warn, once in each process, that a cache folder cannot be used."""
-    _say(
-        folder, error.strerror or f"{error}: is the disk full?"
-    )  # numpy raises an OSError without an errno for a short write
+    # numpy raises an OSError without an errno for a short write
+    _say(folder, error.strerror or f"{error}: is the disk full?")

@@ -1,7 +1,7 @@
 """All access to files: writes are whole or not at all, only plain files are opened, and missing features of a file system do no harm.
 
-A run's folder may have been filled by somebody else: through a symbolic link or a second name we would write to a file elsewhere, and
-a FIFO would block forever. Modes, waiting for the disk and hard links are optional: if a file system lacks them, we do without.
+Somebody else may have filled a run's folder: through a symbolic link or a second name byzdist would write to a file elsewhere, and a
+FIFO would block forever. Modes, waiting for the disk and hard links are optional: a file system may lack them.
 """
 
 import errno
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 SUFFIX = ".part"  # the suffix of incomplete files
-_MODERATE = 1 << 24  # bytes: more than any text that we read as a whole
+_MAX_BYTES = 1 << 24  # more than any text that is read as a whole
 _NOT_HERE = frozenset(
     getattr(errno, name)
     for name in ("EINVAL", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "ENOLCK", "EPERM", "EACCES", "EBADF", "ENOTTY")
@@ -32,7 +32,7 @@ _KINDS = (
 
 
 def is_missing_here(error: OSError) -> bool:
-    """Return whether an error means that this file system lacks or forbids an operation; that of a full or broken disk does not."""
+    """Return whether an error means that this file system lacks or forbids an operation; the error of a full or broken disk does not."""
     return error.errno in _NOT_HERE
 
 
@@ -84,41 +84,41 @@ def check_plain(path: Path) -> None:
     os.close(open_plain(path))
 
 
-def read_bytes(path: Path, most: int = _MODERATE, *, follow: bool = False) -> bytes:
+def read_bytes(path: Path, max_bytes: int = _MAX_BYTES, *, follow: bool = False) -> bytes:
     """Return what a file holds.
 
     Raises:
-        OSError: if it cannot be read, is not a plain file, or holds more than ``most`` bytes.
+        OSError: if it cannot be read, is not a plain file, or holds more than ``max_bytes``.
     """
     with os.fdopen(open_plain(path, follow=follow), "rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise OSError(errno.EFBIG, f"it holds more than {most} bytes", str(path))
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise OSError(errno.EFBIG, f"it holds more than {max_bytes} bytes", str(path))
     return content
 
 
-def read_text(path: Path, most: int = _MODERATE, *, follow: bool = False) -> str:
+def read_text(path: Path, max_bytes: int = _MAX_BYTES, *, follow: bool = False) -> str:
     """Return the text in a file, without a byte-order mark.
 
     Raises:
         OSError: as `read_bytes`.
         UnicodeDecodeError: if it is not UTF-8.
     """
-    return read_bytes(path, most, follow=follow).decode("utf-8-sig")
+    return read_bytes(path, max_bytes, follow=follow).decode("utf-8-sig")
 
 
-def read_json(path: Path, most: int = _MODERATE) -> Any:
+def read_json(path: Path, max_bytes: int = _MAX_BYTES) -> Any:
     """Return the value in a file of JSON.
 
     Raises:
         OSError: as `read_bytes`.
         ValueError: if it is not JSON, or nested too deeply.
     """
-    return parse_json(read_text(path, most))
+    return parse_json(read_text(path, max_bytes))
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return the value that JSON text stands for; raise ValueError where it is not JSON, or nested too deeply."""
+    """Return the value that JSON text stands for; raise ValueError if it is not JSON, or nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError:

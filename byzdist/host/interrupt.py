@@ -10,12 +10,10 @@ import sys
 import threading
 from types import FrameType
 
-THREAD = "interrupt"
+_THREAD = "interrupt"
 _SIGNALS = signal.SIGINT, signal.SIGTERM
-_AGENTS = (
-    "BYZDIST_AGENT",
-    "TORCHELASTIC_RUN_ID",
-)  # in the environment of ranks that an agent starts, ends, and reports about
+# In the environment of ranks that an agent starts, ends, and reports about.
+_AGENTS = "BYZDIST_AGENT", "TORCHELASTIC_RUN_ID"
 _once = threading.Lock()
 
 
@@ -31,7 +29,13 @@ def end_at_once() -> None:
     signal.set_wakeup_fd(told, warn_on_full_buffer=False)
     for number in numbers:
         signal.signal(number, _end)
-    threading.Thread(target=_watch, args=(seen,), name=THREAD, daemon=True).start()
+    threading.Thread(target=_watch, args=(seen,), name=_THREAD, daemon=True).start()
+
+
+def other_threads() -> list[str]:
+    """Return the names of this process's threads, sorted, except the main thread and the one that `end_at_once` starts."""
+    names = {thread.name for thread in threading.enumerate()}
+    return sorted(names - {threading.main_thread().name, _THREAD})
 
 
 def _watch(seen: int) -> None:

@@ -25,7 +25,7 @@ class Lock:
     """Keeps other processes out while it is held; as a context manager it waits without limit.
 
     If there are no locks, as on some network file systems, no process is kept out, and a warning says so. The lock ends with the
-    process that holds it, however that ends. The file stays, with its content unchanged.
+    process that holds it, in whatever way that ends. The file stays, with its content unchanged.
     """
 
     def __init__(self, path: Path) -> None:

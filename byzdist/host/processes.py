@@ -42,6 +42,11 @@ def process_name() -> str:
     return name.value.decode(errors="surrogateescape")
 
 
+def how_it_ended(code: int) -> str:
+    """Return how a process ended, in words, from its exit code, which is negative for a signal."""
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}; see above"
+
+
 class Process(Protocol):
     """The part of `subprocess.Popen` that is used; the exit code of a signal is negative."""
 
@@ -116,7 +121,7 @@ def start(
         keep: descriptors that it inherits.
         close: descriptors that it must not inherit; a fork would inherit all.
         stdin: its standard input, else this process's.
-        first: is called in the new process before anything else.
+        first: called in the new process before anything else.
     """
     if not callable(program):
         return subprocess.Popen(
@@ -176,7 +181,7 @@ def call_in_fork(function: Callable[[], Any]) -> Any:
     """Call a function in a fork, so that it leaves nothing behind in this process; return its result, which must be JSON.
 
     Raises:
-        ConfigError, RunError: as the function raised them; a RunError also where the fork was killed.
+        ConfigError, RunError: as the function raised them; also a RunError if the fork was killed.
     """
     told, tells = os.pipe()
 
@@ -201,8 +206,7 @@ def call_in_fork(function: Callable[[], Any]) -> Any:
     finally:
         code = process.wait()
     if not text:
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}; see above"
-        raise RunError(f"the check of configuration, data and model {how}.")
+        raise RunError(f"the check of configuration, data and model {how_it_ended(code)}.")
     kind, said = json.loads(text)
     if kind != "result":
         raise {"ConfigError": ConfigError, "RunError": RunError}[kind](said)

@@ -1,7 +1,7 @@
 """Standard output and standard error that cannot end a run: they go quiet when they fail. This module imports nothing heavy.
 
 If a terminal is closed, a reader goes away, an encoding lacks a letter or a descriptor was never open, the output is dropped.
-The folder of the run has it all the same.
+The run's folder has everything.
 """
 
 import os

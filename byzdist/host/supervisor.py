@@ -2,7 +2,7 @@
 
 Without an agent, systemd or Kubernetes for example sees how the worker ended, and may start it once more. An agent ends all
 its ranks when one of them fails. On the star a lost worker is not a failure of the run, so the agent sees this process in the
-worker's place. Under torchrun that costs a bare interpreter, so nothing heavy may be imported here; our own launcher forks it.
+worker's place. Under torchrun that costs a bare interpreter, so nothing heavy may be imported here; byzdist's launcher forks it.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 import byzdist
-from byzdist.host.processes import Process, Program, die_with_parent, start
+from byzdist.host.processes import Process, Program, die_with_parent, how_it_ended, start
 
 _GRANT = "BYZDIST_GRANT"  # the file descriptor on which the child says how often it may be started again
 _NEVER = 255  # what the child says if the run cannot go on without it
@@ -23,10 +23,10 @@ _UNTOLD = 3  # how often a child is started again that has said nothing yet, bec
 _STOPPED = 120  # seconds after which a stopped child is killed
 MISTAKE = 2  # the exit code of a wrong configuration
 GONE = signal.SIGUSR2  # tells a rank that its agent is gone; not SIGHUP, because that may be ignored
-AGENT = "BYZDIST_AGENT"  # the process id of the agent, if that is our own launcher
+AGENT = "BYZDIST_AGENT"  # the process id of the agent, if that is byzdist's launcher
 ATTEMPT = "TORCHELASTIC_RESTART_COUNT"  # how often the agent, of either kind, has started the whole job again
-REPORT = "BYZDIST_REPORT"  # the descriptor of the file to which a rank appends why it failed, for our own launcher
-_TORCHRUN = "TORCHELASTIC_RUN_ID"  # is in the environment of every rank that torchrun started
+REPORT = "BYZDIST_REPORT"  # the descriptor of the file to which a rank appends why it failed, for byzdist's launcher
+_TORCHRUN = "TORCHELASTIC_RUN_ID"  # in the environment of every rank that torchrun started
 
 
 def is_wanted() -> bool:
@@ -47,7 +47,7 @@ def end_with_agent() -> None:
 
 
 def _has_agent() -> bool:
-    """Return whether an agent ends all ranks when one of them fails: our own launcher, or torchrun."""
+    """Return whether an agent ends all ranks when one of them fails: byzdist's launcher, or torchrun."""
     return AGENT in os.environ or _TORCHRUN in os.environ
 
 
@@ -67,7 +67,7 @@ def own_command(words: Sequence[str]) -> list[str]:
 
 
 def report_failure(reason: str, *, is_mistake: bool = False) -> bool:
-    """Report this rank's failure to our own launcher; return whether the launcher will print it, because it is the first."""
+    """Report this rank's failure to the launcher; return whether the launcher will print it, because it is the first."""
     if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         with contextlib.suppress(OSError), open(file, "w") as there:
             json.dump({"message": reason, "timestamp": str(int(time.time()))}, there)
@@ -109,12 +109,13 @@ def supervise(program: Program) -> int:
             shown = 0
         if code >= 0 or told_to_end:
             return shown
-        most = _UNTOLD if restarts is None else restarts
-        if tries == most:
-            _say(f"was ended by {signal.Signals(-code).name}; it is not started again (transport.restarts: {most})")
+        allowed = _UNTOLD if restarts is None else restarts
+        how = how_it_ended(code)
+        if tries == allowed:
+            _say(f"{how}; it is not started again (transport.restarts: {allowed})")
             return shown
         tries += 1
-        _say(f"was ended by {signal.Signals(-code).name}; starting it again ({tries} of {most})")
+        _say(f"{how}; starting it again ({tries} of {allowed})")
 
 
 def _end_of(child: Process) -> int:

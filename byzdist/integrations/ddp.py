@@ -70,10 +70,10 @@ def robust_hook(rule: Named, *, f: int, pre: Sequence[Named] = (), seed: int = 0
 
 
 def _check(aggregator: Aggregator, f: int, ranks: int) -> None:
-    most = min(aggregator.max_f(ranks), aggregator.max_byzantine(ranks))
-    if f > most:
+    tolerated = min(aggregator.max_f(ranks), aggregator.max_byzantine(ranks))
+    if f > tolerated:
         raise ConfigError(
-            f"ddp.f: {f} of {ranks} ranks; these steps and this rule tolerate {most} in the worst case. "
+            f"ddp.f: {f} of {ranks} ranks; these steps and this rule tolerate {tolerated} in the worst case. "
             "Declare fewer, add ranks, or choose another rule."
         )
 

@@ -86,8 +86,8 @@ class RobustStrategy(FedAvg):  # type: ignore[misc, unused-ignore]  # of type An
         updates, contents = map(list, zip(*good, strict=True))
         metrics = self.train_metrics_aggr_fn(contents, self.weighted_by_key)
         if not (self._clip and self._last) and self._bounds.max_byzantine(len(good)) < self._f:
-            few = "round %d: %d replies are too few for f = %d; the model stays."
-            log(WARNING, few, server_round, len(good), self._f)
+            text = "round %d: %d replies are too few for f = %d; the model stays."
+            log(WARNING, text, server_round, len(good), self._f)
             return None, metrics
         try:
             self._last = self._aggregated(updates, server_round)

@@ -22,9 +22,9 @@ class Bank(SGD):
     declared, so hostile clients stay a minority even in rounds in which they are most of the cohort. Clients send mini-batch
     gradients and remember nothing.
 
-    A full round, such as round 0, fills the bank with the gradients that come. Who does not reply then is left out until its first
-    reply, which becomes its row. With ``g0: zero`` the run starts with a sampled round, and all rows are 0. If too few clients reply
-    to a round, it changes nothing.
+    A full round, such as round 0, fills the bank with the gradients that come. A client that does not reply then is left out until
+    its first reply, which becomes its row. With ``g0: zero`` the run starts with a sampled round, and all rows are 0. A round to
+    which too few clients reply changes nothing.
 
     The bank takes n·d values of the server's memory and of each checkpoint.
     """
@@ -39,7 +39,7 @@ class Bank(SGD):
         """The weight α of a fresh gradient."""
 
     def resolved(self, sizes: Sizes) -> Method:
-        """Fill in C and Ĉ, and begin the list of clients whose rows are known."""
+        """Fill in C and Ĉ, and mark the clients whose rows are known."""
         made = super().resolved(sizes)
         made.state[_KNOWN] = torch.full((sizes.clients,), self.g0 == "zero")
         return made

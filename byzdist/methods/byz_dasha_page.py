@@ -72,7 +72,7 @@ class ByzDashaPage(Copies):
             out.sub_(h).sub_(g - h, alpha=self.a)
 
     def positions(self, round_: Round, client: int, samples: int) -> np.ndarray | None:
-        """Return which samples `message` will read: all where the coin says so, else a mini-batch."""
+        """Return which samples `message` will read: all if the coin says so, else a mini-batch."""
         return None if self.coin(round_) else super().positions(round_, client, samples)
 
     @classmethod

@@ -25,17 +25,17 @@ def follows(task: ClientTask) -> bool:
 
 @dataclass(kw_only=True)
 class Copies(Method):
-    """The halves that methods with copies have in common: g_i += what the server decodes of i's message; g = A(g_1, ..., g_n).
+    """What methods with copies have in common: g_i += what the server decodes of i's message; g = A(g_1, ..., g_n).
 
     All clients are asked in every round. The row of one that does not reply stays as it is. The server takes every usable message,
-    also where too few came to change g.
+    even if too few came to change g.
 
-    Both copies stay equal, bit for bit, because a client adds what the server decodes, and whose message the server may not have
-    taken starts afresh. The next request to such a client says so: its copy is 0 again, and the message replaces the server's row.
-    The same happens if the client has lost its memory and says so. The metrics name these clients.
+    Both copies stay equal, bit for bit: a client adds what the server decodes, and a client whose message the server may not have
+    taken starts afresh. The next request tells it so: its copy is 0 again, and its message replaces the server's row. The same
+    happens if a client says that it has lost its memory. The metrics name these clients.
 
-    An attack acts on g_i + the honest message, the estimate for which the client stands; what is sent is the difference of the
-    attack's vector from g_i over 1 + ω, compressed like any other. So bit_flip makes -g_i, alie the honest mean minus z deviations;
+    An attack acts on the client's estimate, g_i + the honest message; what is sent is the difference of the attack's vector from
+    g_i over 1 + ω, compressed like any other. So bit_flip makes -g_i, alie the honest mean minus z deviations;
     with a noisy compressor it takes some rounds.
 
     The server's rows take n·d values of its memory and of each checkpoint; each client's memory takes d values for g_i.
@@ -57,17 +57,17 @@ class Copies(Method):
             raise ConfigError(f"{key}.clip: this method's server does not clip; leave the key out.")
 
     def resolved(self, sizes: Sizes) -> Method:
-        """Fill in C = Ĉ = n, and begin the list of clients whose g_i there is: nobody, or everybody if g_i^0 = 0."""
+        """Fill in C = Ĉ = n, and mark the clients that have a g_i: none, or all if g_i^0 = 0."""
         made = super().resolved(sizes)
         made.state[_KNOWN] = torch.full((sizes.clients,), not self.starts_full)
         return made
 
     def share(self, message: Tensor) -> Tensor:
-        """Return what is added to g_i of a decoded message: all of it, unless the method says otherwise."""
+        """Return the part of a decoded message that is added to g_i, by default all of it."""
         return message
 
     def copy(self, task: ClientTask) -> Tensor:
-        """Return the client's g_i, 0 at first and where it starts afresh."""
+        """Return the client's g_i, 0 at first, and when it starts afresh."""
         if task.afresh or _COPY not in task.memory:
             task.memory[_COPY] = torch.zeros_like(task.x)
         return task.memory[_COPY]
@@ -81,7 +81,7 @@ class Copies(Method):
         memory[_COPY].add_(self.share(decoded))
 
     def rows(self, g: Tensor, received: Messages, level: float | None) -> Tensor:
-        """Server: g_i += the message of i, for all that came; return all g_i there are."""
+        """Server: g_i += the message of i, for each one that came; return every g_i that is known."""
         known = self.state[_KNOWN]
         if _BANK not in self.state:
             self.state[_BANK] = received.rows.new_zeros(len(known), received.rows.shape[1])

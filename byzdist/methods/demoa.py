@@ -16,7 +16,7 @@ from byzdist.registry import RunFacts
 class DeMoA(Bank):
     """DeMoA, delayed momentum aggregation (Otsuka et al., ICML 2026): the rule also gets the momenta of clients that were not asked.
 
-    A client that is not asked in a round is there with its last momentum, decayed as the client itself would decay it. In the paper
+    A client that is not asked in a round counts with its last momentum, decayed as the client itself would decay it. In the paper
     clients keep m_i, and the server a copy. Here the server computes m_i from the gradients that it gets, which is the same
     recursion. So clients remember nothing, and any unbiased compressor may be used. The paper draws each client with probability p;
     here C of n are drawn, and p = C/n.

@@ -24,13 +24,13 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from byzdist.methods import server_optimizers
+from byzdist.methods.schedules import Step
 from byzdist.methods.server_optimizers import Decay
 from byzdist.registry import Registry
 from byzdist.rounds import Memory
 
 INNER: Registry[Callable[..., None]] = Registry("inner optimizer", "y", "gradient", "state")
 
-Step = Annotated[float, Gt(0)]
 Shrinkage = Annotated[float, Ge(0)]
 
 

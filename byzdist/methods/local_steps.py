@@ -44,7 +44,7 @@ class LocalSteps(ClippedEstimates):
     remember_inner: bool = False
 
     def __post_init__(self) -> None:
-        """Let clients have memory only where it is needed."""
+        """Let clients have memory only if they need it."""
         self.clients_remember = self.remember_inner
 
     @classmethod

@@ -64,4 +64,4 @@ def power(round_: int, *, value: Step, exponent: Annotated[float, Gt(0)] = 0.5) 
 @SCHEDULES.register("step")
 def step(round_: int, *, value: Step, factor: Annotated[float, Gt(0), Le(1)], every: Rounds) -> float:
     """Shrinks by ``factor`` after every ``every`` rounds: γ_k = value · factor^⌊k/every⌋."""
-    return max(value * factor ** (round_ // every), sys.float_info.min)  # because an underflow to 0 would not be a step
+    return max(value * factor ** (round_ // every), sys.float_info.min)  # because 0 would not be a step

@@ -1,1 +1,1 @@
-"""What a configuration promises before anything trains: probabilities, the paper's theorems, costs, and a search for better settings."""
+"""What a configuration promises before it trains: probabilities, the paper's theorems, costs, and a search for better settings."""

@@ -1,4 +1,4 @@
-"""Warnings where a configuration contradicts the theory, besides those that every run gives at its start."""
+"""Warnings of a configuration that contradicts the theory, besides those that every run gives at its start."""
 
 import logging
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ _FAR = 4.0  # a p that differs from the paper's by more than this factor is wort
 
 
 @contextmanager
-def advice() -> Iterator[list[str]]:
-    """Collect what the package warns of, in place of writing it to standard error."""
+def collected_warnings() -> Iterator[list[str]]:
+    """Collect what the package warns of, instead of writing it to standard error."""
     found: list[str] = []
     logger = logging.getLogger("byzdist")
     propagates = logger.propagate
@@ -48,12 +48,8 @@ def warnings(subject: Subject) -> list[str]:
 
 
 def _cohorts(subject: Subject) -> Iterator[str]:
-    n, declared, configured, full = (
-        subject.clients,
-        subject.declared,
-        subject.config.clients.byzantine,
-        subject.full_cohort,
-    )
+    n, declared, full = subject.clients, subject.declared, subject.full_cohort
+    configured = subject.config.clients.byzantine
     needed = -(-configured * n // declared) if declared else 1
     if subject.has_theory and full < needed:
         yield (
@@ -71,7 +67,7 @@ def _cohorts(subject: Subject) -> Iterator[str]:
 
 
 def is_unsafe(subject: Subject) -> bool:
-    """Return whether without clipping the run would, with less than the wanted confidence, have no round that Byzantine clients decide."""
+    """Return whether without clipping Byzantine clients may decide a round: that no such round comes is less probable than wanted."""
     return subject.plain_mean or _trusted(subject) < subject.options.confidence
 
 
@@ -105,8 +101,8 @@ def _clip(subject: Subject) -> Iterator[str]:
     clip = experiment.method.clip_factor(step) / step
     if bound is not None and clip < bound * curvature.smoothness:
         yield (
-            f"method.clip: {clip:.3g}·‖x^k - x^(k-1)‖ is below D_Q·L = {bound * curvature.smoothness:.3g} times that, as long as which "
-            "an honest client's difference can be. If honest differences are clipped, the estimate follows the gradient more slowly."
+            f"method.clip: {clip:.3g}·‖x^k - x^(k-1)‖ is below D_Q·L = {bound * curvature.smoothness:.3g} times that norm, which "
+            "an honest client's difference can reach. If honest differences are clipped, the estimate follows the gradient more slowly."
         )
 
 

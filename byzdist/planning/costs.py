@@ -8,17 +8,16 @@ import torch
 
 from byzdist.methods.base import ClientTask
 from byzdist.planning.majority import law
-from byzdist.planning.page import Section, duration, size
+from byzdist.planning.page import Section, duration
 from byzdist.planning.probe import Probed
 from byzdist.planning.rates import samples
 from byzdist.planning.subject import Subject
 from byzdist.problem.client_data import PooledData
 from byzdist.rounds import Memory, Round
 from byzdist.runtime.experiment import Experiment
+from byzdist.runtime.launcher import DEFAULT_WORKERS
 from byzdist.transport.base import Shape
 from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, HEADER_BYTES, Kind
-
-_WORKERS = 4  # that `byzdist run` starts
 
 
 def section(subject: Subject, experiment: Experiment, probed: Probed | None) -> Section:
@@ -37,9 +36,9 @@ def section(subject: Subject, experiment: Experiment, probed: Probed | None) -> 
         ("down", f"bytes down to {workers} worker{'s'[: workers > 1]}", down),
     ):
         total = sampled * sizes[False] + full * sizes[True]
-        found.add(f"bytes_{key}_sampled", f"{words}, a sampled round", sizes[False], size(sizes[False]))
-        found.add(f"bytes_{key}_full", f"{words}, a full round", sizes[True], size(sizes[True]))
-        found.add(f"bytes_{key}", f"{words}, the run", total, size(total))
+        found.add_bytes(f"bytes_{key}_sampled", f"{words}, a sampled round", sizes[False])
+        found.add_bytes(f"bytes_{key}_full", f"{words}, a full round", sizes[True])
+        found.add_bytes(f"bytes_{key}", f"{words}, the run", total)
     evaluations = {kind: _gradients(subject, experiment, kind) for kind in (False, True)}
     for key, words, count in (
         ("gradients_sampled", "a sampled round", evaluations[False]),
@@ -56,14 +55,13 @@ def section(subject: Subject, experiment: Experiment, probed: Probed | None) -> 
 def _workers(subject: Subject) -> int:
     if subject.options.workers is not None:
         return min(subject.options.workers, subject.clients)
-    return 1 if subject.config.transport.name == "local" else min(_WORKERS, subject.clients)
+    return 1 if subject.config.transport.name == "local" else min(DEFAULT_WORKERS, subject.clients)
 
 
 def _up(subject: Subject, experiment: Experiment, full: bool) -> int:
     """Return the bytes of a round's replies."""
-    payload = experiment.compressors[full].length(experiment.oracle.dimension, experiment.dtype) + 8 * len(
-        experiment.claimed
-    )
+    message = experiment.compressors[full].length(experiment.oracle.dimension, experiment.dtype)
+    payload = message + 8 * len(experiment.claimed)
     return (subject.full_cohort if full else subject.cohort) * (HEADER_BYTES + payload)
 
 
@@ -93,23 +91,23 @@ def _gradients(subject: Subject, experiment: Experiment, full: bool) -> float:
 def _memory(found: Section, subject: Subject, experiment: Experiment, probed: Probed | None) -> None:
     vector = experiment.oracle.dimension * experiment.dtype.itemsize
     rows = max(subject.full_cohort, subject.cohort) * vector
-    found.add("server_vectors", "server: models, estimate and aggregate, 4 vectors of d", 4 * vector, size(4 * vector))
-    found.add("server_rows", "server: the replies of the largest cohort", rows, size(rows))
+    found.add_bytes("server_vectors", "server: models, estimate and aggregate, 4 vectors of d", 4 * vector)
+    found.add_bytes("server_rows", "server: the replies of the largest cohort", rows)
     if probed is not None:
-        found.add("server_method", "server: what the method remembers", probed.method_bytes, size(probed.method_bytes))
-    found.add("worker_vectors", "each worker: two models and a message, 3 vectors of d", 3 * vector, size(3 * vector))
+        found.add_bytes("server_method", "server: what the method remembers", probed.method_bytes)
+    found.add_bytes("worker_vectors", "each worker: two models and a message, 3 vectors of d", 3 * vector)
     remembered = _remembered(experiment)
     if remembered is not None:
         total = remembered * subject.clients
-        found.add("client_memory", "what a client remembers, in its worker", remembered, size(remembered))
-        found.add("clients_memory", "the same of all clients", total, size(total))
+        found.add_bytes("client_memory", "what a client remembers, in its worker", remembered)
+        found.add_bytes("clients_memory", "the same of all clients", total)
 
 
 def _remembered(experiment: Experiment) -> int | None:
     """Return how many bytes a client keeps from round to round, by letting one compute a message; None without its samples."""
     if not isinstance(experiment.data, PooledData):
         return None
-    if not experiment.honest_remember:
+    if not any(experiment.honest_remember.values()):
         return 0
     method, oracle, round_ = experiment.method, experiment.oracle, Round(1, experiment.config.seed)
     compressor = experiment.compressors[False]

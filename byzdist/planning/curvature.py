@@ -13,7 +13,7 @@ from byzdist.randomness import stream
 from byzdist.runtime.advice import lipschitz
 from byzdist.runtime.experiment import Experiment
 
-_SAMPLES, _FEW = 8192, 128  # from which L is measured, of convex models and of others
+_MAX_SAMPLES, _MAX_SAMPLES_NONCONVEX = 8192, 128  # from which L is measured
 _ITERATIONS, _BATCHES = 20, 8
 _ROUNDING = 1e-12  # of the largest eigenvalue
 _DIRECT = 512  # dimensions up to which a constant Hessian is computed
@@ -60,11 +60,10 @@ def _of_convex(experiment: Experiment, data: PooledData) -> Curvature:
     if of_mean is not None and longest is not None:
         assert isinstance(data, ArrayData)
         row = data.features[torch.from_numpy(longest)]
-        most = float(loss.model.smoothness(row)) + 2 * loss.l2  # type: ignore[operator]
-        return Curvature(
-            most, min(of_mean, most), mu, "in closed form, of the sample with the longest features", mu_source
-        )
-    whole = _objective(experiment, data, _spread(data, _SAMPLES))
+        bound = float(loss.model.smoothness(row)) + 2 * loss.l2  # type: ignore[operator]
+        source = "in closed form, of the sample with the longest features"
+        return Curvature(bound, min(of_mean, bound), mu, source, mu_source)
+    whole = _objective(experiment, data, _spread(data, _MAX_SAMPLES))
     hessian = _constant_hessian(whole, x)
     if hessian is None:
         of_mean, source = _largest(whole, x), "by power iteration on gradient differences at x^0"
@@ -76,19 +75,20 @@ def _of_convex(experiment: Experiment, data: PooledData) -> Curvature:
             mu, mu_source = float(positive[0]), "its smallest eigenvalue above 0"
     if longest is None:
         return Curvature(of_mean, of_mean, mu, source, mu_source)
-    most = _largest(_objective(experiment, data, longest), x)
-    return Curvature(max(of_mean, most), of_mean, mu, f"{source}, of the sample with the longest features", mu_source)
+    of_longest = _largest(_objective(experiment, data, longest), x)
+    source = f"{source}, of the sample with the longest features"
+    return Curvature(max(of_mean, of_longest), of_mean, mu, source, mu_source)
 
 
 def _at_the_start(experiment: Experiment, data: PooledData) -> Curvature:
     """Return an estimate for a model that is not convex: the curvature at x^0, of some samples and of some mini-batches."""
     x, generator = experiment.oracle.initial(), stream(experiment.config.seed, "planning")
-    of_mean = _largest(_objective(experiment, data, _spread(data, _FEW)), x)
+    of_mean = _largest(_objective(experiment, data, _spread(data, _MAX_SAMPLES_NONCONVEX)), x)
     size = min(getattr(experiment.method, "batch_size", 32), data.split.samples)
     batches = [np.sort(generator.choice(data.split.samples, size, replace=False)) for _ in range(_BATCHES)]
-    most = max(_largest(_objective(experiment, data, batch), x, iterations=5) for batch in batches)
+    of_batches = max(_largest(_objective(experiment, data, batch), x, iterations=5) for batch in batches)
     return Curvature(
-        max(most, of_mean),
+        max(of_batches, of_mean),
         of_mean,
         None,
         f"an estimate: power iteration on gradient differences at x^0, the largest of {_BATCHES} mini-batches",
@@ -101,7 +101,7 @@ def _spread(data: PooledData, count: int) -> Positions:
 
 
 def _longest(data: PooledData) -> Positions | None:
-    """Return the place of the sample with the longest features; None where they are not numbers in memory."""
+    """Return the place of the sample with the longest features; None if they are not numbers in memory."""
     if not isinstance(data, ArrayData) or not data.features.is_floating_point():
         return None
     norms = torch.linalg.vector_norm(data.features.flatten(1), dim=1)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Probabilities = NDArray[np.float64]
-_TRIED = 2000  # cohorts that are looked at for a rule, at most
+_MAX_TRIED = 2000  # cohorts that are tried for a rule
 
 
 class Safe(NamedTuple):
@@ -85,12 +85,13 @@ def safe_cohort_of(
 ) -> Safe | None:
     """Return the smallest cohort that is safe with a rule that tolerates ``tolerates(cohort)`` Byzantine vectors; None if none is found.
 
-    Only the first 2000 cohorts from that of `safe_cohort` on are tried, and none if the rule does not even tolerate ``byzantine`` of all.
+    At most 2000 sizes are tried, from the one of `safe_cohort` upwards; none if the rule tolerates fewer than ``byzantine`` of all
+    clients.
     """
     if tolerates(clients) < byzantine:
         return None
-    least = safe_cohort(clients, byzantine, rounds, confidence).cohort
-    for cohort in range(least, min(clients, least + _TRIED) + 1):
+    smallest = safe_cohort(clients, byzantine, rounds, confidence).cohort
+    for cohort in range(smallest, min(clients, smallest + _MAX_TRIED) + 1):
         f = tolerates(cohort)
         if never(more_than(clients, byzantine, cohort, f), rounds) >= confidence:
             return Safe(cohort, smallest_f(clients, byzantine, cohort, rounds, confidence))

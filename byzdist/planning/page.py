@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from byzdist.words import spelled_bytes
+
 _WIDTH, _WORDS = 98, 58
 
 
@@ -40,6 +42,10 @@ class Section:
         """Add a fact."""
         self.facts.append(Fact(key, words, value, shown))
 
+    def add_bytes(self, key: str, words: str, nbytes: float) -> None:
+        """Add a fact that is a number of bytes."""
+        self.add(key, words, nbytes, spelled_bytes(nbytes))
+
 
 def number(value: Any) -> str:
     """Return a number in three digits, and anything else as it is."""
@@ -56,12 +62,6 @@ def percent(chance: float) -> str:
         return f"{chance * 100:.3g} %"
     rest = float(f"{(1 - chance) * 100:.2g}")
     return f"{chance * 100:.{-math.floor(math.log10(rest))}f} %"
-
-
-def size(nbytes: float) -> str:
-    """Return a number of bytes in the unit that suits it."""
-    thousands = 0 if nbytes < 1000 else min(4, int(math.log10(nbytes)) // 3)
-    return f"{nbytes / 1000**thousands:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[thousands]}"
 
 
 def duration(seconds: float) -> str:

@@ -34,34 +34,25 @@ def plan(path: str, overrides: Sequence[str] = (), options: Options | None = Non
     """Return the plan of a configuration; nothing is written.
 
     Raises:
-        ConfigError: for anything that `byzdist run` would refuse, but data that are absent.
+        ConfigError: for anything that `byzdist run` would refuse, except absent data.
     """
-    with contradictions.advice() as advised:
+    with contradictions.collected_warnings() as advised:
         subject = Subject.read(path, overrides, options or Options())
         sections = [participation.section(subject)]
         experiment = subject.experiment
         if experiment is not None:
             advice.of_run(experiment)
-    with contradictions.advice():  # what short runs warn of is about them
+    with contradictions.collected_warnings():  # those of short runs are not about this one
         sections.append(rates.section(subject))
         if experiment is not None:
             sections.append(costs.section(subject, experiment, _probed(subject)))
+    unknown = ""
     if subject.absent:
-        sections.append(
-            Section(
-                "absent",
-                "What is not known",
-                notes=[f"{subject.absent} So everything that needs d, m or a gradient is left out."],
-            )
-        )
+        unknown = f"{subject.absent} So everything that needs d, m or a gradient is left out."
     elif experiment is not None and experiment.is_private:
-        sections.append(
-            Section(
-                "absent",
-                "What is not known",
-                notes=["The data lie with the workers (data.where=worker): L, μ, ζ² and time are left out."],
-            )
-        )
+        unknown = "The data lie with the workers (data.where=worker): L, μ, ζ² and time are left out."
+    if unknown:
+        sections.append(Section("absent", "What is not known", notes=[unknown]))
     return Plan(_title(subject.config), sections, advised + contradictions.warnings(subject))
 
 

@@ -26,7 +26,7 @@ from byzdist.runtime.stopping import Stop
 from byzdist.transport.local import LocalServer
 
 _ENOUGH = 4  # sampled rounds before a probe may end
-_WARM = 2  # the first rounds of a kind, which also fill caches, do not count where there are enough others
+_WARM = 2  # the first rounds of a kind, which also fill caches, do not count if there are enough others
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Probed:
 
     Attributes:
         rounds: how many rounds took place, without round 0.
-        losses: f, or the loss on the server's own set, at each evaluation; infinite where it is not finite.
+        losses: f, or the loss on the server's own set, at each evaluation; infinite if it is not finite.
         seconds: the mean of a round, by "sampled" and "full"; a kind that did not come is missing.
         evaluation: the seconds of an evaluation.
         method_bytes: the method's memory in the server.
@@ -60,9 +60,9 @@ def in_this_process(config: Config) -> Config:
     entries = [Spec("none") if _is_fault(spec) else spec for spec in config.attacks]
     attack = config.attack if entries == config.attacks else [ATTACKS.check(spec, "attack") for spec in entries]
     transport = config.transport.model_dump() | {"name": "local"}
-    data = (
-        config.data.plus(workers=0) if "workers" in config.data.parameters else config.data
-    )  # processes that read ahead
+    data = config.data
+    if "workers" in data.parameters:  # processes that read ahead
+        data = data.plus(workers=0)
     return config.model_copy(
         update={
             "attack": attack,
@@ -82,12 +82,12 @@ def _is_fault(spec: Spec) -> bool:
 def probe(
     config: Config, *, patience: float = math.inf, each: Callable[[RoundRecord], object] = lambda record: None
 ) -> Probed:
-    """Run a configuration made by `in_this_process`; the result depends on it alone, but for the seconds.
+    """Run a configuration made by `in_this_process`; apart from the seconds, the result depends on it alone.
 
     Args:
         config: what to run; nothing is written but metrics, for as long as it runs.
         patience: seconds after which the run ends, once some sampled rounds are over.
-        each: is called with the record of each round.
+        each: called with the record of each round.
     """
     torch.set_num_threads(config.threads)
     device, found = choose_device(config.device, 0), Probed()

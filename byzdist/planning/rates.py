@@ -19,7 +19,7 @@ class Rates:
 
     Attributes:
         settings: by "sharp" and "paper", the constants F that they use.
-        c_source: where c comes from; "" where it is not known.
+        c_source: where c comes from; "" if it is not known.
     """
 
     settings: dict[str, Setting]
@@ -47,7 +47,7 @@ def recommended_p(subject: Subject) -> float | None:
 
 
 def samples(subject: Subject) -> float:
-    """Return m, the mean number of samples of a client; infinite where nobody says it."""
+    """Return m, the mean number of samples of a client; infinite if nobody says it."""
     experiment = subject.experiment
     assert experiment is not None
     if experiment.is_private:
@@ -153,10 +153,8 @@ def _why_not(subject: Subject, known: Rates) -> str:
         return "The rest needs the data."
     if known.c_source:
         return "No bound F is known for this rule, so A cannot be computed."
-    expected, tolerated = (
-        subject.declared * subject.cohort // subject.clients,
-        subject.aggregator.max_byzantine(subject.cohort),
-    )
+    expected = subject.declared * subject.cohort // subject.clients
+    tolerated = subject.aggregator.max_byzantine(subject.cohort)
     if tolerated < expected:
         return f"Of {subject.cohort} vectors the rule tolerates {tolerated}, and δC is {expected}: the theorems do not apply."
     rule, steps = subject.config.aggregation.rule.name, " with these steps" if subject.config.aggregation.pre else ""

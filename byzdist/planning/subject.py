@@ -1,4 +1,4 @@
-"""What is planned: a configuration, its pieces as far as they can be made without data that are absent, and the options."""
+"""What is planned: a configuration, the pieces of it that can be made here, and the options."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ class Options:
     """What the user says besides the configuration.
 
     Attributes:
-        confidence: with which a run shall have no round that cannot be trusted.
+        confidence: the probability, at least, with which the run has no round that cannot be trusted.
         lipschitz: L, in place of what is computed or measured.
         mu: μ of the Polyak-Łojasiewicz condition, likewise.
         c: of the (δ,c)-robust rule, likewise.
@@ -63,7 +63,7 @@ class Subject:
 
     @classmethod
     def read(cls, path: str, overrides: Sequence[str], options: Options) -> "Subject":
-        """Read a configuration and make its pieces; where its data cannot be read, the rest of it is planned all the same.
+        """Read a configuration and make its pieces; if its data cannot be read, the rest of it is planned.
 
         Raises:
             ConfigError: for anything else that `byzdist run` would refuse.
@@ -95,7 +95,7 @@ class Subject:
         return self.declared / self.clients
 
     def parameter(self, name: str) -> Any:
-        """Return a parameter of the method, with its default filled in where that is known; None where there is none."""
+        """Return a parameter of the method, or its default; None if the method lacks the parameter, or the default is not known."""
         if self.experiment is not None:
             return getattr(self.experiment.method, name, None)
         return self.config.method.parameters.get(name)
@@ -129,7 +129,7 @@ class Subject:
 
     @cached_property
     def full_rounds(self) -> float | None:
-        """How many of the rounds 1..T are full ones by the method's own draw; None where p is not known."""
+        """How many of the rounds 1..T are full ones by the method's own draw; None if p is not known."""
         rounds = self.config.rounds
         if self.experiment is None:
             p = self.config.method.parameters.get("p", 0.0)
@@ -146,12 +146,12 @@ class Subject:
 
     @property
     def f(self) -> int:
-        """What the rule is told to expect in a sampled round, floor(δC), as far as it accepts that."""
+        """What the rule is told to expect in a sampled round, floor(δC), but no more than it accepts."""
         return min(self.declared * self.cohort // self.clients, self.aggregator.max_f(self.cohort))
 
     @cached_property
     def curvature(self) -> Curvature | None:
-        """What is known of the losses, with the user's numbers where there are any."""
+        """What is known of the losses; the user's numbers come first."""
         options = self.options
         if options.lipschitz is not None:
             given = options.lipschitz

@@ -1,10 +1,10 @@
 """`byzdist plan --tune`: a step size, a clip and a p, found by short runs under the configured attack.
 
 The theorems' steps are far smaller than what works, so the search starts at 1/L, above which even gradient descent
-is at risk, and goes down. Of each step it tries clipping levels up to the largest that a minority cannot feed, λ = p/(2δ)·‖g‖; where a
+is at risk, and goes down. With each step it tries clipping levels up to the largest that a minority cannot feed, λ = p/(2δ)·‖g‖; if a
 method has no p, a quarter of ‖g‖, ‖g‖ and four times that. The candidates run for a few rounds each, the better ones for longer, and
-the best of these beside its neighbours for longest; the lowest loss wins. Where nearly every reply is clipped in most rounds, a
-candidate stands behind all others, because its estimate cannot follow the gradient. The same configuration and seed give the same answer.
+the best of these with its neighbours for longest; the lowest loss wins. A candidate whose replies are nearly all clipped in most rounds
+comes after all others, because its estimate cannot follow the gradient. The same configuration and seed give the same answer.
 """
 
 import math
@@ -73,13 +73,13 @@ def tune(
         path: the configuration's file.
         overrides: new values of its keys.
         options: what the user knows of L.
-        budget: rounds of all short runs together, but for the shortest that make sense; by default three times those of the run.
-        say: is told what is tried.
+        budget: rounds of all short runs together, by default three times those of the run; each short run has at least ten.
+        say: called with a line about what is tried.
 
     Raises:
         ConfigError: for a configuration that cannot run here, or whose loss cannot be measured here.
     """
-    with contradictions.advice():
+    with contradictions.collected_warnings():
         subject = Subject.read(path, overrides, options or Options())
         if subject.experiment is None:
             raise ConfigError(f"--tune: {subject.absent}")
@@ -100,7 +100,7 @@ def _race(
     budget: int,
     say: Callable[[str], object],
 ) -> Tuned:
-    """Let the candidates, of which the first is the configuration as it is, run for longer and longer.
+    """Let the candidates run for longer and longer; the first one is the configuration as it is.
 
     ``allowed`` makes candidates of settings, as far as the configuration accepts them.
     """

@@ -1,1 +1,1 @@
-"""What is minimized: data, their shares, models, gradients, and the minimum where it can be found."""
+"""What is minimized: data, splits, models, gradients, and the minimum if it can be found."""

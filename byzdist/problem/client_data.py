@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from byzdist.problem.data import Dataset, Split
-from byzdist.problem.data.ahead import Job
+from byzdist.problem.data.ahead import ReadJob
 from byzdist.problem.data.reader import Reader
 from byzdist.problem.task import Batch
 from byzdist.rounds import Round
@@ -48,7 +48,7 @@ class ClientData(ABC):
         if ahead is not None:
             ahead.expect(job for round_, client, positions in wanted for job in self.jobs(client, positions, round_))
 
-    def jobs(self, client: int, positions: Positions | None, round_: Round) -> Iterable[Job]:
+    def jobs(self, client: int, positions: Positions | None, round_: Round) -> Iterable[ReadJob]:
         """Return the jobs of reading the samples for a call of `batches` with these arguments; none for samples in memory."""
         return ()
 
@@ -88,7 +88,7 @@ class PooledData(ClientData):
         return indices
 
     def first(self, count: int) -> tuple[Batch, int]:
-        """Return a batch of the first ``count`` samples, or of all where there are fewer, and how many are in it."""
+        """Return a batch of the first ``count`` samples, or of all if there are fewer, and how many are in it."""
         return next(iter(self.blocks(np.arange(min(count, self.split.samples)))))
 
     @abstractmethod

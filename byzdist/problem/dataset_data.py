@@ -7,7 +7,7 @@ import torch
 
 from byzdist.problem.client_data import ArrayData, PooledData, Positions
 from byzdist.problem.data import Dataset, LazyDataset, Prepared, Split
-from byzdist.problem.data.ahead import Job
+from byzdist.problem.data.ahead import ReadJob
 from byzdist.problem.data.reader import Reader, cast
 from byzdist.problem.task import Batch
 from byzdist.randomness import stream
@@ -58,20 +58,20 @@ class DatasetData(PooledData):
         """Return the samples at these places (None: all) in batches of at most ``chunk``."""
         return self._read(self._cut(indices, stream(0, "evaluation reading"), "the server"))
 
-    def jobs(self, client: int, positions: Positions | None, round_: Round) -> Iterator[Job]:
+    def jobs(self, client: int, positions: Positions | None, round_: Round) -> Iterator[ReadJob]:
         """Return the jobs for a call of `batches`, one for each batch."""
         alike = positions is None and self.split.count > 1
         generator = round_.rng("reading", self.split.shard(client) if alike else client)
         return self._cut(self.indices(client, positions), generator, f"client {client}")
 
-    def _cut(self, indices: Positions | None, generator: np.random.Generator, whose: str) -> Iterator[Job]:
+    def _cut(self, indices: Positions | None, generator: np.random.Generator, whose: str) -> Iterator[ReadJob]:
         total = self.split.samples if indices is None else len(indices)
         for start in range(0, total, self.chunk):
             end = min(start + self.chunk, total)
             part = list(range(start, end)) if indices is None else indices[start:end].tolist()
             yield self._reader.job(part, generator, whose)
 
-    def _read(self, jobs: Iterator[Job]) -> Iterator[tuple[Batch, int]]:
+    def _read(self, jobs: Iterator[ReadJob]) -> Iterator[tuple[Batch, int]]:
         if self._reader.ahead is None:
             for job in jobs:
                 yield cast(self._reader.read(job), device=self.device), len(job.indices)
@@ -93,3 +93,11 @@ def pooled_data(
     if isinstance(dataset, Dataset):
         return ArrayData(dataset, split, device=device, dtype=dtype, chunk=chunk, flipped=flipped)
     return DatasetData(dataset, split, device=device, dtype=dtype, chunk=chunk, flipped=flipped)
+
+
+def undivided_data(
+    dataset: Prepared, device: torch.device, dtype: torch.dtype, chunk: int, flipped: Collection[int] = ()
+) -> PooledData:
+    """Return a whole prepared data set as the samples of one holder; arguments as for `ArrayData`."""
+    alone = Split(len(dataset.labels), 1, None)
+    return pooled_data(dataset, alone, device=device, dtype=dtype, chunk=chunk, flipped=flipped)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from byzdist.norms import norm
 from byzdist.problem.client_data import PooledData, Positions
-from byzdist.problem.data import Prepared, Split
-from byzdist.problem.dataset_data import pooled_data
+from byzdist.problem.data import Prepared
+from byzdist.problem.dataset_data import undivided_data
 from byzdist.problem.loss import Loss
 from byzdist.problem.objective import CountedObjective, Groups, Objective, is_counted, metrics, sample_groups
 from byzdist.problem.task import Better, Task
@@ -19,7 +19,7 @@ from byzdist.randomness import stream
 OF_ANY_TASK: Final[dict[str, Better]] = {"loss": "lower", "gap": "lower", "grad_norm": "lower"}
 """What can be measured of a model with any task, and in which direction it is better."""
 NOTES: Final[dict[Better, str]] = {"higher": "", "lower": " (lower is better)"}
-"""What stands beside a task's metric where people read it: nothing for one that is better higher, as most are."""
+"""What people read beside the name of a metric: nothing if higher is better, as for most."""
 
 
 def measured_of(task: Task) -> dict[str, Better]:
@@ -31,7 +31,7 @@ def measured_of(task: Task) -> dict[str, Better]:
 
 
 class Evaluator:
-    """Measures a model on the samples of the honest clients, and on the test set where there is one.
+    """Measures a model on the samples of the honest clients, and on the test set if there is one.
 
     Args:
         loss: what is minimized.
@@ -39,9 +39,8 @@ class Evaluator:
         dataset: its test set is used, unless there is a set for validation.
         honest: the clients whose mean loss is f.
         validation: a set on which the task's metrics are measured in place of the test set.
-        optimum: min f, where it is known.
-        samples: estimate f from so many samples, drawn by their weight in f, and use at most so many test samples;
-            None: use all.
+        optimum: min f, if it is known.
+        samples: how many samples, drawn by their weight in f, estimate f, and the largest number of test samples; None: all.
         seed: the draw's.
 
     Attributes:
@@ -67,7 +66,9 @@ class Evaluator:
             groups = [(1 / samples, _draw(groups, data.split.samples, samples, seed))]
         self._objective = (CountedObjective if counted else Objective)(loss, data, groups)
         self.gradient = loss.flat.initial()
-        self._test, self._tested = _test_data(validation or dataset.tested(), data), None
+        test = validation or dataset.tested()
+        self._test = None if test is None else undivided_data(test, data.device, data.dtype, data.chunk)
+        self._tested: Positions | None = None  # positions in the test set; None: all of it
         if self._test is not None and samples is not None and samples < self._test.split.samples:
             self._tested = stream(seed, "test samples").permutation(self._test.split.samples)[:samples]
 
@@ -92,14 +93,13 @@ class ValidationOnly:
     Args:
         loss: what is minimized.
         validation: the set.
-        samples: use at most so many of the set, drawn once; None: all.
+        samples: the largest number of samples of the set, drawn once; None: all.
         seed: the draw's.
     """
 
     def __init__(self, loss: Loss, validation: Prepared, *, samples: int | None = None, seed: int = 0) -> None:
-        alone, size = Split(len(validation.labels), 1, None), prod(validation.feature_shape)
-        held = pooled_data(validation, alone, device=loss.device, dtype=loss.dtype, chunk=loss.chunk(size))
-        chosen = None
+        chunk = loss.chunk(prod(validation.feature_shape))
+        held, chosen = undivided_data(validation, loss.device, loss.dtype, chunk), None
         if samples is not None and samples < held.split.samples:
             chosen = np.sort(stream(seed, "test samples").permutation(held.split.samples)[:samples])
         total = held.split.samples if chosen is None else len(chosen)
@@ -111,14 +111,6 @@ class ValidationOnly:
         """Return the loss on the set, the norm of its gradient, and the task's metrics."""
         loss, measured = self._objective(x, self._gradient)
         return {"loss": loss, "grad_norm": norm(self._gradient), **measured}
-
-
-def _test_data(test: Prepared | None, like: PooledData) -> PooledData | None:
-    """Return a test set as data like the clients' samples; None if there is none."""
-    if test is None:
-        return None
-    alone = Split(len(test.labels), 1, None)
-    return pooled_data(test, alone, device=like.device, dtype=like.dtype, chunk=like.chunk)
 
 
 def _draw(groups: Groups, total: int, samples: int, seed: int) -> Positions:

@@ -73,10 +73,9 @@ class Loss:
             self._with_buffers = [module for module in self.model.modules() if [*module.buffers(recurse=False)]]
             self._first_buffers = self.copy_buffers()
             self._settle()
-        closed_forms = (self.declared.add_gradient, self.declared.add_difference)
-        self._closed_forms = (
-            closed_forms if task.target == "classes" else (None, None)
-        )  # other losses have other gradients
+        closed_forms = self.declared.add_gradient, self.declared.add_difference
+        do_fit = task.target == "classes"  # other losses have other gradients
+        self._closed_forms = closed_forms if do_fit else (None, None)
         self._counted: bool | None = None  # whether the task's loss is (sum, count); unknown before the first batch
 
     @property
@@ -183,9 +182,8 @@ class Loss:
             found = self.backward(x, batch, samples, scale, gradient, model)
         total, count = found if isinstance(found, tuple) else (found, 1.0)
         with torch.no_grad(), self._autocast():
-            loss = float(torch.as_tensor(total).detach()) / (
-                float(count) or 1.0
-            )  # the count may be 0: a batch of padding, say
+            divisor = float(count) or 1.0  # the count may be 0: a batch of padding, say
+            loss = float(torch.as_tensor(total).detach()) / divisor
             metrics = {name: metric.measure(model, batch) for name, metric in self.task.metrics.items()}
         if self.buffers == "local":  # this batch has changed the statistics
             self.load_buffers({})

@@ -1,10 +1,10 @@
 """What the trainer reads from a torch module, also a user's own, and what it refuses without trying the module.
 
-A module declares what the trainer shall use by attributes whose names begin with ``byzdist_``; all are optional:
+A module may declare more about itself by attributes whose names begin with ``byzdist_``; all are optional:
 
 * ``byzdist_l2``: the weight of the regularizer l2·‖x‖², over all trained parameters, which is added to the loss;
 * ``byzdist_loss(logits, labels)``: the mean loss of a batch, in place of the cross-entropy;
-* ``byzdist_convex``: true where the loss is convex in the parameters, so that its optimum can be found;
+* ``byzdist_convex``: true if the loss is convex in the parameters, so that its optimum can be found;
 * ``byzdist_add_gradient(x, features, labels, scale, out)``, ``byzdist_add_difference(x_new, x_old, features, labels,
   scale, out)``, ``byzdist_hessian(x, features)``: closed forms in place of automatic differentiation, with the arguments
   of :class:`byzdist.problem.models.logistic_regression.LogisticRegression`; they are used if the task is classification.
@@ -18,6 +18,7 @@ import logging
 import math
 import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
@@ -148,22 +149,17 @@ def label(layer: str, module: nn.Module) -> str:
     return f"layer {layer!r} ({type(module).__name__})" if layer else type(module).__name__
 
 
-class describing_errors:  # noqa: N801 - a context manager, used like a function
-    """Turns whatever a user's module raises inside into a ConfigError that says where."""
-
-    def __init__(self, name: str, given: str, layer: Callable[[], str] = lambda: "") -> None:
-        self._name, self._given, self._layer = name, given, layer
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, ConfigError | MemoryError):
-            layer = self._layer()
-            raise ConfigError(
-                f"model: {self._name!r} cannot take {self._given}: {f'its {layer}' if layer else 'it'} raises "
-                f"{reason(error)}."
-            ) from None
+@contextmanager
+def describing_errors(name: str, given: str, layer: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """Turn whatever a user's module raises inside into a ConfigError that says where."""
+    try:
+        yield
+    except (ConfigError, MemoryError):
+        raise
+    except Exception as error:  # a user's own code may raise anything
+        place = layer()
+        what = f"its {place}" if place else "it"
+        raise ConfigError(f"model: {name!r} cannot take {given}: {what} raises {reason(error)}.") from None
 
 
 def reason(error: Exception) -> str:
@@ -195,8 +191,8 @@ def swap_norms(model: nn.Module, groups: int = 32) -> nn.Module:
     """
     if isinstance(model, _BatchNorm):
         channels = model.num_features
-        most = max(1, channels // 2) if isinstance(model, nn.BatchNorm1d) else channels
-        norm = nn.GroupNorm(next(g for g in range(min(groups, most), 0, -1) if channels % g == 0), channels, model.eps)
+        limit = max(1, channels // 2) if isinstance(model, nn.BatchNorm1d) else channels
+        norm = nn.GroupNorm(next(g for g in range(min(groups, limit), 0, -1) if channels % g == 0), channels, model.eps)
         if model.affine:
             norm.weight, norm.bias = model.weight, model.bias
         else:

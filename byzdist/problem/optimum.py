@@ -20,9 +20,9 @@ from byzdist.problem.objective import Objective, sample_groups
 from byzdist.problem.task import Batch, Task
 from byzdist.registry import Named
 
-_DIRECT = 2048
-_MOST_WORK = 10**8  # samples times parameters; with more, a single core takes minutes (MNIST: 6)
-_STEPS = 100
+_MAX_DIRECT = 2048  # dimensions up to which the Hessian is formed
+_MAX_WORK = 10**8  # samples times parameters; with more, a single core takes minutes (MNIST: 6)
+_MAX_STEPS = 100
 _log = logging.getLogger(__name__)
 
 
@@ -58,16 +58,16 @@ def find_optimum(
 
 
 def can_be_found(loss: Loss, samples: int) -> bool:
-    """Return whether the minimum of f over so many samples is found in reasonable time; for a convex model, log why not.
+    """Return whether the minimum of f over this many samples is found in reasonable time; for a convex model, log why not.
 
-    The loss may have any dtype; only `find` needs float64.
+    The loss may have any dtype; only `find_optimum` needs float64.
     """
     if not loss.declared.convex or loss.task.target not in ("classes", "numbers", "labels"):
         return False
     if loss.l2 <= 0:
         _log.warning("the gap is not reported: with model.l2 = 0 the loss need not have a minimum")
         return False
-    if samples * loss.flat.dimension > _MOST_WORK:
+    if samples * loss.flat.dimension > _MAX_WORK:
         _log.warning(
             "the gap is not reported: finding the minimum over %d samples and %d parameters takes minutes",
             samples,
@@ -77,10 +77,10 @@ def can_be_found(loss: Loss, samples: int) -> bool:
     return True
 
 
-def minimize(objective: Objective, direct: int = _DIRECT) -> float | None:
+def minimize(objective: Objective, direct: int = _MAX_DIRECT) -> float | None:
     """Return the minimum of a convex objective with l2 > 0 by Newton's method, from x^0.
 
-    f is 2·l2-strongly convex, hence f(x) - min f <= ‖∇f(x)‖² / (4·l2). The method stops where this bound is below the
+    f is 2·l2-strongly convex, hence f(x) - min f <= ‖∇f(x)‖² / (4·l2). The method stops when this bound is below the
     rounding error of f(x). Up to dimension ``direct`` the Hessian is formed and factorized.
     """
     loss = objective.loss
@@ -88,7 +88,7 @@ def minimize(objective: Objective, direct: int = _DIRECT) -> float | None:
     value, _ = objective(x, gradient)
     solve = _direct if loss.declared.hessian and loss.flat.dimension <= direct else _conjugate_gradients
     trial, trial_gradient = torch.empty_like(x), torch.empty_like(x)
-    for _ in range(_STEPS):
+    for _ in range(_MAX_STEPS):
         rounding = torch.finfo(x.dtype).eps * abs(value)
         if float(gradient @ gradient) / (4 * loss.l2) <= rounding:
             return value
@@ -101,7 +101,7 @@ def minimize(objective: Objective, direct: int = _DIRECT) -> float | None:
                 break
             length /= 2
         x, trial, gradient, trial_gradient, value = trial, x, trial_gradient, gradient, trial_value
-    _log.warning("the gap is not reported: no minimum of the loss was found in %d Newton steps", _STEPS)
+    _log.warning("the gap is not reported: no minimum of the loss was found in %d Newton steps", _MAX_STEPS)
     return None
 
 

@@ -43,7 +43,7 @@ class Oracle:
         return self.data.samples(client)
 
     def begin(self, round_: Round, *points: Tensor) -> None:
-        """Say to which round the next calls belong, and at which points most of them will be; the points must not change in that round.
+        """Note the round of the next calls, and the points at which most of them will be; the points must not change in that round.
 
         The full gradient at such a point is computed once for all clients with the same samples. With shared data, a full
         round of n clients costs a worker one gradient (tests/benchmarks/rounds.py).
@@ -147,10 +147,8 @@ class Oracle:
 
     def _here(self, *vectors: Tensor) -> Sequence[Tensor]:
         """Return the vectors themselves, or copies of them on the device, in reused buffers."""
-        device = self.loss.device
-        if device.type == "cpu" or all(
-            vector.device == device for vector in vectors
-        ):  # with a GPU, messages may lie on another device
+        device = self.loss.device  # with a GPU, messages may lie on another device
+        if device.type == "cpu" or all(vector.device == device for vector in vectors):
             return vectors
         while len(self._rooms) < len(vectors):
             self._rooms.append(torch.empty_like(self.initial()))

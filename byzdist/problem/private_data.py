@@ -10,13 +10,13 @@ import numpy as np
 
 from byzdist.errors import ConfigError, describe_error
 from byzdist.problem.client_data import ClientData, PooledData, Positions
-from byzdist.problem.data import Dataset, Prepared, Split
-from byzdist.problem.data.ahead import Job
+from byzdist.problem.data import Dataset, Prepared
+from byzdist.problem.data.ahead import ReadJob
 from byzdist.problem.data.arrays import as_arrays, outputs
 from byzdist.problem.data.generators import draw_seeds, global_generators
 from byzdist.problem.data.lazy import as_lazy, is_lazy, prepare_lazy
 from byzdist.problem.data.reader import Reader
-from byzdist.problem.dataset_data import pooled_data
+from byzdist.problem.dataset_data import undivided_data
 from byzdist.problem.loss import Loss
 from byzdist.problem.task import Batch
 from byzdist.randomness import stream
@@ -44,7 +44,7 @@ def known(spec: Spec, dtype: str) -> Dataset:
 
 
 def feature_shape(spec: Spec) -> tuple[int, ...]:
-    """Return the shape of one sample's features as it is configured; () where it is not."""
+    """Return the configured shape of one sample's features; () if none is configured."""
     given = spec.parameters.get("features", [])
     return (given,) if isinstance(given, int) else tuple(given)
 
@@ -73,9 +73,8 @@ class PrivateData(ClientData):
         function = PRIVATE.bind(spec, "data")
         for client in clients:
             try:
-                with global_generators(
-                    draw_seeds(stream(0, "data", client))
-                ):  # so that random_split, for example, is the same after a restart
+                seeds = draw_seeds(stream(0, "data", client))
+                with global_generators(seeds):  # random_split, say, is then the same after a restart
                     returned = function(client)
             except (ConfigError, MemoryError):
                 raise
@@ -95,12 +94,8 @@ class PrivateData(ClientData):
         return [reader for data in self._held.values() for reader in data.readers()]
 
     def _taken(self, returned: Any, name: str, client: int) -> PooledData:
-        loss, task, known, dtype = (
-            self._loss,
-            self._loss.task,
-            self._known,
-            str(self._loss.dtype).removeprefix("torch."),
-        )
+        loss, task, known = self._loss, self._loss.task, self._known
+        dtype = str(loss.dtype).removeprefix("torch.")
         dataset: Prepared
         if is_lazy(returned):
             given = replace(as_lazy(returned), test=None)
@@ -119,14 +114,8 @@ class PrivateData(ClientData):
             )
         if classes and (found > classes if task.target in ("classes", "tokens") else found not in (0, classes)):
             raise ConfigError(f"data.outputs: {name} needs {found} outputs, and {classes} are configured.")
-        return pooled_data(
-            replace(dataset, classes=classes),
-            Split(len(dataset.labels), 1, None),
-            device=loss.device,
-            dtype=loss.dtype,
-            chunk=loss.chunk(prod(shape)),
-            flipped={client} & set(self._flipped),
-        )
+        own, flipped = replace(dataset, classes=classes), {client} & set(self._flipped)
+        return undivided_data(own, loss.device, loss.dtype, loss.chunk(prod(shape)), flipped)
 
     def samples(self, client: int) -> int:
         """Return how many samples a client holds."""
@@ -136,7 +125,7 @@ class PrivateData(ClientData):
         """Return None: each client has samples of its own."""
         return None
 
-    def jobs(self, client: int, positions: Positions | None, round_: Round) -> Iterable[Job]:
+    def jobs(self, client: int, positions: Positions | None, round_: Round) -> Iterable[ReadJob]:
         """Return the jobs for a call of `batches`."""
         return self.of(client).jobs(client, positions, round_)
 

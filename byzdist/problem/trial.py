@@ -16,7 +16,7 @@ from byzdist.problem.task import Batch, flat_logits, output_of
 from byzdist.randomness import stream
 from byzdist.rounds import Round
 
-_FEW = 3  # samples
+_TRIAL_SAMPLES = 3
 _MOVE = 0.05  # distance from x^0 of the point where outputs are compared: at x^0 weights may be zero, and with them every output
 
 
@@ -38,7 +38,7 @@ def try_out(loss: Loss, data: PooledData, classes: int, name: str) -> None:
     """
     with torch.random.fork_rng(devices=[]):
         try:
-            batch, samples = data.first(_FEW)
+            batch, samples = data.first(_TRIAL_SAMPLES)
             if isinstance(batch, tuple) and all(isinstance(part, Tensor) for part in batch):
                 _Trial(loss, data, batch, classes, name).run()
             else:  # the batch is of the user's own form

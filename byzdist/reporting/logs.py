@@ -13,12 +13,8 @@ from pathlib import Path
 from byzdist.errors import ConfigError
 
 VARIABLE = "BYZDIST_LOG"
-ADVISERS = (
-    "byzdist.config.checks",
-    "byzdist.config.advice",
-    "byzdist.runtime.advice",
-    "byzdist.registry",
-)  # the loggers of advice on a configuration that works
+ADVISERS = ("byzdist.config.checks", "byzdist.config.advice", "byzdist.runtime.advice", "byzdist.registry")
+"""The loggers of advice on a configuration that works."""
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -40,7 +36,7 @@ def configure(rank: int) -> None:
     """Send this process's log to standard error, at the level that the environment asks for (WARNING).
 
     Raises:
-        ConfigError: if there is no such level.
+        ConfigError: for an unknown level.
     """
     level = os.environ.get(VARIABLE, "WARNING").upper()
     if level not in _LEVELS:

@@ -19,6 +19,7 @@ from byzdist.problem.evaluation import measured_of
 from byzdist.problem.task import Better
 from byzdist.problem.tasks.classification import CLASSIFICATION
 from byzdist.reporting.record import RoundRecord
+from byzdist.storage.folder import METRICS, SUMMARY
 
 log = logging.getLogger(__name__)
 _LINE = orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE  # NaN and infinity, which JSON lacks, become null
@@ -144,7 +145,7 @@ class Metrics:
 
         Args:
             status: how the run ended.
-            reason: why, where there is more to say.
+            reason: why, if there is more to say.
 
         Raises:
             RunError: if they cannot be written.
@@ -165,19 +166,19 @@ class Metrics:
             self._file.close()
             text = orjson.dumps(summary, option=_LINE | orjson.OPT_INDENT_2).decode()
             with spare_descriptors:
-                write_text(self._folder / "summary.json", text)
+                write_text(self._folder / SUMMARY, text)
         except OSError as error:
             raise RunError(f"{str(self._folder)!r}: the metrics cannot be written: {error.strerror}.") from None
         return summary
 
 
 def _open(folder: Path) -> FileIO:
-    return FileIO(open_plain(folder / "metrics.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT), "a+")
+    return FileIO(open_plain(folder / METRICS, os.O_RDWR | os.O_APPEND | os.O_CREAT), "a+")
 
 
 def _is_there(folder: Path, file: FileIO) -> bool:
     try:
-        return os.path.samestat(os.lstat(folder / "metrics.jsonl"), os.fstat(file.fileno()))
+        return os.path.samestat(os.lstat(folder / METRICS), os.fstat(file.fileno()))
     except FileNotFoundError:
         return False
 

@@ -13,9 +13,10 @@ from byzdist.reporting.pictures.curves import Axis, Curve, curve, groups
 from byzdist.reporting.pictures.heat import draw_heat
 from byzdist.reporting.pictures.history import History, histories
 from byzdist.reporting.pictures.panels import axis_below, draw_panels, draw_strips, legend, strips
-from byzdist.reporting.pictures.settings import differing, ordered, short, values
+from byzdist.reporting.pictures.settings import differing, ordered, values
 from byzdist.reporting.pictures.style import SETTINGS, metric_label, plain
 from byzdist.reporting.pictures.timeline import draw_timeline
+from byzdist.words import short_key
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,7 +67,7 @@ def draw(folders: Sequence[str | Path], view: View = View()) -> "Figure":  # noq
     """Return the picture of the runs in these folders, which a notebook shows; see `plot`.
 
     Raises:
-        ConfigError: a folder that is no run or has nothing to draw yet, or where matplotlib is not installed.
+        ConfigError: for a folder that holds no run or nothing to draw yet, or if matplotlib is not installed.
     """
     check_installed()
     return picture(histories(folders), view)
@@ -90,7 +91,7 @@ def picture(runs: Sequence[History], view: View) -> "Figure":
     from matplotlib.figure import Figure
 
     class Picture(Figure):
-        def _repr_png_(self) -> bytes:  # for notebooks that have not imported pyplot, which would see to it
+        def _repr_png_(self) -> bytes:  # for notebooks that have not imported pyplot, which would do this
             return png(self)
 
     with rc_context(SETTINGS):
@@ -240,12 +241,12 @@ def _draw_facets(figure: "Figure", runs: Sequence[History], view: View) -> None:
             panels.append((grid[i, j], _curves({k: v for k, v in inside.items() if v}, y, x)))
             if not here:
                 grid[i, j].text(0.5, 0.5, "no run", transform=grid[i, j].transAxes, ha="center", va="center")
-        grid[i, 0].set_ylabel(f"{plain(f'{short(keys[0], keys)}: {row}')}\n{metric_label(y, directions)}")
+        grid[i, 0].set_ylabel(f"{plain(f'{short_key(keys[0], keys)}: {row}')}\n{metric_label(y, directions)}")
     draw_panels(panels, looks, y, directions)
     for j, column in enumerate(columns):
         axis_below(grid[-1, j], x)
         if column:
-            grid[0, j].set_title(plain(f"{short(keys[1], keys)}: {column}"), fontsize="medium")
+            grid[0, j].set_title(plain(f"{short_key(keys[1], keys)}: {column}"), fontsize="medium")
     legend(figure, list(grid.flat))
     _note_mean(figure, runs, (*keys, *group))
 

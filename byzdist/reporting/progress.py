@@ -1,4 +1,4 @@
-"""What a user sees while a run trains: a live line on a terminal, a plain line now and then elsewhere."""
+"""What a user sees while a run trains: a live line on a terminal, elsewhere a plain line now and then."""
 
 import sys
 import time
@@ -18,17 +18,9 @@ from byzdist.problem.evaluation import NOTES, OF_ANY_TASK
 from byzdist.problem.task import Better
 from byzdist.reporting.metrics import Metrics
 from byzdist.reporting.record import RoundRecord
+from byzdist.words import spelled_bytes
 
 _REFRESH, _PLAIN_EVERY = 0.1, 5.0  # seconds
-
-
-def spelled_bytes(count: float) -> str:
-    """Return a number of bytes as people read it."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def _quality(metrics: Metrics) -> str:

@@ -89,7 +89,7 @@ class RoundWarnings:
             )
 
     def _watch_sparsity(self, vectors: Tensor, result: Tensor) -> None:
-        """Warn where results are far sparser than the vectors (SPEC: the trap of medians and rand_k)."""
+        """Warn of results that are far sparser than the vectors, as medians of independent rand_k messages are."""
         if self._seen >= _SPARSE_ROUNDS:
             return
         self._seen += 1

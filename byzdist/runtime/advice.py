@@ -9,8 +9,8 @@ from byzdist.problem.data import warn_of_rare_classes
 from byzdist.runtime.experiment import Experiment
 
 log = logging.getLogger(__name__)
-_STEPS = 256  # rounds whose step sizes are looked at, at most
-_ROWS = 8192  # samples from which the Lipschitz constant is computed, at most
+_MAX_ROUNDS = 256  # whose step sizes are looked at
+_MAX_SAMPLES = 8192  # from which the Lipschitz constant is computed
 
 
 def of_run(experiment: Experiment) -> None:
@@ -24,11 +24,8 @@ def of_run(experiment: Experiment) -> None:
 
 def _feedback(config: Config, method: Method) -> None:
     """Warn of a clipping level with which a minority can make the estimate grow, and the level with it."""
-    p, factor, declared = (
-        getattr(method, "p", None),
-        method.clip_factor(largest_step(config, method)),
-        config.declared_byzantine,
-    )
+    p, declared = getattr(method, "p", None), config.declared_byzantine
+    factor = method.clip_factor(largest_step(config, method))
     if p is None or method.clip == "none" or not declared:
         return
     bound = p * config.clients.count / (2 * declared)
@@ -62,14 +59,14 @@ def _step_size(experiment: Experiment) -> None:
 
 def largest_step(config: Config, method: Method) -> float:
     """Return the largest γ_k of the run, or of a sample of its rounds."""
-    return max(method.step(k) for k in range(0, config.rounds, max(1, config.rounds // _STEPS)))
+    return max(method.step(k) for k in range(0, config.rounds, max(1, config.rounds // _MAX_ROUNDS)))
 
 
 def lipschitz(experiment: Experiment) -> float | None:
-    """Return the Lipschitz constant L of the gradient of the mean loss, over at most 8192 samples; None where it is not known."""
+    """Return the Lipschitz constant L of the gradient of the mean loss, over at most 8192 samples; None if it is not known."""
     loss, data = experiment.oracle.loss, experiment.data
     smoothness = getattr(loss.model, "smoothness", None)
     if smoothness is None or not isinstance(data, ArrayData):
         return None
     features = data.features
-    return float(smoothness(features[:: max(1, len(features) // _ROWS)])) + 2 * loss.l2
+    return float(smoothness(features[:: max(1, len(features) // _MAX_SAMPLES)])) + 2 * loss.l2

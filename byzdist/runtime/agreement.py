@@ -1,4 +1,4 @@
-"""What a worker compares with the server before it joins: whether the two hold the same data and the same model."""
+"""Whether a worker and the server hold the same data and the same model, which a worker checks before it joins."""
 
 import hashlib
 import logging
@@ -15,10 +15,8 @@ from byzdist.randomness import stream
 from byzdist.runtime.experiment import Experiment
 
 log = logging.getLogger(__name__)
-_ROWS, _MOST = (
-    256,
-    2**20,
-)  # how many rows of features, and how many numbers in all, are compared: data may be larger than memory
+# Rows of features, and numbers in all, that are compared: data may be larger than memory.
+_MAX_ROWS, _MAX_NUMBERS = 256, 2**20
 _PROBES = 8
 _TOLERANCE = 1e-4  # relative, of probes: another processor may round differently
 Facts = dict[str, Any]
@@ -27,8 +25,8 @@ Facts = dict[str, Any]
 def facts(experiment: Experiment) -> Facts:
     """Return what is compared, as JSON: shapes, a digest of all targets, probes of some features and of the model."""
     data, oracle = experiment.dataset, experiment.oracle
-    rows = max(1, min(_ROWS, _MOST // max(1, prod(data.feature_shape))))
-    # Of private data the server has no samples.
+    rows = max(1, min(_MAX_ROWS, _MAX_NUMBERS // max(1, prod(data.feature_shape))))
+    # The server has no samples of private data.
     some = np.asarray(data.some(-(-len(data.labels) // rows) or 1))
     left_alone = [_some(tensor) for tensor in fixed(oracle.loss.model).values()]
     return {
@@ -46,7 +44,7 @@ def facts(experiment: Experiment) -> Facts:
 
 def _some(values: Tensor) -> NDArray[Any]:
     flat = values.detach().flatten()
-    some: NDArray[Any] = flat[:: -(-len(flat) // _MOST) or 1].double().cpu().numpy()
+    some: NDArray[Any] = flat[:: -(-len(flat) // _MAX_NUMBERS) or 1].double().cpu().numpy()
     return some
 
 

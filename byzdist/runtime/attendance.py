@@ -59,7 +59,7 @@ class Attendance:
     def ask(self, round_: Round) -> frozenset[int]:
         """Return who of a cohort must start afresh, because its copy may differ from the server's; see `Method.keeps_copies`.
 
-        Until `note_taken` says otherwise, the whole cohort is such.
+        The whole cohort counts among them until `note_taken` says otherwise.
         """
         cohort = round_.cohort.tolist()
         afresh = frozenset(self._stale.intersection(cohort))

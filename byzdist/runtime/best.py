@@ -32,7 +32,7 @@ class Best:
         self._waited = 0
 
     def watch(self, record: RoundRecord, x: Tensor) -> None:
-        """Judge the model after a round, where its record has an evaluation.
+        """Judge the model after a round, if its record has an evaluation.
 
         Raises:
             RunError: if the metric cannot be measured in this run, such as a gap whose optimum is not known.

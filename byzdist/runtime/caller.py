@@ -1,4 +1,4 @@
-"""The wishes of the code that called a run: a function for each round, progress, a process that continues."""
+"""What the code that called a run wants: a function for each round, progress, a process that continues."""
 
 import copy
 from collections.abc import Callable

@@ -34,7 +34,7 @@ class Claims:
 
     @classmethod
     def of(cls, experiment: Experiment) -> "Claims | None":
-        """Return what the clients of a run claim; None where the server evaluates."""
+        """Return what the clients of a run claim; None if the server evaluates."""
         config = experiment.config
         return cls(experiment.claimed, config.evaluate.every, config.rounds) if experiment.claimed else None
 

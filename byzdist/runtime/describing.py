@@ -15,7 +15,7 @@ from byzdist.host.files import write_text
 from byzdist.problem.data import write_table
 from byzdist.problem.evaluation import measured_of
 from byzdist.runtime.experiment import Experiment
-from byzdist.storage.folder import CONFIG, RUN, RunFolder
+from byzdist.storage.folder import CLIENTS, CONFIG, RUN, SUMMARY, RunFolder
 
 
 def describe(experiment: Experiment, workers: int, run: RunFolder) -> None:
@@ -52,7 +52,7 @@ def describe(experiment: Experiment, workers: int, run: RunFolder) -> None:
     }
     write_text(folder / RUN, json.dumps(described, indent=2) + "\n")
     write_text(folder / CONFIG, dump(config))
-    (folder / "summary.json").unlink(missing_ok=True)  # only a run that has ended has one
+    (folder / SUMMARY).unlink(missing_ok=True)  # only a run that has ended has one
     if not experiment.is_private:
         write_clients(experiment, folder)
 
@@ -66,4 +66,4 @@ def write_clients(
         OSError: if it cannot be written.
     """
     split = None if experiment.is_private else experiment.split
-    write_table(split, experiment.label_table, folder / "clients.csv", conduct)
+    write_table(split, experiment.label_table, folder / CLIENTS, conduct)

@@ -16,7 +16,7 @@ from byzdist.runtime.experiment import Experiment
 
 
 @dataclass
-class Conduct:
+class Tally:
     """What is counted of one client over the run.
 
     Attributes:
@@ -46,7 +46,7 @@ class Diagnostics:
         self._gradient = gradient
         self._estimate: Tensor | None = None
         self._found: dict[str, float] = {}
-        self._conducts = [Conduct() for _ in range(self._clients)]
+        self._tallies = [Tally() for _ in range(self._clients)]
 
     def look(self, received: Messages, rows: Tensor, level: float | None, result: Aggregated, g: Tensor) -> None:
         """Measure a round whose rows were aggregated.
@@ -70,10 +70,10 @@ class Diagnostics:
             self._found |= _shares(clipped, hostile)
         middle = float(np.median(distances)) or 1.0
         for client, was_clipped, distance in zip(clients, clipped.tolist(), distances.tolist(), strict=True):
-            conduct = self._conducts[client]
-            conduct.measured += 1
-            conduct.clipped += was_clipped
-            conduct.distance += distance / middle
+            tally = self._tallies[client]
+            tally.measured += 1
+            tally.clipped += was_clipped
+            tally.distance += distance / middle
 
     def _owners(self, received: Messages, rows: int) -> list[int] | None:
         """Return whose each row is; None if the method made rows that are not clients'."""
@@ -84,15 +84,15 @@ class Diagnostics:
     def complete(self, record: RoundRecord) -> None:
         """Add to a round's record what was measured, and count who was asked and who answered."""
         for client in record.cohort:
-            self._conducts[client].asked += 1
-            self._conducts[client].answered += client not in record.missing
+            self._tallies[client].asked += 1
+            self._tallies[client].answered += client not in record.missing
         record.diagnostics, self._found = self._found, {}
         if record.evaluation and self._gradient is not None and self._estimate is not None:
             record.diagnostics["estimate_error"] = norm(self._estimate - self._gradient)
 
     def columns(self, offences: Mapping[int, int]) -> dict[str, Sequence[object]]:
         """Return the columns of clients.csv that say what each client did; ``offences``: how many, by client."""
-        counted = self._conducts
+        counted = self._tallies
         distances = [f"{one.distance / one.measured:.4g}" if one.measured else "" for one in counted]
         return {
             "byzantine": [int(hostile) for hostile in self._byzantine],
@@ -105,11 +105,11 @@ class Diagnostics:
 
     def state(self) -> list[dict[str, Any]]:
         """Return what a checkpoint keeps, as JSON."""
-        return [asdict(conduct) for conduct in self._conducts]
+        return [asdict(tally) for tally in self._tallies]
 
     def resume(self, state: list[dict[str, Any]]) -> None:
         """Restore what `state` returned."""
-        self._conducts = [Conduct(**counted) for counted in state]
+        self._tallies = [Tally(**counted) for counted in state]
 
 
 def _norms(rows: Tensor) -> np.ndarray:

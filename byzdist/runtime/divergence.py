@@ -14,9 +14,7 @@ from byzdist.reporting.record import RoundRecord
 from byzdist.storage.export import save_model
 
 LIMIT = 1000.0
-"""A model is good while its loss is a finite number of at most LIMIT times the loss at the start, or LIMIT where that is below 1."""
-
-
+"""A model is good while its loss is a finite number of at most LIMIT times the loss at the start, or LIMIT if that is below 1."""
 _GROWN = 10.0  # times the loss at the start: worth a warning
 log = logging.getLogger(__name__)
 
@@ -46,7 +44,7 @@ class Guard:
         self._judge(round_, self._metrics.last, x)
 
     def watch(self, record: RoundRecord, x: Tensor) -> None:
-        """Judge the model after a round, where its record has an evaluation.
+        """Judge the model after a round, if its record has an evaluation.
 
         Raises:
             Diverged: if the model is not good and the configuration says to stop.
@@ -88,7 +86,7 @@ class Guard:
         kept = f"; the model of round {self.round} is kept" if self._good is not None else ""
         return (
             f"round {round_}: the run has diverged: its loss is {loss:.4g} and was {start:.4g} at the start. {remedy} "
-            f"method.step_size lower, or on_divergence=continue to train on all the same{kept}."
+            f"method.step_size lower, or on_divergence=continue to train on{kept}."
         )
 
     def verdict(self, status: str, round_: int) -> tuple[str, str]:

@@ -20,12 +20,12 @@ _ZERO = "the estimate is exactly zero"
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What a round's aggregation needs and can be known before the replies.
+class RoundSetup:
+    """What a round's aggregation needs and the server knows before the replies.
 
     Attributes:
-        size: ‖g^{k-1}‖; None where the round is not clipped.
-        level: λ, the clipping level; None where the round is not clipped.
+        size: ‖g^{k-1}‖; None if the round is not clipped.
+        level: λ, the clipping level; None if the round is not clipped.
         generator: of what is random in the aggregation.
     """
 
@@ -74,17 +74,17 @@ class Estimate:
         attacked = any(entry.name != "none" for entry in config.attacks) and config.clients.byzantine > 0
         self._warnings = RoundWarnings(self._method, is_attacked=attacked)
 
-    def prepare(self, round_: Round, moved: float | None = None) -> Prepared:
+    def prepare(self, round_: Round, moved: float | None = None) -> RoundSetup:
         """Return what is known of a round before its replies; ``moved``: see `Method.clip_level`. This changes nothing."""
         generator = round_.rng("aggregation")
         if round_.full or self._method.clip == "none":
-            return Prepared(None, None, generator)
+            return RoundSetup(None, None, generator)
         size = norm(self.g)
         level = self._method.clip_level(size, self._full_rounds.reference, round_=round_.number, moved=moved)
-        return Prepared(size, level, generator)
+        return RoundSetup(size, level, generator)
 
-    def update(self, received: Messages, prepared: Prepared, exposed: int) -> Outcome:
-        """Turn g^{k-1} into g^k, or keep it where the replies are too few or cannot be trusted.
+    def update(self, received: Messages, prepared: RoundSetup, exposed: int) -> Outcome:
+        """Turn g^{k-1} into g^k, or keep it if the replies are too few or cannot be trusted.
 
         Args:
             received: a round's usable replies, perhaps none.
@@ -95,8 +95,8 @@ class Estimate:
         self._watch_size(round_, prepared.size)
         rows, voters = None, replies
         if self._method.keeps_copies and replies:
-            # Even if the round will not count, because the clients take it that their messages were added. Rows of clients that were
-            # exposed since are among these.
+            # Even if the round will not count, because the clients assume that their messages were added. These rows include those of
+            # clients that were exposed since.
             rows = self._method.rows(self.g, received, level)
             voters, exposed = len(rows), 0
         unclipped = round_.full or (level is None and self._sampled_rounds_are_safe)

@@ -1,4 +1,4 @@
-"""What measures the models of a run in its server."""
+"""How the server of a run measures its models."""
 
 from byzdist.problem.evaluation import Evaluator, ValidationOnly
 from byzdist.runtime.experiment import Experiment
@@ -9,7 +9,7 @@ def evaluator(experiment: Experiment, optimum: float | None = None) -> Evaluator
 
     Args:
         experiment: the run's.
-        optimum: min f, where it is known.
+        optimum: min f, if it is known.
     """
     config, loss = experiment.config, experiment.oracle.loss
     if experiment.is_private:

@@ -88,14 +88,14 @@ class Experiment:
 
     @property
     def label_table(self) -> np.ndarray | None:
-        """How many samples of each class each client holds, [clients, classes]; None where targets are not classes, or not known."""
+        """How many samples of each class each client holds, [clients, classes]; None if targets are not classes, or not known."""
         if self.task.target != "classes" or self.is_private or self.dataset.labels.dtype.kind != "i":
             return None
         return self.split.table(self.dataset.labels, self.dataset.classes)
 
     @cached_property
     def validation(self) -> Prepared | None:
-        """The server's own set, if it has one: it is loaded when the server asks, and workers need not have it."""
+        """The server's own set, if it has one. It is loaded at the first use, which is the server's, so workers need not have it."""
         if self.config.validation is None:
             return None
         try:
@@ -103,7 +103,7 @@ class Experiment:
         except ConfigError as error:
             raise ConfigError(f"validation: {error}") from error
         ours, clients = found.feature_shape, self.dataset.feature_shape
-        classes = self.dataset.classes or found.classes  # of private data neither may be known here
+        classes = self.dataset.classes or found.classes  # with private data neither may be known here
         if ours != (clients or ours) or found.classes > classes:
             raise ConfigError(
                 f"validation: {self.config.validation.name!r} has features of shape {list(ours)} and {found.classes} classes, the "
@@ -197,60 +197,52 @@ def prepare(config: Config, device: torch.device) -> Experiment:
     assert config.task is not None
     task = make(TASKS, config.task, "task", Task)
     check_metrics(task)
-    private, clients, name = is_private(config.data), config.clients, config.model.name
-    dataset: Prepared
-    if private:
-        dataset, split = known(config.data, config.dtype), Split(0, clients.count, None)
-    else:
-        dataset = data.load(config.data.without(*OURS), dtype=config.dtype, task=task)
-        named = config.data.parameters["split"]
-        split = data.split(named, dataset.labels, clients.count, config.seed, clients.byzantine)
-    tokens = task.inputs == "tokens"
+    clients = config.clients.count
+    dataset, split = _load(config, task)
     own = config.model.without("buffers")
-    model = models.build(own, dataset.feature_shape, dataset.classes, config.seed, tokens=tokens)
+    model = models.build(own, dataset.feature_shape, dataset.classes, config.seed, tokens=task.inputs == "tokens")
     buffers = config.model.parameters.get("buffers", "refuse")
-    loss = Loss(model, task, device=device, dtype=dtype, name=name, buffers=buffers, precision=config.precision)
-    held: ClientData
-    if isinstance(dataset, Dataset) and private:
-        held = PrivateData(config.data, dataset, loss, flipped(config.attacks, clients.byzantine_ids))
-    else:
-        held = pooled_data(
-            dataset,
-            split,
-            device=device,
-            dtype=dtype,
-            chunk=loss.chunk(prod(dataset.feature_shape)),
-            flipped=flipped(config.attacks, clients.byzantine_ids),
-        )
-        if config.data.parameters.get("workers") and not held.readers():
-            _advice.warning("data.workers: %r is in memory, so nothing is read ahead.", config.data.name)
-        if ":" in name:  # a user's own
-            try_out(loss, held, dataset.classes, name)
-    oracle = Oracle(loss, held)
+    loss = Loss(model, task, device=device, dtype=dtype, name=own.name, buffers=buffers, precision=config.precision)
+    held = _client_data(config, dataset, split, loss)
     compressor = make(COMPRESSORS, config.compression, "compression", Compressor)  # type: ignore[type-abstract]
     method = make(METHODS, config.method, "method", Method)  # type: ignore[type-abstract]
-    if private:
-        mean = config.data.parameters.get("samples", inf)  # checked: where it is not given, nothing depends on it
+    if isinstance(held, PrivateData):
+        mean = config.data.parameters.get("samples", inf)  # checked: if it is not given, nothing depends on it
     else:
-        samples = [split.size(client) for client in range(clients.count)]
+        samples = [split.size(client) for client in range(clients)]
         _advise_on_batches(method, min(samples), None if isinstance(dataset, Dataset) else dataset.batch_size)
-        mean = sum(samples) / clients.count
+        mean = sum(samples) / clients
     if config.stop is not None:
         _check_stop(config, dataset, loss)
-    d = oracle.dimension
-    method = method.resolved(Sizes(clients.count, mean, d, compressor.nonzeros(d), compressor.omega(d)))
-    return Experiment(
-        config,
-        dataset,
-        split,
-        held,
-        task,
-        oracle,
-        method,
-        {True: Identity(), False: compressor},
-        dtype,
-        torch.device(device),
-    )
+    d = loss.flat.dimension
+    method = method.resolved(Sizes(clients, mean, d, compressor.nonzeros(d), compressor.omega(d)))
+    compressors = {True: Identity(), False: compressor}
+    return Experiment(config, dataset, split, held, task, Oracle(loss, held), method, compressors, dtype, device)
+
+
+def _load(config: Config, task: Task) -> tuple[Prepared, Split]:
+    """Return the data that all ranks have, and who holds what; for private data their shape without samples."""
+    clients = config.clients
+    if is_private(config.data):
+        return known(config.data, config.dtype), Split(0, clients.count, None)
+    dataset = data.load(config.data.without(*OURS), dtype=config.dtype, task=task)
+    named = config.data.parameters["split"]
+    return dataset, data.split(named, dataset.labels, clients.count, config.seed, clients.byzantine)
+
+
+def _client_data(config: Config, dataset: Prepared, split: Split, loss: Loss) -> ClientData:
+    """Return what clients learn from, after trying a user's own model on it, unless only the workers have it."""
+    name, flipped_clients = config.model.name, flipped(config.attacks, config.clients.byzantine_ids)
+    if is_private(config.data):
+        assert isinstance(dataset, Dataset)
+        return PrivateData(config.data, dataset, loss, flipped_clients)
+    chunk = loss.chunk(prod(dataset.feature_shape))
+    held = pooled_data(dataset, split, device=loss.device, dtype=loss.dtype, chunk=chunk, flipped=flipped_clients)
+    if config.data.parameters.get("workers") and not held.readers():
+        _advice.warning("data.workers: %r is in memory, so nothing is read ahead.", config.data.name)
+    if ":" in name:  # a user's own
+        try_out(loss, held, dataset.classes, name)
+    return held
 
 
 def can_measure_gap(config: Config, dataset: Prepared, loss: Loss) -> bool:
@@ -294,20 +286,21 @@ def load_private(experiment: Experiment, rank: int, workers: int) -> None:
         try_out(experiment.oracle.loss, first, experiment.dataset.classes or first.classes, config.model.name)
 
 
-def _advise_on_batches(method: Method, fewest: int, loaders: int | None) -> None:
-    ours = getattr(method, "batch_size", None)
-    if isinstance(ours, int) and loaders not in (None, ours):
+def _advise_on_batches(method: Method, smallest: int, loader_size: int | None) -> None:
+    """Warn of batches that differ from a DataLoader's, or that the client with the ``smallest`` number of samples cannot fill."""
+    own = getattr(method, "batch_size", None)
+    if isinstance(own, int) and loader_size not in (None, own):
         _advice.warning(
             "method.batch_size is %d, and the data's DataLoader has batches of %d; method.batch_size is used.",
-            ours,
-            loaders,
+            own,
+            loader_size,
         )
     for key in ("batch_size", "full_batch"):
         size = getattr(method, key, None)
-        if isinstance(size, int) and size > fewest:
+        if isinstance(size, int) and size > smallest:
             _advice.warning(
                 "method.%s is %d; a client with fewer samples uses all that it has. The smallest client has %d.",
                 key,
                 size,
-                fewest,
+                smallest,
             )

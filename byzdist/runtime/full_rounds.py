@@ -12,7 +12,7 @@ _MAX_PAUSE = 32  # rounds between two attempts at a full round
 
 
 @dataclass
-class State:
+class FullRoundsState:
     """What a checkpoint keeps of `FullRounds`.
 
     Attributes:
@@ -54,7 +54,7 @@ class FullRounds:
     min_replies: int = 1
     allow_breakdown: bool = False
     growth: float | None = None
-    _state: State = field(default_factory=State, init=False)
+    _state: FullRoundsState = field(default_factory=FullRoundsState, init=False)
 
     @classmethod
     def of(cls, experiment: Experiment, aggregator: Aggregator) -> "FullRounds":
@@ -115,7 +115,7 @@ class FullRounds:
 
     def succeed(self, size: float) -> None:
         """Take note that a full round gave an estimate with |g| = ``size``."""
-        self._state = State(reference=size)
+        self._state = FullRoundsState(reference=size)
 
     def watch(self, round_: int, size: float) -> None:
         """Take note of |g| before a sampled round."""
@@ -135,4 +135,4 @@ class FullRounds:
 
     def resume(self, state: dict[str, Any]) -> None:
         """Restore what `state` returned."""
-        self._state = State(**state)
+        self._state = FullRoundsState(**state)

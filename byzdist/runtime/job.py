@@ -10,25 +10,21 @@ import signal
 import socket
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from types import FrameType
-from typing import Any
 
 from byzdist.host.processes import LIBRARIES, Process, Program, start
+from byzdist.host.signals import Signals
 from byzdist.host.supervisor import AGENT, ATTEMPT, MISTAKE, REPORT
 from byzdist.transport.keys import KEY, SECRET, VARIABLES, worker_key
 from byzdist.transport.store import SOCKET
 
 _LOOK = 0.05  # seconds between two looks at the processes
 _SETTLE = 0.2  # seconds: a rank's failure and those that it causes in others within this time count as one
-# Seconds for the workers after the server's good end, and for all after the patience with a signal.
-_END_PATIENCE = 10.0
+_END_PATIENCE = 10.0  # seconds for the workers once the server has ended well, and for every rank before it is killed
 _ORPHAN_PATIENCE = 2.0  # seconds for workers whose server has failed: they have nothing left to finish
-_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 _LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 
 
@@ -41,16 +37,14 @@ class Failure:
 
 
 class Job:
-    """1 + ``workers`` processes of a program; use it as a context manager, which gives this process's signals back.
+    """1 + ``workers`` processes of a program; use it as a context manager, which ends them.
 
     Args:
         configuration: the text that each rank reads from its standard input.
         secret: the run's. The server gets it; a worker gets its own key, and wipes the secret if it is a fork.
         patience: seconds in which the ranks must end once a signal has told them to, or one of them has failed.
+        signals: those that this process gets meanwhile; each is passed on to the ranks.
         idle: called with some seconds, again and again, while the ranks work.
-
-    Attributes:
-        signals: those that this process got during the run.
     """
 
     def __init__(
@@ -60,11 +54,12 @@ class Job:
         workers: int,
         secret: bytearray,
         patience: float,
+        signals: Signals,
         idle: Callable[[float], None] = time.sleep,
     ) -> None:
         self._program, self._workers, self._secret, self._patience = program, workers, secret, patience
-        self._idle = idle
-        self._configuration = tempfile.TemporaryFile()  # has no name: nobody can change it, and nothing is left of it
+        self._signals, self._idle = signals.came, idle
+        self._configuration = tempfile.TemporaryFile()  # has no name: nobody can change it, and nothing remains of it
         self._configuration.write(configuration.encode())
         self._configuration.flush()
         self._reports = tempfile.TemporaryFile("a+b")  # ranks append to it
@@ -72,45 +67,34 @@ class Job:
         self._socket.bind(("127.0.0.1", 0))
         self._socket.listen(4096)
         self._ranks: dict[int, Process] = {}
-        self.signals: list[int] = []
-        self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "Job":
-        if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
-                if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
-                    self._handlers[number] = signal.signal(number, self._hear)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._end(_END_PATIENCE)
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
         for file in (self._configuration, self._reports, self._socket):
             file.close()
-
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        self.signals.append(number)
 
     def run(self, attempt: int) -> Failure | None:
         """Start all ranks and wait for their end; None if the server ended well, or all were told to end and did."""
         self._reports.truncate(0)
         for rank in range(1 + self._workers):
-            if not self.signals:
+            if not self._signals:
                 self._ranks[rank] = self._start(rank, attempt)
         passed_on, until = 0, float("inf")
         while self._living():
-            for number in self.signals[passed_on:]:
+            for number in self._signals[passed_on:]:
                 self._send(number)
                 passed_on += 1
                 until = min(until, time.monotonic() + self._patience)
             codes = self._codes()
-            if 0 in codes or (any(codes.values()) and not self.signals) or time.monotonic() > until:
+            if 0 in codes or (any(codes.values()) and not self._signals) or time.monotonic() > until:
                 break
             self._idle(_LOOK)
         is_good = self._codes().get(0) == 0
         self._wait(_END_PATIENCE if is_good else _SETTLE)
-        failure = None if is_good or self.signals else self._first_failure()
+        failure = None if is_good or self._signals else self._first_failure()
         server_is_alive = 0 not in self._codes()  # the server, which has a round to finish
         self._end(_END_PATIENCE if not failure else self._patience if server_is_alive else _ORPHAN_PATIENCE)
         return failure
@@ -159,8 +143,8 @@ class Job:
 
     def _wait(self, seconds: float) -> None:
         """Wait for the end of all ranks; a signal meanwhile says that this takes too long."""
-        until, told = time.monotonic() + seconds, len(self.signals)
-        while self._living() and time.monotonic() < until and len(self.signals) == told:
+        until, told = time.monotonic() + seconds, len(self._signals)
+        while self._living() and time.monotonic() < until and len(self._signals) == told:
             self._idle(_LOOK)
 
     def _end(self, patience: float) -> None:

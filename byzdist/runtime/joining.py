@@ -13,7 +13,7 @@ from byzdist.storage.folder import RunFolder
 
 
 @dataclass(frozen=True)
-class Joined:
+class JoinedRun:
     """The run that a worker takes part in.
 
     Attributes:
@@ -53,7 +53,7 @@ class Joining:
 
     def __init__(self, experiment: Experiment, rank: int) -> None:
         self._experiment, self._rank = experiment, rank
-        self.joined: Joined | None = None
+        self.joined: JoinedRun | None = None
 
     def hear(self, introduction: str) -> None:
         """Check and keep what the server tells, each time that the worker joins.
@@ -63,7 +63,7 @@ class Joining:
             RunError: if the server was started again after the worker joined.
         """
         experiment, rank, facts = self._experiment, self._rank, json.loads(introduction)
-        joined = Joined(facts["run"], tuple(facts["attempts"]), facts["missing"])
+        joined = JoinedRun(facts["run"], tuple(facts["attempts"]), facts["missing"])
         if self.joined is not None and self.joined.attempts != joined.attempts:
             raise RunError(
                 "the server was started again, and goes on from another point; start this worker again as well."

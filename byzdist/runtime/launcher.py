@@ -17,6 +17,7 @@ from byzdist.errors import ConfigError, RunError
 from byzdist.host import speech
 from byzdist.host.files import read_json
 from byzdist.host.processes import Program, call_in_fork
+from byzdist.host.signals import Signals
 from byzdist.host.supervisor import own_command
 from byzdist.reporting import logs
 from byzdist.runtime.command import RunCommand
@@ -24,11 +25,12 @@ from byzdist.runtime.experiment import prepare
 from byzdist.runtime.identity import claim
 from byzdist.runtime.job import Job
 from byzdist.runtime.logging_out import check_loggers
+from byzdist.storage.folder import METRICS, SUMMARY
 from byzdist.transport.keys import SECRET, SECRET_FILE, new_secret, run_secret
 
 Fork = Callable[[RunCommand], Program]
-_DEFAULT_WORKERS = 4
-_PATIENCE = 60.0  # seconds, in addition to a round's deadline, in which ranks must end once they are told to
+DEFAULT_WORKERS = 4
+PATIENCE = 60.0  # seconds, in addition to a round's deadline, in which ranks must end once they are told to
 
 
 class Launched(NamedTuple):
@@ -48,7 +50,7 @@ def launch(
 
     Raises:
         ConfigError: before anything is started.
-        RunError: if the run failed, with the first failure's reason, or was told to end before the end of a round.
+        RunError: if the run failed, with the first failure's reason, or was told to end and did not complete a round.
     """
     _check_end(launched(command, workers, max_restarts, fork, say=speech.say).folder)
     return 0
@@ -82,17 +84,16 @@ def launched(
     """
     resolve = partial(_resolve, command, workers)
     with logs.given_back():
-        configuration, folder, workers, deadline = (
-            call_in_fork(partial(_with_one_thread, resolve)) if fork else resolve()
-        )
+        resolved = call_in_fork(partial(_with_one_thread, resolve)) if fork else resolve()
+    configuration, folder, workers, deadline = resolved
     say(f"starting {workers} workers; {folder}")
     rank = RunCommand("-", out=Path(folder), resume=command.resume)
     given = SECRET in os.environ or SECRET_FILE in os.environ
     secret = bytearray(run_secret() if given else new_secret().encode())
     program = fork(rank) if fork else own_command(rank.words())
-    with Job(program, configuration, workers, secret, _PATIENCE + deadline, idle) as job:
+    with Signals() as signals, Job(program, configuration, workers, secret, PATIENCE + deadline, signals, idle) as job:
         _run(job, max_restarts)
-    return Launched(Path(folder), job.signals)
+    return Launched(Path(folder), signals.came)
 
 
 def _with_one_thread(resolve: Callable[[], tuple[str, str, int, float]]) -> tuple[str, str, int, float]:
@@ -124,20 +125,20 @@ def _resolve(command: RunCommand, workers: int | None) -> tuple[str, str, int, f
         experiment = prepare(config, torch.device("cpu"))  # also warms the data cache for the processes to come
     except MemoryError as error:
         raise ConfigError(f"data, model: they do not fit into memory: {error}") from None
-    most = config.clients.count
-    if workers is not None and workers > most:
-        raise ConfigError(f"--workers: {workers} processes for {most} clients; at most one a client.")
+    clients = config.clients.count
+    if workers is not None and workers > clients:
+        raise ConfigError(f"--workers: {workers} processes for {clients} clients; at most one a client.")
     run = claim(command.out, experiment, command.resume)
     run.lock.release()  # the server takes it
     if workers is None:
-        workers = run.checkpoint.facts["workers"] if run.checkpoint else min(_DEFAULT_WORKERS, most)
+        workers = run.checkpoint.facts["workers"] if run.checkpoint else min(DEFAULT_WORKERS, clients)
     return dump(config), str(run.path), workers, config.transport.deadline
 
 
 def _check_end(folder: Path) -> None:
-    """Raise RunError where a run whose processes were told to end did not come to the end of a round."""
-    if not (folder / "metrics.jsonl").exists():
+    """Raise RunError if a run whose processes were told to end did not complete a round."""
+    if not (folder / METRICS).exists():
         raise RunError("the run was interrupted before its first round.")
-    summary = folder / "summary.json"
+    summary = folder / SUMMARY
     if not summary.exists() or read_json(summary)["status"] == "failed":
         raise RunError("the run was interrupted within a round.")

@@ -101,7 +101,7 @@ def _place() -> tuple[int, int]:
 
 
 def _check_out(out: Path | None, experiment: Experiment) -> None:
-    """Make sure that every process knows the run's folder where it needs it."""
+    """Make sure that every process that needs the run's folder knows it."""
     if out is None and (experiment.clients_remember or int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0):
         raise ConfigError(
             "--out: name the run's folder, because a restarted job must find its checkpoints, and workers save what their clients "

@@ -1,4 +1,4 @@
-"""What follows a round: the evaluation where one is due, its record in the metrics, and whoever is told of it."""
+"""What follows a round: an evaluation if one is due, its record in the metrics, and calls to those who watch."""
 
 import time
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""The parameter server's loop: Algorithm 1 as it is written, over the method and the transport that the configuration names."""
+"""The parameter server's loop: Algorithm 1 of [BRPP], with the method and the transport that the configuration names."""
 
 import logging
 from contextlib import suppress
@@ -22,7 +22,7 @@ from byzdist.runtime.divergence import Diverged
 from byzdist.runtime.estimate import Estimate, Outcome, with_prefix
 from byzdist.runtime.experiment import Experiment
 from byzdist.runtime.full_rounds import FullRounds
-from byzdist.runtime.planning import Plan, Planner
+from byzdist.runtime.next_round import NextRound, RoundPlanner
 from byzdist.runtime.recording import Recorder, Stopwatch
 from byzdist.runtime.stopping import Stop
 from byzdist.storage.checkpoint import MISSING, Checkpoint
@@ -35,12 +35,12 @@ log = logging.getLogger(__name__)
 class Server:
     """The parameter server: the model x^k and the estimate g^k, both on the device of the run, and the rounds that change them.
 
-    x^k is the transport's frame itself, or is copied there where the links are on another device.
+    x^k is the transport's frame itself, or is copied there if the links are on another device.
 
     Args:
         stop: ends the run after the round in progress.
         saver: takes the checkpoints.
-        best: ends the run where it does not get better any more.
+        best: ends the run once it no longer gets better.
         diagnostics: measures every round.
     """
 
@@ -60,7 +60,7 @@ class Server:
         aggregator = Aggregator(chosen.rule, chosen.pre, compile=chosen.compile)
         self.full_rounds = FullRounds.of(experiment, aggregator)
         self._attendance = Attendance(transport.quarantined, experiment.honest_remember)
-        self._planner = Planner(experiment, transport, self.full_rounds, self._attendance)
+        self._planner = RoundPlanner(experiment, transport, self.full_rounds, self._attendance)
         self._decoder = Decoder(experiment, transport)
         self._claims = Claims.of(experiment)
         self.estimate = Estimate(experiment, self.full_rounds, aggregator, diagnostics)
@@ -111,7 +111,7 @@ class Server:
             try:
                 self._round(plan)
             except RunError:
-                self.x.copy_(self._transport.frame.previous)  # what belongs to the last complete round
+                self.x.copy_(self._transport.frame.previous)  # the model of the last complete round
                 raise
             self.round = number
             if self._saver is not None and (failure := self._saver.after(number, self.state)):
@@ -130,7 +130,7 @@ class Server:
         self._publish()
 
     def _moved(self, number: int) -> float | None:
-        """Return ‖x^k - x^{k-1}‖ where it does not follow from the estimate."""
+        """Return ‖x^k - x^{k-1}‖; None if it follows from the estimate."""
         if number == 0 or self._experiment.method.moves_by_estimate:
             return None
         frame = self._transport.frame
@@ -142,7 +142,7 @@ class Server:
         if self.x is not current:
             current.copy_(self.x)
 
-    def _round(self, plan: Plan) -> None:
+    def _round(self, plan: NextRound) -> None:
         """Ask the cohort, turn g^{k-1} into g^k with the replies, and record the round."""
         round_, clock = plan.round, self._clock
         at_round(round_.number)
@@ -176,7 +176,7 @@ class Server:
         record.claimed = claimed
         self._recorder.add(record, self.x, clock)
 
-    def _request(self, plan: Plan) -> Request:
+    def _request(self, plan: NextRound) -> Request:
         round_ = plan.round
         differences = self._experiment.method.sends_differences and not round_.full
         needs_previous = differences or (self._always_previous and round_.number > 0)
@@ -184,7 +184,7 @@ class Server:
         afresh = self._attendance.ask(round_) if self._experiment.method.keeps_copies else frozenset()
         return Request(round_, self._decoder.length(round_.full) + trailer, needs_previous, afresh)
 
-    def _record(self, plan: Plan, replies: Replies, missing: dict[int, str], outcome: Outcome) -> RoundRecord:
+    def _record(self, plan: NextRound, replies: Replies, missing: dict[int, str], outcome: Outcome) -> RoundRecord:
         round_, transport, byzantine = plan.round, self._transport, self._experiment.config.clients.byzantine_ids
         cohort, events = round_.cohort.tolist(), transport.events.copy()
         transport.events.clear()

@@ -51,9 +51,7 @@ class _End(NamedTuple):
 def serve(
     experiment: Experiment, workers: int, run: RunFolder, transport: ServerEnd, caller: Caller = COMMAND_LINE
 ) -> int | None:
-    """Be the parameter server: begin the run, or go on with it, and leave its results in its folder.
-
-    Return the signal that ended the run, if one did.
+    """Be the parameter server, which begins or continues a run and leaves its results in its folder; return the signal that ended it.
 
     Nothing made here is part of a reference cycle, so all memory of the run is freed as soon as it ends.
 
@@ -128,7 +126,7 @@ def _write_conduct(experiment: Experiment, run: RunFolder, diagnostics: Diagnost
 
 
 def _optimum(experiment: Experiment) -> float | None:
-    """Return f(x*), found in float64 whatever the dtype of the run; None where it is not looked for."""
+    """Return f(x*), found in float64 whatever the dtype of the run; None if it is not looked for."""
     config, dataset = experiment.config, experiment.dataset
     if not can_measure_gap(config, dataset, experiment.oracle.loss):
         return None
@@ -182,7 +180,7 @@ def _go_on(server: Server, guard: Guard, run: RunFolder, workers: int) -> None:
 
 
 def _save_model(experiment: Experiment, server: Server, guard: Guard, best: Best | None, run: RunFolder) -> None:
-    """Write the model of the run: the best one where `stop` asks for it, else the last one or the last good one."""
+    """Write the model of the run: the best one if `stop` asks for it, else the last one or the last good one."""
     model = experiment.oracle.loss.model
     if best is not None and best.x is not None:
         save_model(model, best.x, run.path, best.round)

@@ -1,4 +1,4 @@
-"""How a run is told to end after the round in progress: by a signal, or by what happens to its folder."""
+"""How a run is told to end after the round in progress: by a signal, for example, or by the loss of its folder."""
 
 import _thread
 import ctypes
@@ -11,7 +11,7 @@ from types import FrameType
 
 from byzdist.host.supervisor import GONE
 
-# Signals within so many seconds count as one: systemd, Slurm and containers signal every process, and torchrun's agent repeats it.
+# Signals within this many seconds count as one: systemd, Slurm and containers signal every process, and torchrun's agent repeats it.
 _SAME_SIGNAL = 2.0
 _SYSTEM_SIGNAL = ctypes.CDLL(None).signal  # Python's works in the main thread only, which may be waiting for a peer
 _FATAL = signal.SIGINT, signal.SIGTERM

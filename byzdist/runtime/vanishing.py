@@ -1,8 +1,8 @@
 """What a run does when its folder is removed or renamed while it trains: it says so, and saves what it has.
 
 A folder that was removed is made again with all that the run holds, and the run goes on. That includes the lines of its metrics,
-because the system keeps an open file. A folder that was renamed is used under its new name. Where another folder
-has taken its name, a new one is made beside it. Either way the run then ends, because its workers and whoever started it know the old name.
+because the system keeps an open file. A folder that was renamed is used under its new name. If another folder has taken the name,
+a new one is made beside it. In both cases the run then ends, because its workers and whoever started it know the old name.
 """
 
 import logging
@@ -45,7 +45,7 @@ class FolderWatch:
         self._next = 0.0
 
     def look(self, record: RoundRecord, metrics: Metrics) -> None:
-        """See after a round, at most once a second, whether the folder and its metrics are there; if not, save what there is.
+        """Check after a round, at most once a second, that the folder and its metrics exist; if not, save what the run has.
 
         Raises:
             RunError: if nothing can be saved there.
@@ -78,7 +78,7 @@ class FolderWatch:
         self._saver.continue_in(self._run.checkpoints)
 
     def _make_again(self, path: Path, is_there: bool) -> Path:
-        """Return the folder, made and locked again, or one beside it where somebody else has taken its name."""
+        """Return the folder, made and locked again, or one beside it if somebody else has taken its name."""
         path.mkdir(parents=True, exist_ok=True)
         with suppress(LockTaken):
             if is_there or is_empty(path):
@@ -114,7 +114,7 @@ class FolderWatch:
             return True
 
     def _new_name(self) -> Path | None:
-        """Return where the folder is now; None if nowhere, or where the system does not tell."""
+        """Return where the folder is now; None if it is gone, or if the system does not tell."""
         with suppress(OSError):
             name = Path(os.readlink(_OPEN_FOLDERS / str(self._handle)))
             if os.path.samestat(os.stat(name), os.fstat(self._handle)):

@@ -55,7 +55,7 @@ class Worker:
 
     @cached_property
     def _start(self) -> Tensor:
-        """x^0, which attacks are told. It is made when it is first needed, so it takes no memory where nobody attacks."""
+        """x^0, which attacks are told. It is made when it is first needed, so it takes no memory if nobody attacks."""
         return self._oracle.initial().to(self._links)  # on the device of everything that an attack is given
 
     def run(self, transport: WorkerEnd) -> None:
@@ -139,8 +139,8 @@ class Worker:
             return out
         if assigned is None or assigned.has("on_wire"):
             return out
-        # An attack acts on the estimate for which a client stands: its copy with its message added, where there are copies. The copy
-        # goes 1/(1+ω) of the way to the attack's vector: all the way, the noise of the compressor would add up.
+        # With copies, an attack acts on the client's estimate: its copy with its message added. The copy moves 1/(1+ω) of the way to
+        # the attack's vector, because over the whole way the noise of the compressor would add up.
         copy = copy if assigned.changes_messages else None
         if copy is not None:
             out.add_(copy)

@@ -35,7 +35,7 @@ class Channel:
         self._callers.close()
 
     def ask(self, record: RoundRecord) -> bool:
-        """Server: send a round's record to the caller; return whether the run must end, which is also so if the caller is gone."""
+        """Server: send a round's record to the caller; return whether the run must end, because the caller says so or is gone."""
         try:
             # the first line break ends the incomplete line of an earlier server that was killed
             self._servers.sendall(b"\n" + json.dumps(asdict(record)).encode() + b"\n")

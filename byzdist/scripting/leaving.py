@@ -17,9 +17,9 @@ from byzdist.runtime.stopping import signals_given_back
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """At the end of a run, in whatever way it ends, restore the environment, signals, loggers, import path, limits, and the rest.
+    """Restore the state of this process at the end of a run, in whatever way it ends.
 
-    The rest is the number of threads, the random states, the default process group and the name of the process.
+    That is its environment, signals, loggers, import path, limits, number of threads, random states, default process group and name.
     """
     environment, path, limits = dict(os.environ), sys.path[:], resource.getrlimit(resource.RLIMIT_NOFILE)
     threads, name, had_group = torch.get_num_threads(), process_name(), _has_group()

@@ -2,6 +2,7 @@
 
 import base64
 import html
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,18 +15,18 @@ from torch import nn
 from byzdist.config.reading import read_tree
 from byzdist.errors import ConfigError
 from byzdist.given import giving, is_given
-from byzdist.host.files import parse_json, read_json, read_text
+from byzdist.host.files import read_json
 from byzdist.host.optional import optional
 from byzdist.problem import models
 from byzdist.registry import Spec, importing_only
 from byzdist.reporting.plotting import draw, png
 from byzdist.storage.export import fill
-from byzdist.storage.folder import CONFIG, RUN
+from byzdist.storage.folder import CONFIG, METRICS, RUN, SUMMARY
+from byzdist.storage.lines import read_lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_LARGEST = 1 << 30  # bytes: the limit for a file of metrics
 _SHOWN = ("status", "reason", "rounds", "loss", "gap", "grad_norm")  # of the summary, before the task's own metrics
 _ALSO_SHOWN = ("byzantine_majorities", "missing", "bytes_up", "bytes_down", "seconds")
 
@@ -38,7 +39,7 @@ class Event(NamedTuple):
 
 
 class Columns(Mapping[str, NDArray[Any]]):
-    """The metrics of a run: an array for each key of its metrics lines, with one value a round.
+    """The metrics of a run: an array for each key of its metrics lines, with a value for each round.
 
     A missing value is NaN, or None if the values are not numbers. Nested keys have dotted names, such as ``seconds.total``.
     """
@@ -113,7 +114,7 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """How the run ended, from summary.json; the status is "unfinished" if the run still trains, or was killed."""
         try:
-            found = read_json(self.path / "summary.json")
+            found = read_json(self.path / SUMMARY)
         except FileNotFoundError:
             return {"status": "unfinished", "rounds": len(self._lines())}
         except (OSError, ValueError) as error:
@@ -172,24 +173,8 @@ class Run:
         return draw([self.path])
 
     def _lines(self) -> list[dict[str, Any]]:
-        """Return the complete lines of metrics.jsonl; a kill may have left the last one incomplete."""
-        path = self.path / "metrics.jsonl"
-        try:
-            text = read_text(path, _LARGEST)
-        except FileNotFoundError:
-            return []
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path}: this is not what a run writes: {error}.") from None
-        lines = []
-        for number, line in enumerate(text.split("\n")[:-1], 1):
-            try:
-                parsed = parse_json(line)
-            except ValueError as error:
-                raise ConfigError(f"{path}: line {number} is not a metrics line: {error}.") from None
-            if not isinstance(parsed, dict) or type(parsed.get("round")) is not int:
-                raise ConfigError(f"{path}: line {number} is not a metrics line: it has no round.")
-            lines.append(parsed)
-        return lines
+        """Return the lines of metrics.jsonl, which a run starts with its first round."""
+        return read_lines(self.path) if os.path.lexists(self.path / METRICS) else []
 
     def _table(self) -> list[tuple[str, str]]:
         summary = self.summary

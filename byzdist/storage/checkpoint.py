@@ -37,7 +37,7 @@ class Checkpoint:
     """A checkpoint file's content.
 
     Attributes:
-        run: the name, unique in the world, of the run that it belongs to.
+        run: the unique name of the run that it belongs to.
         round: the round after which it was taken.
         facts: everything that is not a tensor, as JSON.
     """
@@ -76,8 +76,8 @@ def _checksum(words: str, tensors: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def read_checkpoint(path: Path, most: int | None = None) -> Checkpoint:
-    """Read a file of at most ``most`` bytes and check it.
+def read_checkpoint(path: Path, max_bytes: int | None = None) -> Checkpoint:
+    """Read a file of at most ``max_bytes`` and check it.
 
     Raises:
         Damaged: if it is torn, was changed, never was a checkpoint, or is gone.
@@ -85,8 +85,8 @@ def read_checkpoint(path: Path, most: int | None = None) -> Checkpoint:
     """
     try:
         check_plain(path)
-        if most is not None and path.stat().st_size > most:
-            raise Damaged(f"it is larger than {most} bytes")
+        if max_bytes is not None and path.stat().st_size > max_bytes:
+            raise Damaged(f"it is larger than {max_bytes} bytes")
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             words = parse_json(metadata.get(_KEY, "{}"))
@@ -167,7 +167,7 @@ def newest(folder: Path, run: str) -> Checkpoint | None:
 
 
 def prune(folder: Path, keep: int) -> int | None:
-    """Remove all checkpoints of the server but the newest ``keep``; return the round of the oldest that is left."""
+    """Remove all checkpoints of the server except the newest ``keep``; return the round of the oldest that is left."""
     found = list(rounds(folder).items())
     for _, path in found[keep:]:
         path.unlink(missing_ok=True)

@@ -96,12 +96,6 @@ def _read(model: nn.Module, folder: Path) -> tuple[int, dict[str, Tensor]]:
             raise ValueError("its numbers are not floating point")
     except ConfigError:  # it is a ValueError, too
         raise
-    except (
-        SafetensorError,
-        OSError,
-        ValueError,
-        KeyError,
-        RuntimeError,
-    ) as error:  # RuntimeError: it does not fit into memory
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:  # the last: too little memory
         raise ConfigError(f"{str(path)!r} cannot be read: {error}.") from None
     return round_, tensors

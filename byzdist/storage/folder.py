@@ -22,16 +22,15 @@ from byzdist.words import flat
 
 log = logging.getLogger(__name__)
 RUN, CONFIG = "run.json", "config.yaml"  # a folder belongs to a run as soon as the first of these exists
+METRICS, SUMMARY, CLIENTS = "metrics.jsonl", "summary.json", "clients.csv"
 _LOCK = ".lock"
 _OURS = frozenset({_LOCK, RUN + SUFFIX})  # what a process may leave if it ends before the run exists
 # Files of the system, which an empty folder may hold: lost+found, .nfs... of network file systems, those of Finder and Explorer.
 _LITTER = frozenset({"lost+found", ".snapshot", ".DS_Store", ".localized", "desktop.ini", "Thumbs.db"})
-_FILES = frozenset(
-    {_LOCK, RUN, CONFIG, "metrics.jsonl", "summary.json", "clients.csv", "model.safetensors", "model.pt"}
-)
+_FILES = frozenset({_LOCK, RUN, CONFIG, METRICS, SUMMARY, CLIENTS, "model.safetensors", "model.pt"})
 _LITTER_BEGINS = (".nfs", ".fuse_hidden", "._")
 _LOCK_PATIENCE = 10.0  # seconds: the processes of a killed run need a moment to release it
-# Values that versions without tasks used, which had no keys for them.
+# Values that earlier versions used, which had no keys for them.
 _IMPLIED = {"precision": "full", "task.name": "classification", "task.inputs": "numbers"}
 # What a resumed run may change: keys, or whole sections.
 _HARMLESS = (
@@ -57,7 +56,7 @@ class RunFolder:
     """A folder that belongs to this process's run.
 
     Attributes:
-        name: the run's, unique world-wide.
+        name: the run's unique name.
         checkpoint: what the run continues from; None for a start from the beginning, and once it has been used.
         resumed_after: the rounds after which the run was resumed until now.
         lock: keeps other processes out while it is held.
@@ -185,7 +184,7 @@ def _check_ours(folder: Path, resume: bool) -> None:
         remedy = "add --resume to go on with its run, or " if is_run else ""
         raise ConfigError(f"--out: {str(folder)!r} is not empty; {remedy}name a new folder.")
     if not is_run:
-        raise ConfigError(f"--out: {str(folder)!r} holds no run to resume (there is no {RUN}).")
+        raise ConfigError(f"--out: {str(folder)!r} holds no run to resume ({RUN} is missing).")
 
 
 def _enter(folder: Path, wanted: Wanted, resume: bool, lock: Lock) -> RunFolder:
@@ -271,7 +270,7 @@ def _is_harmless(key: str) -> bool:
 
 
 def _check_room(found: RunFolder, wanted: Wanted) -> None:
-    """Refuse to start where the disk cannot take the checkpoints and the model."""
+    """Refuse to start if the disk cannot take the checkpoints and the model."""
     copies = wanted.config.checkpoint.keep + 1 if found.checkpoint is None else 1
     need, free = ((2 + wanted.memories) * copies + 2) * wanted.vector, shutil.disk_usage(found.path).free
     if free < need:

@@ -2,7 +2,7 @@
 
 The state is copied into buffers that are reused, and a thread writes the copy. If clients remember something, the workers do
 the same when the server asks, and the server writes its file, which completes the checkpoint, after theirs are on the disk. The
-server waits only so long for a part: its file then says which ranks' parts are missing, and those clients start afresh.
+server does not wait forever for a part: its file then says which ranks' parts are missing, and those clients start afresh.
 """
 
 import logging
@@ -145,7 +145,7 @@ class ServerSaver:
         return None
 
     def _note_missing(self, checkpoint: Checkpoint, transport: ServerEnd) -> None:
-        """Record in a checkpoint whose part did not come, and among the events where that is new."""
+        """Record in a checkpoint whose part did not come, and among the events if that is new."""
         missing = transport.end_save()
         checkpoint.facts[MISSING] = missing
         if fresh := sorted(set(missing) - set(self._missing)):

@@ -1,6 +1,7 @@
 """What a sweep varies: a file ``{base, set, grid, zip, curves}``, or words ``key=value``; the product of its axes gives the runs."""
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ CURVE = "curve"
 """The setting that names a run's curve."""
 _KEYS = ("base", "set", "grid", "zip", "curves")
 _RANGE = re.compile(r"(-?\d{1,9})\.\.(-?\d{1,9})")
-_MOST = 10_000  # runs of a sweep
+_MAX_RUNS = 10_000
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,9 @@ class Sweep:
         """
         axes = list(self._axes())
         self._check_keys(axes)
-        size = 1
-        for axis in axes:
-            size *= len(axis)
-        if not axes or size > _MOST:
-            remedy = "give it a list: key=[values]" if not axes else f"{_MOST} are the most in one folder"
+        size = math.prod(map(len, axes))
+        if not axes or size > _MAX_RUNS:
+            remedy = "give it a list: key=[values]" if not axes else f"at most {_MAX_RUNS} are possible in one folder"
             raise ConfigError(f"grid, zip, curves: they make {size if axes else 0} runs; {remedy}.")
         made: dict[str, Member] = {}
         for points in itertools.product(*axes):
@@ -137,8 +136,8 @@ class Sweep:
         places += [("an axis", {key for point in axis for key in {**point.settings, **point.changes}}) for axis in axes]
         for (one, keys), (other, others) in itertools.combinations(places, 2):
             if both := sorted(keys & others):
-                places_ = "two axes" if one == other else f"{one} and {other}"
-                raise ConfigError(f"{both[0]}: it is in {places_} of the sweep; leave one of them out.")
+                where = "two axes" if one == other else f"{one} and {other}"
+                raise ConfigError(f"{both[0]}: it is in {where} of the sweep; leave one of them out.")
 
     def _member(self, points: Sequence[_Point]) -> Member:
         settings = {key: value for point in points for key, value in point.settings.items()}
@@ -169,13 +168,13 @@ def read_sweep(path: str | Path, words: Sequence[str] = ()) -> Sweep:
 
 
 def _ranged(text: Any) -> list[int] | None:
-    """Return the whole numbers of a range such as 0..4, both ends included; None where the text is no range."""
+    """Return the whole numbers of a range such as 0..4, both ends included; None if the text is no range."""
     found = _RANGE.fullmatch(text) if isinstance(text, str) else None
     if found is None:
         return None
     first, last = map(int, found.groups())
-    if not 0 <= last - first < _MOST:
-        raise ConfigError(f"{text}: a range goes upwards, over at most {_MOST} numbers.")
+    if not 0 <= last - first < _MAX_RUNS:
+        raise ConfigError(f"{text}: a range goes upwards, over at most {_MAX_RUNS} numbers.")
     return list(range(first, last + 1))
 
 

@@ -45,7 +45,7 @@ class _Once(logging.Filter):
         return is_new
 
 
-def plan(sweep: Sweep, out: Path) -> list[Planned]:
+def check_runs(sweep: Sweep, out: Path) -> list[Planned]:
     """Return the runs of a sweep, all of which can start or go on in this folder.
 
     This process must be able to fork afterwards, so it computes in one thread.

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from byzdist.errors import ConfigError
+from byzdist.host.signals import Signals
 from byzdist.host.speech import say
 from byzdist.sweeping.axes import Sweep
-from byzdist.sweeping.checking import Planned, plan, transports
+from byzdist.sweeping.checking import Planned, check_runs, transports
 from byzdist.sweeping.folder import State, begun, reasons, state_of, write_index
 from byzdist.sweeping.pool import train_side_by_side
-from byzdist.sweeping.ranks import Signals, check_forks
+from byzdist.sweeping.ranks import check_forks
 from byzdist.sweeping.series import train_in_turn
 from byzdist.sweeping.watching import Watch
 
@@ -30,7 +31,7 @@ class _Index:
         return [run for run in self._runs if self._states[run.name].status not in _ENDED]
 
     def note(self, run: Planned, reason: str) -> State:
-        """Take down how a run has ended; ``reason``: why its process failed, if it could not write that itself."""
+        """Note how a run has ended; ``reason``: why its process failed, if it could not write that itself."""
         state = self._states[run.name] = _with_reason(state_of(self._folder / run.name), reason)
         self.write()
         return state
@@ -44,7 +45,7 @@ class _Index:
         return told | {key: state.summary.get(key) for key in ("rounds", "seconds")} | dict(run.settings)
 
     def summary(self) -> str:
-        """Return how many runs have ended how."""
+        """Return how many runs have which status."""
         statuses = [state.status for state in self._states.values()]
         counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
         return f"{len(statuses)} runs: {counts}"
@@ -66,14 +67,14 @@ def conduct(sweep: Sweep, folder: Path, jobs: int | None, workers: int | None) -
 
     Args:
         sweep: the sweep.
-        folder: a new one, or that of the same sweep, which goes on.
+        folder: a new one, or the folder of the same sweep, which goes on.
         jobs: how many runs of transport ``local`` train at a time; None: one for each core.
         workers: how many worker processes the other runs have; None: 4, or one for each client.
 
     Raises:
         ConfigError: before anything is started.
     """
-    runs = plan(sweep, folder)
+    runs = check_runs(sweep, folder)
     _check_processes(transports(runs), jobs, workers)
     with begun(folder, sweep, [run.name for run in runs]):
         return _train(runs, folder, jobs, workers)

@@ -17,7 +17,7 @@ from byzdist.config.yaml_reading import read_yaml
 from byzdist.errors import ConfigError, RunError
 from byzdist.host.files import read_json, read_text, write_text
 from byzdist.host.locks import Lock, LockTaken
-from byzdist.storage.folder import CONFIG, RUN, is_empty
+from byzdist.storage.folder import CONFIG, RUN, SUMMARY, is_empty
 from byzdist.sweeping.axes import Sweep
 from byzdist.sweeping.naming import label
 from byzdist.words import flat
@@ -44,7 +44,7 @@ def state_of(folder: Path) -> State:
     if not folder.is_dir() or is_empty(folder):
         return State("missing", "", {})
     try:
-        summary = read_json(folder / "summary.json")
+        summary = read_json(folder / SUMMARY)
         status, reason = summary["status"], str(summary.get("reason", ""))
     except FileNotFoundError:
         return State("unfinished", "", {})
@@ -76,7 +76,7 @@ def check_same(folder: Path, config: Config) -> None:
 
 @contextmanager
 def begun(folder: Path, sweep: Sweep, names: Sequence[str]) -> Iterator[None]:
-    """Keep other sweeps out of a sweep's folder, new, or of a sweep that this one contains; it has the sweep's sweep.yaml then.
+    """Write sweep.yaml into a sweep's folder, and keep other sweeps out; the folder is new, or belongs to a sweep that this one contains.
 
     Raises:
         ConfigError: if the folder holds anything else, is in use, or cannot be written.

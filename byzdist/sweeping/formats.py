@@ -32,7 +32,7 @@ def _rows(table: Table) -> list[list[str]]:
 
 
 def _at(table: Table, row: str, column: str) -> str:
-    """Return a cell; of a place for which the study has no run, that."""
+    """Return a cell as people read it; "no run" if the study has none there."""
     cell = table.cells.get((row, column))
     return "no run" if cell is None else shown(cell)
 

@@ -1,4 +1,4 @@
-"""What runs have measured, for tables: of each run its settings, how it has ended, and one number."""
+"""What runs have measured, for tables: the settings of each run, how it has ended, and one number."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -8,17 +8,17 @@ from typing import Any, NamedTuple, cast
 
 from byzdist.config.reading import read_tree
 from byzdist.errors import ConfigError
-from byzdist.host.files import parse_json, read_json, read_text
+from byzdist.host.files import read_json
 from byzdist.problem.evaluation import OF_ANY_TASK
 from byzdist.problem.task import Better
 from byzdist.reporting.pictures.curves import Axis, positions
 from byzdist.reporting.pictures.history import read_history
 from byzdist.storage.folder import CONFIG, RUN
+from byzdist.storage.lines import read_lines
 from byzdist.sweeping.folder import Status, is_sweep, load, reasons, state_of
 from byzdist.sweeping.naming import label
 from byzdist.words import flat
 
-_LARGEST = 1 << 30  # bytes of metrics
 _UNNAMED = ("name",)  # keys that say nothing of what was trained
 _PLACE = re.compile(
     r"last|best|round=\d{1,9}|(?P<cost>gradients|bytes|seconds)=(?P<spent>\d{1,15}(\.\d{1,9})?(e\d{1,2})?)"
@@ -30,7 +30,7 @@ class Metric:
     """A number of a run: a name of its summary or its metrics, and where in the run.
 
     Attributes:
-        at: ``last``, ``best``, ``round=N``, or the last one for which at most so much was spent: ``gradients=N`` (of single samples),
+        at: ``last``, ``best``, ``round=N``, or the last one for which at most this much was spent: ``gradients=N`` (of single samples),
             ``bytes=N`` (uplink) or ``seconds=N`` (of rounds).
     """
 
@@ -59,7 +59,7 @@ class Metric:
 
 
 class Measured(NamedTuple):
-    """A run's number; None where the run has not finished, or has no such number."""
+    """A run's number; None if the run has not finished, or has no such number."""
 
     status: Status
     value: float | None
@@ -70,7 +70,7 @@ class Found:
     """A run, wherever its folder is.
 
     Attributes:
-        settings: by dotted key, as text; of a sweep's run what the sweep sets, of any other its whole configuration.
+        settings: by dotted key, as text: for a sweep's run what the sweep sets, for any other its whole configuration.
         reason: why it failed, if it could not write that down itself.
     """
 
@@ -98,7 +98,7 @@ class Found:
 
     def _search(self, metric: Metric) -> Any:
         """Return the value in the metrics; null, which stands for a number that is not finite, is None."""
-        lines = {line["round"]: line[metric.name] for line in self._lines() if metric.name in line}
+        lines = {line["round"]: line[metric.name] for line in read_lines(self.folder) if metric.name in line}
         if not lines:
             names = [key for key in state_of(self.folder).summary if key not in ("status", "reason", "claimed")]
             raise ConfigError(
@@ -136,17 +136,8 @@ class Found:
             )
         return int(found[-1])
 
-    def _lines(self) -> list[dict[str, Any]]:
-        path = self.folder / "metrics.jsonl"
-        try:
-            lines = [parse_json(line) for line in read_text(path, _LARGEST).split("\n")[:-1]]
-            assert all(isinstance(line, dict) and isinstance(line["round"], int) for line in lines)
-        except (OSError, ValueError, KeyError, AssertionError) as error:
-            raise ConfigError(f"{path}: this is not what a run writes: {error}.") from None
-        return lines
-
     def better(self, name: str) -> Better | None:
-        """Return in which direction a metric is better; None where the run does not say."""
+        """Return in which direction a metric is better; None if the run does not say."""
         if name in OF_ANY_TASK:
             return OF_ANY_TASK[name]
         try:
@@ -159,7 +150,7 @@ class Found:
 
 
 def find_runs(folders: Sequence[Path]) -> list[Found]:
-    """Return the runs in these folders: of a sweep's folder all of its runs, those that are missing, too.
+    """Return the runs in these folders; a sweep's folder has all of its runs, including those that are missing.
 
     Raises:
         ConfigError: for a folder that holds neither.

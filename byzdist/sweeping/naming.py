@@ -6,11 +6,11 @@ A name depends on the run's own settings and on the keys that are swept, never o
 import hashlib
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from byzdist.registry import Spec
+from byzdist.words import short_key
 
 _LONGEST_VALUE, _LONGEST = 32, 160  # characters; file systems allow 255
 _DIGITS = 6  # hexadecimal, of a digest
@@ -30,21 +30,15 @@ def label(value: Any) -> str:
     return str(value)
 
 
-def short_keys(keys: Iterable[str]) -> dict[str, str]:
-    """Return each dotted key's last part; the whole key where two end alike."""
-    keys = list(keys)
-    ends = Counter(key.rpartition(".")[2] for key in keys)
-    return {key: end if ends[end := key.rpartition(".")[2]] == 1 else key for key in keys}
-
-
 def folder_name(settings: Mapping[str, Any]) -> str:
     """Return a run's name, ``rule=krum,attack=alie,seed=0``.
 
     What a file system may not take, or may take for another name (a capital letter), is replaced, and a digest of the value makes
     the name unique again; a long value is cut and gets a digest, too.
     """
-    short = short_keys(settings)
-    name = ",".join(f"{_safe(short[key])}={_safe(label(value), value)}" for key, value in settings.items())
+    name = ",".join(
+        f"{_safe(short_key(key, settings))}={_safe(label(value), value)}" for key, value in settings.items()
+    )
     return name if len(name) <= _LONGEST else f"{name[:_LONGEST]}-{_digest(settings)}"
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from byzdist.errors import ConfigError, RunError
 from byzdist.host.processes import Process, die_with_parent, name_process, start
+from byzdist.host.signals import Signals
 from byzdist.host.supervisor import GONE
 from byzdist.runtime.alone import run_alone
 from byzdist.runtime.caller import Caller
 from byzdist.runtime.command import RunCommand
 from byzdist.sweeping.checking import Planned
-from byzdist.sweeping.ranks import Output, Signals, say_reason
+from byzdist.sweeping.ranks import Output, say_reason
 
 _LOOK = 0.01  # seconds between two looks at the processes
 

@@ -1,19 +1,14 @@
-"""Forks of the sweep's process that train, and what they have said when they end badly."""
+"""Forks of the sweep's process that train, and their last words if they end badly."""
 
 import os
-import signal
 import sys
 import tempfile
-import threading
-from types import FrameType
-from typing import Any
 
 from byzdist.errors import ConfigError
 from byzdist.host import interrupt, speech
 from byzdist.transport.keys import VARIABLES
 
 _TAIL = 2000  # bytes of output that are looked at for a reason
-HEEDED = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
 class Output:
@@ -29,7 +24,7 @@ class Output:
         speech.protect()
 
     def last_line(self) -> str:
-        """Return the last line of it, which says why a process has ended; "" where there is none."""
+        """Return the last line of it, which says why a process has ended; "" if there is none."""
         size = os.fstat(self._file.fileno()).st_size
         lines = os.pread(self._file.fileno(), _TAIL, max(0, size - _TAIL)).decode(errors="replace").strip().splitlines()
         return lines[-1].removeprefix("byzdist: ") if lines else ""
@@ -44,33 +39,8 @@ class Output:
         return {first: rest for first, _, rest in (line.partition(" ") for line in text.splitlines())}
 
     def close(self) -> None:
-        """Forget it."""
+        """Delete it."""
         self._file.close()
-
-
-class Signals:
-    """Takes down the signals that tell this process to end; a context manager, which gives the handlers back.
-
-    Attributes:
-        came: their numbers.
-    """
-
-    def __init__(self) -> None:
-        self.came: list[int] = []
-        self._handlers: dict[int, Any] = {}
-
-    def __enter__(self) -> "Signals":
-        for number in HEEDED:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
-                self._handlers[number] = signal.signal(number, self._hear)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        self.came.append(number)
 
 
 def say_reason(error: Exception) -> None:
@@ -79,7 +49,7 @@ def say_reason(error: Exception) -> None:
 
 
 def check_forks(secret: bool) -> None:
-    """Refuse to train in forks of this process where they could not work, or would show a secret.
+    """Refuse to train in forks of this process if they could not work, or would show a secret.
 
     Args:
         secret: whether the runs have one.
@@ -91,9 +61,8 @@ def check_forks(secret: bool) -> None:
         raise ConfigError(
             f"{given[0]}: the workers would be forks of this process, whose environment shows it. Remove it: a sweep makes a secret."
         )
-    threads = {thread.name for thread in threading.enumerate()} - {threading.main_thread().name, interrupt.THREAD}
-    if threads:
+    if threads := interrupt.other_threads():
         raise ConfigError(
-            f"a module of yours has started threads ({', '.join(sorted(threads))}), which forks of this process would lack. Start them in "
+            f"a module of yours has started threads ({', '.join(threads)}), which forks of this process would lack. Start them in "
             "the function that needs them."
         )

@@ -13,18 +13,18 @@ import torch
 
 from byzdist.errors import ConfigError, RunError
 from byzdist.host import supervisor
+from byzdist.host.signals import Signals
 from byzdist.runtime.caller import Caller
 from byzdist.runtime.command import RunCommand
 from byzdist.runtime.job import Job
+from byzdist.runtime.launcher import DEFAULT_WORKERS, PATIENCE
 from byzdist.runtime.rank import run_rank
 from byzdist.scripting.leaving import undisturbed
 from byzdist.sweeping.checking import Planned
-from byzdist.sweeping.ranks import Output, Signals, say_reason
+from byzdist.sweeping.ranks import Output, say_reason
 from byzdist.transport.keys import new_secret
 from byzdist.transport.store import SERIES, SOCKET, dismiss
 
-_DEFAULT_WORKERS = 4
-_PATIENCE = 60.0  # seconds, in addition to a round's deadline, in which ranks must end once they are told to
 _LOOK = 0.01  # seconds between a worker's looks at where the series is
 
 
@@ -89,9 +89,9 @@ def train_in_turn(
         workers: how many worker processes there are; None: 4, or one for each client.
         signals: those of this process.
         look: see `byzdist.sweeping.pool.train_side_by_side`.
-        ended: see there.
+        ended: likewise.
     """
-    workers = workers or min(_DEFAULT_WORKERS, *(run.config.clients.count for run in runs))
+    workers = workers or min(DEFAULT_WORKERS, *(run.config.clients.count for run in runs))
     series = _Series(runs, folder, _Place(), Output(), Output())
     told = 0
 
@@ -103,10 +103,9 @@ def train_in_turn(
         look([run.name for run in runs[told : told + 1]])
         time.sleep(seconds)
 
-    patience = _PATIENCE + max(run.config.transport.deadline for run in runs)
+    patience = PATIENCE + max(run.config.transport.deadline for run in runs)
     secret = bytearray(new_secret().encode())
-    with Job(partial(_be_rank, series), "", workers, secret, patience, follow) as job:
-        job.signals = signals.came
+    with Job(partial(_be_rank, series), "", workers, secret, patience, signals, follow) as job:
         for attempt in itertools.count():
             failure = job.run(attempt)
             follow()

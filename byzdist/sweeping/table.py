@@ -19,7 +19,7 @@ class Request:
 
     Attributes:
         value: what stands in its cells.
-        best: keys of a grid, of which the place is taken that is best by ``rule``.
+        best: keys of a grid, whose best place by ``rule`` is taken.
         rule: the metric by which it is chosen.
         worst: the key over which the worst is taken.
         over: the keys over which means are taken.
@@ -40,7 +40,7 @@ class Cell:
 
     Attributes:
         values: of the runs that have finished.
-        lost: of the others, how many have which status.
+        lost: how many of the others have which status.
         chosen: what it is the best or the worst of, as ``key=value``.
     """
 
@@ -77,7 +77,7 @@ def tabulate(runs: Sequence[Found], request: Request, measure: Measure = Found.m
     """Return the table of some runs.
 
     The best of a grid is chosen first, for each value of the ``worst`` key by itself; a place of the grid with a run that is missing,
-    has failed or has diverged counts only where no place is complete. A cell with a run that has diverged is the worst.
+    has failed or has diverged counts only if no place is complete. A cell with a run that has diverged is the worst.
 
     Raises:
         ConfigError: for a key that no run has, runs that differ in a key which the request does not name, or a metric of unknown

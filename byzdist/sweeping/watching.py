@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from byzdist.host.files import open_plain, parse_json
+from byzdist.storage.folder import METRICS
 from byzdist.sweeping.checking import Planned
 from byzdist.sweeping.folder import State
 
@@ -104,7 +105,7 @@ def _quality(summary: Mapping[str, object]) -> str:
 def rounds_done(folder: Path) -> int:
     """Return how many rounds the run in a folder has done, by the last complete line of its metrics."""
     try:
-        with open(open_plain(folder / "metrics.jsonl"), "rb") as file:
+        with open(open_plain(folder / METRICS), "rb") as file:
             file.seek(max(0, file.seek(0, 2) - _TAIL))
             *_, last, _ = [b"", *file.read().split(b"\n")]
         return int(parse_json(last)["round"])

@@ -158,7 +158,7 @@ class ServerEnd(ABC):
         return set()
 
     def offences(self) -> dict[int, int]:
-        """Return how many offences each client has, where there are any; transports that trust their clients count none."""
+        """Return how many offences each client has, if any; transports that trust their clients count none."""
         return {}
 
     def snapshot(self, round_: int) -> dict[str, Any]:

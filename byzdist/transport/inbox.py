@@ -36,10 +36,10 @@ class Inbox:
         self._model_round = -1
 
     def take(self, receive: Callable[[Tensor], object]) -> Received | Save | Resume | None:
-        """Return the message whose first part lies in the `buffer`; None where it says that the run is over.
+        """Return the message whose first part lies in the `buffer`; None if it says that the run is over.
 
         Args:
-            receive: is called with the buffer for each part that follows, and returns when that part has come.
+            receive: called with the buffer for each part that follows, and returns when that part has come.
         """
         frame = self._next
         header = Header.read(frame.buffer)

@@ -46,10 +46,8 @@ class LocalServer(ServerEnd):
         self._request: Request
         self._offences = Counter[int]()
         self._quarantine: dict[int, str] = {}  # by client: its last offence
-        self._saving, self._stages = (
-            -1,
-            list[Stage](),
-        )  # the round of the last order to save, and how far each worker is
+        self._saving = -1  # the round of the last order to save
+        self._stages = list[Stage]()  # how far each worker is with it
 
     def connect(self, *workers: Handle) -> None:
         """Set the workers' own methods, which answer requests and orders, rank by rank from 1 on."""

@@ -69,7 +69,7 @@ class ReplyRows:
         return self._payloads[:count, :length]
 
     def payloads(self, numbers: Sequence[int], length: int) -> Tensor:
-        """Return the payloads of some rows, ``length`` bytes each, as a matrix: a view where the rows lie at equal distances."""
+        """Return the payloads of some rows, ``length`` bytes each, as a matrix: a view if the rows lie at equal distances."""
         step = numbers[1] - numbers[0] if len(numbers) > 1 else 1
         if step > 0 and all(number == numbers[0] + i * step for i, number in enumerate(numbers)):
             rows = slice(numbers[0], numbers[-1] + 1, step) if numbers else slice(0)

@@ -31,7 +31,7 @@ _FILTER = struct.pack("HL", 1, ctypes.addressof(_DROP))
 
 
 def address_towards(host: str) -> str | None:
-    """Return this host's own address on the way to another, loopback where that is itself; None if unknown."""
+    """Return this host's own address on the way to another, loopback if that is this host; None if unknown."""
     try:
         family, kind, _, _, there = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind) as probe:  # a datagram socket sends nothing when it connects
@@ -42,7 +42,7 @@ def address_towards(host: str) -> str | None:
 
 
 def open_files() -> set[int]:
-    """Return this process's descriptors, where the system shows them (Linux)."""
+    """Return this process's descriptors, if the system shows them (Linux)."""
     found = set[int]()
     for number in os.listdir(_FILES) if os.path.isdir(_FILES) else []:
         with contextlib.suppress(OSError):  # the descriptor of the listing itself, closed by now

@@ -27,8 +27,8 @@ from byzdist.torch_private import PrefixStore, Store, TCPStore
 from byzdist.transport.sockets import keep_alive, open_files
 
 log = logging.getLogger(__name__)
-Connect = Callable[[float], Store]  # opens a connection for the calling process, within so many seconds
-SOCKET = "BYZDIST_STORE_SOCKET"  # the descriptor of a listening socket, where the launcher has chosen the port
+Connect = Callable[[float], Store]  # opens a connection for the calling process, within this many seconds
+SOCKET = "BYZDIST_STORE_SOCKET"  # the descriptor of a listening socket, if the launcher has chosen the port
 SERIES = "BYZDIST_SERIES"  # the number of this run, in a job whose script trains several times
 STORE_PATIENCE = 300.0  # seconds to wait for the store: ranks of one job may start minutes apart
 _MEMORY = 256 << 20  # bytes that a store may take, beyond what the run stores
@@ -70,7 +70,7 @@ def host(workers: int, memory: int = 0) -> Callable[[], None]:
 
 
 def dismiss() -> None:
-    """End the store that this process hosts, if it does: between two runs of one job, whose ranks wait for the next one meanwhile."""
+    """End the store that this process hosts, if it does, between two runs of one job; its ranks then wait for the next store."""
     while _keepers:
         _end(_keepers.pop())
 
@@ -93,9 +93,7 @@ def _listen() -> socket.socket:
                 return _bind(listening, address)
             except OSError as error:
                 listening.close()
-                if (
-                    error.errno != errno.EADDRNOTAVAIL
-                ):  # else the address belongs to something in between, such as a NAT
+                if error.errno != errno.EADDRNOTAVAIL:  # otherwise it belongs to something in between, such as a NAT
                     raise
         log.warning("MASTER_ADDR %s is not an address of this host: the store listens at all of its addresses", name)
         return _bind(socket.socket(), ("", port))
@@ -135,7 +133,7 @@ def _keep(listening: socket.socket, server: int, workers: int, memory: int) -> N
 
 
 def _size(process: int) -> int:
-    """Return the bytes of a process's address space; 0 where the system does not show them (Linux does)."""
+    """Return the bytes of a process's address space; 0 if the system does not show them (Linux does)."""
     with contextlib.suppress(OSError), open(f"/proc/{process}/statm") as file:
         return int(file.read().split()[0]) * resource.getpagesize()
     return 0
@@ -161,8 +159,8 @@ def _limit(files: int, space: int) -> None:
 
 
 def _lower(what: int, limit: int) -> None:
-    _, most = resource.getrlimit(what)
-    limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
+    _, hard = resource.getrlimit(what)
+    limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
     resource.setrlimit(what, (limit, limit))
 
 

@@ -18,9 +18,8 @@ from torch import Tensor
 HEADER_BYTES = 64
 _MAGIC = b"BZ"
 _VERSION = 1
-_LAYOUT = struct.Struct(
-    "<2sBBIIIQQ"
-)  # magic, version, kind, round, client or cohort size, flags, payload bytes, checksum
+# Magic, version, kind, round, client or cohort size, flags, payload bytes, checksum.
+_LAYOUT = struct.Struct("<2sBBIIIQQ")
 
 
 class Kind(IntEnum):
@@ -52,18 +51,8 @@ class Header:
 
     def write(self, message: Tensor) -> None:
         """Write the header over the first bytes of ``message`` (uint8, on the CPU)."""
-        _LAYOUT.pack_into(
-            message.numpy().data,
-            0,
-            _MAGIC,
-            _VERSION,
-            self.kind,
-            self.round,
-            self.count,
-            self.flags,
-            self.length,
-            self.checksum,
-        )
+        fields = self.kind, self.round, self.count, self.flags, self.length, self.checksum
+        _LAYOUT.pack_into(message.numpy().data, 0, _MAGIC, _VERSION, *fields)
 
     @classmethod
     def read(cls, message: Tensor) -> "Header":
@@ -109,7 +98,7 @@ def checksum(payload: Tensor) -> int:
 
 
 def round_up(size: int, unit: int) -> int:
-    """Return the least multiple of ``unit`` that is at least ``size``."""
+    """Return the smallest multiple of ``unit`` that is at least ``size``."""
     return -(-size // unit) * unit
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from byzdist.aggregation import PRE, RULES, Facts
 from byzdist.cli.list.catalogue import LEGEND, known
-from byzdist.config.settings import KINDS, Kind, piece_settings
+from byzdist.config.settings import KINDS, PieceKind, piece_settings
 from byzdist.words import shown
 from website.figures import is_drawable, rule_figure, rules_legend, step_figure
 
@@ -38,11 +38,11 @@ def title(word: str) -> str:
     return words[0].upper() + words[1:]
 
 
-def _key(kind: Kind) -> str:
+def _key(kind: PieceKind) -> str:
     return kind.key if "." in kind.key else f"{kind.key}.name"
 
 
-def _page(word: str, kind: Kind) -> Iterator[str]:
+def _page(word: str, kind: PieceKind) -> Iterator[str]:
     yield f"A configuration names one as `{_key(kind)}`. `byzdist list {word} NAME` shows the same as this page.\n"
     if kind.registry is RULES:
         yield f"{LEGEND}\n\n{_comparison()}\n\n{rules_legend()}\n"
@@ -60,7 +60,7 @@ def _comparison() -> str:
     return "\n".join(lines)
 
 
-def _piece(word: str, kind: Kind, name: str) -> Iterator[str]:
+def _piece(word: str, kind: PieceKind, name: str) -> Iterator[str]:
     registry = kind.registry
     first, *rest = registry.document(name).split("\n\n")
     yield f"## {name} {{ #{name} }}\n\n{_prose(first)}\n"

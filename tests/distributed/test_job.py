@@ -7,12 +7,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
 from byzdist import __version__
+from byzdist.host.signals import Signals
 from byzdist.runtime import job as jobs
 from byzdist.runtime.job import Failure, Job
 from byzdist.transport.keys import worker_key
@@ -25,13 +28,16 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "_END_PATIENCE", 0.5)
 
 
-def job(program: str, workers: int = 2, patience: float = 5.0) -> Job:
-    """Return a job whose ranks are this program; it knows its ``rank`` and can ``fail(reason)``."""
+@contextmanager
+def job(program: str, workers: int = 2, patience: float = 5.0) -> Iterator[Job]:
+    """Yield a job whose ranks are this program; it knows its ``rank`` and can ``fail(reason)``."""
     head = (
         "import json, os, signal, sys, time; from pathlib import Path; from byzdist.host.supervisor import report_failure; "
         "rank = int(os.environ['RANK']); fail = lambda reason: (report_failure(reason), sys.exit(1))\n"
     )
-    return Job([sys.executable, "-c", head + program], "name: x\n", workers, bytearray(SECRET), patience)
+    words = [sys.executable, "-c", head + program]
+    with Signals() as signals, Job(words, "name: x\n", workers, bytearray(SECRET), patience, signals) as started:
+        yield started
 
 
 def run(program: str, attempt: int = 0) -> Failure | None:
@@ -210,7 +216,7 @@ def test_a_worker_that_is_a_fork_wipes_the_secret(tmp_path: Path) -> None:
         (tmp_path / os.environ["RANK"]).write_bytes(secret)
         return 0
 
-    with Job(program, "name: x\n", 2, secret, 5.0) as started:
+    with Job(program, "name: x\n", 2, secret, 5.0, Signals()) as started:
         assert started.run(0) is None
     assert [(tmp_path / f"{rank}").read_bytes() for rank in range(3)] == [SECRET, bytes(32), bytes(32)]
     assert secret == SECRET

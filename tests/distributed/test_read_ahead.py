@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from byzdist.errors import RunError
-from byzdist.problem.data.ahead import Job, ReadAhead, check_form
+from byzdist.problem.data.ahead import ReadAhead, ReadJob, check_form
 
 HERE = os.getpid()
 
 
 def job(number, size=2):
-    return Job(0, [number] * size, [number, 0, 0], f"client {number}")
+    return ReadJob(0, [number] * size, [number, 0, 0], f"client {number}")
 
 
 def read(wanted):
@@ -59,7 +59,7 @@ def test_a_wrong_guess_costs_time_alone(ahead, guess):
 
 
 def test_what_was_expected_has_been_read_meanwhile(ahead):
-    slow = [Job(0, [1], [1, 20, 0], ""), Job(0, [2], [2, 0, 0], "")]
+    slow = [ReadJob(0, [1], [1, 20, 0], ""), ReadJob(0, [2], [2, 0, 0], "")]
     ahead.expect(slow)
     time.sleep(0.25)
     start = time.perf_counter()
@@ -132,7 +132,7 @@ def alike(found, batch):
 def test_large_batches_do_not_block_each_other():
     large = torch.arange(2.0**21)
     made = ReadAhead(lambda wanted: large + wanted.seeds[0], 2)
-    wanted = [Job(0, list(range(200_000)), [number, 0, 0], "") for number in range(4)]
+    wanted = [ReadJob(0, list(range(200_000)), [number, 0, 0], "") for number in range(4)]
     found = [batch for _, batch in made.batches(wanted)]
     made.close()
     assert all(torch.equal(batch, large + number) for number, batch in enumerate(found))

@@ -11,7 +11,7 @@ from byzdist.config.reading import parse
 from byzdist.config.settings import KINDS, all_keys, key_hint, wanted
 from byzdist.config.synonyms import KEYS
 from byzdist.errors import ConfigError
-from byzdist.words import closest, did_you_mean, shown, squeeze
+from byzdist.words import closest, did_you_mean, shown, spelled_bytes, squeeze
 from tests.support.cases import BASE
 
 
@@ -207,3 +207,11 @@ def test_a_name_with_a_dot_is_told_how_own_pieces_are_written():
 )
 def test_what_an_annotation_allows_is_said_in_words(annotation, words):
     assert wanted(annotation) == words
+
+
+@pytest.mark.parametrize(
+    "count, text",
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (123_456, "123.5 kB"), (5.5e9, "5.5 GB"), (2e13, "20.0 TB")],
+)
+def test_numbers_of_bytes_have_the_unit_that_suits_them(count, text):
+    assert spelled_bytes(count) == text

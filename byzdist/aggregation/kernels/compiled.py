@@ -56,7 +56,7 @@ class Compiler:
         dtype = rows.dtype if rows.dtype == torch.float64 else torch.float32
         if not self.works or rows.device.type != "cpu":
             return NO_LOOPS
-        suits = products and rows.dtype == dtype and len(rows) <= native_products.MOST
+        suits = products and rows.dtype == dtype and len(rows) <= native_products.MAX_ROWS
         try:
             return Loops(native_products.make_loop(dtype) if suits else None, native_sums.make_sums(dtype))
         except Exception as error:

@@ -48,6 +48,6 @@ def compile_source(source: str, flags: str) -> ctypes.CDLL:
         return ctypes.CDLL(str(library))
 
 
-def threads(total: int, least: int) -> int:
-    """Return the number of threads for ``total`` units of work, at least ``least`` for each thread: at most torch's number."""
-    return max(1, min(torch.get_num_threads(), total // least))
+def threads(total: int, min_share: int) -> int:
+    """Return the number of threads for ``total`` units of work, at least ``min_share`` for each thread: at most torch's number."""
+    return max(1, min(torch.get_num_threads(), total // min_share))

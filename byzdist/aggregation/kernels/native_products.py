@@ -20,7 +20,7 @@ from byzdist.norms import BLOCK, add_in_order
 
 Products: TypeAlias = Callable[[NDArray[np.int64], int | None, int, Floats], None]
 
-MOST = 128  # rows; with more, a block leaves the cache before it is multiplied with all others
+MAX_ROWS = 128  # with more, a block leaves the cache before it is multiplied with all others
 _PIECE = 8 * BLOCK  # columns that one thread sums
 _LOOP = """
 #include <stdint.h>

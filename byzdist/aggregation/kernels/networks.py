@@ -9,7 +9,7 @@ LOW, HIGH = -1, -2  # labels of ranks that are not wanted: below and above those
 
 
 class Exchange(NamedTuple):
-    """Put the smaller of two wires on ``low``, the larger on ``high``; ``keep_low`` and ``keep_high`` say which is read later."""
+    """Two wires whose smaller value goes to ``low``, the larger to ``high``; ``keep_low`` and ``keep_high`` say which is read later."""
 
     low: int
     high: int

@@ -35,7 +35,7 @@ Environment = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found; ``remedy`` says what to change where the level is not "ok"."""
+    """What one check found; ``remedy`` says what to change if the level is not "ok"."""
 
     level: Literal["ok", "warning", "error"]
     subject: str

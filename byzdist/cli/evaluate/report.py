@@ -12,21 +12,19 @@ from byzdist.config.reading import override, parse, read_tree, resolve_paths
 from byzdist.errors import ConfigError
 from byzdist.host.accelerators import choose_device, use
 from byzdist.host.files import read_json
-from byzdist.problem.evaluation import NOTES, Evaluator
+from byzdist.problem.evaluation import NOTES
 from byzdist.registry import importing_only
+from byzdist.runtime.evaluating import evaluator
 from byzdist.runtime.experiment import Experiment, prepare
 from byzdist.storage.checkpoint import Damaged, read_checkpoint, rounds
 from byzdist.storage.export import load_model
-from byzdist.storage.folder import CONFIG, checkpoints
+from byzdist.storage.folder import CONFIG, SUMMARY, checkpoints
 
-_FACTS, _VECTORS = (
-    1 << 27,
-    64,
-)  # bytes of facts, and vectors of the model's size: more than any checkpoint has
+_MAX_FACTS, _MAX_VECTORS = 1 << 27, 64  # bytes of facts, and vectors of the model's size: no checkpoint has more
 
 
 def evaluate(folder: Path, overrides: Sequence[str] = (), *, trust: bool = False) -> str:
-    """Return a report on the model of a run, the final one or that of its last checkpoint, whichever is newer.
+    """Return a report on the model of a run, the final one or the one in its last checkpoint, whichever is newer.
 
     Args:
         folder: the run's.
@@ -65,16 +63,9 @@ def _evaluate(folder: Path, tree: dict[str, Any]) -> str:
         )
     round_, x = _last_model(folder, experiment)
     data = experiment.dataset
-    evaluator = Evaluator(
-        experiment.oracle.loss,
-        experiment.shared_data,
-        data,
-        config.clients.honest_ids,
-        validation=experiment.validation,
-        samples=config.evaluate.samples,
-        seed=config.seed,
-    )
-    measured = evaluator.evaluate(x.to(device, experiment.dtype))
+    measuring = evaluator(experiment)
+    assert measuring is not None, "the data are here"
+    measured = measuring.evaluate(x.to(device, experiment.dtype))
     if experiment.validation is not None:
         seen = f"{len(experiment.validation.labels)} samples for validation"
     else:
@@ -96,10 +87,10 @@ def _last_model(folder: Path, experiment: Experiment) -> tuple[int, torch.Tensor
         found.append(load_model(experiment.oracle.loss.model, folder))
         if _has_diverged(folder) or experiment.config.stop is not None:
             return found[0]  # the last good one, or the best one
-    most = _FACTS + _VECTORS * experiment.oracle.dimension * torch.float64.itemsize
+    max_bytes = _MAX_FACTS + _MAX_VECTORS * experiment.oracle.dimension * torch.float64.itemsize
     for path in rounds(checkpoints(folder)).values():
         try:
-            checkpoint = read_checkpoint(path, most)
+            checkpoint = read_checkpoint(path, max_bytes)
             found.append((checkpoint.round, _fitting(checkpoint.tensors["x"], experiment, folder)))
         except (Damaged, KeyError):
             continue
@@ -121,6 +112,6 @@ def _fitting(x: torch.Tensor, experiment: Experiment, folder: Path) -> torch.Ten
 
 def _has_diverged(folder: Path) -> bool:
     try:
-        return bool(read_json(folder / "summary.json")["status"] == "diverged")
+        return bool(read_json(folder / SUMMARY)["status"] == "diverged")
     except (OSError, ValueError, KeyError, TypeError):  # a run that still trains has none
         return False

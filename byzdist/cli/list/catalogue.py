@@ -6,7 +6,7 @@ import textwrap
 from typing import Any
 
 from byzdist.aggregation import RULES, Facts
-from byzdist.config.settings import KINDS, Kind, Setting, piece_settings, section_settings, sections
+from byzdist.config.settings import KINDS, PieceKind, Setting, piece_settings, section_settings, sections
 from byzdist.errors import ConfigError
 from byzdist.registry import Registry
 from byzdist.words import closest, did_you_mean, squeeze
@@ -26,14 +26,14 @@ INDENT = 26
 
 
 def catalogue(kind: str | None = None, name: str | None = None) -> str:
-    """Return the text of ``byzdist list``, wrapped to the terminal, or to 100 columns where there is none.
+    """Return the text of ``byzdist list``, wrapped to the terminal, or to 100 columns without a terminal.
 
     Args:
         kind: a kind of piece, a section, or the name of a piece; None for all kinds.
         name: a piece of that kind.
 
     Raises:
-        ConfigError: if there is no such kind, section or piece.
+        ConfigError: for an unknown kind, section or piece.
     """
     width = max(60, shutil.get_terminal_size((100, 24)).columns)
     if kind is None:
@@ -105,7 +105,7 @@ def _kind(word: str, width: int) -> list[str]:
     return lines
 
 
-def _piece(kind: Kind, name: str, width: int) -> list[str]:
+def _piece(kind: PieceKind, name: str, width: int) -> list[str]:
     """Return the lines of one piece: its documentation, its other names, its parameters."""
     aliases, settings = _aliases(kind, name), piece_settings(kind, name)
     lines = [f"{name} ({kind.registry.kind}, {kind.key})", ""]
@@ -124,11 +124,11 @@ def _settings(settings: list[Setting], width: int) -> list[str]:
     return [line for setting in settings for line in _wrap(f"  {setting.name}", str(setting), INDENT, width)]
 
 
-def _aliases(kind: Kind, name: str) -> list[str]:
+def _aliases(kind: PieceKind, name: str) -> list[str]:
     return sorted(alias for alias, meant in kind.registry.aliases.items() if meant == name)
 
 
-def _facts(kind: Kind, name: str) -> dict[str, Any]:
+def _facts(kind: PieceKind, name: str) -> dict[str, Any]:
     facts = getattr(kind.registry.get(name), "facts", None)
     return {
         "description": kind.registry.describe(name),

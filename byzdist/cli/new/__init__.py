@@ -1,4 +1,4 @@
-"""`byzdist new`: a folder to begin with, a configuration and a module of one's own that run as they are."""
+"""`byzdist new`: a folder to begin with, which has a configuration and a module that run as they are."""
 
 import argparse
 import shlex

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from byzdist.errors import RunError
-from byzdist.host.processes import Process, die_with_parent, start
+from byzdist.host.processes import Process, die_with_parent, how_it_ended, start
 from byzdist.problem.task import Batch
 
 
-class Job(NamedTuple):
+class ReadJob(NamedTuple):
     """One batch to read.
 
     Attributes:
@@ -42,7 +42,7 @@ class Job(NamedTuple):
     whose: str
 
 
-Read = Callable[[Job], Batch]
+Read = Callable[[ReadJob], Batch]
 _READY = b"ready\n"
 
 
@@ -61,10 +61,10 @@ class ReadAhead:
         self._idle = deque(self._helpers)
         self._asked = deque[_Helper]()  # reading batches that are needed, in the order in which they are needed
         self._vain = deque[_Helper]()  # reading batches that are no longer needed
-        self._plan: Iterator[Job] = iter(())
+        self._plan: Iterator[ReadJob] = iter(())
         self.close = weakref.finalize(self, _end, self._helpers, os.getpid())
 
-    def expect(self, jobs: Iterable[Job]) -> None:
+    def expect(self, jobs: Iterable[ReadJob]) -> None:
         """Announce the next batches, and start to read the first ones; batches already being read count if they are the same."""
         plan, kept = iter(jobs), deque[_Helper]()
         while self._asked and (job := next(plan, None)) is not None:
@@ -76,7 +76,7 @@ class ReadAhead:
         self._asked, self._plan = kept, plan
         self._fill()
 
-    def batches(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Batch]]:
+    def batches(self, jobs: Iterable[ReadJob]) -> Iterator[tuple[ReadJob, Batch]]:
         """Yield these jobs with their batches; unless they were announced, they are read ahead from now on."""
         wanted, ahead = tee(jobs)
         for number, job in enumerate(wanted):
@@ -86,10 +86,10 @@ class ReadAhead:
                 del ahead  # because `tee` would keep all jobs for it
             yield job, self._take(job)
 
-    def _is_next(self, job: Job) -> bool:
+    def _is_next(self, job: ReadJob) -> bool:
         return bool(self._asked) and self._asked[0].job == job
 
-    def _take(self, job: Job) -> Batch:
+    def _take(self, job: ReadJob) -> Batch:
         if not self._asked:  # all helpers may be reading batches that are no longer needed
             self._fill(patient=True)
         if not self._is_next(job):
@@ -126,7 +126,7 @@ class _Helper:
     """
 
     def __init__(self, read: Read, close: Sequence[int]) -> None:
-        self.job: Job | None = None
+        self.job: ReadJob | None = None
         me, (self.socket, theirs) = os.getpid(), socket.socketpair()
 
         def program() -> int:
@@ -150,7 +150,7 @@ class _Helper:
         """Whether an answer has begun to arrive."""
         return bool(select.select([self.socket], [], [], 0)[0])
 
-    def ask(self, job: Job) -> None:
+    def ask(self, job: ReadJob) -> None:
         """Give the process a job; it must be idle."""
         self.job = job
         with suppress(OSError):  # the process is gone, and `receive` will raise
@@ -181,9 +181,7 @@ class _Helper:
         return tensor
 
     def _end(self) -> str:
-        code = self._process.wait()
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}; see above"
-        return f"a process that reads ahead (data.workers) {how}"
+        return f"a process that reads ahead (data.workers) {how_it_ended(self._process.wait())}"
 
     def end(self) -> None:
         """End the process."""
@@ -205,7 +203,7 @@ def _serve(connection: socket.socket, read: Read) -> None:
         for line in file:
             tensors: list[Tensor] = []
             try:
-                form = _form(read(Job(*json.loads(line))), tensors)
+                form = _form(read(ReadJob(*json.loads(line))), tensors)
             except RunError as error:
                 answer: dict[str, Any] = {"error": str(error)}
                 tensors.clear()

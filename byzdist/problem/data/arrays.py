@@ -1,4 +1,4 @@
-"""Turns what a data function returns into arrays of numbers that a run can use, or into a sentence that says what is wrong with it."""
+"""Turns what a data function returns into arrays of numbers that a run can use, or says in a sentence what is wrong with it."""
 
 from collections.abc import Mapping
 from math import prod
@@ -12,7 +12,7 @@ from byzdist.problem.data.base import RawData
 from byzdist.problem.task import Task
 from byzdist.problem.tasks.classification import CLASSIFICATION
 
-_MANY = 20  # more different labels than this are probably numbers to predict, not names of classes
+PLAUSIBLE_CLASSES = 20  # more different labels than this are probably numbers to predict, not names of classes
 
 
 def as_arrays(
@@ -55,7 +55,7 @@ def as_arrays(
 
 
 def outputs(arrays: Mapping[str, NDArray[Any]], task: Task) -> int:
-    """Return how many numbers a model gives for a sample (for each token, where targets are tokens); 0 if only the task knows."""
+    """Return how many numbers a model gives for a sample (for each token, if targets are tokens); 0 if only the task knows."""
     targets = arrays["labels"]
     if task.target == "classes":
         return int(targets.max()) + 1
@@ -102,9 +102,9 @@ def _array(value: Any, what: str) -> NDArray[Any]:
         raise ConfigError(f"{what} of which some are masked. Fill them, or leave these samples out.")
     if hasattr(value, "detach"):  # a torch tensor, on any device
         value = value.detach().cpu().resolve_conj()
-        value = (
-            value.float() if value.dtype.itemsize == 2 and value.is_floating_point() else value
-        ).numpy()  # numpy has no bfloat16
+        if value.dtype.itemsize == 2 and value.is_floating_point():  # numpy has no bfloat16
+            value = value.float()
+        value = value.numpy()
     elif hasattr(value, "toarray"):  # a scipy sparse matrix or array
         value = value.toarray()
     elif hasattr(value, "to_numpy"):  # a data frame or series of pandas, polars and others
@@ -145,12 +145,8 @@ def _labels(value: Any, what: str) -> NDArray[np.int64]:
     array = _array(value, what)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
-    if (
-        array.ndim == 2
-        and array.dtype.kind in "biuf"
-        and ((array == 0) | (array == 1)).all()
-        and (array.sum(1) == 1).all()
-    ):
+    is_matrix = array.ndim == 2 and array.dtype.kind in "biuf"
+    if is_matrix and ((array == 0) | (array == 1)).all() and (array.sum(1) == 1).all():
         raise ConfigError(f"{what} of shape {array.shape}, one-hot. Give the classes themselves: y.argmax(1).")
     if array.ndim > 1:
         raise ConfigError(
@@ -222,7 +218,7 @@ def _check_classes(labels: NDArray[np.int64], name: str, whole: bool) -> None:
         raise ConfigError(f"data.name: {name!r} has one class only, label {lowest}; there is nothing to learn.")
     if lowest < 0 or highest + 1 > 2 * len(held):
         pair = f"labels {lowest} and {highest}" if len(held) == 2 else f"{len(held)} labels from {lowest} to {highest}"
-        doubt = " If they are numbers to predict, set task=regression." if len(held) > _MANY else ""
+        doubt = " If they are numbers to predict, set task=regression." if len(held) > PLAUSIBLE_CLASSES else ""
         raise ConfigError(
             f"data.name: {name!r} has {pair}, not the integers 0, 1, ... of its classes; number the classes: "
             f"np.unique(y, return_inverse=True)[1].{doubt}"
@@ -240,6 +236,6 @@ def advice(labels: NDArray[np.int64], classes: int) -> str | None:
             f"classes {', '.join(map(str, empty[:8]))}{', ...' if len(empty) > 8 else ''} have no sample; to leave them out, number "
             "the others: np.unique(y, return_inverse=True)[1]."
         )
-    if classes > _MANY and 2 * classes > len(labels):
+    if classes > PLAUSIBLE_CLASSES and 2 * classes > len(labels):
         return f"{len(labels)} samples are of {classes} classes. If their labels are numbers to predict, set task=regression."
     return None

@@ -16,7 +16,7 @@ from byzdist.errors import ConfigError
 from byzdist.problem.data.base import DATASETS, READ_ERRORS, RawData, open_binary
 from byzdist.problem.data.tabular import DataFile, Share, numbered, of_parts, parts
 
-_MOST_CATEGORIES = 1000  # different words of a column; with more, they are texts or names of samples
+_MAX_CATEGORIES = 1000  # different words of a column; with more, they are texts or names of samples
 
 
 class _Table:
@@ -55,7 +55,7 @@ class _Table:
         if column.dtype.kind == "f":
             return column[:, None]
         words, places = np.unique(column, return_inverse=True)
-        if len(words) > _MOST_CATEGORIES:
+        if len(words) > _MAX_CATEGORIES:
             raise ConfigError(
                 f"data.path: {self._path!r}: column {name!r} has {len(words)} different words, too many to be categories; leave it out "
                 "with data.drop."

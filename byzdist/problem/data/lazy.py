@@ -19,7 +19,7 @@ from byzdist.problem.task import Batch, Task
 from byzdist.randomness import stream
 
 _advice = logging.getLogger("byzdist.config.checks.data")  # only the server logs it, see reporting/logs.py
-_FEW = 16  # samples that every rank reads at the start, in place of all
+_TRIAL_SAMPLES = 16  # samples that every rank reads at the start, in place of all
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Lazy:
 class LazyDataset:
     """A prepared data set that is read lazily: what a `Dataset` is for arrays.
 
-    labels and test_labels are the targets if the data set tells them and they are classes, else NaN for each sample. ``batch_size``
+    labels and test_labels are the targets if the data set has them and they are classes, else NaN for each sample. ``batch_size``
     is a DataLoader's, ``repeatable`` says whether the same seeds give the same samples.
     """
 
@@ -62,7 +62,7 @@ class LazyDataset:
         """Return the numbers in some samples, at most one in ``step``; nothing if reading them again would give others."""
         if not self.repeatable:
             return np.zeros(0)
-        indices = range(0, len(self.reader), max(step, len(self.reader) // _FEW))[:_FEW]
+        indices = range(0, len(self.reader), max(step, len(self.reader) // _TRIAL_SAMPLES))[:_TRIAL_SAMPLES]
         try:
             return _numbers(_first(self.reader, indices))
         except RunError as error:  # before anything has started
@@ -106,15 +106,15 @@ def prepare_lazy(
     if given.test is not None:
         test, test_labels, _ = _part(given.test, given, name, dtype, task, log)
     try:
-        batch = _first(reader, range(min(_FEW, len(reader))))
+        batch = _first(reader, range(min(_TRIAL_SAMPLES, len(reader))))
         if labels.dtype.kind == "i" and not np.array_equal(np.sort(batch[1]), np.sort(labels[: len(batch[1])])):
             log.warning("data: %r reads other targets than those in its `targets`, which are therefore not used.", name)
             labels = _unknown(len(reader))
         reader.classes = classes = _outputs(given, labels, batch, name, task)
-        again = _first(reader, range(min(_FEW, len(reader))))
+        again = _first(reader, range(min(_TRIAL_SAMPLES, len(reader))))
         if test is not None:
             test.classes = classes
-            _first(test, range(min(_FEW, len(test))))
+            _first(test, range(min(_TRIAL_SAMPLES, len(test))))
     except RunError as error:
         raise ConfigError(str(error)) from error
     repeatable = np.array_equal(_numbers(batch), _numbers(again))
@@ -149,7 +149,7 @@ def _part(
         collate, batch_size, part = collate or part.collate_fn, part.batch_size, part.dataset
     if isinstance(part, IterableDataset):
         raise ConfigError(
-            f"{what} an IterableDataset, of which no client can read the samples that it draws. Return a map-style Dataset, with "
+            f"{what} an IterableDataset, from which a client cannot read the samples that it draws. Return a map-style Dataset, with "
             "__len__ and __getitem__."
         )
     if not (hasattr(part, "__getitem__") and hasattr(part, "__len__")):
@@ -173,11 +173,11 @@ def _told_targets(samples: Any) -> NDArray[np.int64] | None:
     if isinstance(samples, Subset):
         inner = _told_targets(samples.dataset)
         return None if inner is None else inner[np.asarray(samples.indices, np.int64)]
-    told_ = samples.tensors[1] if isinstance(samples, TensorDataset) and len(samples.tensors) == 2 else None
+    targets = samples.tensors[1] if isinstance(samples, TensorDataset) and len(samples.tensors) == 2 else None
     for key in ("targets", "labels"):
-        told_ = getattr(samples, key, None) if told_ is None else told_
+        targets = getattr(samples, key, None) if targets is None else targets
     try:
-        array = np.asarray(told_)
+        array = np.asarray(targets)
     except (ValueError, TypeError):
         return None
     return array.astype(np.int64) if array.dtype.kind in "biu" and array.ndim == 1 else None

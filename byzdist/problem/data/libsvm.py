@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator
 
 from byzdist.errors import ConfigError
+from byzdist.problem.data.arrays import PLAUSIBLE_CLASSES
 from byzdist.problem.data.base import DATASETS, READ_ERRORS, RawData, open_binary, refuse
 
 _log = logging.getLogger(__name__)
 _BEGINNING = 1 << 16  # bytes that are read to recognise a file
-_MANY = 20  # more different labels than this are probably numbers to predict, not names of classes
 _MARKS = (  # utf-32's little-endian mark begins like utf-16's
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -225,7 +225,7 @@ def _read_line_by_line(key: str, path: str, content: bytes) -> tuple[Any, NDArra
 def _too_wide(key: str, path: str, rows: int, index: int, line: int | None = None) -> ConfigError:
     where = "" if line is None else f", line {line}"
     return ConfigError(
-        f"{key}: {path!r}{where} has the index {index}. The array is kept dense, and {rows} samples of so many features are more than "
+        f"{key}: {path!r}{where} has the index {index}. The array is kept dense, and {rows} samples of that many features exceed "
         "this machine's memory. Number the features 1, 2, ... without gaps, or hash them into fewer."
     )
 
@@ -235,7 +235,7 @@ def _check_labels(values: NDArray[Any], path: str) -> None:
     count, span = len(values), f"from {values[0]:g} to {values[-1]:g}"
     remedy = "byzdist trains classifiers; cut numbers to predict into classes first (np.digitize)"
     odd = values[values != np.floor(values)]
-    if odd.size and count > _MANY:
+    if odd.size and count > PLAUSIBLE_CLASSES:
         raise ConfigError(f"data.path: {path!r} has {count} labels {span}, such as {odd[0]:g}; {remedy}.")
     named = values[0] in (-1, 0, 1) and values[-1] - values[0] == count - 1
     if count > 2 and not named:

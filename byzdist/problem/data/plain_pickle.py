@@ -15,7 +15,7 @@ class PlainPickleError(Exception):
 
 @dataclass
 class Named:
-    """What an unpickler would look up by ``name``; with ``arguments``, what it would make by calling that, and with which ``state``."""
+    """What an unpickler would look up by ``name``, call with ``arguments``, and give the ``state``."""
 
     name: str
     arguments: Any = None

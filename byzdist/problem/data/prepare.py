@@ -36,8 +36,8 @@ from byzdist.problem.tasks.classification import CLASSIFICATION
 from byzdist.randomness import stream
 from byzdist.registry import Named, Spec
 
-_FORMAT = 4
-_MOST_MEMBERS = 10_000  # files of a folder that are looked at
+_FORMAT = 4  # of the cached arrays
+_MAX_MEMBERS = 10_000  # files of a folder that are looked at
 _log = logging.getLogger(__name__)
 _advice = logging.getLogger("byzdist.config.checks.data")  # only the server logs it, see reporting/logs.py
 
@@ -54,9 +54,9 @@ def load(named: Named, cache: Path | None = None, dtype: str = "float64", task: 
     key = fingerprint(_FORMAT, spec.plain(), dtype, task.target, task.inputs, entry=DATASETS.get(spec.name))
     name = f"{re.sub('[^a-z0-9_]', '_', spec.name.lower())[:40]}-{key}"
     wanted = np.dtype(dtype)
-    kept = (
-        [] if is_given(spec.name) else [cache] if cache is not None else cache_folders()
-    )  # no cache for an object, because its source does not determine its data
+    kept = [cache] if cache is not None else cache_folders()
+    if is_given(spec.name):  # the source of an object does not determine its data
+        kept = []
     folders = [folder / "data" / name for folder in kept]
     found = next(filter(None, (_open(folder, key, wanted, task) for folder in folders)), None)
     prepared: Prepared | dict[str, NDArray[Any]] | None = None
@@ -111,14 +111,14 @@ def _members(path: Path, levels: int = 3) -> list[tuple[Path, os.stat_result]]:
     level = [path]
     for _ in range(levels + 1):
         below: list[Path] = []
-        for member in sorted(level)[:_MOST_MEMBERS]:
+        for member in sorted(level)[:_MAX_MEMBERS]:
             with suppress(OSError):  # a broken link, or one that may not be followed
                 facts = member.stat()
                 found.append((member, facts))
                 if stat.S_ISDIR(facts.st_mode):
                     below += member.iterdir()
         level = below
-    return found[:_MOST_MEMBERS]
+    return found[:_MAX_MEMBERS]
 
 
 def _open(folder: Path, key: str, dtype: np.dtype[Any], task: Task) -> Dataset | None:
@@ -153,9 +153,7 @@ def _dataset(key: str, arrays: Mapping[str, NDArray[Any]], task: Task) -> Datase
 def _prepare(spec: Spec, key: str, dtype: np.dtype[Any], task: Task) -> Prepared | dict[str, NDArray[Any]]:
     _log.info("preparing data set %s", spec.name)
     try:
-        with global_generators(
-            draw_seeds(stream(0, "data"))
-        ):  # so that random_split, for example, is the same in every process
+        with global_generators(draw_seeds(stream(0, "data"))):  # random_split, say, is then the same in every process
             returned = DATASETS.build(spec, key="data")
     except (ConfigError, MemoryError):
         raise

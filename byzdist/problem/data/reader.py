@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from byzdist.errors import ConfigError, RunError, describe_error
-from byzdist.problem.data.ahead import Job, ReadAhead, check_form
+from byzdist.problem.data.ahead import ReadAhead, ReadJob, check_form
 from byzdist.problem.data.generators import draw_seeds, global_generators
 from byzdist.problem.task import Batch, Task
 from byzdist.randomness import stream
@@ -30,11 +30,11 @@ class Reader:
         self.ahead: ReadAhead | None = None
         self.number = 0
 
-    def job(self, indices: list[int], generator: np.random.Generator, whose: str) -> Job:
+    def job(self, indices: list[int], generator: np.random.Generator, whose: str) -> ReadJob:
         """Return the job of reading the samples at these places; ``generator`` draws the seeds, ``whose`` is named in errors."""
-        return Job(self.number, indices, draw_seeds(generator), whose)
+        return ReadJob(self.number, indices, draw_seeds(generator), whose)
 
-    def read(self, job: Job) -> Batch:
+    def read(self, job: ReadJob) -> Batch:
         """Return the samples of a job as one batch, read in this process with one thread.
 
         Raises:
@@ -109,8 +109,8 @@ class Reader:
                 refuse(f"has targets of shape {list(targets.shape)}; want one class for each sample")
             lowest, highest = int(targets.min()), int(targets.max())
             if lowest < 0 or (self.classes and highest >= self.classes):
-                most = f"0 to {self.classes - 1}" if self.classes else "0, 1, ..."
-                refuse(f"has targets from {lowest} to {highest}, not the integers {most} of its classes")
+                wanted = f"0 to {self.classes - 1}" if self.classes else "0, 1, ..."
+                refuse(f"has targets from {lowest} to {highest}, not the integers {wanted} of its classes")
         return inputs, targets
 
     def _error(self, whose: str, problem: str) -> RunError:

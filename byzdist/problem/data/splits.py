@@ -8,7 +8,7 @@ experiments of [BRPP]. With ``all`` each client has data of its own.
 A split is a function, called in every process, which must give the same split each time.
 
 Args:
-    labels: the targets, int64 [N]; NaN for each sample where they are not classes, or not known before reading.
+    labels: the targets, int64 [N]; NaN for each sample if they are not classes, or not known before reading.
     count: how many clients hold data of their own.
     generator: the source of its random draws, the same in every process.
 

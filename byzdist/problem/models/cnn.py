@@ -14,7 +14,7 @@ def cnn(
     feature_shape: Sequence[int], classes: int, *, channels: Size = 16, hidden: Size = 128, l2: Weight = 0.0
 ) -> nn.Module:
     """Two 5 x 5 convolutions (``channels``, then twice as many) with 2 x 2 pooling and ReLU, and two linear layers."""
-    depth, height, width = image_shape("cnn", feature_shape, least=16)
+    depth, height, width = image_shape("cnn", feature_shape, min_side=16)
     left = [((side - 4) // 2 - 4) // 2 for side in (height, width)]
     layers = nn.Sequential(
         ToImage(),

@@ -36,7 +36,7 @@ def resnet18(feature_shape: Sequence[int], classes: int, *, l2: Weight = 0.0) ->
 
     It has no batch norm, because running statistics are state that clients cannot share.
     """
-    depth, _, _ = image_shape("resnet18", feature_shape, least=8)
+    depth, _, _ = image_shape("resnet18", feature_shape, min_side=8)
     layers: list[nn.Module] = [
         ToImage(),
         nn.Conv2d(depth, 64, 3, padding=1, bias=False),

@@ -29,10 +29,8 @@ class Block(nn.Module):
         b, t, width = x.shape
         parts = self.queries_keys_values(self.before_attention(x)).view(b, t, 3, self.heads, width // self.heads)
         queries, keys, values = parts.permute(2, 0, 3, 1, 4)
-        seen = (
-            F.scaled_dot_product_attention(queries, keys, values, is_causal=True).transpose(1, 2).reshape(b, t, width)
-        )
-        x = x + self.dropout(self.attended(seen))
+        seen = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+        x = x + self.dropout(self.attended(seen.transpose(1, 2).reshape(b, t, width)))
         out: Tensor = x + self.dropout(self.perceptron(self.before_perceptron(x)))
         return out
 

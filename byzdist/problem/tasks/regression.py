@@ -17,9 +17,7 @@ def _predicted(model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
 
 def _loss(model: Model, batch: Batch) -> Tensor:
     predicted, targets = _predicted(model, batch)
-    return (
-        (predicted - targets).square().mean()
-    )  # torch's mse_loss has no forward-mode derivative, which the optimum needs
+    return (predicted - targets).square().mean()  # mse_loss has no forward-mode derivative, which the optimum needs
 
 
 def _absolute(model: Model, batch: Batch) -> tuple[float, float]:

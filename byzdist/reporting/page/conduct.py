@@ -27,7 +27,7 @@ class Conduct:
 
 
 def conspicuous(run: History) -> list[Conduct]:
-    """Return the clients that are in quarantine or whose replies were missing, those first that stand out most."""
+    """Return the clients that are in quarantine or whose replies were missing, the most conspicuous first."""
     found: dict[int, Conduct] = {}
 
     def of(client: int) -> Conduct:

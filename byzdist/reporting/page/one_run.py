@@ -8,9 +8,10 @@ from byzdist.reporting.page.html import Cell, Html, element, facts, section, tab
 from byzdist.reporting.page.svg import inline
 from byzdist.reporting.page.words import count, number, size
 from byzdist.reporting.pictures.heat import last_value
-from byzdist.reporting.pictures.history import CONFIG, History
+from byzdist.reporting.pictures.history import History
 from byzdist.reporting.pictures.settings import said
 from byzdist.reporting.plotting import View
+from byzdist.storage.folder import CONFIG
 
 _EVENTS, _CLIENTS = 200, 50  # rows that a table shows at most
 _PIECES = (
@@ -46,7 +47,7 @@ def run_page(run: History) -> list[Html]:
 
 
 def ending(runs: Sequence[History]) -> Html:
-    """Return how runs ended: how many in which way, and the reasons of those that did not finish."""
+    """Return how many runs ended in which way, and why some did not finish."""
     statuses = [run.status for run in runs]
     badges = [
         element(
@@ -131,7 +132,9 @@ def _pieces(run: History) -> list[tuple[str, str]]:
             tree = tree.get(part) if isinstance(tree, dict) else None
         return tree
 
-    clients = f"{said(run.settings.get('clients.count'))}, of which {said(run.settings.get('clients.byzantine', 0))} are Byzantine"
+    clients = (
+        f"{said(run.settings.get('clients.count'))}, {said(run.settings.get('clients.byzantine', 0))} of them Byzantine"
+    )
     pairs = [(key, name) for key in _PIECES if (name := _name(at(key)))]
     return [("clients", clients), *pairs, ("seed", said(run.settings.get("seed")))]
 
@@ -154,7 +157,7 @@ def repeat(runs: Sequence[History]) -> Html:
 
 
 def versions(runs: Sequence[History]) -> Html:
-    """Return with what the runs were made."""
+    """Return the versions and the machine of the runs."""
     pairs = []
     for key in _VERSIONS:
         seen = dict.fromkeys(said(run.described[key]) for run in runs if key in run.described)

@@ -11,7 +11,7 @@ from byzdist.reporting.page.sweep import sweep_page
 from byzdist.reporting.pictures.history import histories
 from byzdist.reporting.plotting import check_installed
 
-# A page made of files of others cannot load anything, whatever they say.
+# A page made from the files of others cannot load anything, whatever they say.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 

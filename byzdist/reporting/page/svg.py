@@ -9,7 +9,7 @@ from byzdist.reporting.pictures.history import History
 from byzdist.reporting.pictures.style import INK, SETTINGS
 from byzdist.reporting.plotting import View, picture
 
-_NOTHING = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # whose names are addresses of other hosts
+_NOTHING = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # these fields would name other hosts
 
 
 def inline(runs: Sequence[History], view: View, what: str) -> Html:

@@ -13,8 +13,9 @@ from byzdist.reporting.page.svg import inline
 from byzdist.reporting.page.words import count, number, size
 from byzdist.reporting.pictures.heat import last_value
 from byzdist.reporting.pictures.history import History
-from byzdist.reporting.pictures.settings import differing, ordered, short, values
+from byzdist.reporting.pictures.settings import differing, ordered, values
 from byzdist.reporting.plotting import View, main_metrics
+from byzdist.words import short_key
 
 _FIRST = ("aggregation.rule", "attack")  # of the keys that differ, those that make rows and columns if they can
 _LARGEST = 1 << 26  # bytes of a sweep's index
@@ -72,7 +73,7 @@ def _pictures(runs: Sequence[History], there: Sequence[str], keys: Sequence[str]
 
 
 def facets(sizes: Mapping[str, int]) -> tuple[str, str] | None:
-    """Return the first two keys whose values do not make too many panels, from the number of values of each; None if there are none."""
+    """Return the first two keys, given the number of values of each, that do not make too many panels; None if there are none."""
     return next(((one, two) for one, two in combinations(sizes, 2) if sizes[one] * sizes[two] <= _PANELS), None)
 
 
@@ -94,7 +95,7 @@ def _maps(runs: Sequence[History], sides: tuple[str, ...], y: str) -> list[Html]
 
 def _runs(runs: Sequence[History], keys: Sequence[str], metrics: Sequence[str]) -> Html:
     columns = [values(runs, key) for key in keys]
-    head = [short(key, keys) for key in keys]
+    head = [short_key(key, keys) for key in keys]
     rows: list[list[str | Cell]] = []
     for number_, run in enumerate(runs):
         settings = [column[number_] for column in columns]

@@ -1,11 +1,11 @@
 """How the report spells numbers."""
 
 from byzdist.reporting.page.html import Cell
-from byzdist.reporting.progress import spelled_bytes
+from byzdist.words import spelled_bytes
 
 
 def number(value: float | None, digits: int = 4) -> Cell:
-    """Return a cell with a number; of none a dash, which sorts last."""
+    """Return a cell with a number; for None, a dash, which sorts last."""
     return Cell("–", float("inf")) if value is None else Cell(f"{value:.{digits}g}", value)
 
 

@@ -2,17 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Literal
 
 import numpy as np
 
 from byzdist.errors import ConfigError
 from byzdist.reporting.pictures.gradients import gradients
-from byzdist.reporting.pictures.history import Array, History, Measured
+from byzdist.reporting.pictures.history import Array, History, Series
 from byzdist.reporting.pictures.settings import differing, labels, same
 
 Axis = Literal["rounds", "gradients", "bytes", "seconds"]
-AXES: Final[tuple[Axis, ...]] = get_args(Axis)
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,8 @@ def groups(runs: Sequence[History], keys: Sequence[str] | None = None) -> dict[s
 
     Args:
         runs: all of them.
-        keys: what makes a curve: runs with the same values of these keys; of no keys, all runs, without a label. None: runs that
-            differ in seed (and name) only. If a seed comes twice among these, a name makes a curve, and if there is nothing else,
-            each folder.
+        keys: runs with the same values of these keys make a curve; without any key, all runs do, and the curve has no label. None:
+            runs that differ in seed (and name) only. If a seed comes twice among these, each name makes a curve, or else each folder.
     """
     if keys is not None:
         return _by(runs, labels(runs, keys))
@@ -118,8 +116,8 @@ def curve(label: str, runs: Sequence[History], y: str, axis: Axis) -> Curve | No
     return Curve(label, x, values.mean(axis=0), error, claimed, sum(run.diverged for run in runs), len(measured))
 
 
-def _at(run: History, found: Measured, common: Array, of: Array | None) -> Array:
-    """Return what belongs to the common rounds; of a round that is there twice the first."""
+def _at(run: History, found: Series, common: Array, of: Array | None) -> Array:
+    """Return what belongs to the common rounds; if a round is there twice, its first line counts."""
     assert of is not None
     rounds = run.rounds[found.lines]
     _, first = np.unique(rounds, return_index=True)

@@ -9,6 +9,7 @@ from byzdist.errors import ConfigError
 from byzdist.host.files import read_text
 from byzdist.methods import METHODS
 from byzdist.reporting.pictures.history import Array, History
+from byzdist.storage.folder import CLIENTS
 
 _LARGEST = 1 << 28  # bytes of clients.csv
 
@@ -37,7 +38,7 @@ def gradients(run: History) -> Array:
 
 
 def _samples(folder: Path) -> Array:
-    path = folder / "clients.csv"
+    path = folder / CLIENTS
     try:
         rows = list(csv.DictReader(read_text(path, _LARGEST).splitlines()))
         return np.array([int(row["samples"]) for row in rows], dtype=np.float64)

@@ -9,8 +9,9 @@ import numpy as np
 from byzdist.problem.evaluation import OF_ANY_TASK
 from byzdist.problem.task import Better
 from byzdist.reporting.pictures.history import Array, History
-from byzdist.reporting.pictures.settings import ordered, short, values
+from byzdist.reporting.pictures.settings import ordered, values
 from byzdist.reporting.pictures.style import COLOURS, INK, metric_label, plain
+from byzdist.words import short_key
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,8 +94,8 @@ def draw_heat(
         axes.text(j, i, text, ha="center", va="center", fontsize="small", color=colour)
     axes.set_xticks(range(len(found.columns)), [plain(text) for text in found.columns], rotation=20, ha="right")
     axes.set_yticks(range(len(found.rows)), [plain(text) for text in found.rows])
-    axes.set_xlabel(plain(short(keys[1], keys)))
-    axes.set_ylabel(plain(short(keys[0], keys)))
+    axes.set_xlabel(plain(short_key(keys[1], keys)))
+    axes.set_ylabel(plain(short_key(keys[0], keys)))
     if finite.size:
         figure.colorbar(image, label=f"last {metric_label(y, dict(better))}")
 

@@ -13,23 +13,23 @@ from numpy.typing import NDArray
 
 from byzdist.config.reading import read_tree
 from byzdist.errors import ConfigError
-from byzdist.host.files import parse_json, read_json, read_text
+from byzdist.host.files import read_json
 from byzdist.problem.evaluation import OF_ANY_TASK
 from byzdist.problem.task import Better
 from byzdist.reporting.names import is_name
+from byzdist.storage.folder import CONFIG, METRICS, RUN, SUMMARY
+from byzdist.storage.lines import read_lines
 from byzdist.words import flat
 
 Array = NDArray[np.float64]
-CONFIG, METRICS = "config.yaml", "metrics.jsonl"
-_LARGEST = 1 << 30  # bytes of metrics
 _LARGEST_NUMBER = 1.7e308
 _LONGEST_NAME = 100
 _NEEDED = ("round", "cohort", "byzantine", "bytes_up")
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A metric of a run: the lines that have it, its values (NaN where they are not finite), and of claims their spread."""
+class Series:
+    """A metric of a run: the lines that have it, its values (NaN if not finite), and the spread of claims."""
 
     lines: NDArray[np.int64]
     values: Array
@@ -76,7 +76,7 @@ class History:
         loss = self.measured("loss")
         return self.status == "diverged" or loss is not None and not math.isfinite(loss.values[-1])
 
-    def measured(self, key: str) -> Measured | None:
+    def measured(self, key: str) -> Series | None:
         """Return a metric, or another number of the metrics lines such as ``clip_level`` or ``seconds.total``; None if no line has it."""
         section, _, below = key.rpartition(".")
         lines, values, spreads = [], [], []
@@ -96,11 +96,11 @@ class History:
         if np.isnan(found).all():
             return None
         claimed = any("claimed" in self.lines[number] and key in self.lines[number]["claimed"] for number in lines)
-        return Measured(np.array(lines), found, np.array(spreads) if claimed else None)
+        return Series(np.array(lines), found, np.array(spreads) if claimed else None)
 
     @cached_property
     def is_evaluated(self) -> bool:
-        """Whether there is an evaluation, or a claim, yet."""
+        """Whether the run has an evaluation, or a claim, so far."""
         return any("loss" in line or "claimed" in line for line in self.lines)
 
     @cached_property
@@ -110,7 +110,7 @@ class History:
 
     @cached_property
     def majorities(self) -> NDArray[np.int64]:
-        """The lines whose cohort was Byzantine in its majority."""
+        """The lines whose cohort had a Byzantine majority."""
         return np.flatnonzero([2 * line["byzantine"] > len(line["cohort"]) for line in self.lines])
 
 
@@ -148,19 +148,18 @@ def read_history(folder: Path) -> History:
     Raises:
         ConfigError: if there is none, or its files are not what a run writes.
     """
+    if not _is_run(folder):
+        raise ConfigError(f"{folder}: this folder holds no run ({CONFIG} and {METRICS}).")
     try:
         tree = read_tree(folder / CONFIG, follow=False)
-        lines = read_text(folder / METRICS, _LARGEST).splitlines()
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder}: this folder holds no run ({CONFIG} and {METRICS}): {error}") from error
-    described = _optional(folder / "run.json") or {}
+    except ConfigError as error:
+        raise ConfigError(f"{folder}: this folder holds no run: {error}") from error
+    lines = read_lines(folder)
+    described = _optional(folder / RUN) or {}
     metrics = _metrics(folder, described)
-    read = [
-        _parse(folder, number, line, (*OF_ANY_TASK, *metrics))
-        for number, line in enumerate(lines, 1)
-        if number < len(lines) or _is_whole(line)
-    ]
-    return History(folder, tree, described, metrics, read, _optional(folder / "summary.json"))
+    for number, line in enumerate(lines, 1):
+        _check(folder, number, line, (*OF_ANY_TASK, *metrics))
+    return History(folder, tree, described, metrics, lines, _optional(folder / SUMMARY))
 
 
 def _optional(path: Path) -> dict[str, Any] | None:
@@ -176,7 +175,7 @@ def _optional(path: Path) -> dict[str, Any] | None:
 
 
 def _metrics(folder: Path, described: Mapping[str, Any]) -> dict[str, Better]:
-    """Return the metrics of the run's task, as run.json has them; accuracy if it does not say, as earlier versions' does not."""
+    """Return the metrics of the run's task, as run.json has them; accuracy if it does not say, as in earlier versions."""
     metrics = described.get("metrics", {"accuracy": "higher"})
     if not isinstance(metrics, dict):
         raise ConfigError(f"{folder}/run.json: 'metrics' is not what a run writes.")
@@ -187,23 +186,9 @@ def _metrics(folder: Path, described: Mapping[str, Any]) -> dict[str, Better]:
     return own
 
 
-def _is_whole(line: str) -> bool:
-    """Return whether the last line is complete: a run that still trains, or was killed, may leave a part of one."""
-    try:
-        parse_json(line)
-    except ValueError:
-        return False
-    return True
-
-
-def _parse(folder: Path, number: int, text: str, keys: Sequence[str]) -> dict[str, Any]:
+def _check(folder: Path, number: int, line: dict[str, Any], keys: Sequence[str]) -> None:
     where = f"{folder}/{METRICS}: line {number}"
-    try:
-        line: dict[str, Any] = parse_json(text)
-        lacking = set(_NEEDED) - line.keys()
-    except (ValueError, AttributeError) as error:
-        raise ConfigError(f"{where} is not a metrics line: {error}") from error
-    if lacking:
+    if lacking := set(_NEEDED) - line.keys():
         raise ConfigError(f"{where} lacks {', '.join(sorted(lacking))}.")
     wrong = [key for key in ("round", "byzantine", "bytes_up") if not _is_number(line[key])]
     wrong += [
@@ -224,7 +209,6 @@ def _parse(folder: Path, number: int, text: str, keys: Sequence[str]) -> dict[st
         claims = ["not a claim"]
     if not all(map(_is_number, claims)):
         raise ConfigError(f"{folder}/{METRICS}: round {line['round']}: claimed is not what a run writes.")
-    return line
 
 
 def _is_number(value: object) -> bool:

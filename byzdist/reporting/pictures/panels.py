@@ -105,17 +105,17 @@ def _limit(axes: "Axes", curves: Sequence[Curve], y: str) -> None:
 
 @dataclass(frozen=True)
 class Strip:
-    """The rounds with a Byzantine majority of one curve, or of several that have the same: where they lie on each axis, and whose."""
+    """The rounds with a Byzantine majority that one curve or several share: where they lie on each axis, and whose they are."""
 
     places: tuple[list[float], ...]
     labels: list[str]
 
 
 def strips(curves: Mapping[str, Sequence[History]], axes_of: Sequence[Axis]) -> list[Strip]:
-    """Return the strips of all curves that have majorities; none if they are too many to be seen.
+    """Return the strips of all curves that have majorities; an empty list if they are too many to be seen.
 
-    With the same seeds the cohorts are the same, whatever the rule and the attack. Such curves share a strip, which is that of the
-    curve that goes furthest.
+    With the same seeds the cohorts are the same, whatever the rule and the attack. Such curves share the strip of the curve
+    that goes furthest.
     """
     found: list[Strip] = []
     for label, runs in sorted(curves.items(), key=lambda item: -sum(len(run.lines) for run in item[1])):

@@ -6,7 +6,7 @@ from typing import Any
 
 from byzdist.errors import ConfigError
 from byzdist.reporting.pictures.history import History
-from byzdist.words import closest
+from byzdist.words import closest, short_key
 
 REPEATED = ("seed", "name")  # what runs of one curve may differ in
 _LONGEST = 60
@@ -34,7 +34,7 @@ def differing(runs: Sequence[History]) -> list[str]:
 
 
 def values(runs: Sequence[History], key: str) -> list[str]:
-    """Return how each run has set a key, as text: of a piece its name, and those parameters that differ between runs with this name.
+    """Return how each run has set a key, as text: for a piece its name, and the parameters in which runs with this name differ.
 
     Raises:
         ConfigError: if no run has the key.
@@ -76,16 +76,10 @@ def labels(runs: Sequence[History], keys: Sequence[str]) -> list[str]:
     if not keys:
         return [""] * len(runs)
     columns = [values(runs, key) for key in keys]
-    names = [short(key, keys) for key in keys]
+    names = [short_key(key, keys) for key in keys]
     return [
         ", ".join(f"{name}={text}" for name, text in zip(names, row, strict=True)) for row in zip(*columns, strict=True)
     ]
-
-
-def short(key: str, keys: Sequence[str]) -> str:
-    """Return the last part of a dotted key, unless another key ends in it too."""
-    last = key.rpartition(".")[2]
-    return last if sum(other.rpartition(".")[2] == last for other in keys) <= 1 else key
 
 
 def said(value: Any) -> str:

@@ -35,22 +35,22 @@ def look(number: int) -> dict[str, Any]:
 
 
 def plain(text: str) -> str:
-    """Return a text of a file as matplotlib draws it to the letter: no formula, no hidden label, no control character, not too long."""
+    """Return a file's text so that matplotlib draws it literally: no formula, no hidden label, no control character, not too long."""
     text = "".join(c if c.isprintable() else "�" for c in text)
     text = text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}…{text[-_LONGEST // 2 :]}"
     return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
 
 
 def thin(ticks: Sized) -> dict[str, Any]:
-    """Return how a strip draws its ticks: more than a file of vectors should hold as an image in it."""
+    """Return how a strip draws its ticks: as an image within the picture if they are too many for vectors."""
     return {"rasterized": len(ticks) > _TICKS}
 
 
 def metric_label(y: str, better: dict[str, Better]) -> str:
-    """Return what stands beside the axis of a metric."""
+    """Return the label of a metric's axis."""
     return _METRICS.get(y, y + NOTES[better.get(y, "higher")])
 
 
 def axis_label(x: str) -> str:
-    """Return what stands below an axis."""
+    """Return the label of a horizontal axis."""
     return _AXES[x]

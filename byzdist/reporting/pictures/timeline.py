@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_BINS = 200  # a longer run is drawn in at most so many parts, each as its mean, its smallest and its largest value
+_BINS = 200  # a longer run is drawn in at most this many parts, each as its mean, its smallest and its largest value
 
 
 @dataclass(frozen=True)

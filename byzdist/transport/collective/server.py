@@ -96,9 +96,7 @@ class CollectiveServer(ServerEnd):
         # One header serves all workers: one that holds x^{k-1} knows that, and gets a shorter message.
         shorter = self._pack(request, HAS_MODEL)
         longer = self._pack(request, HAS_MODEL | HAS_PREVIOUS) if lacking else shorter
-        for rank in sorted(
-            hosted, key=lambda rank: -len(hosted[rank])
-        ):  # the worker with the most clients begins first
+        for rank in sorted(hosted, key=lambda rank: -len(hosted[rank])):  # the worker with the most clients begins
             self._post(longer if rank in lacking else shorter, rank)
             self._model_round[rank] = request.round.number
         if is_on_gpu:
@@ -129,10 +127,10 @@ class CollectiveServer(ServerEnd):
         if not lacking:
             self._sends.append(dist.broadcast(self.frame.current, SERVER, async_op=True))
             self._bytes_down += self.frame.current.nbytes * len(workers)
-        filler = self._unused = self._unused or ReplyRows.make(1, self._shape.max_payload, self._shape.device)[0]
+        unused = self._unused = self._unused or ReplyRows.make(1, self._shape.max_payload, self._shape.device)[0]
         for turn in range(max(map(len, hosted.values()), default=0)):
             positions = {rank: mine[turn] for rank, mine in hosted.items() if turn < len(mine)}
-            rows = [self._rows[positions[rank]] if rank in positions else filler for rank in (SERVER, *workers)]
+            rows = [self._rows[positions[rank]] if rank in positions else unused for rank in (SERVER, *workers)]
             works = []
             for gathered in zip(*(row.parts(request.length) for row in rows), strict=True):
                 works.append(dist.gather(gathered[0], list(gathered), SERVER, async_op=True))
@@ -174,7 +172,7 @@ class CollectiveServer(ServerEnd):
             ) from None
 
     def _flush(self, until: float | None = None) -> None:
-        """Wait until everything has been sent, at most ``until`` then or as long as the server has patience.
+        """Wait until everything has been sent, at most ``until`` a time, by default as long as the server has patience.
 
         Raises:
             RunError: if a worker does not take its message, because the group cannot be used afterwards.

@@ -1,4 +1,4 @@
-"""A round's request and replies: who is asked, where each reply goes, what has come. No process, no clock."""
+"""A round's request and replies: who is asked, where each reply goes, what has come. It uses no process and no clock."""
 
 from itertools import count
 
@@ -64,7 +64,7 @@ class Exchange:
         return list(hosted)
 
     def settle(self, worker: Worker, client: int, now: float, missing: str | None = None, afresh: bool = False) -> str:
-        """Take a client's reply, or drop it where its round is over.
+        """Take a client's reply, or drop it if its round is over.
 
         Args:
             worker: the client's.

@@ -36,11 +36,8 @@ log = logging.getLogger(__name__)
 _ROOM = 2**26  # bytes that a gateway may take, in addition to the keeper's memory, the stacks of its threads, and
 _REPLY = 2**13  # bytes for each reply that it waits for
 _THREADS, _STACK = 8, 2**23  # how many threads it may have, and the bytes of a stack if the system names no limit
-_TERMINAL = (
-    signal.SIGTSTP,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-)  # a terminal's Ctrl-Z must stop only the server and the workers
+# Ignored, because a terminal's Ctrl-Z must stop only the server and the workers.
+_TERMINAL = signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU
 _QUICK, _PAUSE = 1.0, 0.2  # seconds: a gateway that ended sooner than the first is replaced after the second
 
 
@@ -148,8 +145,8 @@ def _limit_memory(shape: Shape) -> None:
             held = int(sizes.read().split()[5]) * resource.getpagesize()
         stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
         stacks = _THREADS * (_STACK if stack == resource.RLIM_INFINITY else stack)
-        _, most = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (held + stacks + _ROOM + replies * _REPLY, most))
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (held + stacks + _ROOM + replies * _REPLY, hard))
 
 
 def _be_the_first_to_go() -> None:

@@ -41,10 +41,10 @@ class Conduct:
     offences: int = 0
     quarantine: str = ""  # its last offence, once it is in quarantine
 
-    def offend(self, reason: str, most: int) -> bool:
-        """Count an offence; return whether it is the one that leads to quarantine."""
+    def offend(self, reason: str, limit: int) -> bool:
+        """Count an offence; return whether it is the one that leads to quarantine, the ``limit``-th."""
         self.offences += 1
-        if self.quarantine or self.offences < most:
+        if self.quarantine or self.offences < limit:
             return False
         self.quarantine = reason
         return True
@@ -56,7 +56,7 @@ class Worker:
 
     allowance: Allowance
     generation: int = 0
-    state: str = "has not joined yet"  # "" where the link is open
+    state: str = "has not joined yet"  # "" while the link is open
     round: int = -1  # the round of the request that the worker still has to answer
     request: Request | None = None  # the same request
     pending: set[int] = field(default_factory=set)  # the clients that it still has to answer for
@@ -117,17 +117,17 @@ class Membership:
 
     def why_too_few(self, reachable: int) -> str:
         """Return why so few clients are reachable, in words."""
-        n, least, acceptable = self._shape.clients, self.terms.min_replies, self.count_acceptable()
-        if acceptable < least:
+        n, min_replies, acceptable = self._shape.clients, self.terms.min_replies, self.count_acceptable()
+        if acceptable < min_replies:
             who = f"only {acceptable} of {n} clients are not" if acceptable else f"all {n} clients are"
-            why = f"(transport.offences), and transport.min_replies is {least}"
+            why = f"(transport.offences), and transport.min_replies is {min_replies}"
             conducts = [*self.conducts.values(), *(worker.conduct for worker in self.workers.values())]
             reasons = ", ".join(sorted({conduct.quarantine for conduct in conducts} - {""}))
             return f"{who} in quarantine {why}; the reasons: {reasons}"
         states = {rank: worker.state or "busy" for rank, worker in self.workers.items() if not worker.is_free}
         return (
             f"only {reachable} of {n} clients could be reached for {self.terms.join_timeout:g} s "
-            f"(transport.join_timeout), and transport.min_replies is {least}; by worker: {states}"
+            f"(transport.join_timeout), and transport.min_replies is {min_replies}; by worker: {states}"
         )
 
     def offend(self, client: int, reason: str) -> bool:
@@ -147,9 +147,9 @@ class Membership:
         return not self.trusted[rank - 1 :: self._shape.workers].any()
 
     def charge_the_late(self, round_: int, waited: float, now: float) -> list[str]:
-        """Charge late workers for the seconds, ``waited``, that the round waited for them alone; rest those whose allowance is used up.
+        """Charge late workers for the ``waited`` seconds in which the round waited for them alone; rest those that used up their allowance.
 
-        At most half of the workers rest at a time: if more are late, it is the deadline that is wrong. Return the events to report.
+        At most half of the workers rest at a time: if more are late, the deadline is wrong. Return the events to report.
         """
         told = []
         for rank, worker in self.workers.items():

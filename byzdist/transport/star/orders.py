@@ -10,7 +10,7 @@ from byzdist.transport.wire import HAS_MODEL, Kind, Stage
 
 
 @dataclass
-class Progress:
+class OrderProgress:
     """How far one worker is with its orders."""
 
     is_busy: bool = False  # with an order
@@ -32,7 +32,7 @@ class Orders:
 
     def __init__(self, workers: dict[int, Worker]) -> None:
         self._workers = workers
-        self.progress = {rank: Progress() for rank in workers}
+        self.progress = {rank: OrderProgress() for rank in workers}
         self._saving, self._save_until = -1, 0.0  # the round of the last order to save, and the time for it
         self._resumed = -1  # the round after which clients continue, with what they remembered then
         self._untold = set[int]()  # the ranks that have not been told so yet

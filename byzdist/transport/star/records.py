@@ -11,7 +11,7 @@ class ReportKind(IntEnum):
     """What a gateway tells the server."""
 
     JOINED = 1
-    REPLY = 2  # ``text`` is not empty where the client had remembered nothing
+    REPLY = 2  # ``text`` is not empty if the client had remembered nothing
     OFFENCE = 3  # a malformed reply; this report takes its place
     IDLE = 4  # the round was over before the gateway could pass the request on
     LOST = 5  # the link broke

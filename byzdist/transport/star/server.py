@@ -50,14 +50,14 @@ def _make_room_for_files(workers: int) -> None:
         ConfigError: if the system allows too few for the workers.
     """
     each, others = _FILES
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if resource.RLIM_INFINITY != most < each * workers + others + SPARE:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY != hard < each * workers + others + SPARE:
         raise ConfigError(
             f"--workers: a star of {workers} workers takes about {each * workers + others + SPARE} open files, and this "
-            f"process may have {most}; raise the limit (ulimit -Hn) or start fewer workers."
+            f"process may have {hard}; raise the limit (ulimit -Hn) or start fewer workers."
         )
-    if most != resource.RLIM_INFINITY:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most - SPARE, most))
+    if hard != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard - SPARE, hard))
 
 
 class StarServer(ServerEnd):
@@ -110,13 +110,13 @@ class StarServer(ServerEnd):
 
     def available(self) -> np.ndarray:
         """Return the clients out of quarantine whose worker is linked and owes no reply; see `ServerEnd.available`."""
-        members, least = self.members, self.members.terms.min_replies
+        members, min_replies = self.members, self.members.terms.min_replies
         self.listen(0)
         self.gateways.wake_keeper()
         members.end_rests(time.monotonic())
-        self._wait(lambda: len(members.free_clients()) >= least or members.count_acceptable() < least)
+        self._wait(lambda: len(members.free_clients()) >= min_replies or members.count_acceptable() < min_replies)
         clients = members.free_clients()
-        if len(clients) < least and not self._waits_for_nobody:
+        if len(clients) < min_replies and not self._waits_for_nobody:
             raise RunError(members.why_too_few(len(clients)))
         return clients
 

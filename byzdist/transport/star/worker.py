@@ -29,7 +29,7 @@ class StarWorker(WorkerEnd):
         key: the key that this worker shares with the server.
         connect: opens a connection to the job's store.
         join_timeout: how long the worker tries to join, or to join again, in seconds.
-        agree: is called with what the server says of the run, each time that this worker joins, and may raise.
+        agree: called with what the server says of the run, each time that this worker joins, and may raise.
     """
 
     def __init__(

@@ -86,7 +86,7 @@ def test_what_is_kept_is_bounded_and_can_be_freed(monkeypatch):
     (workspace,) = oneshot._idle._held
     assert 0 < workspace.bytes() < 10 * 20_000 * 8
     most = workspace.bytes()
-    monkeypatch.setattr(oneshot, "MOST", most)
+    monkeypatch.setattr(oneshot, "MAX_IDLE_BYTES", most)
     aggregate(list(rows(10, 20_000)), "krum", f=2)
     assert 0 < workspace.bytes() <= most
     free_workspaces()

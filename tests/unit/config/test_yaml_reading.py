@@ -7,7 +7,7 @@ import pytest
 
 from byzdist.cli.main import main
 from byzdist.config import yaml_reading
-from byzdist.config.yaml_reading import MOST_BYTES, read_yaml
+from byzdist.config.yaml_reading import MAX_BYTES, read_yaml
 from byzdist.errors import ConfigError
 from byzdist.reporting.plotting import plot
 
@@ -36,7 +36,7 @@ HOSTILE = {
     "a nest through aliases": "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 200)),
     "too many values": "[" + "1," * 3_000 + "]",
     "too many keys": "\n".join(f"k{i}: 1" for i in range(2000)),
-    "too long": "x" * (MOST_BYTES + 1),
+    "too long": "x" * (MAX_BYTES + 1),
     "a long number": "a: " + "9" * 5_000,
     "a long hexadecimal number": "a: 0x" + "f" * 5_000,
     "a long sexagesimal number": "a: " + "1:" * 2_500 + "1",
@@ -56,7 +56,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_text_is_refused_in_bounded_time_and_memory(text, monkeypatch):
-    monkeypatch.setattr(yaml_reading, "_MOST_VALUES", 2_000)  # a second's work less
+    monkeypatch.setattr(yaml_reading, "_MAX_VALUES", 2_000)  # a second's work less
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     with pytest.raises(ConfigError, match="here: "):
         read_yaml(text, "here")

@@ -9,7 +9,7 @@ import yaml
 
 from byzdist.cli.main import main
 from byzdist.methods import METHODS
-from byzdist.planning.page import duration, percent, size
+from byzdist.planning.page import duration, percent
 from byzdist.planning.plan import plan
 from byzdist.planning.probe import in_this_process, probe
 from byzdist.planning.subject import Options, Subject
@@ -145,6 +145,5 @@ def test_nothing_is_said_of_a_configuration_that_follows_the_theory(written):
 
 
 def test_numbers_are_shown_in_units_that_suit_them():
-    assert [size(0), size(999), size(1500), size(2.5e10)] == ["0 B", "999 B", "1.5 kB", "25 GB"]
     assert [duration(3.14), duration(600), duration(9000)] == ["3.1 s", "10 min", "2.5 h"]
     assert [percent(0.5), percent(0.9999999), percent(1.0)] == ["50 %", "99.99999 %", "100 %"]

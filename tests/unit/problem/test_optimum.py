@@ -106,7 +106,7 @@ def test_none_where_there_is_no_minimum_to_be_found(tmp_path, caplog, spec, reas
 
 def test_none_where_it_would_take_minutes(tmp_path, caplog, monkeypatch):
     caplog.set_level(logging.WARNING)
-    monkeypatch.setattr(optimum, "_MOST_WORK", 80 * 4 - 1)
+    monkeypatch.setattr(optimum, "_MAX_WORK", 80 * 4 - 1)
     dataset = make(2)
     parts = data.split({"name": "shared"}, dataset.labels, 4, 0)
     assert (

@@ -1,11 +1,8 @@
 import re
 
-import pytest
-
 from byzdist.config.reading import parse
 from byzdist.problem.evaluation import measured_of
 from byzdist.problem.tasks import TASKS
-from byzdist.reporting import progress
 from byzdist.reporting.metrics import Metrics
 from byzdist.reporting.progress import Progress
 from tests.support.cases import BASE
@@ -18,14 +15,6 @@ class Clock:
 
     def __call__(self):
         return self.now
-
-
-@pytest.mark.parametrize(
-    "count, text",
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (123_456, "123.5 kB"), (5.5e9, "5.5 GB"), (2e13, "20.0 TB")],
-)
-def test_bytes(count, text):
-    assert progress.spelled_bytes(count) == text
 
 
 def test_away_from_a_terminal_a_plain_line_comes_now_and_then(tmp_path, capsys):

@@ -34,9 +34,7 @@ def job(monkeypatch):
     seen: dict[str, Any] = {"acts": lambda folder: None, "attempts": []}
 
     class Job:
-        signals: list[int] = []
-
-        def __init__(self, command, configuration, workers, secret, patience, idle):
+        def __init__(self, command, configuration, workers, secret, patience, signals, idle):
             seen.update(command=command, configuration=configuration, workers=workers, secret=secret)
 
         def __enter__(self):

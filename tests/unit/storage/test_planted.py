@@ -180,7 +180,7 @@ def test_evaluate_refuses_what_is_planted(run, victim, file, kind):
 def test_plot_refuses_what_is_planted(run, victim, file, kind, tmp_path):
     (run / file).unlink()
     plant(run / file, kind, victim)
-    assert "holds no run" in at_once(plotting.plot, [run], tmp_path / "p.png") or file == "config.yaml"
+    assert "not what a run writes" in at_once(plotting.plot, [run], tmp_path / "p.png") or file == "config.yaml"
 
 
 HOSTILE_MODELS = {
@@ -222,7 +222,7 @@ def test_a_checkpoint_without_a_model_that_fits_is_refused_by_evaluate(run, x):
 
 
 def test_a_checkpoint_of_absurd_size_is_no_model(run, monkeypatch):
-    monkeypatch.setattr("byzdist.cli.evaluate.report._FACTS", 1 << 10)
+    monkeypatch.setattr("byzdist.cli.evaluate.report._MAX_FACTS", 1 << 10)
     (run / "model.safetensors").unlink()
     shutil.rmtree(run / "checkpoint")
     large = Checkpoint("r", 9, {}, {"x": torch.zeros(12), "more": torch.zeros(10_000)})

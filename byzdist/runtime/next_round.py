@@ -11,11 +11,11 @@ from byzdist.transport.base import ServerEnd
 
 
 @dataclass(frozen=True)
-class Plan:
+class NextRound:
     """A round that is to come.
 
     Attributes:
-        called: why it is a full one out of turn; None where it is not.
+        called: why it is a full one out of turn; None if it is not.
         postponed: why it is a sampled one although a full one is due.
     """
 
@@ -24,7 +24,7 @@ class Plan:
     postponed: str | None = None
 
 
-class Planner:
+class RoundPlanner:
     """Decides on rounds: the seed draws c_k and the cohort, and ``full_rounds`` calls full rounds out of turn."""
 
     def __init__(
@@ -37,23 +37,23 @@ class Planner:
         self._clients, self._draws_available = clients.count, config.transport.draw == "available"
         self._draws = Draws(config.seed, method.is_full, sizes, clients.availability, clients.count)
 
-    def start(self) -> Plan:
+    def start(self) -> NextRound:
         """Return the full round 0, which gives g^0."""
-        return Plan(self._draw(0, True))
+        return NextRound(self._draw(0, True))
 
     def draw_ahead(self, number: int) -> None:
         """Draw a round before it is asked for."""
         self._draws.draw_ahead(number)
 
-    def plan(self, number: int, has_estimate: bool) -> Plan:
+    def plan(self, number: int, has_estimate: bool) -> NextRound:
         """Decide on a round; may wait for clients. Without an estimate every round is a full one."""
         drawn, called = self._draws.is_full(number), self._full_rounds.called(number)
         round_ = self._draw(number, not has_estimate or drawn or called is not None)
         if round_.full and has_estimate:
             exposed = self._attendance.exposed(round_.cohort.tolist(), {})
             if doubt := self._full_rounds.doubt(len(round_.cohort), exposed):
-                return Plan(self._draw(number, False), postponed=doubt)
-        return Plan(round_, called=None if drawn else called)
+                return NextRound(self._draw(number, False), postponed=doubt)
+        return NextRound(round_, called=None if drawn else called)
 
     def _draw(self, number: int, full: bool) -> Round:
         """Draw the cohort from the clients that the availability model lets take part and that, unless told otherwise, can be reached."""
