@@ -26,8 +26,8 @@ class ByzClip21(Copies):
     moves by β2 clip_τ(v_i - g_i), so it is the server's m_i without the noise. The rule aggregates the m_i.
 
     Each client clips its own message, which bounds what one round tells of its data; with ``sigma`` it adds noise, but byzdist does not
-    account for privacy. The paper's experiments have β1 = 0.1 and β2 (its β̂) between 0.01 and 0.1. There, messages are not compressed;
-    here they may be, by an unbiased compressor.
+    account for privacy. The paper's experiments have β1 = 0.1 and β2 (its β̂) = 0.01. There, messages are not compressed; here they may be,
+    by an unbiased compressor.
     """
 
     tau: Annotated[float, Gt(0)]

@@ -56,10 +56,8 @@ def cohorts(subject: Subject, byzantine: int) -> list[Cohorts]:
         for full, weight in ((False, 1 - share), (True, share)):
             if weight:
                 able = model(Round(number, subject.config.seed, full), n)
-                count, bad = (
-                    (n, byzantine) if able is None else (len(able), int((np.asarray(able) >= n - byzantine).sum()))
-                )
-                counted[full, count, bad] += weight * rounds / looked_at
+                ids = np.arange(n) if able is None else np.asarray(able)
+                counted[full, len(ids), int((ids >= n - byzantine).sum())] += weight * rounds / looked_at
     return [Cohorts(*kind, min(sizes[kind[0]], kind[1]), count) for kind, count in sorted(counted.items())]
 
 
@@ -72,7 +70,9 @@ def mean(chance: Chance, among: Sequence[Cohorts]) -> float:
     """Return the mean of an event's probability over rounds; if there are none, its probability in the first kind of them."""
     total = sum(kind.rounds for kind in among)
     found = [(kind.rounds, chance(kind.clients, kind.byzantine, kind.size)) for kind in among]
-    return sum(rounds * each for rounds, each in found) / total if total else found[0][1] if found else 0.0
+    if total:
+        return sum(rounds * each for rounds, each in found) / total
+    return found[0][1] if found else 0.0
 
 
 def none_of(chance: Chance, among: Sequence[Cohorts]) -> float:

@@ -85,10 +85,8 @@ class CopiesReference(Reference):
         method = self.method
         everyone, first = range(self.n), int(method["name"] == "byz_clip21")
         x, x_old = self.start.copy(), self.start
-        rows = {
-            i: np.zeros_like(x) for i in everyone
-        }  # the server's g_i, and the clients', which are the same but for noise
-        quiet = dict(rows)  # the clients' g_i, in which there is no noise (Islamov et al., Algorithm 1)
+        rows = {i: np.zeros_like(x) for i in everyone}  # the server's g_i
+        quiet = dict(rows)  # the clients' g_i, the same but without noise (Islamov et al., Algorithm 1)
         known = set(everyone) if first else set()
         afresh, g = set(everyone), np.zeros_like(x)
         for k in range(first, self.config["rounds"] + 1):
