@@ -54,7 +54,8 @@ def arc(points: Points, f: int, generator: Generator) -> Points:
 def bucketing(points: Points, f: int, generator: Generator, *, size: Annotated[int, Ge(1)] = 2) -> Points:
     """Average the vectors in random groups of ``size``, which divides the breakdown point by ``size``.
 
-    The last group may be smaller. f hostile vectors may fall into f different groups, so f stays while n becomes n / size.
+    The last group may be smaller; it is divided by its own size, as in the code of [BRPP], whose Algorithm 2 has ``size``. f hostile
+    vectors may fall into f different groups, so f stays while n becomes n / size.
     Karimireddy, He, Jaggi, "Byzantine-Robust Learning on Heterogeneous Datasets via Bucketing", ICLR 2022.
     """
     n = points.size

@@ -112,7 +112,7 @@ def smea(points: Points, f: int) -> Floats:
     """Average the n - f vectors whose covariance has the smallest largest eigenvalue.
 
     It computes the eigenvalue for every subset, exactly, from the centred inner products. Allouah, Guerraoui, Gupta, Pinot,
-    Rizk, Voitovych, "On the Privacy-Robustness-Utility Trilemma in Distributed Learning", ICML 2023.
+    Stephan, "On the Privacy-Robustness-Utility Trilemma in Distributed Learning", ICML 2023.
     """
     n, gram = points.size, points.gram[:-1, :-1]
     best, chosen = math.inf, np.arange(n)

@@ -39,7 +39,8 @@ def alie(now: Context, *, z: float | None = None, ddof: Literal[0, 1] = 0) -> Te
     """Send mean - z·std of the cohort's honest messages: A Little Is Enough (Baruch et al., NeurIPS 2019).
 
     By default z follows from the numbers of all clients, see `alie_z`: from those of a small cohort it would be 0, and the message
-    would be the honest mean. ``ddof`` is subtracted from the number of honest messages in the standard deviation.
+    would be the honest mean. ``ddof`` is subtracted from the number of honest messages in the standard deviation; it is 1 in the code of
+    [BRPP].
     """
     mean = _mean(now)
     assert now.colluders is not None
@@ -70,8 +71,8 @@ def mimic(now: Context, *, target: Annotated[int, Ge(0)] | Literal["worst"] = "w
     """Repeat the message of one honest client, the target, so that it outweighs the others (Karimireddy et al., ICLR 2022).
 
     With ``target: worst`` it is, in each round, the client farthest out along the direction in which the cohort's honest messages
-    differ most. Otherwise ``target`` is a client's id; if that client is not in the cohort, the honest client with the next higher
-    id, cyclically, replaces it.
+    differ most; the paper's attackers find such a client in the first rounds and then keep to it. Otherwise ``target`` is a client's
+    id; if that client is not in the cohort, the honest client with the next higher id, cyclically, replaces it.
     """
     assert now.colluders is not None
     if not now.colluders:

@@ -12,8 +12,9 @@ from byzdist.attacks.base import ATTACKS, Context
 def shift_back(now: Context, *, scale: Annotated[float, Gt(0)] | Literal["auto"] = 1.0) -> Tensor:
     """Pull the model back to x^0 whenever Byzantine clients are a strict majority of the cohort, else be honest [BRPP section 5].
 
-    The estimate it sends is a·(x^k - x^0), so the difference is a·(x^k - x^0) - g^{k-1}. The factor a is ``scale``: 1 as in the
-    paper; with ``auto`` it is 1/γ, and without clipping a single such round returns the model to x^0.
+    The estimate it sends is a·(x^k - x^0), so the difference is a·(x^k - x^0) - g^{k-1}. The paper's text has x^0 - x^k, the direction
+    of the step; its code sends this estimate. The factor a is ``scale``: 1 as in the paper; with ``auto`` it is 1/γ, and without
+    clipping a single such round returns the model to x^0.
     """
     if 2 * now.accomplices <= len(now.cohort):
         return now.honest

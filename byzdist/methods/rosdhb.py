@@ -18,8 +18,8 @@ class RoSDHB(Bank):
     puts zeros elsewhere, and updates m_i = β m_i + (1 - β)·(that vector). All rows have the same zeros, so rules compare like with
     like. The values travel by ``compression: {name: rand_k, ratio: k/d, support: shared}``.
 
-    Needs: that compression, or none; n·d values of memory on the server. The paper has all clients in every round. With a smaller
-    cohort, rows of clients that were not asked decay as in `demoa`, which is a heuristic.
+    Needs: that compression, or none; n·d values of memory on the server. The paper has all clients in every round, and its code begins
+    with m_i = 0 (``g0: zero``). With a smaller cohort, rows of clients that were not asked decay as in `demoa`, which is a heuristic.
 
     Attributes:
         momentum: β.

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from byzdist.planning.cohorts import cohorts, is_always, none_of
 from byzdist.planning.majority import more_than, never
 from byzdist.planning.participation import chance_of_majority
 from byzdist.planning.rates import rates, recommended_p
@@ -76,7 +77,11 @@ def _tolerated(subject: Subject) -> int:
 
 
 def _trusted(subject: Subject) -> float:
-    return never(more_than(subject.clients, subject.declared, subject.rows, _tolerated(subject)), subject.config.rounds)
+    if is_always(subject) or subject.keeps_bank:
+        chance = more_than(subject.clients, subject.declared, subject.rows, _tolerated(subject))
+        return never(chance, subject.config.rounds)
+    sampled = [kind for kind in cohorts(subject, subject.declared) if not kind.full]
+    return none_of(lambda n, b, size: more_than(n, b, size, subject.aggregator.max_byzantine(size)), sampled)
 
 
 def _step(subject: Subject) -> Iterator[str]:

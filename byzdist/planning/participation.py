@@ -1,17 +1,14 @@
 """The section on cohorts: how often Byzantine clients are a majority, and which cohort could do without clipping."""
 
-from byzdist.planning.majority import Safe, kl_cohort, majority, never, safe_cohort, safe_cohort_of
+from byzdist.planning.cohorts import cohorts, is_always, mean, none_of
+from byzdist.planning.majority import Safe, kl_cohort, majority, safe_cohort, safe_cohort_of
 from byzdist.planning.page import Section, percent
 from byzdist.planning.subject import Subject
 
 
 def chance_of_majority(subject: Subject, byzantine: int) -> float | None:
     """Return the probability that a round, sampled or full, has a Byzantine majority; None where p is not known."""
-    if subject.full_rounds is None:
-        return None
-    share = subject.full_rounds / subject.config.rounds
-    sampled = majority(subject.clients, byzantine, subject.cohort)
-    return (1 - share) * sampled + share * majority(subject.clients, byzantine, subject.full_cohort)
+    return None if subject.full_rounds is None else mean(majority, cohorts(subject, byzantine))
 
 
 def section(subject: Subject) -> Section:
@@ -31,6 +28,8 @@ def section(subject: Subject) -> Section:
     full = subject.full_rounds
     shown = "not known without the data" if full is None else f"{full:,.0f} of {rounds:,}"
     found.add("full_rounds", "full rounds that the seed draws", full, shown)
+    if not is_always(subject):
+        _available(found, subject)
     for key, byzantine, words in (("declared", declared, "B ="), ("configured", configured, "the configured")):
         if key == "configured" and byzantine == declared:
             continue
@@ -41,19 +40,25 @@ def section(subject: Subject) -> Section:
     bound = kl_cohort(n, declared, rounds, confidence)
     _safe(found, "safe_cohort_by_kl", "the same by FedRo's bound (condition 5, KL divergence)", bound)
     _own_rule(found, subject)
-    if subject.config.clients.availability.name != "always":
-        found.notes.append(
-            "These probabilities are for rounds in which all clients can be drawn. Where few can take part (clients.availability), cohorts "
-            "are smaller and majorities more frequent."
-        )
     return found
 
 
+def _available(found: Section, subject: Subject) -> None:
+    """Add how many clients can take part, and what on the page does not count with that."""
+    kinds = cohorts(subject, 0)
+    average, least = mean(lambda clients, byzantine, size: clients, kinds), min(kind.clients for kind in kinds)
+    words = f"{average:.3g} on average, at least {least}"
+    found.add("available", "clients that can take part in a round", {"mean": average, "least": least}, words)
+    found.notes.append(
+        "The probabilities are those of cohorts drawn from the clients that can take part in each round of this run "
+        "(clients.availability). Safe cohorts, theorems and costs are for rounds in which all can."
+    )
+
+
 def _majorities(found: Section, subject: Subject, key: str, byzantine: int, who: str) -> None:
-    n, rounds = subject.clients, subject.config.rounds
-    sampled = majority(n, byzantine, subject.cohort)
+    n, rounds, kinds = subject.clients, subject.config.rounds, cohorts(subject, byzantine)
+    sampled, in_full = (mean(majority, [kind for kind in kinds if kind.full is full]) for full in (False, True))
     found.add(f"majority_{key}", f"P(Byzantine majority in a sampled cohort), {who} of {n}", sampled, percent(sampled))
-    in_full = majority(n, byzantine, subject.full_cohort)
     if in_full:
         found.add(
             f"full_majority_{key}",
@@ -71,7 +76,7 @@ def _majorities(found: Section, subject: Subject, key: str, byzantine: int, who:
         first,
         f"{first:,.3g}" if first else "it cannot come",
     )
-    none = never(chance, rounds)
+    none = none_of(majority, kinds)
     found.add(f"none_in_run_{key}", f"P(a run of {rounds:,} rounds has none)", none, percent(none))
 
 

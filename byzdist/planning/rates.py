@@ -139,6 +139,11 @@ def section(subject: Subject) -> Section:
     _both(found, "F", "F of the rule, ‖rule(v)‖ ≤ F·max‖v‖", bounds)
     for theorems in zip(*(known.theorems(which) for which in known.settings), strict=True):
         _theorem(found, dict(zip(known.settings, theorems, strict=True)), curvature)
+    if curvature is not None and curvature.heterogeneity:
+        found.notes.append(
+            "Where honest clients differ, the theorems lead to a neighbourhood of the minimum whose size grows with ζ²; ρ is the rate "
+            "until then."
+        )
     return found
 
 

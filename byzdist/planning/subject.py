@@ -117,10 +117,14 @@ class Subject:
         return bool(getattr(METHODS.get(self.config.method.name), "plain_mean", False))
 
     @property
+    def keeps_bank(self) -> bool:
+        """Whether the server keeps a row of each client, which the rule gets whoever takes part in a round."""
+        return bool(getattr(METHODS.get(self.config.method.name), "keeps_bank", False))
+
+    @property
     def rows(self) -> int:
         """How many rows the rule gets in a sampled round: C, or n where the server keeps a row of each client."""
-        keeps_bank = getattr(METHODS.get(self.config.method.name), "keeps_bank", False)
-        return self.clients if keeps_bank else self.cohort
+        return self.clients if self.keeps_bank else self.cohort
 
     @property
     def clips(self) -> bool:

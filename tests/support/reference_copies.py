@@ -27,6 +27,7 @@ class CopiesReference(Reference):
         self.lost = lost or {}
         self.v: dict[int, np.ndarray] = {}  # a client's own: v_i, or h_i
         self.u: dict[int, np.ndarray] = {}
+        self.noise: dict[int, np.ndarray] = {}  # in a client's last message
 
     @property
     def omega(self) -> float:
@@ -67,7 +68,8 @@ class CopiesReference(Reference):
             self.v[i] = (1 - beta) * self.v.get(i, np.zeros_like(x)) + beta * gradient
             c = self.v[i] - g
             c = c * min(1.0, tau / np.linalg.norm(c)) if c.any() else c
-            return c + self.method.get("sigma", 0.0) * stream(self.seed, "noise", i, k).standard_normal(len(x))
+            self.noise[i] = self.method.get("sigma", 0.0) * stream(self.seed, "noise", i, k).standard_normal(len(x))
+            return c + self.noise[i]
         eta = self.method["eta"]
         if name == "byz_vr_dm21":
             is_first = i not in self.v or full
@@ -83,15 +85,16 @@ class CopiesReference(Reference):
         method = self.method
         everyone, first = range(self.n), int(method["name"] == "byz_clip21")
         x, x_old = self.start.copy(), self.start
-        rows = {i: np.zeros_like(x) for i in everyone}  # the server's g_i, and the clients', which are the same
+        rows = {i: np.zeros_like(x) for i in everyone}  # the server's g_i
+        quiet = dict(rows)  # the clients' g_i, the same but without noise (Islamov et al., Algorithm 1)
         known = set(everyone) if first else set()
         afresh, g = set(everyone), np.zeros_like(x)
         for k in range(first, self.config["rounds"] + 1):
             full = k == 0
             if k > 0:
                 x_old, x = x, x - method["step_size"] * g
-            own = {i: np.zeros_like(x) if i in afresh else rows[i] for i in everyone}
-            sent = {i: self.message(i, k, full, x, x_old, own[i], i in afresh) for i in everyone}
+            own, clean = ({i: np.zeros_like(x) if i in afresh else held[i] for i in everyone} for held in (rows, quiet))
+            sent = {i: self.message(i, k, full, x, x_old, clean[i], i in afresh) for i in everyone}
             good = {i: own[i] + sent[i] for i in everyone if i not in self.bad}
             for i in self.bad:
                 estimate = own[i] + sent[i]
@@ -102,6 +105,7 @@ class CopiesReference(Reference):
             for i in set(everyone) - lost:
                 c = sent[i] if full else self.compressed(sent[i], i, k)
                 rows[i] = own[i] + method.get("beta2", 1.0) * c
+                quiet[i] = clean[i] + method.get("beta2", 1.0) * (c - self.noise.get(i, 0.0))
             known |= set(everyone) - lost
             afresh = lost
             if self.n - len(lost) >= self.config.get("transport", {}).get("min_replies", 1):

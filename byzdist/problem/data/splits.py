@@ -87,8 +87,8 @@ def dirichlet(
 ) -> Owners:
     """Each label is shared out in proportions from a Dirichlet(alpha) law: a small alpha makes clients unlike.
 
-    (Hsu, Qi, Brown, "Measuring the effects of non-identical data distribution", 2019.) A client without samples gets
-    one from the client that then has most.
+    Yurochkin et al., "Bayesian Nonparametric Federated Learning of Neural Networks", ICML 2019. Clients hold unequally many samples. One
+    without any gets one from the client that then has most.
     """
     owners = np.empty(len(labels), np.int64)
     for label in range(int(labels.max()) + 1):

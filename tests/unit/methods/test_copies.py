@@ -7,7 +7,7 @@ import torch
 
 from byzdist.config.reading import parse
 from byzdist.errors import ConfigError
-from byzdist.methods import METHODS, Sizes
+from byzdist.methods import METHODS, ClientTask, Sizes
 from byzdist.methods.byz_clip21 import ByzClip21
 from byzdist.methods.byz_dasha_page import ByzDashaPage
 from byzdist.methods.byz_ef21 import ByzEF21
@@ -77,6 +77,34 @@ def test_messages_are_added_and_replace_the_row_of_who_starts_afresh():
     assert rows.tolist() == [[1.0, 1.0], [3.0, 4.0], [5.0, 6.0]]
     clip = ByzClip21(step_size=0.1, tau=1.0, beta2=0.5).resolved(sizes())
     assert clip.rows(g, received([1.0, 2.0]), None).tolist() == [[0.5, 1.0], [0.0, 0.0], [0.0, 0.0]]
+
+
+class Flat:
+    """A loss without slope, in place of the Oracle."""
+
+    def samples(self, client):
+        return 8
+
+    def gradient(self, x, client, batch, out):
+        out.zero_()
+
+
+def test_the_noise_of_earlier_messages_is_never_taken_back():
+    """In Islamov et al.'s Algorithm 1 the client's g_i is free of noise: where v_i is 0, so is g_i, and each message is fresh noise."""
+    method: Any = ByzClip21(step_size=0.1, tau=1.0, beta2=0.5, sigma=0.3).resolved(sizes())
+    oracle: Any = Flat()
+    memory, x, sums = {}, torch.zeros(2000, dtype=torch.float64), torch.zeros(2000, dtype=torch.float64)
+    for number in range(1, 6):
+        task, c = ClientTask(Round(number, 0), 1, x, None, memory), torch.empty_like(x)
+        method.message(oracle, task, c)
+        drawn = 0.3 * torch.from_numpy(Round(number, 0).rng("noise", 1).standard_normal(2000))
+        torch.testing.assert_close(c, drawn, rtol=0.0, atol=1e-12)
+        method.note_sent(memory, c)
+        sums += 0.5 * c
+    torch.testing.assert_close(memory["copy"], sums)  # as the server's row
+    afresh = ClientTask(Round(6, 0), 1, x, None, memory, afresh=True)
+    method.message(oracle, afresh, c)
+    assert float(c.norm()) < 0.3 * 2000**0.5 * 1.2  # no noise of before, which would be twice as long
 
 
 def test_finite_messages_never_add_up_to_infinity():

@@ -144,6 +144,13 @@ def test_nothing_is_said_of_a_configuration_that_follows_the_theory(written):
     assert tree_of(path, f"method.step_size={step}", f"method.clip={clip}")["warnings"] == []
 
 
+@pytest.mark.parametrize("split, differ", [("shared", False), ("iid", True)])
+def test_the_floor_of_the_theorems_is_named_where_clients_differ(written, split, differ):
+    theory = tree_of(written(cohort=10), f"data.split={split}")["theory"]
+    assert (theory["zeta_squared"] > 0) is differ
+    assert any("grows with ζ²" in note for note in theory["notes"]) is differ
+
+
 def test_numbers_are_shown_in_units_that_suit_them():
     assert [duration(3.14), duration(600), duration(9000)] == ["3.1 s", "10 min", "2.5 h"]
     assert [percent(0.5), percent(0.9999999), percent(1.0)] == ["50 %", "99.99999 %", "100 %"]

@@ -56,6 +56,17 @@ def test_the_constants_are_those_of_the_theorems():
     assert any_q.rate(10.0, 1.0) == p / 8 and bounded_q.rate(10.0, 1.0) == p / 4 and bounded_q.rate(1e-4, 2.0) == 2e-4
 
 
+@pytest.mark.parametrize(
+    "cohort, shares, first, second", [(1, (3 / 4, 1 / 15), 1488, 136 / 3), (20, (1, 1), 1408, 16 / 15)]
+)
+def test_a_cohort_of_one_and_one_of_all_have_the_closed_forms_of_the_paper(cohort, shares, first, second):
+    """Section 4: p_G = G/n and P_C = 1/G for C = 1, and both are 1 for C = n. So p_G G P_C / ((1-δ)C) is 1; the rest is by hand."""
+    plain = replace(SETTING, cohort=cohort, p=0.5, robustness=0.0, omega=0.0, compressor_bound=1.0, rule_bound=1.0)
+    assert (plain.good_cohort, plain.honest_share) == pytest.approx(shares)
+    any_q, bounded_q = theorem_1(plain), theorem_2(plain)
+    assert (any_q.A, bounded_q.A) == pytest.approx((first, second))
+
+
 def test_without_omega_or_a_bound_of_the_compressor_there_is_no_theorem():
     assert theorem_1(replace(SETTING, omega=None)) is None and theorem_2(replace(SETTING, omega=None)) is None
     unbounded = replace(SETTING, compressor_bound=None)
