@@ -17,7 +17,7 @@ from pydantic_core import CoreSchema, PydanticSerializationUnexpectedValue, core
 
 from byzdist import given
 from byzdist.errors import ConfigError, describe_error
-from byzdist.words import closest, did_you_mean, explain
+from byzdist.words import closest, did_you_mean, explain, shown
 
 Named: TypeAlias = Union[str, Mapping[str, Any], "Spec"]
 """How a piece may be given: its name, {name: ..., parameters}, or a spec."""
@@ -261,6 +261,8 @@ class Registry(Generic[T]):
         Raises:
             ConfigError: naming ``key`` and the parameter, for an unknown name, a wrong type or a value out of range.
         """
+        if not isinstance(named, str | Mapping | Spec):
+            raise ConfigError(f"{key}: must be a name or a mapping {{name: ..., parameters}} (it is {shown(named)}).")
         spec = Spec.of(named)
         if spec.checked:
             return spec
@@ -313,7 +315,11 @@ class Registry(Generic[T]):
         entry = self.get(name, key)
         try:
             signature = inspect.signature(entry, eval_str=True)
-            signature.bind_partial(*self._arguments)
+            words = [word for word, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY]
+            memory = (
+                ["memory"] if self._arguments and getattr(entry, "remembers", False) else []
+            )  # a rule that remembers
+            signature.bind(*self._arguments, *memory, **dict.fromkeys(words))
         except (TypeError, ValueError, NameError) as error:
             call = ", ".join([*self._arguments, "key=value, ..."])
             raise ConfigError(

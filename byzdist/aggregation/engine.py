@@ -1,14 +1,16 @@
 """The aggregator: pre-aggregation steps, then the rule; it usually reads the data at most twice."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from numbers import Integral
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from byzdist.aggregation import gram
+from byzdist.aggregation.arguments import OneOf, Steps, check, check_result, listed, piece
 from byzdist.aggregation.columns import LARGEST_NETWORK, Columns
 from byzdist.aggregation.geometry import Geometry
 from byzdist.aggregation.kernels import native
@@ -20,7 +22,6 @@ from byzdist.aggregation.span import clip_factors
 from byzdist.aggregation.types import Floats
 from byzdist.aggregation.vectors import NonfiniteRows, Vectors, Workspace, as_array, as_tensor
 from byzdist.errors import ConfigError
-from byzdist.registry import Named
 from byzdist.rounds import Memory
 
 Compile: TypeAlias = bool | Literal["auto", "kept", "sums"]
@@ -53,8 +54,8 @@ class Aggregator:
     """One rule with its pre-aggregation steps, made once and called every round; it keeps its buffers.
 
     Args:
-        rule: a registered name, {name: ..., parameters}, or a spec.
-        pre: steps in the order in which they are applied, each given in the same way.
+        rule: a registered name, {name: ..., parameters}, a spec, or a `Rule` or function (matrix, f) -> vector of your own.
+        pre: steps in the order in which they are applied, each given in the same way; or one step.
         compile: what runs as compiled loops.
             "sums": inner products, norms and weighted sums, if there is a C compiler (CC, else cc) and the matrix is large. Those
             loops are compiled once in a process, in some tenths of a second.
@@ -75,21 +76,21 @@ class Aggregator:
 
     def __init__(
         self,
-        rule: Named,
-        pre: Sequence[Named] = (),
+        rule: OneOf,
+        pre: Steps = (),
         *,
         compile: Compile = "sums",
         key: str = "aggregation",
         workspace: Workspace | None = None,
     ) -> None:
-        spec = RULES.check(rule, f"{key}.rule")
-        found, self._parameters = RULES.get(spec.name), dict(spec.parameters)
+        if compile not in get_args(get_args(Compile)[1]) and not isinstance(compile, bool):
+            raise ConfigError(f"compile: must be true, false, 'auto', 'kept' or 'sums' (it is {compile!r}).")
+        found, self._parameters = piece(RULES, rule, f"{key}.rule")
         self.rule = found if isinstance(found, Rule) else Rule(found, "plain", _OWN)
         self.pre: list[tuple[PreStep, Mapping[str, Any]]] = []
-        for i, named in enumerate(pre):
-            spec = PRE.check(named, f"{key}.pre[{i}]")
-            step = PRE.get(spec.name)
-            self.pre.append((step if isinstance(step, PreStep) else PreStep(step), spec.parameters))
+        for i, given in enumerate(listed(pre)):
+            step, parameters = piece(PRE, given, f"{key}.pre[{i}]")
+            self.pre.append((step if isinstance(step, PreStep) else PreStep(step), parameters))
         inner = self._parameters.get("rule") if self.rule.kind == "wrapper" else None
         self._inner = Aggregator(inner, compile=compile, key=f"{key}.rule") if inner is not None else None
         steps = any(step.products or step.mixes and i + 1 < len(self.pre) for i, (step, _) in enumerate(self.pre))
@@ -166,8 +167,11 @@ class Aggregator:
             out: memory for the result, d entries; a new tensor by default. After an error its content is undefined.
             nonfinite: what to do with rows that hold NaN or infinity: raise an "error", "drop" them (each is subtracted from f),
                 or "trust" the caller to have removed them.
+
+        Raises:
+            ConfigError: for arguments of another form, and for rows that are not finite, unless some are left after a drop.
         """
-        assert V.ndim == 2 and V.shape[0] >= 1 and V.is_floating_point(), "V is n x d, n >= 1, floating point"
+        check(V, clip, out)
         try:
             with np.errstate(invalid="ignore"):
                 return self._aggregate(V, f, clip, generator, out, finite=nonfinite == "trust")
@@ -238,7 +242,8 @@ class Aggregator:
         if rule.kind == "plain":
             whole = points.vectors.tile(0, points.vectors.d)
             matrix = as_tensor(whole if points.mix is None else points.vectors.mixed(points.mix, whole))
-            out.copy_(rule(matrix, f, *self._remembered, **self._parameters))
+            result = rule(matrix, f, *self._remembered, **self._parameters)
+            out.copy_(check_result(result, len(out), getattr(rule, "__name__", "the rule")))
             return None
         if rule.select is not None:
             points = points.mixed(rule.select(points, f))
@@ -319,7 +324,7 @@ def _weigh(points: Points, weights: Floats, out: Tensor) -> Floats:
     return mixed
 
 
-def max_byzantine(rule: Named, pre: Sequence[Named], n: int) -> int:
+def max_byzantine(rule: OneOf, pre: Steps, n: int) -> int:
     """Return the largest number of Byzantine rows among n that these steps and this rule tolerate in the worst case.
 
     With that many, declared as f, the distance of the result from the other rows' mean is at most a constant times the spread
@@ -333,6 +338,8 @@ def max_byzantine(rule: Named, pre: Sequence[Named], n: int) -> int:
         n: the number of rows (the replies that came, not the requests).
 
     Raises:
-        ConfigError: for an unknown name or a wrong parameter.
+        ConfigError: for an unknown name or a wrong parameter, or an n that is not a whole number.
     """
+    if not isinstance(n, Integral) or n < 0:
+        raise ConfigError(f"n: a whole number of rows is needed (it is {n!r}).")
     return Aggregator(rule, pre).max_byzantine(n)

@@ -32,6 +32,8 @@ def as_given(V: Any, workspace: Workspace) -> Given:
     Raises:
         ConfigError: for an input of another kind than those that ``aggregate`` names.
     """
+    if hasattr(V, "to_numpy"):  # a data frame
+        V = V.to_numpy()
     if isinstance(V, list | tuple) and V and isinstance(V[0], Mapping):
         return _of_states(V, workspace)
     if isinstance(V, list | tuple):
@@ -49,6 +51,10 @@ def as_given(V: Any, workspace: Workspace) -> Given:
 
 
 def _tensor(given: Any, dtype: torch.dtype | None = None) -> Tensor:
+    if isinstance(given, np.ma.MaskedArray):
+        raise ConfigError("V: a masked array has entries without values; fill them first, with its method filled().")
+    if isinstance(given, Tensor) and given.layout != torch.strided:
+        raise ConfigError(f"V: dense tensors are needed, and this one is sparse ({given.layout}); use its to_dense().")
     try:
         if isinstance(given, np.ndarray) and min(given.strides, default=0) < 0:
             given = given.copy()  # because torch has no negative strides
@@ -68,8 +74,10 @@ def _stacked(rows: Sequence[Tensor], workspace: Workspace) -> Tensor:
     if not rows:
         return torch.empty(0, 0)
     first = rows[0]
+    if first.ndim == 0:
+        raise ConfigError("V: n x d numbers are needed, and each input is a single number; write [x] for a row of one.")
     for i, row in enumerate(rows):
-        if row.shape != first.shape or row.device != first.device or row.ndim == 0:
+        if row.shape != first.shape or row.device != first.device:
             raise ConfigError(
                 f"V: n x d numbers are needed, inputs of one shape on one device: input {i} is {tuple(row.shape)} on "
                 f"{row.device}, input 0 is {tuple(first.shape)} on {first.device}."
@@ -142,11 +150,9 @@ def _entries(state: Any, number: int, first: Mapping[str, Any]) -> dict[str, Ten
                 f"V: input {number}: {name} is neither a tensor nor an array ({type(state[name]).__name__})."
             )
         entry = entries[name] = _tensor(state[name])
-        if (
-            entry.shape != own.shape
-            or entry.is_floating_point() != _tensor(own).is_floating_point()
-            or entry.is_complex()
-        ):
+        if entry.is_complex():
+            raise ConfigError(f"V: input {number}: {name} is complex ({entry.dtype}); real numbers are needed.")
+        if entry.shape != own.shape or entry.is_floating_point() != _tensor(own).is_floating_point():
             raise ConfigError(
                 f"V: input {number}: {name} is {tuple(entry.shape)}, {entry.dtype}; "
                 f"input 0 has {tuple(own.shape)}, {_tensor(own).dtype}."

@@ -13,6 +13,7 @@ from byzdist.aggregation.points import SPARSE_FROM, Points
 from byzdist.aggregation.rules import pre_step
 from byzdist.aggregation.span import clip_factors, nearest
 from byzdist.aggregation.types import Floats
+from byzdist.errors import ConfigError
 
 Generator: TypeAlias = torch.Generator | np.random.Generator | None
 
@@ -22,6 +23,10 @@ def _permutation(n: int, generator: Generator) -> NDArray[Any]:
         generator = np.random.default_rng()
     if isinstance(generator, torch.Generator):
         return np.asarray(torch.randperm(n, generator=generator, device=generator.device).cpu())
+    if not isinstance(generator, np.random.Generator):
+        raise ConfigError(
+            f"generator: a torch.Generator or numpy Generator is needed, such as numpy.random.default_rng(0) (it is {generator!r})."
+        )
     return generator.permutation(n)
 
 

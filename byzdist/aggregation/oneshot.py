@@ -2,18 +2,18 @@
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Real
 from typing import Any, Literal
 
+from byzdist.aggregation.arguments import OneOf, Steps
 from byzdist.aggregation.engine import Aggregator
 from byzdist.aggregation.inputs import as_given
 from byzdist.aggregation.kernels.compiled import kept_compiler
 from byzdist.aggregation.mixing import Generator
 from byzdist.aggregation.vectors import Workspace
 from byzdist.errors import ConfigError
-from byzdist.registry import Named
 
 MAX_IDLE_BYTES = 256 << 20  # of all idle workspaces together
 
@@ -53,9 +53,9 @@ def free_workspaces() -> None:
 
 def aggregate(
     V: Any,
-    rule: Named,
+    rule: OneOf,
     *,
-    pre: Sequence[Named] = (),
+    pre: Steps = (),
     f: float = 0,
     generator: Generator = None,
     nonfinite: Literal["error", "drop"] = "error",
@@ -67,19 +67,19 @@ def aggregate(
     that remembers starts afresh with each call.
 
     Args:
-        V: n x d: a tensor on any device or a numpy array, both floating point. Its rows may be strided and are never written
+        V: n x d: a tensor on any device, a numpy array or a data frame, all floating point. Its rows may be strided and are never written
             to. Or a list of n inputs of one kind: tensors or arrays of one shape, lists of numbers, which count as float64, or
             state_dicts, mappings of names to tensors or arrays, with the same names and shapes. The floating entries of a
             state_dict form one vector, in the widest of their types. For each other entry, such as a counter, the result has
             the middle one of the inputs' values (the lower of the middle two), whatever the rule.
-        rule: a registered name, or {name: ..., parameters}.
-        pre: steps, each given in the same way.
+        rule: a registered name, {name: ..., parameters}, or a function (matrix, f) -> vector of your own.
+        pre: steps, each given in the same way; or one step.
         f: the declared number of Byzantine rows, a whole number.
         generator: a torch.Generator or numpy Generator; only bucketing draws from it.
         nonfinite: "error", or "drop" to leave out rows with NaN or infinity and subtract their number from f.
 
     Returns:
-        The result in new memory, in the form of one input: a tensor of V's dtype on its device; an array for arrays; a
+        The result in new memory, in the form of one input: a tensor of V's dtype on its device; an array for arrays and data frames; a
         state_dict for state_dicts, with the first one's dtypes; a tensor for lists of numbers.
 
     Raises:

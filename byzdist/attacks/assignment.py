@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from byzdist.attacks.base import ATTACKS, Attack
-from byzdist.errors import ConfigError
+from torch import Tensor
+
+from byzdist.attacks.base import ATTACKS, Attack, Context, Envelope
+from byzdist.errors import ConfigError, describe_error
 from byzdist.registry import Spec
 from byzdist.rounds import Round
 
@@ -37,6 +39,39 @@ class Assignment:
     def changes_messages(self) -> bool:
         """Whether the attack changes the client's messages themselves, and not its data or its process."""
         return not (self.has("on_labels") or self.has("on_process") or self.is_honest)
+
+    def mount(self, now: Context | Envelope) -> Tensor:
+        """Return what the attack sends.
+
+        Raises:
+            ConfigError: if a user's own attack raises an exception: a run that goes on without it would look like a withstood attack.
+        """
+        try:
+            return self.attack(now, **self.parameters)
+        except (ConfigError, MemoryError):
+            raise
+        except Exception as error:
+            if ":" not in self.name:
+                raise
+            raise ConfigError(
+                f"attack: {self.name!r} ended in round {now.round.number} with {describe_error(error)}."
+            ) from error
+
+    def vector(self, now: Context) -> Tensor:
+        """Return what the attack sends in place of the honest vector, in the form of that one.
+
+        Raises:
+            ConfigError: as `mount`, or if it is not a vector of as many real numbers.
+        """
+        sent = self.mount(now)
+        if not isinstance(sent, Tensor) or sent.shape != now.honest.shape or sent.is_complex():
+            what = f"a {type(sent).__name__}"
+            if isinstance(sent, Tensor):
+                what = f"{list(sent.shape)} of {str(sent.dtype).removeprefix('torch.')}"
+            raise ConfigError(
+                f"attack: {self.name!r} must return a tensor of now.honest's shape, {list(now.honest.shape)} (it returned {what})."
+            )
+        return sent.to(now.honest)
 
     def has(self, mark: str) -> bool:
         """Return whether the attack has a mark such as "omniscient"."""

@@ -11,7 +11,7 @@ Returns:
     instead, uint8 and of any size.
 
 Raises:
-    Exception: any exception ends the process that hosts the client.
+    Exception: an exception of a user's own attack is a mistake, and ends the run. To end its own process only, see `crash`.
 
 Example:
     >>> import torch

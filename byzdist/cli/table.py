@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the folders, and what the table shows."""
     parser.add_argument("folders", metavar="DIR", nargs="+", type=Path, help="the folders of sweeps, or of runs")
     parser.add_argument("--rows", metavar="KEY", required=True, help="a setting, such as aggregation.rule")
-    parser.add_argument("--columns", metavar="KEY", required=True, help="another, such as attack")
+    parser.add_argument("--columns", metavar="KEY", help="another, such as attack (default: one column)")
     parser.add_argument("--value", metavar="METRIC", required=True, help="a name of summary.json or metrics.jsonl")
     parser.add_argument(
         "--at",

@@ -9,6 +9,7 @@ from scipy.special import bdtrc
 
 from byzdist.aggregation import Aggregator
 from byzdist.config.schema import Config
+from byzdist.errors import ConfigError, describe_error
 from byzdist.methods import METHODS
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,14 @@ def _sampled_rounds(config: Config) -> None:
 def _is_mean(aggregator: Aggregator, rows: int, f: int) -> bool:
     """Return whether the aggregator averages ``rows`` vectors, by trying it on random ones."""
     drawn = torch.from_numpy(np.random.default_rng(0).standard_normal((rows, 8)))
-    result = aggregator(drawn, f=f, generator=np.random.default_rng(0)).vector
+    try:
+        result = aggregator(drawn, f=f, generator=np.random.default_rng(0)).vector
+    except (ConfigError, MemoryError):
+        raise
+    except Exception as error:  # a user's own rule may raise anything
+        raise ConfigError(
+            f"aggregation: rule and steps, tried on {rows} vectors of 8 numbers, ended with {describe_error(error)}."
+        ) from error
     return bool(torch.allclose(result, drawn.mean(0), rtol=1e-9, atol=1e-12))
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -78,6 +78,8 @@ def read_tree(path: str | Path, *, follow: bool = True) -> dict[str, Any]:
         text = read_text(Path(path), MAX_BYTES, follow=follow) if str(path) != "-" else _standard_input()
     except (OSError, ValueError) as error:  # ValueError: it is not UTF-8, or its name has a zero byte
         reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, UnicodeDecodeError):
+            reason = f"it is not UTF-8, in which it must be saved ({reason})"
         raise ConfigError(f"{path}: cannot read the configuration: {reason}.") from None
     tree = read_yaml(text, str(path))
     if not isinstance(tree, dict):
@@ -195,9 +197,11 @@ def _keys_at(location: Sequence[int | str]) -> list[str]:
     model: type[BaseModel] = Config
     for part in location:
         annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        branches = get_args(annotation) or (annotation,)  # a section that may be left out is a union with None
+        sections = [kind for kind in branches if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not sections:
             return []
-        model = annotation
+        (model,) = sections
     return list(model.model_fields)
 
 

@@ -1,5 +1,7 @@
 """How many Byzantine participants the user of an adapter declares."""
 
+from numbers import Integral
+
 from byzdist.errors import ConfigError
 
 
@@ -9,5 +11,5 @@ def check_declared(f: object, adapter: str, participants: str = "clients") -> No
     Raises:
         ConfigError: naming the adapter's argument, such as ``flower.f``.
     """
-    if isinstance(f, bool) or not isinstance(f, int) or f < 0:
+    if isinstance(f, bool) or not isinstance(f, Integral) or f < 0:
         raise ConfigError(f"{adapter}.f: {f!r}; a whole number of {participants} is needed.")

@@ -131,6 +131,7 @@ class Method(ABC):
     state: Memory = field(default_factory=dict, init=False, repr=False, compare=False)
 
     sends_differences = False  # whether a sampled client needs x^{k-1}; without copies, it sends a gradient difference
+    follows_gradients = True  # whether step_size multiplies a gradient's estimate, so that the theory's 1/L limits it
     clients_remember = False  # whether `message` uses the task's memory
     needs_every_client = False  # whether all clients must be asked in every round; cohort and full_cohort are then n
     allows_biased = False  # whether a biased compressor may be used without error feedback

@@ -43,6 +43,8 @@ class LocalSteps(ClippedEstimates):
     inner: dict[str, Any]
     remember_inner: bool = False
 
+    follows_gradients = False  # but the sums of a client's steps
+
     def __post_init__(self) -> None:
         """Let clients have memory only if they need it."""
         self.clients_remember = self.remember_inner

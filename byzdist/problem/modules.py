@@ -238,8 +238,10 @@ def check(model: nn.Module, name: str, *, allow_batch_norm: bool = False) -> Non
         if parameter.is_complex() or parameter.is_meta:
             what = f"is complex ({parameter.dtype})" if parameter.is_complex() else "has no values (it is on 'meta')"
             raise ConfigError(f"model: {name!r} has a parameter {key!r} that {what}; use real numbers on the CPU.")
-    if not trained(model):
-        frozen = "they are all frozen (requires_grad is False)" if known else "it has no parameters"
+    if not any(parameter.numel() for parameter in trained(model).values()):
+        frozen = "it has no parameters"
+        if known:
+            frozen = "they have no entries" if trained(model) else "they are all frozen (requires_grad is False)"
         raise ConfigError(f"model: there is nothing to train in {name!r}: {frozen}.")
     _check_overlaps(model, name)
 

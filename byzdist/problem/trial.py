@@ -30,7 +30,7 @@ def try_out(loss: Loss, data: PooledData, classes: int, name: str) -> None:
     Args:
         loss: the loss that has the module.
         data: some of its samples pass through the module.
-        classes: how many classes the data have.
+        classes: how many classes the data have; 0 where private data do not say.
         name: of the module in the configuration.
 
     Raises:
@@ -110,8 +110,9 @@ class _Trial:
         """Check the shape of a classifier's output for b samples."""
         classes, own_loss = self._classes, self._loss.declared.loss is not None
         logits = flat_logits(output)
-        wanted = f"[{b}, {classes}]" + (f" or [{b}]" if classes == 2 or own_loss else "")
-        one_logit = logits.ndim == 1 and (classes == 2 or own_loss)
+        may_be_one = classes in (0, 2) or own_loss
+        wanted = f"[{b}, {classes or 'classes'}]" + (f" or [{b}]" if may_be_one else "")
+        one_logit = logits.ndim == 1 and may_be_one
         if logits.ndim not in (1, 2) or len(logits) != b or (logits.ndim == 1) != one_logit:
             raise Refused(f"returns logits of shape {list(output.shape)} for {b} of the samples; want {wanted}.")
         if own_loss or logits.ndim == 1:
@@ -119,7 +120,7 @@ class _Trial:
         if logits.shape[1] < classes:
             raise Refused(f"has {logits.shape[1]} outputs, and the data have {classes} classes; want {wanted}.")
         if b == 1:
-            if logits.shape[1] > classes:
+            if logits.shape[1] > classes > 0:
                 advice.warning(
                     "model: %r has %d outputs, and the data have %d classes.", self._name, logits.shape[1], classes
                 )

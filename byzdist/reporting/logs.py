@@ -76,6 +76,14 @@ def given_back() -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
 
 
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """Give no advice on a configuration that works, and then as before."""
+    with given_back():
+        leave_advice_to_the_server()
+        yield
+
+
 def at_round(round_: int) -> None:
     """Set the round that this process names in its messages."""
     _place.round = round_

@@ -56,6 +56,9 @@ def plot(folders: Sequence[str | Path], out: str | Path, view: View = View()) ->
     Raises:
         ConfigError: for a folder that holds no run or nothing to draw yet, or a picture that cannot be written.
     """
+    if not Path(out).suffix:
+        name = f"{out}.png"
+        raise ConfigError(f"-o: cannot write {str(out)!r}: its suffix gives the picture's format, as in {name!r}.")
     figure = draw(folders, view)
     try:
         figure.savefig(out, dpi=150)

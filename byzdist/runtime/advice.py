@@ -45,6 +45,9 @@ def _feedback(config: Config, method: Method) -> None:
 
 def _step_size(experiment: Experiment) -> None:
     """Warn of a step size that no theory allows: γ <= 1/(L(1+√A)) <= 1/L [BRPP, Theorems 4.1 and 4.2]."""
+    method = experiment.method
+    if not method.follows_gradients or getattr(method, "server_optimizer", None) is not None:
+        return
     smoothness, step = lipschitz(experiment), largest_step(experiment.config, experiment.method)
     if smoothness is not None and step * smoothness > 1:
         log.warning(

@@ -56,7 +56,8 @@ def connect_workers(
     channel = HashStore()  # where attackers read honest clients' messages
     made = []
     for rank in range(1, workers + 1):
-        experiment = prepare(config, device)
+        with logs.without_advice():  # the server has given it
+            experiment = prepare(config, device)
         load_private(experiment, rank, workers)
         experiment.read_ahead()
         shape = experiment.shape(workers)

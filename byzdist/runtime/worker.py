@@ -112,7 +112,7 @@ class Worker:
         memory = self._memories.of(WIRE, client)
         envelope = Envelope(round_, client, message, memory.get("sent"))
         memory["sent"] = message.clone()
-        return assigned.attack(envelope, **assigned.parameters)
+        return assigned.mount(envelope)
 
     def _encode(self, received: Received, client: int, assigned: Assignment | None, payload: Tensor) -> None:
         """Write a client's encoded message into an outgoing payload."""
@@ -145,7 +145,7 @@ class Worker:
         if copy is not None:
             out.add_(copy)
         honest = self._effect.before(out) if assigned.changes_messages else None
-        sent = assigned.attack(self._context(received, client, out, assigned), **assigned.parameters)
+        sent = assigned.vector(self._context(received, client, out, assigned))
         self._effect.after(honest, sent, assigned.name)
         if copy is None:
             return sent

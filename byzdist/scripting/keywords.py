@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from byzdist.config.reading import put, read_tree, resolve_paths
 from byzdist.config.schema import Config
@@ -72,6 +73,8 @@ def _keys(settings: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"{word}: unknown key. Did you mean {meant!r}?")
         key = SHORT.get(word, word)
         value = value.item() if isinstance(value, np.generic) else value
+        if isinstance(value, torch.dtype | torch.device):
+            value = str(value).removeprefix("torch.")
         if isinstance(value, int) and not isinstance(value, bool):
             key = _NUMBERS.get(key, key)
         if key in keys:

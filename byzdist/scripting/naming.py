@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from byzdist.given import name_of
 
@@ -128,7 +129,8 @@ def _is_filled(cell: types.CellType) -> bool:
 def _feed_module(module: nn.Module, feed: Callable[[bytes], None]) -> None:
     """Feed its layers and shapes, and the source of a user's own classes, but not its weights: they may differ at a resume."""
     feed(repr(module).encode())
-    feed(repr([(name, tuple(tensor.shape)) for name, tensor in module.state_dict().items()]).encode())
+    shapes = [(name, () if is_lazy(value) else tuple(value.shape)) for name, value in module.state_dict().items()]
+    feed(repr(shapes).encode())
     own = {type(part) for part in module.modules() if not type(part).__module__.startswith("torch.")}
     for kind in sorted(own, key=lambda kind: kind.__qualname__):
         feed(_source(kind).encode())
@@ -137,7 +139,9 @@ def _feed_module(module: nn.Module, feed: Callable[[bytes], None]) -> None:
 def _as_array(thing: Any) -> NDArray[Any] | None:
     """Return the numbers of an array, a tensor, a data frame, a sparse matrix or a list of numbers; None for anything else."""
     if isinstance(thing, Tensor):
-        thing = thing.detach().cpu()
+        if thing.is_meta:
+            return None
+        thing = thing.detach().cpu().to_dense()
         thing = (thing.float() if thing.is_floating_point() and thing.itemsize == 2 else thing).numpy()
     elif hasattr(thing, "toarray") or hasattr(thing, "to_numpy"):
         thing = thing.toarray() if hasattr(thing, "toarray") else thing.to_numpy()

@@ -145,6 +145,8 @@ class Run:
         """
         if module is None:
             module = self._made(trust)
+        if not callable(module):  # a module is callable, too
+            raise ConfigError(f"model: {module!r} is neither a module nor a function that makes one.")
         return fill(module if isinstance(module, nn.Module) else module(), self.path).eval()
 
     def _made(self, trust: bool) -> nn.Module:
@@ -213,6 +215,8 @@ def load_run(folder: str | Path) -> Run:
     Raises:
         ConfigError: if the folder holds no run.
     """
+    if not isinstance(folder, str | os.PathLike):
+        raise ConfigError(f"load_run: {folder!r} is not the path of a folder.")
     path = Path(folder)
     if not path.is_dir():
         raise ConfigError(

@@ -79,6 +79,10 @@ def train(
         model, config = None, model
     if isinstance(workers, bool) or not isinstance(workers, int | None) or (workers or 0) < 0:
         raise ConfigError(f"workers: {workers!r} is not a number of processes; give 0 for a run in this process.")
+    if not isinstance(out, str | os.PathLike | None):
+        raise ConfigError(f"out: {out!r} is not the path of a folder.")
+    if not (on_round is None or callable(on_round)):
+        raise ConfigError(f"on_round: {on_round!r} is not a function of a round's record.")
     objects, hearing = Objects(), _Hearing(on_round)
     with undisturbed():
         tree = tree_of(config, {"model": model, "data": data, **settings}, objects)

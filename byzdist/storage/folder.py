@@ -1,6 +1,7 @@
 """The run's folder: who may write there, and what a run goes on from."""
 
 import errno
+import json
 import logging
 import os
 import shutil
@@ -249,7 +250,8 @@ def _check_same(checkpoint: Checkpoint, wanted: Wanted) -> None:
 
 def _compare(before: Mapping[str, Any], config: Config) -> None:
     """Refuse a configuration that differs from the run's in any key that is not harmless."""
-    old, new = flat(before), flat(config.model_dump(exclude_none=True))
+    new = flat(json.loads(json.dumps(config.model_dump(exclude_none=True))))  # as a checkpoint has it: no tuples
+    old = flat(before)
     if "task" not in before:
         old = _IMPLIED | old
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and not _is_harmless(key))

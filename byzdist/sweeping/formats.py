@@ -26,7 +26,7 @@ def shown(cell: Cell) -> str:
 
 
 def _rows(table: Table) -> list[list[str]]:
-    head = [f"{table.request.rows} \\ {table.request.columns}", *table.columns]
+    head = [" \\ ".join(table.request.outer), *table.columns]
     body = [[row, *(_at(table, row, column) for column in table.columns)] for row in table.rows]
     return [head, *body]
 
@@ -72,8 +72,7 @@ def _escaped(words: str) -> str:
 def _records(table: Table) -> list[dict[str, object]]:
     return [
         {
-            table.request.rows: row,
-            table.request.columns: column,
+            **dict(zip(table.request.outer, (row, column), strict=False)),
             "mean": cell.mean,
             "standard_error": cell.error,
             "runs": len(cell.values),

@@ -18,6 +18,7 @@ class Request:
     """What a table shows.
 
     Attributes:
+        columns: None for a single column, of the value.
         value: what stands in its cells.
         best: keys of a grid, whose best place by ``rule`` is taken.
         rule: the metric by which it is chosen.
@@ -26,12 +27,17 @@ class Request:
     """
 
     rows: str
-    columns: str
+    columns: str | None
     value: Metric
     best: tuple[str, ...] = ()
     rule: Metric | None = None
     worst: str | None = None
     over: tuple[str, ...] = ("seed",)
+
+    @property
+    def outer(self) -> list[str]:
+        """The keys of rows and columns."""
+        return [key for key in (self.rows, self.columns) if key is not None]
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ def tabulate(runs: Sequence[Found], request: Request, measure: Measure = Found.m
             direction.
     """
     _check_keys(runs, request)
-    outer = [request.rows, request.columns]
+    outer = request.outer
     inner = [*outer, *([request.worst] if request.worst else [])]
     is_high = {metric: _is_high(runs, metric) for metric in _judged(request)}
     means = _means(runs, [*inner, *request.best], request.value, measure)
@@ -94,13 +100,15 @@ def tabulate(runs: Sequence[Found], request: Request, measure: Measure = Found.m
         means = _best(means, judged, len(inner), request.best, is_high[rule])
     if request.worst:
         means = _worst(means, len(outer), request.worst, is_high[request.value])
-    rows, columns = (tuple(dict.fromkeys(place[i] for place in means)) for i in (0, 1))
-    return Table(request, rows, columns, {(p[0], p[1]): cell for p, cell in means.items()}, _caption(request, is_high))
+    only = str(request.value)  # the column, where no key makes columns
+    cells = {(place[0], place[1] if request.columns else only): cell for place, cell in means.items()}
+    rows, columns = (tuple(dict.fromkeys(place[i] for place in cells)) for i in (0, 1))
+    return Table(request, rows, columns, cells, _caption(request, is_high))
 
 
 def _check_keys(runs: Sequence[Found], request: Request) -> None:
     known = list(dict.fromkeys(key for run in runs for key in run.settings))
-    named = [request.rows, request.columns, *request.best, *([request.worst] if request.worst else [])]
+    named = [*request.outer, *request.best, *([request.worst] if request.worst else [])]
     for key in named:
         if key not in known:
             raise ConfigError(f"{key}: the runs have no such setting.{did_you_mean(key, known)}")

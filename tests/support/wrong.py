@@ -60,6 +60,7 @@ WRONG: list[tuple[str, str]] = [
     ("clients.byzantine=-1", r"clients.byzantine: .*\(it is -1\)"),
     ("clients.byzantin=1", r"clients.byzantin: unknown key. Did you mean 'byzantine'\?"),
     ("clients=5", r"clients: must be a section, with keys such as clients.count \(it is 5\)"),
+    ("stop=true", r"stop: must be a section, with keys such as stop.metric \(it is true\)"),
     ("clients={5: 6, count: 3}", r"clients.5: .*\(it is 5\)"),
     ("clients.availability=never", r"clients.availability: unknown availability model 'never'"),
     ("clients.availability={name: bernoulli, q: 0}", r"clients.availability.q: .*greater than 0"),
@@ -187,6 +188,10 @@ WRONG: list[tuple[str, str]] = [
     ("model.l2=-1", r"model.l2: must be at least 0"),
     ("model=cnn", r"model.name: 'cnn' wants images"),
     ("model={name: mlp, hidden: [0]}", r"model.hidden.0: .*\(it is 0\)"),
+    (
+        "model=transformer",
+        r"model: 'transformer' does not fit features of shape \[\d+\] that are numbers: RuntimeError: .*Long",
+    ),
     ("model=json:loads", r"model: 'json:loads' cannot be called with \(feature_shape, classes,"),
     ("model=own:five", r"model: 'own:five' makes a int, not a torch module"),
     ("model=nowhere:Net", r"model: cannot import 'nowhere:Net'.*PYTHONPATH"),

@@ -101,7 +101,9 @@ def _array(value: Any, what: str) -> NDArray[Any]:
     if np.ma.isMaskedArray(value) and np.ma.getmaskarray(value).any():
         raise ConfigError(f"{what} of which some are masked. Fill them, or leave these samples out.")
     if hasattr(value, "detach"):  # a torch tensor, on any device
-        value = value.detach().cpu().resolve_conj()
+        if value.is_meta:
+            raise ConfigError(f"{what} that have no values: they are on the device 'meta'.")
+        value = value.detach().cpu().to_dense().resolve_conj()
         if value.dtype.itemsize == 2 and value.is_floating_point():  # numpy has no bfloat16
             value = value.float()
         value = value.numpy()

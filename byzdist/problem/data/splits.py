@@ -203,7 +203,9 @@ def split(named: Named, labels: NDArray[np.int64], count: int, seed: int, byzant
             " Use fewer clients or the split 'shared'."
         )
     owners = SPLITS.build(spec.without("holders"), labels, holders, stream(seed, "split"), key="data.split")
-    if owners is not None and (len(owners) != len(labels) or not np.array_equal(np.unique(owners), np.arange(holders))):
+    if owners is not None and (
+        np.shape(owners) != (len(labels),) or not np.array_equal(np.unique(owners), np.arange(holders))
+    ):
         raise ConfigError(
             f"data.split: {spec.name!r} must give each sample to one of {holders} clients, and each of them one."
         )

@@ -65,9 +65,32 @@ def build(named: Named, feature_shape: Sequence[int], classes: int, seed: int, *
         finally:
             torch.set_default_dtype(default)
         if isinstance(model, nn.Module):
-            return modules.materialized(model, feature_shape, name, tokens=tokens)
+            model = modules.materialized(model, feature_shape, name, tokens=tokens)
+            if ":" not in name:  # a user's own is tried with samples, see `byzdist.problem.trial`
+                _check_fit(model, feature_shape, classes, name, tokens=tokens)
+            return model
     what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
     raise ConfigError(f"model: {name!r} makes {what}, not a torch module.")
+
+
+def _check_fit(model: nn.Module, feature_shape: Sequence[int], classes: int, name: str, *, tokens: bool) -> None:
+    """Refuse a registered model that these data and this task do not fit, by passing a sample of zeros."""
+    if classes < 1:
+        raise ConfigError(
+            f"model: {name!r} must know how many outputs it makes, and neither the data nor the task says so. Use a module of your own."
+        )
+    dtype, was_training = torch.int64 if tokens else torch.get_default_dtype(), model.training
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, *feature_shape, dtype=dtype))
+    except Exception as error:
+        what = "tokens" if tokens else "numbers"
+        raise ConfigError(
+            f"model: {name!r} does not fit features of shape {list(feature_shape)} that are {what}: {modules.reason(error)}. "
+            "Use another model, or other data."
+        ) from error
+    finally:
+        model.train(was_training)
 
 
 class Regularized(nn.Module):

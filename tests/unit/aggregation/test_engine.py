@@ -3,10 +3,11 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from byzdist.aggregation import PRE, RULES, Aggregator, aggregate, gram
+from byzdist.aggregation import PRE, RULES, Aggregator, aggregate, gram, max_byzantine
 from byzdist.aggregation import engine as engine_module
 from byzdist.aggregation import vectors as vectors_module
 from byzdist.aggregation.coordinate import coordinate_median, meamed, trimmed_mean
@@ -349,3 +350,59 @@ def test_the_engine_exports_what_the_trainer_calls():
         rows(4, 123), f=1, clip=1.0, generator=seeded()
     )
     assert result.vector.shape == (123,) and result.clipped == 4 and result.f == 0
+
+
+def wrong(value: object) -> Any:
+    return value
+
+
+def test_a_rule_and_a_step_may_be_functions_and_a_single_step_needs_no_list():
+    V = rows(5, 7)
+    assert torch.equal(aggregate(V, lambda matrix, f: matrix[f], f=1), V[1])
+    doubled = aggregate(V, "mean", pre=lambda points, f, generator: points.scaled(np.full(points.size, 2.0)))
+    torch.testing.assert_close(doubled, 2 * V.mean(0))
+    assert torch.equal(aggregate(V, "mean", pre="nnm", f=1), aggregate(V, "mean", pre=["nnm"], f=1))
+    assert (
+        max_byzantine("coordinate_median", "bucketing", 20) == 4 and max_byzantine("coordinate_median", None, 20) == 9
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda V: aggregate(V, wrong(None)), r"aggregate.rule: must be a name or a mapping .* \(it is empty\)"),
+        (lambda V: aggregate(V, "mean", pre=["nnm", wrong(3)]), r"aggregate.pre\[1\]: must be a name .* \(it is 3\)"),
+        (
+            lambda V: aggregate(V, lambda matrix, f: None),
+            r"'<lambda>' must return .* d = 7 real .* \(it returned a NoneType\)",
+        ),
+        (lambda V: aggregate(V, lambda matrix, f: matrix), r"must return .* \(it returned \(5, 7\), torch.float64\)"),
+        (lambda V: aggregate(V, lambda matrix, f: matrix[0] * 1j), r"must return .* real .*torch.complex128"),
+        (
+            lambda V: aggregate(V, "mean", pre="bucketing", generator=wrong(3)),
+            r"generator: .*numpy.random.default_rng.*\(it is 3\)",
+        ),
+        (lambda V: aggregate(V.to_sparse(), "mean"), r"V: .*sparse .*to_dense"),
+        (lambda V: aggregate(V.to("meta"), "mean"), r"V: a dense tensor with values .* meta"),
+        (lambda V: aggregate([{"a": V.to_sparse()}], "mean"), r"V: .*sparse"),
+        (lambda V: aggregate(np.ma.masked_array(V, mask=V > 0), "mean"), r"V: a masked array .*filled"),
+        (lambda V: Aggregator("mean")(V.numpy()), r"V: a tensor n x d .*\(it is a ndarray\)"),
+        (lambda V: Aggregator("mean")(V[0]), r"V: a tensor n x d .*\(it is \(7,\), torch.float64\)"),
+        (lambda V: Aggregator("mean")(V.to("meta")), r"V: a dense tensor with values .* meta"),
+        (lambda V: Aggregator("mean")(V, clip=-1.0), r"clip: a number of at least 0 .*\(it is -1.0\)"),
+        (lambda V: Aggregator("mean")(V, clip=float("nan")), r"clip: .*\(it is nan\)"),
+        (lambda V: Aggregator("mean")(V, out=torch.zeros(3)), r"out: a tensor of 7 floating numbers .*\(3,\)"),
+        (lambda V: Aggregator("mean")(V, out=torch.zeros(7).long()), r"out: .*torch.int64"),
+        (lambda V: Aggregator("mean", compile=wrong("yes")), r"compile: .*\(it is 'yes'\)"),
+        (lambda V: max_byzantine("mean", (), -1), r"n: a whole number .*\(it is -1\)"),
+    ],
+)
+def test_what_a_caller_gives_is_checked(call, message):
+    with pytest.raises(ConfigError, match=message):
+        call(rows(5, 7))
+
+
+def test_a_data_frame_gives_an_array():
+    V = rows(5, 7)
+    frame = pd.DataFrame(V.numpy())
+    np.testing.assert_array_equal(aggregate(frame, "krum", f=1), aggregate(V, "krum", f=1).numpy())

@@ -208,7 +208,7 @@ def test_lists_of_tensors_and_arrays_have_the_shape_of_one():
         ([{}], "no numbers of a floating type"),
         ([{"a": torch.ones(2), "b": torch.ones(2, device="meta")}], "one device"),
         ([torch.ones(2, 2), torch.ones(4)], r"input 1 is \(4,\)"),
-        ([torch.tensor(1.0)], "input 0 is"),
+        ([torch.tensor(1.0)], "each input is a single number"),
         ([torch.ones(2), {"a": torch.ones(2)}], "V: n x d numbers are needed"),
     ],
 )

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from scipy.stats import kstest, norm
 
 from byzdist.attacks import ATTACKS, Context
+from byzdist.attacks.assignment import Assignment
 from byzdist.attacks.colluding import alie_z
 from byzdist.attacks.collusion import Collusion
 from byzdist.attacks.simple import label_flip
 from byzdist.compression.identity import Identity
 from byzdist.compression.rand_k import RandK, draw_mask
+from byzdist.errors import ConfigError
 from byzdist.randomness import stream
 from byzdist.rounds import Round
 from byzdist.torch_private import HashStore, TCPStore
@@ -270,3 +272,29 @@ def test_the_collusion_channel_delivers_on_the_device_that_is_asked_for():
     store = HashStore()
     channel(store).publish(1, 0, vector(GOOD[0]))
     assert channel(store).gather(1, [0], torch.device("meta"))[0].is_meta
+
+
+def own(attack):
+    return Assignment("mine:push", attack, {}, (8,), None)
+
+
+def test_what_an_attack_of_a_users_own_returns_takes_the_form_of_the_honest_vector():
+    sent = own(lambda now: (2 * now.honest).float()).vector(context())
+    assert torch.equal(sent, 2 * vector(HONEST)) and sent.dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        (lambda now: None, r"attack: 'mine:push' must return .* shape, \[3\] \(it returned a NoneType\)"),
+        (lambda now: torch.ones(2), r"must return .* \(it returned \[2\] of float32\)"),
+        (lambda now: now.honest * 1j, r"must return .* \(it returned \[3\] of complex128\)"),
+        (
+            lambda now: now.honest / {}[now.client],
+            r"'mine:push' ended in round 4 with KeyError: 8 \(.*test_attacks.py:\d+, in <lambda>\)",
+        ),
+    ],
+)
+def test_an_attack_of_a_users_own_that_fails_is_named(attack, message):
+    with pytest.raises(ConfigError, match=message):
+        own(attack).vector(context())

@@ -204,3 +204,16 @@ def test_a_level_above_the_curvature_is_not_named(caplog, tmp_path):
     with caplog.at_level(logging.WARNING, logger="byzdist.reporting.round_warnings"):
         train(tree, tmp_path, workers=1)
     assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("method", "warns"),
+    [
+        ({"name": "sgd"}, True),
+        ({"name": "sgd", "server_optimizer": "adam"}, False),
+        ({"name": "local_steps", "steps": 2, "inner": {"name": "sgd", "step_size": 0.1}}, False),
+    ],
+)
+def test_only_steps_along_a_gradient_are_measured_by_its_lipschitz_constant(caplog, method, warns):
+    tree = configured() | {"method": {"step_size": 50.0, "cohort": 4, "clip": "none"} | method}
+    assert any("times 1/L" in message for message in said(caplog, tree)) == warns

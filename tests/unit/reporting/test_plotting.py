@@ -141,7 +141,7 @@ def test_folders_that_are_no_runs_are_refused(tmp_path, name, content, word):
         plot([run], tmp_path / "runs.png")
 
 
-@pytest.mark.parametrize("out", ["missing/runs.png", "runs.unknown"])
+@pytest.mark.parametrize("out", ["missing/runs.png", "runs.unknown", "runs"])
 def test_a_picture_that_cannot_be_written_is_a_users_mistake(tmp_path, out):
     with pytest.raises(ConfigError, match="-o: cannot write"):
         plot([write_run(tmp_path / "a")], tmp_path / out)

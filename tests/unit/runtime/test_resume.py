@@ -290,3 +290,10 @@ def test_clients_whose_part_a_checkpoint_lacks_start_afresh(tmp_path, monkeypatc
     afresh = {int(text.split()[1]) for text in news if text.endswith("lost what it remembered and starts afresh")}
     asked = {client for line in lines[13:] for client in line["cohort"]}
     assert afresh == {client for client in asked if client % 2 == 1}
+
+
+def test_a_default_that_is_a_tuple_does_not_stop_a_resume(tmp_path):
+    config = saved(case("ipm") | {"model": {"name": "mlp"}}, 4)
+    whole = train_in(config, tmp_path / "run")
+    drop_after(tmp_path / "run", 2)
+    assert torch.equal(whole, train_in(config, tmp_path / "run", resume=True))

@@ -90,3 +90,8 @@ def test_what_differs_has_another_digest(one, other):
 )
 def test_what_is_the_same_has_the_same_digest(one, other):
     assert digest(one) == digest(other)
+
+
+def test_lazy_layers_and_tensors_without_plain_memory_have_names():
+    assert digest(nn.LazyLinear(2)) != digest(nn.LazyLinear(3))
+    assert digest(torch.eye(3).to_sparse()) == digest(torch.eye(3)) != digest(torch.eye(3, device="meta"))

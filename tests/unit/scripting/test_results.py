@@ -142,3 +142,9 @@ def test_a_folder_that_is_not_there_is_told(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="is not a folder"):
         load_run(tmp_path / "file")
+
+
+@pytest.mark.parametrize("folder", [3, None])
+def test_what_is_no_path_is_refused(folder):
+    with pytest.raises(ConfigError, match=f"load_run: {folder} is not the path of a folder"):
+        load_run(folder)

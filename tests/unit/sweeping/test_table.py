@@ -179,3 +179,14 @@ def test_the_command_works_on_any_runs_folders(tmp_path, capsys):
     assert "holds neither a sweep nor a run" in capsys.readouterr().err
     assert main(["table", *folders, *words, "--at", "first"]) == 2
     assert len(find_runs([tmp_path / "rule=krum,seed=0"])) == 1
+
+
+def test_a_table_of_one_key_has_one_column(tmp_path):
+    values = {("krum", "ipm", 1, 0): 0.5, ("mean", "ipm", 1, 0): 0.7}
+    table, found = cells(study(tmp_path, values), columns=None)
+    assert table.rows == ("krum", "mean") and table.columns == ("accuracy",)
+    assert found["mean", "accuracy"].values == (0.7,)
+    assert FORMATS["text"](table).splitlines()[:2] == ["rule  accuracy", "krum  0.5"]
+    assert json.loads(FORMATS["json"](table))["cells"][0].keys() == {
+        *("rule", "mean", "standard_error", "runs", "lost", "chosen")
+    }
