@@ -60,11 +60,6 @@ class Experiment:
     device: torch.device
 
     @property
-    def _can_shrink(self) -> bool:
-        """Whether a cohort can be smaller than the method asks for, because clients are away."""
-        return self.config.transport.name != "collective" or self.config.clients.availability.name != "always"
-
-    @property
     def _attacks(self) -> list[Assignment]:
         return assignments(self.config.attacks, self.config.clients.byzantine_ids)
 
@@ -155,8 +150,6 @@ class Experiment:
         assert method.full_cohort is not None
         trailer = 8 * len(self.claimed)
         cohorts = (method.cohort, method.full_cohort)
-        lists_everyone = self._can_shrink or method.keeps_copies  # some of all, or all with marks
-        max_ids = clients if lists_everyone else max((cohort for cohort in cohorts if cohort < clients), default=0)
         return Shape(
             seed=self.config.seed,
             clients=clients,
@@ -164,7 +157,6 @@ class Experiment:
             dimension=d,
             sampled=method.cohort,
             max_cohort=max(cohorts),
-            max_ids=max_ids,
             max_payload=max(compressor.length(d, self.dtype) for compressor in self.compressors.values()) + trailer,
             trailer=trailer,
             dtype=self.dtype,

@@ -13,6 +13,7 @@ from byzdist.rounds import Replies, Round
 from byzdist.transport.wire import RequestFrame, Stage
 
 _Ids = TypeVar("_Ids", int, np.ndarray)
+IN_QUARANTINE = "quarantined: "  # begins the reason why such a client is missing
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,6 @@ class Shape:
         clients: n; client i lives on rank 1 + i mod workers.
         sampled: the size of a sampled cohort.
         max_cohort: the largest cohort of any round.
-        max_ids: the largest cohort that is not simply everyone.
         max_payload: bytes of the longest payload of a reply.
         trailer: how many of these bytes follow the client's message.
         device: where messages lie.
@@ -37,7 +37,6 @@ class Shape:
     dimension: int
     sampled: int
     max_cohort: int
-    max_ids: int
     max_payload: int
     dtype: torch.dtype
     device: torch.device
@@ -46,7 +45,7 @@ class Shape:
 
     def frame(self) -> RequestFrame:
         """Return a fresh request frame of this shape."""
-        return RequestFrame(self.dimension, self.sampled, self.max_ids, self.dtype, self.device, pinned=self.pinned)
+        return RequestFrame(self.dimension, self.sampled, self.clients, self.dtype, self.device, pinned=self.pinned)
 
     def rank(self, client: _Ids) -> _Ids:
         """Return the rank that hosts a client, or those of an array of clients."""
@@ -144,6 +143,7 @@ class ServerEnd(ABC):
             RunError: as `send` does.
         """
 
+    @abstractmethod
     def blame(self, client: int, reason: str) -> None:
         """Count a reply of the last round as an offence, because it was well-formed but useless: not finite, for example.
 
@@ -151,15 +151,14 @@ class ServerEnd(ABC):
             client: who sent it.
             reason: why it is useless, in words.
         """
-        return None
 
+    @abstractmethod
     def quarantined(self) -> set[int]:
         """Return the clients that are no longer asked because of what they have sent."""
-        return set()
 
+    @abstractmethod
     def offences(self) -> dict[int, int]:
-        """Return how many offences each client has, if any; transports that trust their clients count none."""
-        return {}
+        """Return how many offences each client has, if any."""
 
     def snapshot(self, round_: int) -> dict[str, Any]:
         """Return the workers' state after a round as a checkpoint needs it, as JSON: which of them hold x^k, for example."""

@@ -1,12 +1,9 @@
 """Server and clients in one process and one thread: for a notebook, a debugger, a sweep, or a test. Nothing travels."""
 
-import logging
-from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from byzdist.rounds import Payloads, Replies
@@ -16,18 +13,17 @@ from byzdist.transport.base import (
     Request,
     Resume,
     Save,
-    ServerEnd,
     Shape,
     WorkerEnd,
 )
+from byzdist.transport.present import PresentClients
 from byzdist.transport.reply_rows import ReplyRows
 from byzdist.transport.wire import HAS_MODEL, HAS_PREVIOUS, HEADER_BYTES, Kind, Stage
 
-log = logging.getLogger(__name__)
 Handle = Callable[[Received | Save | Resume, WorkerEnd], None]
 
 
-class LocalServer(ServerEnd):
+class LocalServer(PresentClients):
     """The server's end: a request is answered by calls, when its replies are collected.
 
     The bytes of a round are those that it would have sent to its workers and received from them.
@@ -37,15 +33,13 @@ class LocalServer(ServerEnd):
     """
 
     def __init__(self, shape: Shape, offences: int) -> None:
-        self._shape, self._allowed = shape, offences
+        super().__init__(shape.clients, offences)
+        self._shape = shape
         self.frame = shape.frame()
         self._bytes_down = 0
-        self.events: list[str] = []
         self._worker_end = LocalWorker(shape)
         self._workers: Sequence[Handle] = ()
         self._request: Request
-        self._offences = Counter[int]()
-        self._quarantine: dict[int, str] = {}  # by client: its last offence
         self._saving = -1  # the round of the last order to save
         self._stages = list[Stage]()  # how far each worker is with it
 
@@ -53,11 +47,6 @@ class LocalServer(ServerEnd):
         """Set the workers' own methods, which answer requests and orders, rank by rank from 1 on."""
         assert len(workers) == self._shape.workers
         self._workers, self._stages = workers, [Stage.SAVED] * len(workers)
-
-    def available(self) -> np.ndarray:
-        """Return the clients that are not in quarantine; see `ServerEnd.available`."""
-        clients = np.arange(self._shape.clients)
-        return np.delete(clients, list(self._quarantine)) if self._quarantine else clients
 
     def send(self, request: Request) -> None:
         """See `ServerEnd.send`."""
@@ -72,44 +61,20 @@ class LocalServer(ServerEnd):
     def collect(self, deadline: float) -> Replies:
         """Compute the replies, however long that takes; see `ServerEnd.collect`."""
         round_, end, ranks = self._request.round, self._worker_end, set[int]()
+        missing = self.excluded(round_.cohort)
         current, previous = end.begin(self.frame.current, self.frame.previous)
         # In the order of clients, not of ranks: attackers need the messages of the honest clients, whose ids come before theirs.
         for rank, hosted in groupby(round_.cohort.tolist(), self._shape.rank):
-            mine = [client for client in hosted if client not in self._quarantine]
+            mine = [client for client in hosted if client not in missing]
             self._workers[rank - 1](Received(round_, mine, current, previous, afresh=self._request.afresh), end)
             ranks.add(rank)
-        missing = {c: f"quarantined: {self._quarantine[c]}" for c in round_.cohort.tolist() if c in self._quarantine}
         return Replies(
             end.payloads(self._request.length), missing, end.afresh, self._bytes_down * len(ranks), end.bytes
         )
 
-    def blame(self, client: int, reason: str) -> None:
-        """Count an offence; see `ServerEnd.blame`."""
-        self._offences[client] += 1
-        if self._offences[client] == self._allowed:
-            self._quarantine[client] = reason
-            text = f"client {client} is in quarantine after {self._allowed} offences, the last: {reason}"
-            log.warning("%s", text)
-            self.events.append(text)
-
-    def quarantined(self) -> set[int]:
-        """See `ServerEnd.quarantined`."""
-        return set(self._quarantine)
-
-    def offences(self) -> dict[int, int]:
-        """Return how many replies of each client were not finite."""
-        return dict(self._offences)
-
-    def snapshot(self, round_: int) -> dict[str, Any]:
-        """Return who has offended, as the star does; see `ServerEnd.snapshot`."""
-        return {"clients": [[c, count, self._quarantine.get(c, "")] for c, count in self._offences.items()]}
-
     def resume(self, round_: int, snapshot: dict[str, Any], everyone: bool) -> None:
         """See `ServerEnd.resume`."""
-        for client, offences, reason in snapshot.get("clients", []):
-            self._offences[client] = offences
-            if reason:
-                self._quarantine[client] = reason
+        super().resume(round_, snapshot, everyone)
         if everyone:
             for handle in self._workers:
                 handle(Resume(round_), self._worker_end)

@@ -43,7 +43,7 @@ def open_server(settings: Transport, shape: Shape, facts: str, memory: int) -> S
     store.set("facts", facts)
     with waiting_for("all ranks"):
         open_group(PrefixStore("group", store), 0, shape.workers + 1, shape.device)
-    return CollectiveServer(shape, settings.deadline + settings.join_timeout)
+    return CollectiveServer(shape, settings.deadline + settings.join_timeout, settings.offences)
 
 
 def open_worker(settings: Transport, shape: Shape, rank: int, agree: Callable[[str], None]) -> WorkerEnd:

@@ -111,7 +111,7 @@ class RequestFrame:
     Args:
         dimension: d.
         inline_ids: the number of ids that fit before the model.
-        max_ids: the largest number of ids of a request.
+        clients: how many there are, the most that a request may name.
         pinned: whether the message is locked in memory, so that a GPU copies from and to it directly.
 
     Attributes:
@@ -123,7 +123,7 @@ class RequestFrame:
         self,
         dimension: int,
         inline_ids: int,
-        max_ids: int,
+        clients: int,
         dtype: torch.dtype,
         device: torch.device,
         models: Tensor | None = None,
@@ -142,7 +142,7 @@ class RequestFrame:
             self._models = self.buffer[self._model_at :].view(dtype)
         self.current, self.previous = self._models[:dimension], self._models[dimension:]
         self._ids = self.buffer[HEADER_BYTES : self._model_at].numpy().view(np.uint32)
-        self._many_ids = torch.zeros(4 * max_ids if max_ids > len(self._ids) else 0, dtype=torch.uint8)
+        self._many_ids = torch.zeros(4 * clients if clients > len(self._ids) else 0, dtype=torch.uint8)
 
     def pack(
         self,

@@ -89,7 +89,7 @@ def group(shape, delays, patience=1.0):
     end_store = host(shape.workers)
     open_group(PrefixStore("group", connect(30)), 0, shape.workers + 1, shape.device)
     try:
-        yield CollectiveServer(shape, patience)
+        yield CollectiveServer(shape, patience, offences=3)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -40,7 +40,6 @@ def shape_of(workers: int, *, clients: int | None = None, dimension: int = 10) -
         dimension=dimension,
         sampled=clients,
         max_cohort=clients,
-        max_ids=clients,
         max_payload=8 * dimension,
         dtype=torch.float64,
         device=torch.device("cpu"),

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from byzdist.errors import RunError
 from byzdist.rounds import Payloads, Replies
-from byzdist.transport.base import Request, Save, ServerEnd, Shape
+from byzdist.transport.base import Request, Save, Shape
 from byzdist.transport.collective.group import SERVER, cause, irecv, isend, run_ends_if, time_left
+from byzdist.transport.present import PresentClients
 from byzdist.transport.reply_rows import ReplyRow, ReplyRows
 from byzdist.transport.wire import (
     AFRESH,
@@ -36,14 +37,19 @@ from byzdist.transport.wire import (
 _NOT_TAKEN = "a worker is gone, or does not take its message"
 
 
-class CollectiveServer(ServerEnd):
-    """The server's end, rank 0 of the default group; ``patience`` bounds each wait except a round's, in seconds."""
+class CollectiveServer(PresentClients):
+    """The server's end, rank 0 of the default group.
 
-    def __init__(self, shape: Shape, patience: float) -> None:
+    Args:
+        patience: bounds each wait except a round's, in seconds.
+        offences: how many replies of a client that are malformed or not finite lead to quarantine.
+    """
+
+    def __init__(self, shape: Shape, patience: float, offences: int) -> None:
+        super().__init__(shape.clients, offences)
         self._shape, self._patience = shape, patience
         self.frame = shape.frame()
         self._bytes_down = self._bytes_up = 0
-        self.events = []
         self._rows = ReplyRows.make(shape.max_cohort, shape.max_payload, shape.device, shape.pinned)
         self._unused: ReplyRow | None = None  # what the server sends in a gather, and ranks without a client in it
         self._model_round = dict.fromkeys(range(1, shape.workers + 1), -1)
@@ -53,10 +59,6 @@ class CollectiveServer(ServerEnd):
         self._sent_at = 0.0
         self._unsaved: list[int] = []
         self._failed: list[int] = []
-
-    def available(self) -> np.ndarray:
-        """Return all clients: a worker that is gone ends the run."""
-        return np.arange(self._shape.clients)
 
     @run_ends_if(_NOT_TAKEN)
     def send(self, request: Request) -> None:
@@ -145,14 +147,17 @@ class CollectiveServer(ServerEnd):
             RunError: if a worker is gone or silent, because the group cannot be used afterwards.
         """
         until, request = self._sent_at + deadline, self._request
-        present, missing, afresh = dict[int, int](), dict[int, str](), set[int]()
+        present, missing, afresh = dict[int, int](), self.excluded(request.round.cohort), set[int]()
         for position, client in enumerate(request.round.cohort.tolist()):
             self._await(position, client, until)
+            if client in missing:
+                continue
             try:
                 message = self._rows[position].message
                 flags = check_reply(message, 0, request.round.number, client, request.length)
             except WireError as error:
                 missing[client] = str(error)
+                self.blame(client, str(error))
                 continue
             present[client] = position
             if flags & AFRESH:
@@ -184,11 +189,13 @@ class CollectiveServer(ServerEnd):
         self._sends.clear()
 
     def snapshot(self, round_: int) -> dict[str, Any]:
-        """Return which workers hold the round's model."""
-        return {"holders": [rank for rank, held in self._model_round.items() if held == round_]}
+        """Return which workers hold the round's model, and who has offended."""
+        holders = [rank for rank, held in self._model_round.items() if held == round_]
+        return {"holders": holders, **super().snapshot(round_)}
 
     def resume(self, round_: int, snapshot: dict[str, Any], everyone: bool) -> None:
         """Send the model once more to those who held it; see `ServerEnd.resume`."""
+        super().resume(round_, snapshot, everyone)
         holders = snapshot.get("holders", [])
         for rank in self._model_round:
             if everyone or rank in holders:

@@ -2,8 +2,8 @@
 
 from itertools import count
 
-from byzdist.transport.base import Request, Shape
-from byzdist.transport.star.membership import IN_QUARANTINE, Membership, Worker
+from byzdist.transport.base import IN_QUARANTINE, Request, Shape
+from byzdist.transport.star.membership import Membership, Worker
 
 _LATE = "no reply by the deadline"
 

@@ -7,11 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from byzdist.transport.base import Request, Shape
+from byzdist.transport.base import IN_QUARANTINE, Request, Shape
 from byzdist.transport.star.lateness import Allowance
 from byzdist.transport.star.records import Report, ReportKind
-
-IN_QUARANTINE = "quarantined: "
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,11 @@ from torch.distributed import DistError
 from byzdist.errors import ConfigError, RunError
 from byzdist.host.descriptors import SPARE
 from byzdist.rounds import LateReply, Payloads, Replies
-from byzdist.transport.base import Request, Save, ServerEnd, Shape
+from byzdist.transport.base import IN_QUARANTINE, Request, Save, ServerEnd, Shape
 from byzdist.transport.star.exchange import Exchange
 from byzdist.transport.star.keeper import Gateways
 from byzdist.transport.star.link import END, SILENT, leave_note, welcome
-from byzdist.transport.star.membership import IN_QUARANTINE, Membership, Terms, Worker
+from byzdist.transport.star.membership import Membership, Terms, Worker
 from byzdist.transport.star.orders import Orders
 from byzdist.transport.star.records import Command, Report, ReportKind
 from byzdist.transport.star.shared import OVER, QUARANTINED, Shared

@@ -42,7 +42,7 @@ class Shared:
         assert shape.device.type == "cpu", "the star's links are gloo's, which sends from the CPU's memory"
         self._shape = shape
         self.models = _memory(2 * shape.dimension * shape.dtype.itemsize).view(shape.dtype)
-        self.frame = RequestFrame(shape.dimension, shape.sampled, shape.max_ids, shape.dtype, shape.device, self.models)
+        self.frame = RequestFrame(shape.dimension, shape.sampled, shape.clients, shape.dtype, shape.device, self.models)
         count = min(shape.clients, shape.workers * shape.max_cohort)
         room = HEADER_BYTES + round_up(shape.max_payload, HEADER_BYTES)
         try:
@@ -117,7 +117,7 @@ def link_frame(shape: Shape, models: Tensor | None = None) -> RequestFrame:
     return RequestFrame(
         shape.dimension,
         shape.sampled,
-        shape.max_ids,
+        shape.clients,
         shape.dtype,
         shape.device,
         models,

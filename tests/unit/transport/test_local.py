@@ -85,7 +85,7 @@ def test_advice_is_given_once(tmp_path, capsys):
 
 @pytest.mark.parametrize("stage", list(Stage))
 def test_a_part_of_a_checkpoint_that_is_not_saved_is_missing(stage):
-    shape = Shape(0, 3, 1, 5, 2, 3, 2, 40, torch.float64, torch.device("cpu"))
+    shape = Shape(0, 3, 1, 5, 2, 3, 40, torch.float64, torch.device("cpu"))
     server = LocalServer(shape, offences=3)
     server.connect(lambda order, end: end.answer(order, stage) if isinstance(order, Save) else None)
     server.save(Save(7, 0))

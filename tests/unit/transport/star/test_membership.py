@@ -10,7 +10,7 @@ TERMS = Terms(deadline=5.0, join_timeout=10.0, min_replies=3, offences=2, late_s
 
 
 def members(clients=7, workers=3, terms=TERMS):
-    shape = Shape(0, clients, workers, 5, 2, clients, clients, 40, torch.float64, torch.device("cpu"))
+    shape = Shape(0, clients, workers, 5, 2, clients, 40, torch.float64, torch.device("cpu"))
     made = Membership(shape, terms, now=0.0)
     for worker in made.workers.values():
         worker.state = ""
