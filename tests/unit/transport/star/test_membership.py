@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from byzdist.transport.base import Shape
-from byzdist.transport.star.membership import IN_QUARANTINE, Membership, Terms
+from byzdist.transport.base import IN_QUARANTINE, Shape
+from byzdist.transport.star.membership import Membership, Terms
 
 TERMS = Terms(deadline=5.0, join_timeout=10.0, min_replies=3, offences=2, late_share=0.5)
 
