@@ -5,12 +5,15 @@ from torch import Tensor, nn
 
 from byzdist.problem.modules import trained
 
+_CACHE_LINE = 64  # bytes
+
 
 class Flat:
     """The layout of x [d]: which piece of it is which parameter.
 
     Parameters become views of the vector in use, and their gradients views of the vector to fill, even if these lie in a
-    message: nothing is flattened or copied. Frozen parameters are not part of x, and tied ones count once.
+    message: nothing is flattened, and only an x that begins within a cache line is copied. Frozen parameters are not part of
+    x, and tied ones count once.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -22,6 +25,7 @@ class Flat:
         for parameter in self._parameters:
             self._layout.append((parameter.shape, torch.empty(parameter.shape, device="meta").stride(), offset))
             offset += parameter.numel()
+        self._aligned: Tensor | None = None  # made when it is first needed
         self._initial = torch.cat([parameter.detach().flatten() for parameter in self._parameters])
         self.bind(self._initial)
 
@@ -43,6 +47,10 @@ class Flat:
 
     def bind(self, x: Tensor) -> None:
         """Make the module's parameters views of x, which must not change while they are used."""
+        if x.data_ptr() % _CACHE_LINE:  # the last digits of a library's products can depend on alignment
+            if self._aligned is None:
+                self._aligned = torch.empty_like(self._initial)
+            x = self._aligned.copy_(x)
         for parameter, (shape, stride, offset) in zip(self._parameters, self._layout, strict=True):
             parameter.data = x.as_strided(shape, stride, x.storage_offset() + offset)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from byzdist.rounds import Payloads, Replies
@@ -110,7 +111,10 @@ class LocalWorker(WorkerEnd):
     """
 
     def __init__(self, shape: Shape) -> None:
-        self._frame = shape.frame()
+        self._current, self._previous = (
+            torch.zeros(shape.dimension, dtype=shape.dtype, device=shape.device, pin_memory=shape.pinned)
+            for _ in range(2)  # apart, so that each begins on a cache line; see `Flat.bind`
+        )
         self._rows = ReplyRows.make(shape.max_cohort, shape.max_payload, shape.device, shape.pinned)
         self._clients = list[int]()
         self.afresh = set[int]()
@@ -120,7 +124,7 @@ class LocalWorker(WorkerEnd):
     def begin(self, current: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
         """Begin a round: forget the replies of the one before, and return copies of both models, which clients may spoil."""
         self._clients, self.afresh, self.bytes = [], set(), 0
-        return self._frame.current.copy_(current), self._frame.previous.copy_(previous)
+        return self._current.copy_(current), self._previous.copy_(previous)
 
     def payloads(self, length: int) -> Payloads:
         """Return the payloads of the round, ``length`` bytes each."""

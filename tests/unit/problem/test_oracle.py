@@ -10,6 +10,7 @@ from byzdist.problem import data, models
 from byzdist.problem.data import Dataset, Split
 from byzdist.problem.loss import Loss
 from byzdist.problem.tasks.classification import CLASSIFICATION
+from byzdist.problem.tasks.regression import regression
 from byzdist.randomness import stream
 from byzdist.rounds import Round
 from tests.support.problem import ArrayOracle, oracle_of
@@ -135,6 +136,24 @@ def test_vectors_may_lie_within_larger_buffers(name):
     assert message[:4].eq(8).all() and message[4 + d :].eq(8).all()
     assert torch.equal(frame[3 : 3 + d], x)
     torch.testing.assert_close(oracle.initial(), make_oracle(spec, shape, classes).initial(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("place", range(1, 16, 2))
+def test_gradients_have_the_same_bits_wherever_the_models_lie(dtype, place):
+    """With one output a layer is a product of a matrix and a vector, whose last digits depend on alignment in a library."""
+    generator = stream(1, "regression")
+    features, targets = generator.standard_normal((40, 10)), generator.standard_normal(40)
+    split = data.split({"name": "shared"}, np.arange(40), 4, 0)
+    dataset = Dataset("test", features, targets, None, None, 1)  # type: ignore[arg-type]
+    oracle = oracle_of(nn.Linear(10, 1), dataset, split, dtype=dtype, task=regression())
+    d, (x, y) = oracle.dimension, (point(oracle, number) for number in range(2))
+    frame = torch.zeros(2 * d + place, dtype=dtype)
+    frame[place : place + d], frame[place + d :] = x, y
+    found = [torch.empty_like(x) for _ in range(2)]
+    oracle.difference(x, y, 0, np.arange(5), found[0])
+    oracle.difference(frame[place : place + d], frame[place + d :], 0, np.arange(5), found[1])
+    assert found[0].equal(found[1])
 
 
 @pytest.mark.parametrize("name", ["binary", "multinomial", "mlp"])
