@@ -1,25 +1,36 @@
-"""One thread, as in every process of a run, because more threads make small tensors many times slower on a busy machine; and no
-process's log settings kept for the next test."""
+"""One thread, as in every process of a run, because more threads make small tensors many times slower on a busy machine; no waiting
+for the disk; and no process's log settings kept for the next test."""
 
 import gc
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
-import torch
 
-from byzdist.reporting.logs import ADVISERS
-
-torch.set_num_threads(1)
+# torch and what imports it are imported in functions, because the process that hands out the tests needs neither.
 
 
 def pytest_collection_finish() -> None:
     """Leave what was imported and collected out of every later search for garbage, which takes a tenth of the time."""
+    import torch
+
+    torch.set_num_threads(1)
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """Leave out what protects from a loss of power alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 @pytest.fixture(autouse=True)
 def advice_is_heard() -> Iterator[None]:
+    from byzdist.reporting.logs import ADVISERS
+
     yield
     for adviser in ADVISERS:
         logging.getLogger(adviser).setLevel(logging.NOTSET)

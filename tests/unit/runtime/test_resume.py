@@ -1,7 +1,6 @@
 """Runs that are interrupted and resumed, in one process: the same bits as without the interruption."""
 
 import json
-import os
 import weakref
 from dataclasses import dataclass
 from typing import Annotated
@@ -35,11 +34,6 @@ RESUMED = [
     "momentum_sgd, label_flip",
     "everything at once",
 ]
-
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
 def saved(config, rounds_=20, **settings):
