@@ -1,9 +1,8 @@
-"""One thread, as in every process of a run, because more threads make small tensors many times slower on a busy machine; no waiting
-for the disk; and no process's log settings kept for the next test."""
+"""One thread, as in every process of a run, because more threads make small tensors many times slower on a busy machine; and no
+process's log settings kept for the next test."""
 
 import gc
 import logging
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -17,14 +16,6 @@ def pytest_collection_finish() -> None:
 
     torch.set_num_threads(1)
     gc.freeze()
-
-
-@pytest.fixture(autouse=True, scope="session")
-def no_waiting_for_the_disk() -> Iterator[None]:
-    """Leave out what protects from a loss of power alone."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda handle: None)
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -68,12 +68,17 @@ def test_the_sizes_of_messages(transport, max_ids):
     assert [shape.rank(client) for client in range(6)] == [1, 2, 3, 4, 1, 2]
 
 
+def see(monkeypatch, gpus):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+
+
 @pytest.mark.parametrize(
     "transport, ranks, device", [("collective", 4, "cuda:1"), ("collective", 5, "cpu"), ("star", 4, "cpu")]
 )
 def test_messages_of_a_gpu_lie_where_the_transport_sends_from(monkeypatch, transport, ranks, device):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    see(monkeypatch, gpus=4)
     experiment = prepare(parse({**case("none"), "transport": {"name": transport}}), CPU)
     assert replace(experiment, device=torch.device("cuda:1")).shape(4).device == torch.device(device)
 
@@ -132,14 +137,12 @@ def test_clients_of_a_dirichlet_split_with_little_data_send_small_batches(alpha)
     ],
 )
 def test_the_device_of_a_rank(monkeypatch, wanted, gpus, local_rank, expected):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    see(monkeypatch, gpus)
     assert choose_device(parse({**BASE, "device": wanted}), local_rank) == torch.device(expected)
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    see(monkeypatch, gpus=2)
     parse({**BASE, "device": "cuda:1"})
     with pytest.raises(ConfigError, match="device: 'cuda:2' is wanted, but torch sees 2 GPUs"):
         parse({**BASE, "device": "cuda:2"})
