@@ -5,25 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from xdist.remote import Producer
-from xdist.scheduler import LoadGroupScheduling, Scheduling
 
 # A thread that spins while it waits takes the core on which another test, or the thread that it waits for, would run.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 _REAL = [Path(__file__).parent / folder for folder in ("distributed", "chaos")]
-
-
-class UnitTestsByFile(LoadGroupScheduling):
-    """Hands out unit tests file by file, so that what they import and share is made in one process; other tests one by one."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return file if file.startswith("tests/unit/") else super()._split_scope(nodeid)
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
-    return UnitTestsByFile(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
