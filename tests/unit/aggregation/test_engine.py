@@ -280,9 +280,11 @@ def test_the_loop_in_c_has_the_bits_of_the_eager_path(rule, pre, dtypes):
         wide[:, :9000] = torch.randint(-2, 3, (13, 9000), generator=torch.Generator().manual_seed(1))  # ties
         wide[:, 9000:9100] *= 1e-42  # too small for full precision
         wide[:5, 9100:9200], wide[5:, 9100:9200] = 0.0, -0.0
-        strided, target = torch.empty(2, 13, d, dtype=dtype)[1].copy_(wide), torch.empty(d, 2, dtype=dtype)[:, 0]
-        turned, expected = wide.T.contiguous().T, Aggregator(rule, pre)(wide, f=2).vector
-        for threads, V, out in ((1, wide, None), (2, wide, None), (1, strided, target), (1, turned, None)):
+        strided, turned = torch.empty(2, 13, d, dtype=dtype)[1].copy_(wide), wide.T.contiguous().T
+        blank, expected = torch.empty(d, 2, dtype=dtype), Aggregator(rule, pre)(wide, f=2).vector
+        plain = blank.flatten()[:d]
+        for threads, V, out in ((1, wide, plain), (2, wide, plain), (1, strided, blank[:, 0]), (1, turned, plain)):
+            blank.fill_(9.0)  # what is not written must not pass, nor make the eager path step in
             torch.set_num_threads(threads)
             try:
                 result = compiling(V, f=2, out=out).vector
