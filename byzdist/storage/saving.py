@@ -173,7 +173,7 @@ class ServerSaver:
             if self._job.writing is not None:
                 self._job.writing.exception()  # waits
             failure = self._follow(self._job, until)
-            if self._job is not None:
+            if self._job is not None and self._job.writing is None:
                 self._job.ask_at = 0.0
                 time.sleep(0.01)
         return failure

@@ -69,16 +69,13 @@ def report() -> dict[str, list[str]]:
     return found
 
 
-pytestmark = pytest.mark.xdist_group("bits")  # they share the processes below
-
-
 @pytest.fixture(scope="module")
 def reports():
     script = f"import json; from {__name__} import report; print(json.dumps(report()))"
     running = {
         name: subprocess.Popen(
             [sys.executable, "-c", script],
-            env={**os.environ, "OMP_WAIT_POLICY": "passive", **setting},
+            env={**os.environ, **setting},
             stdout=subprocess.PIPE,
             text=True,
         )

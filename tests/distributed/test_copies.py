@@ -1,7 +1,6 @@
 """Methods with copies against their papers' recursions: 200 rounds, compressed or not, across a kill, and with lost replies."""
 
 import json
-import os
 import sys
 import time
 from typing import Any
@@ -32,11 +31,6 @@ METHODS = {
     "byz_clip21": ({"tau": 0.3, "beta1": 0.3, "beta2": 0.6, "sigma": 0.01}, RAND_K),
 }
 ATTACKS = ["bit_flip", "alie", "ipm", "mimic", "label_flip", "gaussian"]
-
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
 def config(name, attack="none", *, compress=True, rounds=ROUNDS, **more):

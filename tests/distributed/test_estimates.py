@@ -1,6 +1,5 @@
 """Methods in which clients send full estimates against their papers' pseudo-code, over 200 rounds, a kill and a resumption."""
 
-import os
 import time
 from typing import Any
 
@@ -48,11 +47,6 @@ RUNS = {
 KILLED = [pytest.param("demoa, rand_k, cold", marks=pytest.mark.soak), "diloco, remembered, rand_k"]
 
 
-@pytest.fixture
-def no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
-
-
 def assert_is_the_paper_s(tree, model):
     dataset = load_arrays(parse(tree).data.without("split"))
     expected = Estimates(tree, np.asarray(dataset.features), np.asarray(dataset.labels)).run()
@@ -60,7 +54,6 @@ def assert_is_the_paper_s(tree, model):
     assert np.linalg.norm(model.numpy() - expected) < CLOSE * np.linalg.norm(expected)
 
 
-@pytest.mark.usefixtures("no_waiting_for_the_disk")
 @pytest.mark.parametrize("name", RUNS)
 def test_a_killed_run_equals_the_paper_s_pseudo_code(name, tmp_path):
     tree = RUNS[name] | {"checkpoint": {"every": 40, "keep": 100}}

@@ -36,9 +36,6 @@ RUNS = {name: {**config, "rounds": 25} for name, config in RUNS.items() if "alon
 STAR = {"name": "star", "offences": 10**6}
 
 
-pytestmark = pytest.mark.xdist_group("reference")  # they share the runs below
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Run all of RUNS with either number of workers; the two of an experiment differ in the transport as well."""

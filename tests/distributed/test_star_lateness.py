@@ -73,7 +73,7 @@ def test_a_worker_that_was_late_and_has_recovered_takes_part_as_before() -> None
             star.ask(star.server.available().tolist(), full=True, deadline=0.2)
         rested = time.monotonic()
         until(star, lambda: 2 in star.server.available())
-        assert 0.5 < time.monotonic() - rested < 0.2 / 0.1 + 0.5
+        assert 0.5 < time.monotonic() - rested < 0.2 / 0.1 + 2.0
         for _ in range(rounds_):
             until(star, lambda: 2 in star.server.available())
             assert torch.equal(values(star.ask(full=True)[2]), ONES)

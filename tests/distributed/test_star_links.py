@@ -99,7 +99,7 @@ def test_a_hello_from_a_dead_process_holds_up_nobody() -> None:
         started = time.monotonic()
         star.start_honest(1)
         star.joined(1)
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 8
 
 
 @pytest.mark.parametrize("what", ["a request", "the order to resume"])

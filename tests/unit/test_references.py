@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -40,20 +41,22 @@ def is_listed(first, title, venue, year):
     return any(title.lower() in entry.lower() and f"{venue} {year}".strip() in entry for entry in found)
 
 
-EVERYWHERE = [
-    (path.relative_to(PACKAGE), text) for path in sorted(PACKAGE.rglob("*.py")) for text in texts(path.read_text())
-]
+@cache
+def everywhere():
+    """Return the texts of the package's modules, each with its module."""
+    paths = sorted(PACKAGE.rglob("*.py"))
+    return [(path.relative_to(PACKAGE), text) for path in paths for text in texts(path.read_text())]
 
 
 def test_every_mark_is_expanded():
-    marks = {mark for _, text in EVERYWHERE for mark in MARK.findall(text)}
+    marks = {mark for _, text in everywhere() for mark in MARK.findall(text)}
     assert {"BRPP", "Allouah et al. 2023b", "Gupta et al. 2021"} <= marks
     expanded = {mark for entry in ENTRIES for mark in re.findall(r"\*\*\[(.*?)\]\*\*", entry)}
     assert marks == expanded
 
 
 def test_every_citation_is_listed():
-    found = {(str(path), *citation) for path, text in EVERYWHERE for citation in cited(text)}
+    found = {(str(path), *citation) for path, text in everywhere() for citation in cited(text)}
     assert len({citation[1:] for citation in found}) > 20
     assert sorted(citation for citation in found if not is_listed(*citation[1:])) == []
 

@@ -66,9 +66,9 @@ def test_few_rows_tolerate_none_and_no_chain_more_than_its_rule_or_a_minority(ru
 def worst(rule, pre, n, hostile, honest):
     """Return the largest distance to the honest mean, over hostile rows of several sizes and over groups drawn again."""
     groups, errors, aggregator = range(4 if BUCKETS in pre else 1), [], Aggregator(rule, pre)
-    for size, sign, seed in itertools.product((1.0, 30.0, 1e6, 1e15), (1, -1), groups):
+    for size, seed in itertools.product((1.0, -1.0, 30.0, -1e6, 1e15), groups):
         V = honest.clone()
-        V[:hostile] = sign * size
+        V[:hostile] = size
         f = min(hostile, aggregator.max_f(n))
         result = aggregator(V, f=f, generator=np.random.default_rng(seed)).vector
         errors.append(float((result - honest[hostile:].mean(0)).norm()))

@@ -11,7 +11,7 @@ from byzdist.aggregation import PRE, RULES, Aggregator, aggregate, gram, max_byz
 from byzdist.aggregation import engine as engine_module
 from byzdist.aggregation import vectors as vectors_module
 from byzdist.aggregation.coordinate import coordinate_median, meamed, trimmed_mean
-from byzdist.aggregation.kernels import native, native_products, traced
+from byzdist.aggregation.kernels import native, native_columns, native_products, traced
 from byzdist.aggregation.rules import minority
 from byzdist.errors import ConfigError
 from byzdist.registry import Named
@@ -272,23 +272,26 @@ def test_what_the_compiler_complains_of_is_passed_on(monkeypatch, caplog):
         ("meamed", ["nnm"]),
     ],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_the_loop_in_c_has_the_bits_of_the_eager_path(rule, pre, dtype):
-    wide = rows(13, 40_001, dtype)  # wide enough for two threads
-    wide[:, :9000] = torch.randint(-2, 3, (13, 9000), generator=torch.Generator().manual_seed(1))  # ties
-    wide[:, 9000:9100] *= 1e-42  # too small for full precision
-    wide[:5, 9100:9200], wide[5:, 9100:9200] = 0.0, -0.0
-    strided, target = torch.empty(2, 13, 40_001, dtype=dtype)[1], torch.empty(40_001, 2, dtype=dtype)[:, 0]
-    strided.copy_(wide)
-    compiling, expected = Aggregator(rule, pre, compile=True), Aggregator(rule, pre)(wide, f=2).vector
-    was = torch.get_num_threads()
-    for threads, V, out in ((1, wide, None), (2, wide, None), (1, strided, target), (1, wide.T.contiguous().T, None)):
-        torch.set_num_threads(threads)
-        try:
-            result = compiling(V, f=2, out=out).vector
-        finally:
-            torch.set_num_threads(was)
-        assert torch.equal(result.contiguous().view(torch.uint8), expected.view(torch.uint8))
+@pytest.mark.parametrize("dtypes", [[torch.float32, torch.bfloat16], [torch.float64]], ids=["float", "double"])
+def test_the_loop_in_c_has_the_bits_of_the_eager_path(rule, pre, dtypes):
+    d = 2 * native_columns._NARROWEST + 1  # wide enough for two threads
+    compiling, was = Aggregator(rule, pre, compile=True), torch.get_num_threads()
+    for dtype in dtypes:  # those of one compiled loop
+        wide = rows(13, d, dtype)
+        wide[:, :9000] = torch.randint(-2, 3, (13, 9000), generator=torch.Generator().manual_seed(1))  # ties
+        wide[:, 9000:9100] *= 1e-42  # too small for full precision
+        wide[:5, 9100:9200], wide[5:, 9100:9200] = 0.0, -0.0
+        strided, turned = torch.empty(2, 13, d, dtype=dtype)[1].copy_(wide), wide.T.contiguous().T
+        blank, expected = torch.empty(d, 2, dtype=dtype), Aggregator(rule, pre)(wide, f=2).vector
+        plain = blank.flatten()[:d]
+        for threads, V, out in ((1, wide, plain), (2, wide, plain), (1, strided, blank[:, 0]), (1, turned, plain)):
+            blank.fill_(9.0)  # what is not written must not pass, nor make the eager path step in
+            torch.set_num_threads(threads)
+            try:
+                result = compiling(V, f=2, out=out).vector
+            finally:
+                torch.set_num_threads(was)
+            assert torch.equal(result.contiguous().view(torch.uint8), expected.view(torch.uint8))
     assert compiling._compiler.works and len(compiling._compiler._loops) == 1
 
 

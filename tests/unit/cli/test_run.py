@@ -11,6 +11,8 @@ from byzdist.runtime import launcher
 from tests.support.cases import BASE
 from tests.support.wrong import WRONG
 
+GOOD = yaml.safe_dump(BASE)
+
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
@@ -30,7 +32,7 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     (tmp_path / "broken.py").write_text("1 / 0\n")
     (tmp_path / "own.py").write_text("def five(*arguments):\n    return 5\n")
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(BASE))
+    (tmp_path / "config.yaml").write_text(GOOD)
     return tmp_path
 
 
@@ -52,7 +54,7 @@ TEXTS: dict[str, tuple[str | bytes, str]] = {
     "an empty file": ("", "config.yaml: a configuration is a mapping of keys"),
     "no mapping": ("- a\n- b\n", "config.yaml: a configuration is a mapping of keys"),
     "a tab": ("name: x\n\trounds: 5\n", "config.yaml: not valid YAML: .*line 2"),
-    "a key twice": (yaml.safe_dump(BASE) + "name: y\n", "config.yaml: not valid YAML: key 'name' is given twice"),
+    "a key twice": (GOOD + "name: y\n", "config.yaml: not valid YAML: key 'name' is given twice"),
     "a key below twice": ("evaluate: {every: 1, every: 2}", "config.yaml: not valid YAML: key 'every' is given twice"),
     "an object": ("name: !!python/object/apply:os.system ['true']", "config.yaml: not valid YAML: .*constructor"),
     "an unclosed list": ("name: [", "config.yaml: not valid YAML"),
@@ -61,7 +63,7 @@ TEXTS: dict[str, tuple[str | bytes, str]] = {
     "no date": ("name: 2024-13-45", "config.yaml: not valid YAML: month"),
     "deep nesting": ("[" * 3000, "config.yaml: not valid YAML"),
     "a list as key": ("[a]: 1", "config.yaml: not valid YAML: .*unhashable"),
-    "nothing as key": (yaml.safe_dump(BASE) + "~: 1", "configuration: a key must be text"),
+    "nothing as key": (GOOD + "~: 1", "configuration: a key must be text"),
     "bytes": (b"\xff\xfe\x00", "config.yaml: cannot read the configuration: .*utf-8"),
 }
 

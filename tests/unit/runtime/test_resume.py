@@ -1,18 +1,18 @@
 """Runs that are interrupted and resumed, in one process: the same bits as without the interruption."""
 
+import errno
 import json
-import os
 import weakref
 from dataclasses import dataclass
 from typing import Annotated
 
 import pytest
-import safetensors.torch
 import torch
 from annotated_types import Gt
 
 from byzdist.errors import RunError
 from byzdist.methods.estimates import SGD
+from byzdist.runtime import serving
 from byzdist.runtime.server import Server
 from byzdist.storage import checkpoint, saving
 from byzdist.storage.checkpoint import file_name, read_checkpoint, rounds
@@ -23,6 +23,7 @@ from tests.support.cases import BASE, CASES, RAND_K, case
 from tests.support.harness import comparable
 from tests.support.inprocess import train_in
 from tests.support.runs import drop_after
+from tests.support.standins import failing, watched
 
 RESUMED = [
     "attack alie, rand_k",
@@ -35,11 +36,6 @@ RESUMED = [
     "momentum_sgd, label_flip",
     "everything at once",
 ]
-
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
 def saved(config, rounds_=20, **settings):
@@ -141,17 +137,13 @@ def test_a_run_with_other_ranks_finds_what_clients_remember(tmp_path):
 @pytest.mark.parametrize("config", [BASE, MOMENTUM], ids=["stateless", "momentum"])
 def test_a_full_disk_does_not_stop_training_and_is_reported(tmp_path, monkeypatch, caplog, config):
     whole = train_in(config | {"rounds": 20}, tmp_path / "whole")
-    real = safetensors.torch.save_file
 
-    def full(tensors, path, metadata):
-        if json.loads(metadata["byzdist"])["round"] < 20 and "worker" not in path.name:
-            raise OSError(28, "No space left on device")
-        real(tensors, path, metadata)
+    def is_full(tensors, path, metadata):
+        return json.loads(metadata["byzdist"])["round"] < 20 and "worker" not in path.name
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    # Else the run may be over before a failure is heard of.
-    monkeypatch.setattr("byzdist.storage.saving._ASK_EVERY", 0.0)
-    assert torch.equal(whole, train_in(saved(config), tmp_path / "run"))
+    monkeypatch.setattr(saving, "_ASK_EVERY", 0.0)  # else the run may be over before a failure is heard of
+    with failing(checkpoint, "save_file", errno.ENOSPC, is_full):
+        assert torch.equal(whole, train_in(saved(config), tmp_path / "run"))
     news = [text for line in comparable(tmp_path / "run", drop=()) for text in line.get("news", [])]
     assert news and all("could not be written: No space left on device" in text for text in news)
     assert "Training goes on" in caplog.text
@@ -185,24 +177,22 @@ def test_a_server_does_not_keep_the_checkpoint_that_it_went_on_from(tmp_path, mo
             assert len(kept) == 2 and not any(tensor() is not None for tensor in kept)
             return super().run()
 
-    monkeypatch.setattr("byzdist.runtime.serving.Server", Resumed)
+    monkeypatch.setattr(serving, "Server", Resumed)
     train_in(BASE, tmp_path / "run", resume=True)
 
 
-def test_data_are_not_loaded_again_for_a_minimum_that_is_not_looked_for(tmp_path, monkeypatch):
-    loaded = []
-    monkeypatch.setattr("byzdist.runtime.serving.load_data", lambda *_, **__: loaded.append(1))
-    train_in(BASE | {"rounds": 1, "dtype": "float32", "model": {"name": "mlp", "hidden": [3]}}, tmp_path / "run")
+def test_data_are_not_loaded_again_for_a_minimum_that_is_not_looked_for(tmp_path):
+    with watched(serving, "load_data") as loaded:
+        train_in(BASE | {"rounds": 1, "dtype": "float32", "model": {"name": "mlp", "hidden": [3]}}, tmp_path / "run")
     assert not loaded
 
 
 def test_a_stop_whose_state_cannot_be_saved_is_a_failure(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    monkeypatch.setattr("byzdist.runtime.serving.on_signals", lambda told: told())
-    with pytest.raises(RunError, match="checkpoint of round 0 could not be written: No space"):
+    monkeypatch.setattr(serving, "on_signals", lambda told: told())
+    with (
+        failing(checkpoint, "save_file", errno.ENOSPC),
+        pytest.raises(RunError, match="of round 0 could not be written: No space"),
+    ):
         train_in(BASE, tmp_path / "run")
 
 
@@ -217,7 +207,7 @@ def test_a_stopped_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
     stops = []
     with monkeypatch.context() as patch:
-        patch.setattr("byzdist.runtime.serving.on_signals", lambda told: stops.append(told.__self__))
+        patch.setattr(serving, "on_signals", lambda told: stops.append(told.__self__))
         train_in(MOMENTUM, tmp_path / "run", end=Stopping)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "stopped"
     assert list(rounds(tmp_path / "run" / "checkpoint")) == [17]
