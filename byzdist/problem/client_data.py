@@ -57,6 +57,19 @@ class ClientData(ABC):
         return []
 
 
+def parts(total: int, size: int) -> Iterator[tuple[int, int]]:
+    """Return where batches of at most ``size`` of ``total`` samples begin and end; the last is never a single sample left over.
+
+    Batch norm cannot train on a single sample, so the batch before gives it another one.
+    """
+    start = 0
+    while start < total:
+        end = min(start + size, total)
+        end -= end == total - 1 and end - start > 2
+        yield start, end
+        start = end
+
+
 class PooledData(ClientData):
     """Samples of one data set, which every process can read; a split says whose they are."""
 
@@ -148,8 +161,7 @@ class ArrayData(PooledData):
 
     def _blocks(self, indices: Positions | None) -> Iterator[tuple[tuple[Tensor, Tensor], int]]:
         total = len(self.targets) if indices is None else len(indices)
-        for start in range(0, total, self.chunk):
-            end = min(start + self.chunk, total)
+        for start, end in parts(total, self.chunk):
             if indices is None:
                 yield (self.features[start:end], self.targets[start:end]), end - start
             else:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 import numpy as np
 import torch
 
-from byzdist.problem.client_data import ArrayData, PooledData, Positions
+from byzdist.problem.client_data import ArrayData, PooledData, Positions, parts
 from byzdist.problem.data import Dataset, LazyDataset, Prepared, Split
 from byzdist.problem.data.ahead import ReadJob
 from byzdist.problem.data.reader import Reader, cast
@@ -66,8 +66,7 @@ class DatasetData(PooledData):
 
     def _cut(self, indices: Positions | None, generator: np.random.Generator, whose: str) -> Iterator[ReadJob]:
         total = self.split.samples if indices is None else len(indices)
-        for start in range(0, total, self.chunk):
-            end = min(start + self.chunk, total)
+        for start, end in parts(total, self.chunk):
             part = list(range(start, end)) if indices is None else indices[start:end].tolist()
             yield self._reader.job(part, generator, whose)
 

@@ -51,6 +51,25 @@ def try_out(loss: Loss, data: PooledData, classes: int, name: str) -> None:
                 loss.load_buffers({})
 
 
+def try_single_samples(loss: Loss, data: PooledData, name: str) -> None:
+    """Check that a module whose buffers are its clients' own can train on a batch of one sample.
+
+    Raises:
+        ConfigError: if it cannot, as batch norm of flat features.
+    """
+    batch, samples = data.first(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            _take_one_step(loss, batch, samples, name)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error} A batch may have a single sample: set method.batch_size to 2 or more, and give each client 2 samples or more."
+        ) from None
+    finally:
+        loss.flat.unbind()
+        loss.load_buffers({})
+
+
 def _take_one_step(loss: Loss, batch: Batch, samples: int, name: str) -> None:
     gradient = loss.flat.initial().zero_()
     with describing_errors(name, "the loss of a batch", lambda: ""):

@@ -29,7 +29,7 @@ from byzdist.problem.oracle import Oracle
 from byzdist.problem.private_data import PrivateData, is_private, known
 from byzdist.problem.task import Task
 from byzdist.problem.tasks import TASKS
-from byzdist.problem.trial import try_out
+from byzdist.problem.trial import try_out, try_single_samples
 from byzdist.registry import Registry, Spec
 from byzdist.reporting.names import check_metrics
 from byzdist.transport.base import Shape
@@ -204,6 +204,7 @@ def prepare(config: Config, device: torch.device) -> Experiment:
         samples = [split.size(client) for client in range(clients)]
         _advise_on_batches(method, min(samples), None if isinstance(dataset, Dataset) else dataset.batch_size)
         mean = sum(samples) / clients
+        _check_smallest_batch(config, method, loss, held, min(samples))
     if config.stop is not None:
         _check_stop(config, dataset, loss)
     d = loss.flat.dimension
@@ -276,6 +277,16 @@ def load_private(experiment: Experiment, rank: int, workers: int) -> None:
     if ":" in config.model.name and hosted:
         first = held.of(hosted[0])
         try_out(experiment.oracle.loss, first, experiment.dataset.classes or first.classes, config.model.name)
+    for client in hosted:
+        own = held.of(client)
+        _check_smallest_batch(config, experiment.method, experiment.oracle.loss, own, own.samples(client))
+
+
+def _check_smallest_batch(config: Config, method: Method, loss: Loss, held: ClientData, samples: int) -> None:
+    """Try a module that changes its buffers on a single sample, if a batch can be that small; ``samples``: of the smallest client."""
+    sizes = [samples, *(getattr(method, key, None) for key in ("batch_size", "full_batch"))]
+    if loss.buffers == "local" and 1 in sizes and isinstance(held, PooledData):
+        try_single_samples(loss, held, config.model.name)
 
 
 def _advise_on_batches(method: Method, smallest: int, loader_size: int | None) -> None:

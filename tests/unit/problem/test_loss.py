@@ -7,19 +7,26 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from byzdist.config.reading import parse
 from byzdist.errors import ConfigError
+from byzdist.problem.client_data import parts
 from byzdist.problem.data import Dataset, Split
 from byzdist.problem.loss import Loss
 from byzdist.problem.modules import swap_norms
 from byzdist.problem.objective import is_counted
 from byzdist.problem.oracle import BUFFERS
 from byzdist.problem.tasks.classification import CLASSIFICATION
-from byzdist.problem.trial import try_out
+from byzdist.problem.trial import try_out, try_single_samples
 from byzdist.randomness import stream
 from byzdist.rounds import ClientMemories, Round
+from byzdist.runtime.experiment import prepare
+from tests.support.cases import case
 from tests.support.problem import oracle_of
 
 SAMPLES = 40
+
+
+NORMALIZED = {"name": "tests.support.combinations:normalized", "buffers": "local"}
 
 
 def oracle_with(module, **options):
@@ -234,3 +241,22 @@ def test_batch_norm_of_flat_features_can_be_swapped_or_local():
         oracle = oracle_with(module, **options)
         try_out(oracle.loss, oracle.data, 3, "mine:net")
         assert not is_counted(oracle.loss, oracle.data)
+
+
+def test_batches_are_at_most_so_large_and_no_single_sample_is_left_over():
+    for size in range(3, 9):
+        for total in range(1, 60):
+            cut = list(parts(total, size))
+            assert [start for start, _ in cut] == [0, *(end for _, end in cut[:-1])] and cut[-1][1] == total
+            lengths = [end - start for start, end in cut]
+            assert max(lengths) <= size and (min(lengths) > 1 or total == 1)
+            assert len(cut) == -(-total // size)
+
+
+def test_batch_norm_that_could_get_a_single_sample_is_refused():
+    oracle = oracle_with(stack(nn.BatchNorm1d(8)), buffers="local")
+    with pytest.raises(ConfigError, match="more than 1 value per channel.*method.batch_size to 2"):
+        try_single_samples(oracle.loss, oracle.data, "mine:net")
+    with pytest.raises(ConfigError, match="method.batch_size to 2 or more"):
+        prepare(parse({**case("none", batch_size=1), "model": NORMALIZED}), torch.device("cpu"))
+    prepare(parse({**case("none"), "model": NORMALIZED}), torch.device("cpu"))
