@@ -60,22 +60,22 @@ class Aggregation(Section):
 class Transport(Section):
     """How server and workers talk, and how long they wait for each other.
 
-    The keys after ``deadline`` are for the star. The times nest: a round waits at most ``deadline`` for its replies; a worker that keeps
-    its link waiting for ``deadline + join_timeout`` loses it, and may join again; a run that cannot reach the clients of
-    ``min_replies`` for ``join_timeout`` ends.
+    On the star the times nest: a round waits at most ``deadline`` for its replies; a worker that keeps its link waiting for
+    ``deadline + join_timeout`` loses it, and may join again; a run that cannot reach the clients of ``min_replies`` for
+    ``join_timeout`` ends.
 
     Attributes:
         name: star and collective start processes; local runs in one process, and has no deadlines.
         deadline: the longest wait for a round's replies, in seconds.
         join_timeout: the longest wait for workers to join, or to join again, in seconds.
         min_replies: with fewer replies than this, a round leaves the estimate as it is.
-        offences: how many offences lead to quarantine: malformed replies of a client, or broken links and missing parts of checkpoints
-            of a worker.
-        late_share: the share of the run's time for which rounds may wait in vain for one worker, once it has missed three deadlines;
-            a worker that takes more is not asked for a while. 1 means no limit.
-        late: whether a reply that comes after its round is dropped, or enters the next sampled round with a smaller weight.
+        offences: how many offences lead to quarantine: replies of a client that are malformed or not finite, or on the star broken links
+            and missing parts of checkpoints of a worker.
+        late_share: on the star, the share of the run's time for which rounds may wait in vain for one worker, once it has missed three
+            deadlines; a worker that takes more is not asked for a while. 1 means no limit.
+        late: on the star, whether a reply that comes after its round is dropped, or enters the next sampled round with a smaller weight.
         draw: whether cohorts come from the clients that can be reached, or from all, where those out of reach count as missing.
-        restarts: how often a killed worker process is started again.
+        restarts: on the star, how often a killed worker process is started again.
     """
 
     name: Literal["star", "collective", "local"] = "star"
