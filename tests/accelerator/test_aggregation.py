@@ -11,6 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from byzdist.aggregation import Aggregator, aggregate
 from byzdist.norms import norm
 
+if not torch.accelerator.is_available():
+    pytest.skip("torch sees no GPU or other accelerator here", allow_module_level=True)
+
 CTMA = {"name": "ctma", "rule": "geometric_median"}
 COLUMNS: list[Any] = ["coordinate_median", "trimmed_mean", "meamed", "bulyan"]
 SPANS = ["mean", "krum", "multi_krum", "geometric_median", "centered_clip", "mda", "monna", "smea", "caf", "cge", CTMA]

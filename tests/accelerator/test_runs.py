@@ -13,10 +13,11 @@ from tests.support.harness import Run, comparable, train, write_config
 from tests.support.harness import byzdist as byzdist_command
 from tests.support.runs import drop_after
 
+if not torch.accelerator.is_available():
+    pytest.skip("torch sees no GPU or other accelerator here", allow_module_level=True)
+
 DIGITS = {"data": {"name": "digits", "split": "iid"}, "clients": {"count": 6, "byzantine": 1}, "rounds": 10}
 DIGITS |= {"aggregation": {"rule": "geometric_median", "pre": ["nnm"]}, "evaluate": {"every": 5}, "dtype": "float32"}
-
-
 DIABETES = {"data": {"name": "diabetes", "split": "iid"}, "model": {"name": "linear"}}
 
 
