@@ -124,20 +124,21 @@ def test_what_error_feedback_remembers_survives_a_kill_and_its_loss_is_reported(
 
 
 def test_all_transports_agree_on_compressors_and_on_replies_that_the_server_does_not_take(tmp_path):
-    """In one of the runs two clients send NaN in some rounds: the server takes nothing, and tells them to start afresh."""
+    """In two of the runs clients send NaN: the server takes nothing, and tells them to start afresh; or they end in quarantine."""
     lossy = config("byz_vr_dm21", rounds=30) | {"attack": {"name": "nan", "rounds": [5, 8]}}
     trees, feedback = {"lossy": lossy}, {"name": "error_feedback", "compressor": TOP_K}
     compressions: list[tuple[dict[str, Any], str]]
     compressions = [({"name": "qsgd", "levels": 3}, "float32"), ({"name": "natural"}, "float64"), (feedback, "float32")]
     for compression, dtype in compressions:
         trees[compression["name"]] = case("bit_flip", compression, name="sgd") | {"rounds": 12, "dtype": dtype}
+    trees["quarantine"] = case("nan", name="byz_vr_marina_pp_plus")
     lines, alone = [], {}
     for name, tree in trees.items():
-        alone[name] = train_in(tree | {"transport": {"name": "local", "offences": 10**6}}, tmp_path / name / "alone")
+        offences = {"offences": 3 if name == "quarantine" else 10**6}
+        alone[name] = train_in(tree | {"transport": {"name": "local", **offences}}, tmp_path / name / "alone")
         for transport in ("star", "collective"):
             folder = tmp_path / name / transport
             folder.mkdir()
-            offences = {"offences": 10**6} if transport == "star" else {}
             write_config(folder, tree | {"transport": {"name": transport, **offences}})
             lines.append(f"{folder} 2\n")
     assert_close(alone["lossy"], expected(lossy | {"attack": {"name": "none"}}, dict.fromkeys(range(5, 9), {5, 6})))
@@ -147,6 +148,7 @@ def test_all_transports_agree_on_compressors_and_on_replies_that_the_server_does
     for name, model in alone.items():
         for transport in ("star", "collective"):
             assert torch.equal(Run(tmp_path / name / transport / "run", "").model, model), (name, transport)
+        assert ("quarantine" in str(news(tmp_path / name / "collective/run"))) == (name == "quarantine")
     for transport in ("star/run", "collective/run", "alone"):
         texts = {round_: texts for round_, texts in news(tmp_path / "lossy" / transport).items() if round_ > 1}
         assert texts == told(9, 5, 6)

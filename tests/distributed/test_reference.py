@@ -32,8 +32,8 @@ RUNS = {name: CASES[name] for attack in ATTACKS for name in (f"attack {attack}",
 RUNS |= {name: CASES[name] for name in METHODS} | {"three classes": THREE_CLASSES}
 # What `along` does without trusted full rounds is a divergence, which ends a run; in one process it is compared all the same.
 RUNS = {name: {**config, "rounds": 25} for name, config in RUNS.items() if "along" not in name}
-# Workers that send NaN or infinity would end in the star's quarantine, which the reference knows nothing of.
-STAR = {"name": "star", "offences": 10**6}
+# Clients that send NaN or infinity would end in quarantine, of which the reference knows nothing.
+STAR, COLLECTIVE = ({"name": name, "offences": 10**6} for name in ("star", "collective"))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def runs(tmp_path_factory):
         for workers in WORKERS:
             folder = base / f"{turn}-{workers}"
             folder.mkdir()
-            transport = STAR if (turn + workers) % 2 else {"name": "collective"}
+            transport = STAR if (turn + workers) % 2 else COLLECTIVE
             write_config(folder, {**config, "transport": transport})
             lines.append(f"{folder} {workers}\n")
             found[name, workers] = Run(folder / "run", "")

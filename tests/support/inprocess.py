@@ -91,7 +91,7 @@ def train_in(
     """
     config = parse(tree)
     experiment = prepare(config, CPU)
-    transport = end(experiment.shape(workers), NEVER)
+    transport = end(experiment.shape(workers), config.transport.offences)
     run = claim(folder, experiment, resume)
     try:
         connect_workers(transport, config, CPU, workers, run)
