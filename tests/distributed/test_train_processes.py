@@ -129,7 +129,7 @@ expect(byzdist.RunError, "diverged", evaluate=1, **wild)
 def broken(now):
     raise IndexError("broken on purpose")
 
-expect(byzdist.RunError, "rank 2 failed: IndexError: broken on purpose", transport="collective", attack=broken)
+expect(byzdist.ConfigError, "round 0 with IndexError: broken on purpose", transport="collective", attack=broken)
 expect(byzdist.RunError, "rank 2 failed: it was ended by SIGKILL", transport="collective",
        attack=lambda now: os.kill(os.getpid(), signal.SIGKILL) if now.round.number == 3 else now.honest)
 print("as expected", flush=True)
