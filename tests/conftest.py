@@ -1,6 +1,7 @@
-"""How tests share two cores with each other, and with whatever else runs."""
+"""How tests share two cores with each other, and with whatever else runs; and signals, which they must be able to hear."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,11 @@ import pytest
 
 # A thread that spins while it waits takes the core on which another test, or the thread that it waits for, would run.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# nohup and a shell's & have these ignored, and so would all processes that tests start.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 _REAL = [Path(__file__).parent / folder for folder in ("distributed", "chaos")]
 

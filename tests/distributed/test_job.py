@@ -28,14 +28,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "_END_PATIENCE", 0.5)
 
 
-@pytest.fixture(autouse=True)
-def told_to_hang_up() -> Iterator[None]:
-    """Under nohup these tests would ignore SIGHUP, and so would the jobs."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
 @contextmanager
 def job(program: str, workers: int = 2, patience: float = 5.0) -> Iterator[Job]:
     """Yield a job whose ranks are this program; it knows its ``rank`` and can ``fail(reason)``."""
