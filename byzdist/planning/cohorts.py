@@ -1,4 +1,4 @@
-"""The cohorts of a run's rounds: how many clients each is drawn from, and how many of these are Byzantine."""
+"""Describes a run's cohorts: how many clients can take part in each round, and how many of them are Byzantine."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ class Cohorts:
 
     Attributes:
         full: whether they are full rounds.
-        clients, byzantine: how many clients can take part, and how many of these are Byzantine.
+        clients, byzantine: how many clients can take part, and how many of them are Byzantine.
         size: how many are drawn.
         rounds: how many such rounds the run has.
     """

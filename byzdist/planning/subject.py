@@ -35,7 +35,7 @@ class Options:
         c: of the (δ,c)-robust rule, likewise.
         paper_constants: whether F is the paper's in what is recommended.
         probes: whether to time a few rounds.
-        workers: worker processes, for the bytes that the server sends; None: the number that `byzdist run` starts.
+        workers: the number of worker processes, on which the bytes sent depend; None: as many as `byzdist run` starts.
     """
 
     confidence: float = 0.99
@@ -133,7 +133,7 @@ class Subject:
 
     @cached_property
     def full_rounds(self) -> float | None:
-        """How many of the rounds 1..T are full ones by the method's own draw; None if p is not known."""
+        """The number of full rounds among 1..T that the method draws; None if p is not known."""
         rounds = self.config.rounds
         if self.experiment is None:
             p = self.config.method.parameters.get("p", 0.0)

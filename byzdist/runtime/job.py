@@ -59,7 +59,9 @@ class Job:
     ) -> None:
         self._program, self._workers, self._secret, self._patience = program, workers, secret, patience
         self._signals, self._idle = signals.came, idle
-        self._configuration = tempfile.TemporaryFile()  # has no name: nobody can change it, and nothing remains of it
+        self._configuration = (
+            tempfile.TemporaryFile()
+        )  # without a name nobody can change it, and it is gone when it is closed
         self._configuration.write(configuration.encode())
         self._configuration.flush()
         self._reports = tempfile.TemporaryFile("a+b")  # ranks append to it

@@ -168,7 +168,7 @@ def read_sweep(path: str | Path, words: Sequence[str] = ()) -> Sweep:
 
 
 def _ranged(text: Any) -> list[int] | None:
-    """Return the whole numbers of a range such as 0..4, both ends included; None if the text is no range."""
+    """Return the whole numbers of a range such as 0..4, with both ends; None if the text does not give a range."""
     found = _RANGE.fullmatch(text) if isinstance(text, str) else None
     if found is None:
         return None
